@@ -1,0 +1,68 @@
+"""What a data set is to the rest of the project: items, and arrays per item."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE = 255
+"""The one ignore value of every mask that leaves a data set."""
+
+Window = tuple[slice, ...]
+"""One slice per spatial axis, inside the image."""
+
+Palette = tuple[tuple[int, int, int], ...]
+"""One RGB color per class."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a data set.
+
+    Attributes:
+        id: identifier, unique in the data set and independent of where its root lies.
+        image: what the data set reads the image from (for files, the path).
+        mask: what it reads the mask from; None for an image without a mask.
+    """
+
+    id: str
+    image: str
+    mask: str | None = None
+
+
+class Sample(NamedTuple):
+    """The arrays of one item, or of a window of it.
+
+    Attributes:
+        image: `(Cin, *S)`, uint8, or float32 in [0, 1] for deeper data.
+        mask: `(*S)` uint8, class index or `IGNORE`; None for an item without a mask.
+        valid: `(*S)` bool, False at nodata; None when every pixel is valid.
+    """
+
+    image: NDArray[np.uint8] | NDArray[np.float32]
+    mask: NDArray[np.uint8] | None = None
+    valid: NDArray[np.bool_] | None = None
+
+
+class Dataset(Protocol):
+    """A data set: what an entry point of the group `farcluss.dataset` builds.
+
+    The entry point is called with the recipe's `[data]` section and the layout's own options, keyword-only. Reading
+    happens in worker processes: keep no open handles in the object.
+    """
+
+    classes: tuple[str, ...]
+    palette: Palette
+
+    def items(self, split: str) -> list[Item]:
+        """Items of `split`: `"train"`, `"val"` or `"test"`. Raises DataError when there is no such split."""
+
+    def parse(self, line: str) -> Item:
+        """The item that a line of a list file names."""
+
+    def size(self, item: Item) -> tuple[int, ...]:
+        """Spatial size `(*S)` of an item, without decoding its pixels where the format allows it."""
+
+    def read(self, item: Item, window: Window | None = None) -> Sample:
+        """Arrays of `item`, or of `window` of it. Raises DataError that names the file."""

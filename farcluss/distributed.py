@@ -1,0 +1,36 @@
+"""Sums over all processes, usable with and without a process group."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes that train together (1 without a process group)."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _AllSum(torch.autograd.Function):
+    """Sum over ranks whose backward also sums, so that every rank gets its part of the global gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """Sum of `tensor` over all processes; differentiable. Every process must call it."""
+    if world_size() == 1:
+        return tensor
+    result: Tensor = _AllSum.apply(tensor)
+    return result

@@ -1,0 +1,25 @@
+"""The errors that people see: what is wrong, where, and what to do, in one to three lines."""
+
+
+class FarclussError(Exception):
+    """Base of every error whose text is meant for the user; the CLI prints it without a traceback."""
+
+
+class RecipeError(FarclussError):
+    """A recipe that cannot be read or does not validate; carries every error of the recipe at once."""
+
+
+class PluginError(FarclussError):
+    """A plugin that is missing, broken, ambiguous, or that breaks the contract of its group."""
+
+
+class DataError(FarclussError):
+    """Files, lists or masks that are missing, unreadable or contradictory."""
+
+
+class WeightsError(FarclussError):
+    """Weights that are missing, unsafe, or do not fit the network."""
+
+
+class RunError(FarclussError):
+    """A run that cannot start, resume or go on."""

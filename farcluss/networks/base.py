@@ -1,0 +1,32 @@
+"""What a network is to the rest of the project."""
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Prediction(NamedTuple):
+    """Everything that leaves a network's one forward.
+
+    Attributes:
+        logits: `(B, C, *S)`, at the size of the input.
+        embeddings: `(B, D, *s)` of the embedding head on the decoder's features; None when it was built with `dim = 0`.
+    """
+
+    logits: Tensor
+    embeddings: Tensor | None
+
+
+class NetworkModule(Protocol):
+    """What an entry point of the group `farcluss.network` builds (an `nn.Module`).
+
+    The entry point is called as `build(in_channels, classes, dim, pretrained, **options)`: image channels, number of
+    classes, embedding size (0: no embedding head) and `True`, a path or `False`. It takes images of any size,
+    normalized by the recipe's mean and std.
+    """
+
+    def __call__(self, images: Tensor) -> Prediction:
+        """Prediction for `images` `(B, Cin, *S)`."""
+
+    def head_parameters(self) -> list[str]:
+        """Names of the parameters that learn at `train.head_lr`: all but the pretrained encoder's."""

@@ -1,0 +1,21 @@
+"""Types for the options of plugins: constrained numbers and small shapes that a recipe can say.
+
+This module imports neither torch nor any plugin, so that options can be read and checked before either is loaded.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A share or probability in [0, 1]."""
+
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Range = Annotated[tuple[float, float], Field(description="lower and upper bound")]
+Color = str | tuple[int, int, int]
+"""`"#rrggbb"` or three integers in 0..255."""
+
+__all__ = ["Annotated", "Color", "Count", "Field", "Literal", "NonNegative", "Positive", "PositiveInt", "Range", "Share"]
