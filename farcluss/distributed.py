@@ -34,3 +34,11 @@ def all_sum(tensor: Tensor) -> Tensor:
         return tensor
     result: Tensor = _AllSum.apply(tensor)
     return result
+
+
+def sum_tables(tables: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Entry-wise sum of tables of tensors over the list and over all processes, in one reduction."""
+    keys = list(tables[0])
+    flat = torch.stack([torch.cat([table[key].double().flatten() for key in keys]) for table in tables]).sum(0)
+    parts = all_sum(flat).split([tables[0][key].numel() for key in keys])
+    return {key: part.view(tables[0][key].shape) for key, part in zip(keys, parts, strict=True)}

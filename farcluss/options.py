@@ -18,4 +18,15 @@ Range = Annotated[tuple[float, float], Field(description="lower and upper bound"
 Color = str | tuple[int, int, int]
 """`"#rrggbb"` or three integers in 0..255."""
 
-__all__ = ["Annotated", "Color", "Count", "Field", "Literal", "NonNegative", "Positive", "PositiveInt", "Range", "Share"]
+__all__ = [
+    "Annotated",
+    "Color",
+    "Count",
+    "Field",
+    "Literal",
+    "NonNegative",
+    "Positive",
+    "PositiveInt",
+    "Range",
+    "Share",
+]

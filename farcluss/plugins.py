@@ -4,16 +4,15 @@ The convention of every group: positional parameters come from farcluss, keyword
 recipe. Built-in plugins are registered by the entry points of farcluss's own distribution, like anybody's.
 """
 
+import ast
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from pydantic import ValidationError
-
-from farcluss.errors import PluginError
-from farcluss.signatures import Description, describe_object, describe_source, file_module
+from farcluss.errors import FarclussError, PluginError
+from farcluss.signatures import Description, describe_object, describe_source, file_module, find_definition
 
 GROUPS = ("augment", "pseudo_label", "weight", "rebalance", "contrast", "network", "dataset", "writer", "command")
 _registered: dict[tuple[str, str], tuple[Any, str]] = {}
@@ -36,73 +35,80 @@ class Plugin:
         try:
             return self.entry_point.load()
         except Exception as error:
-            raise PluginError(
-                f"Plugin {self.group}/{self.name} of distribution {self.distribution} {self.version} fails to import:\n"
-                f"{type(error).__name__}: {error}. Repair or uninstall {self.distribution}."
-            ) from error
+            raise self._broken("fails to import", error) from error
+
+    def peek(self) -> str | None:
+        """Summary, never by an import; None when the source can't tell. Raises PluginError when an import must fail."""
+        if self.entry_point is None:
+            return describe_object(self.load()).summary
+        try:
+            node, _ = find_definition(self.entry_point.module, self.entry_point.attr)
+        except Exception as error:
+            raise self._broken("fails to import", error) from error
+        return Description(ast.get_docstring(node) or "").summary if node else None
 
     def describe(self) -> Description:
         """Documentation and options, from source where possible. Raises PluginError like `load`."""
         if self.entry_point is not None:
             try:
                 found = describe_source(self.entry_point.module, self.entry_point.attr)
-            except (ImportError, SyntaxError):
+            except Exception:  # the import below says what is wrong, and whose it is
                 found = None
             if found is not None:
                 return found
         return describe_object(self.load())
 
+    def build(self, options: dict[str, Any], *context: Any) -> Any:
+        """Call it with `context` and valid options. Raises PluginError with the distribution's name when that fails."""
+        thing = self.load()
+        try:
+            return thing(*context, **options)
+        except FarclussError:
+            raise
+        except Exception as error:
+            raise self._broken("cannot be built", error) from error
 
-def find(group: str) -> Iterator[Plugin]:
-    """All plugins of a group, sorted by name; two with one name are both given."""
+    def _broken(self, how: str, error: Exception) -> PluginError:
+        owner = f"{self.distribution} {self.version}".strip()
+        return PluginError(f"Plugin {self.group}/{self.name} of {owner} {how}: {type(error).__name__}: {error}\n"
+                           f"Repair or uninstall {self.distribution}.")  # fmt: skip
+
+
+def find(group: str | None = None) -> Iterator[Plugin]:
+    """All plugins of a group, or of every group, sorted by name; two with one name are both given."""
     third_party = os.environ.get("FARCLUSS_PLUGINS") != ""
-    found = [Plugin(g, name, origin, "") for (g, name), (_, origin) in _registered.items() if g == group]
-    for point in entry_points(group=f"farcluss.{group}"):
-        distribution = point.dist.name if point.dist else "unknown"
-        if third_party or distribution == "farcluss":
-            found.append(Plugin(group, point.name, distribution, point.dist.version if point.dist else "", point))
-    return iter(sorted(set(found), key=lambda p: (p.name, p.distribution)))
+    groups = GROUPS if group is None else (group,)
+    found = {Plugin(g, name, origin, "") for (g, name), (_, origin) in _registered.items() if g in groups}
+    points = entry_points()  # once: each call reads the metadata of every installed distribution
+    for kind, point in ((g, point) for g in groups for point in points.select(group=f"farcluss.{g}")):
+        owner, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
+        if third_party or owner == "farcluss":
+            found.add(Plugin(kind, point.name, owner, version, point))
+    return iter(sorted(found, key=lambda p: (groups.index(p.group), p.name, p.distribution)))
 
 
 def get(group: str, name: str) -> Plugin:
-    """The one plugin of that name.
-
-    Raises:
-        PluginError: no such plugin (with suggestions), or two distributions claim the name.
-    """
+    """The one plugin of that name. Raises PluginError for none, with suggestions, and for two, with their owners."""
     from farcluss.recipe import suggestion
 
-    plugins = [plugin for plugin in find(group) if plugin.name == name]
+    known = list(find(group))
+    plugins = [plugin for plugin in known if plugin.name == name]
     if len(plugins) > 1:
         owners = " and ".join(f"{p.distribution} {p.version}".strip() for p in plugins)
         raise PluginError(f"Two plugins are called {group}/{name}: from {owners}. Uninstall one of them.")
     if not plugins:
-        names = [plugin.name for plugin in find(group)]
-        raise PluginError(f"there is no {group} plugin {name!r}{suggestion(name, names)} Known: {', '.join(names)}.")
+        names = [plugin.name for plugin in known]
+        listed = ", ".join(dict.fromkeys(names)) or "none"
+        raise PluginError(f"there is no {group} plugin {name!r}{suggestion(name, names)} Known: {listed}.")
     return plugins[0]
 
 
 def problems(group: str, name: str, options: dict[str, Any]) -> list[tuple[str, str]]:
     """What is wrong with a recipe's use of a plugin: (option or "", text) pairs."""
-    from farcluss.recipe import suggestion
-
     try:
-        description = get(group, name).describe()
+        return get(group, name).describe().check(f"{group} {name!r}", options)[1]
     except PluginError as error:
         return [("", str(error))]
-    try:
-        description.model(name).model_validate(options)
-    except ValidationError as error:
-        found = {}
-        for item in error.errors():
-            option = str(item["loc"][0]) if item["loc"] else ""
-            if item["type"] == "extra_forbidden":
-                text = f"{group} {name!r} has no such option{suggestion(option, description.options)}"
-            else:
-                text = f"{item['msg'].removeprefix('Value error, ')}, not {item['input']!r}."
-            found.setdefault(option, text)
-        return list(found.items())
-    return []
 
 
 def build(group: str, name: str, options: dict[str, Any], *context: Any, kind: type | None = None) -> Any:
@@ -112,10 +118,10 @@ def build(group: str, name: str, options: dict[str, Any], *context: Any, kind: t
         PluginError: it is missing, broken, refuses its options, or gives something other than `kind`.
     """
     plugin = get(group, name)
-    if wrong := problems(group, name, options):
+    valid, wrong = plugin.describe().check(f"{group} {name!r}", options)
+    if wrong:
         raise PluginError("\n".join(f"{group}/{name}: {option}: {text}" for option, text in wrong))
-    validated = plugin.describe().model(name).model_validate(options)
-    result = plugin.load()(*context, **dict(validated))
+    result = plugin.build(valid, *context)
     if kind is not None and not isinstance(result, kind):
         raise PluginError(f"Plugin {group}/{name} of {plugin.distribution} gives a {type(result).__name__}, "
                           f"not a {kind.__name__}; see docs/plugins.md.")  # fmt: skip
@@ -123,11 +129,7 @@ def build(group: str, name: str, options: dict[str, Any], *context: Any, kind: t
 
 
 def register(group: str, name: str, thing: Any, origin: str = "this process") -> None:
-    """Add a plugin to this process only, as tests and `--plugin FILE.py` do.
-
-    Raises:
-        PluginError: there is no such group.
-    """
+    """Add a plugin to this process only, as tests and `--plugin FILE.py` do. Raises PluginError: no such group."""
     if group not in GROUPS:
         raise PluginError(f"There is no plugin group {group!r}; the groups are {', '.join(GROUPS)}.")
     _registered[group, name] = (thing, origin)

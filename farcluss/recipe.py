@@ -66,14 +66,32 @@ class Data(Section):
     reduce_zero_label: bool = Field(default=False, description="mask value 0 means ignore, class i is stored as i + 1")
     palette: list[Color] | None = Field(default=None, description="color per class for pictures; default: the layout's")
     channels: PositiveInt = Field(default=3, description="image channels that the network gets")
-    mean: list[float] = Field(
-        default=[0.485, 0.456, 0.406], description="per channel, in units of the full range; one value serves all"
+    mean: list[float] | None = Field(
+        default=None, description="per channel, the full range being 1; default: ImageNet's for 3 channels, else 0.5"
     )
-    std: list[Positive] = Field(default=[0.229, 0.224, 0.225], description="per channel, likewise")
+    std: list[Positive] | None = Field(default=None, description="per channel; default: ImageNet's for 3, else 0.25")
     crop: PositiveInt | list[PositiveInt] = Field(default=321, description="pixels per side of a training crop")
     scale: Range = Field(default=(0.5, 2.0), description="random scale before cropping")
     flip: Share = Field(default=0.5, description="chance of a horizontal flip")
     workers: Count = Field(default=4, description="loader processes per training process")
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> "Data":
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            if values is not None and len(values) != self.channels:
+                raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
+        return self
+
+    @property
+    def channel_mean(self) -> list[float]:
+        """Mean per channel, defaults filled in."""
+        return self.mean or ([0.485, 0.456, 0.406] if self.channels == 3 else [0.5] * self.channels)
+
+    @property
+    def channel_std(self) -> list[float]:
+        """Standard deviation per channel, defaults filled in."""
+        return self.std or ([0.229, 0.224, 0.225] if self.channels == 3 else [0.25] * self.channels)
 
 
 class Network(Part):
@@ -101,7 +119,9 @@ class Loss(Section):
     supervised: Literal["cross-entropy", "ohem"] = Field(default="cross-entropy", description="loss on labeled images")
     ohem_threshold: Share = Field(default=0.7, description="ohem: pixels whose true class is less probable are kept")
     ohem_min_kept: PositiveInt = Field(default=200_000, description="ohem: at least so many pixels of a batch are kept")
-    unsupervised: NonNegative = Field(default=0.5, description="lambda_u; 0 together with contrastive 0: supervised only")
+    unsupervised: NonNegative = Field(
+        default=0.5, description="lambda_u; 0 together with contrastive 0: supervised only"
+    )
     contrastive: NonNegative = Field(default=0.1, description="lambda_c")
     warmup_steps: Count = Field(default=0, description="train on labeled images alone first; from scratch: needed")
     ramp_steps: Count = Field(default=0, description="then raise both weights linearly from 0")
@@ -118,7 +138,9 @@ class Train(Section):
     lr: Positive = Field(default=0.001, description="peak learning rate of the encoder")
     head_lr: Positive = Field(default=10.0, description="learning rate of everything else, as a multiple of lr")
     momentum: Share = Field(default=0.9, description="sgd")
-    weight_decay: NonNegative = Field(default=1e-4, description="also decays norms and biases unless decay_norms = false")
+    weight_decay: NonNegative = Field(
+        default=1e-4, description="also decays norms and biases unless decay_norms = false"
+    )
     decay_norms: bool = Field(default=True, description="false: no decay on norm parameters and biases")
     schedule: Literal["poly", "cosine"] = Field(default="poly", description="learning-rate curve")
     power: Positive = Field(default=0.9, description="poly")
@@ -144,13 +166,17 @@ class Train(Section):
 class Eval(Section):
     """How images are predicted and scored, in training and by `farcluss eval`."""
 
-    every: PositiveInt = Field(default=1000, description="steps between two evaluations; the last step is always scored")
+    every: PositiveInt = Field(
+        default=1000, description="steps between two evaluations; the last step is always scored"
+    )
     mode: Literal["whole", "sliding"] = Field(default="whole", description="whole image, or sliding window")
     window: PositiveInt | list[PositiveInt] | None = Field(default=None, description="default: data.crop")
     stride: Share = Field(default=2 / 3, description="step of the window, as a share of it")
     flip: bool = Field(default=False, description="average with the mirrored image")
     scales: list[Positive] = Field(default=[1.0], min_length=1, description="average over these image scales")
-    network: Literal["teacher", "student"] = Field(default="teacher", description="which one weights/*.safetensors hold")
+    network: Literal["teacher", "student"] = Field(
+        default="teacher", description="which one weights/*.safetensors hold"
+    )
 
 
 class Recipe(Section):
@@ -256,13 +282,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def _merge(into: dict[str, Any], table: dict[str, Any], origin: str, origins: Origins, at: tuple[str, ...] = ()) -> None:
+def _merge(
+    into: dict[str, Any], table: dict[str, Any], origin: str, origins: Origins, at: tuple[str, ...] = ()
+) -> None:
     """Merge `table` over `into`; a part with another name replaces the whole part, options and all."""
     for key, value in table.items():
         here, old = (*at, key), into.get(key)
         if isinstance(old, str) and isinstance(value, dict) and here[:1] in (("stages",), ("network",)):
             old = {"name": old}
-        other = isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) != old.get("name")
+        other = (
+            isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) != old.get("name")
+        )
         if isinstance(value, dict):
             if not isinstance(old, dict) or other:
                 old = {}

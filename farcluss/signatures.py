@@ -2,7 +2,7 @@
 
 Importing a stage means importing torch; listing plugins and checking a recipe must not. So the source is parsed: the
 keyword-only parameters of a function, or of a class's constructor, are the options; their defaults must be literals and
-their annotations built-in types or those of `farcluss.options`. Whatever cannot be read this way is imported and inspected.
+their annotations built-in types or those of `farcluss.options`. Whatever cannot be read so is imported and inspected.
 """
 
 import ast
@@ -12,16 +12,16 @@ import inspect
 import re
 import sys
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
-
-from pydantic import ConfigDict, create_model
-
-import farcluss.options
+from pathlib import Path
+from types import ModuleType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 REQUIRED = inspect.Parameter.empty
-_NAMES = {**vars(farcluss.options), "float": float, "int": int, "bool": bool, "str": str, "list": list,
-          "tuple": tuple, "dict": dict, "None": None}  # fmt: skip
+_BUILT_IN = {"float": float, "int": int, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict}
+_NO_OPTIONS = ("torch.nn.modules.module", "typing")
+"""Modules of base classes whose constructor takes `**kwargs` but knows no option."""
+
+Definition = ast.ClassDef | ast.FunctionDef
 
 
 @dataclass(frozen=True)
@@ -47,35 +47,59 @@ class Description:
         """First line of the documentation."""
         return self.doc.strip().partition("\n")[0]
 
-    def model(self, name: str) -> Any:
-        """A pydantic model of the options, to validate a recipe's table with."""
+    def check(self, plugin: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """Complete, converted options, and what is wrong with the `given` ones: (option or "", text) pairs."""
+        from pydantic import ValidationError
+
+        from farcluss.recipe import suggestion
+
+        try:
+            return dict(self._model().model_validate(given)), []
+        except ValidationError as error:
+            found: dict[str, str] = {}
+            for item in error.errors():
+                option = str(item["loc"][0]) if item["loc"] else ""
+                if item["type"] == "extra_forbidden":
+                    text = f"{plugin} has no such option{suggestion(option, self.options)}"
+                elif item["type"] == "missing":
+                    text = f"{plugin} needs this option."
+                else:
+                    text = f"{item['msg'].removeprefix('Value error, ')}, not {item['input']!r}."
+                found.setdefault(option, text)
+            return {}, list(found.items())
+
+    def _model(self) -> Any:
+        from pydantic import ConfigDict, create_model
+
         wanted: dict[str, Any] = {
             key: (option.annotation, ... if option.default is REQUIRED else option.default)
             for key, option in self.options.items()
         }
-        config = ConfigDict(extra="allow" if self.open else "forbid", arbitrary_types_allowed=True)
-        return create_model(name, __config__=config, **wanted)
+        config = ConfigDict(
+            extra="allow" if self.open else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
+        )
+        return create_model("Options", __config__=config, **wanted)
 
 
-def source_of(module: str) -> str | None:
-    """Source text of a module, found without importing it or its parents; None when it is not plain source.
+def source_of(module: str) -> bytes | None:
+    """Source of a module, found without importing it or its parents; None when it is not plain source.
 
     Raises:
         ModuleNotFoundError: there is no such module.
     """
-    path = None
+    path: Any = None
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
         name = ".".join(parts[:depth])
-        loaded = sys.modules.get(name)
-        spec = loaded.__spec__ if loaded else _find(name, path)
-        if spec is None:
-            raise ModuleNotFoundError(f"No module named {name!r}")
-        path = spec.submodule_search_locations
-    if not spec.origin or not spec.origin.endswith(".py"):
-        return None
-    with open(spec.origin, encoding="utf-8") as file:
-        return file.read()
+        try:
+            spec = sys.modules[name].__spec__ if name in sys.modules else _find(name, path)
+        except KeyError:  # a namespace package inside another is found only after its parent is imported
+            return None
+        path = spec.submodule_search_locations if spec else None
+        if spec is None or (path is None and depth < len(parts)):
+            missing = name if spec is None else module
+            raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+    return Path(spec.origin).read_bytes() if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
 def _find(name: str, path: Any) -> importlib.machinery.ModuleSpec | None:
@@ -85,52 +109,86 @@ def _find(name: str, path: Any) -> importlib.machinery.ModuleSpec | None:
     return None
 
 
+def find_definition(module: str, attribute: str) -> tuple[Definition | None, ast.Module]:
+    """The one class or function that `module:attribute` names, and its module; None when only an import can tell.
+
+    Raises:
+        ImportError, SyntaxError: the plugin cannot be imported either.
+    """
+    source = source_of(module)
+    if source is None or not (attribute or "").isidentifier():
+        return None, ast.Module([], [])
+    tree = ast.parse(source)
+    found = [n for n in tree.body if isinstance(n, Definition) and n.name == attribute]
+    if len(found) == 1 and not any(_binds(n, attribute) for n in ast.walk(tree) if n is not found[0]):
+        return found[0], tree
+    if not any(_binds(n, attribute) or _binds(n, "__getattr__") for n in ast.walk(tree)):
+        raise ImportError(f"module {module!r} has no attribute {attribute!r}")
+    return None, tree
+
+
+def _binds(node: ast.AST, name: str) -> bool:
+    """Whether a statement or target gives `name` a meaning, in whatever scope."""
+    match node:
+        case ast.alias():
+            return node.asname == name if node.asname else node.name in (name, "*")
+        case ast.Name(ctx=ast.Store()):
+            return node.id == name
+        case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+            return node.name == name
+    return False
+
+
 def describe_source(module: str, attribute: str) -> Description | None:
     """Description of `module:attribute` from source; None when only an import can tell.
 
     Raises:
         ImportError, SyntaxError: the plugin cannot be imported either.
     """
-    source = source_of(module)
-    if source is None:
+    node, tree = find_definition(module, attribute)
+    if node is None or node.decorator_list:
         return None
-    tree = ast.parse(source)
-    nodes = [n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == attribute]
-    if not nodes:
-        if any(isinstance(n, ast.Import | ast.ImportFrom | ast.Assign | ast.If | ast.Try) and attribute in ast.unparse(n)
-               for n in tree.body):  # fmt: skip
-            return None
-        raise ImportError(f"module {module!r} has no attribute {attribute!r}")
-    node = nodes[-1]
-    function = next((n for n in ast.walk(node) if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-    if isinstance(node, ast.FunctionDef):
-        function = node
-    if function is None:
-        return None if node.bases and not _is_module(node) else Description(doc=ast.get_docstring(node) or "")  # type: ignore[union-attr]
     doc = ast.get_docstring(node) or ""
-    helps = argument_docs(doc + "\n" + (ast.get_docstring(function) or ""))
+    function: Any = node
+    if isinstance(node, ast.ClassDef):
+        function = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        if function is None:
+            kinds = _imported(tree, "farcluss.stages.base")
+            plain = not node.keywords and all(ast.unparse(base) in kinds for base in node.bases)
+            return Description(doc) if plain else None
+    helps = argument_docs(doc) | argument_docs(ast.get_docstring(function) or "")
+    names = _types(tree)
     try:
         options = {
-            arg.arg: Option(_annotation(arg), _default(default), helps.get(arg.arg, ""))
+            arg.arg: Option(_annotation(arg, names), _default(default), helps.get(arg.arg, ""))
             for arg, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
         }
-    except (NameError, ValueError, TypeError, AttributeError):
+    except (NameError, ValueError, TypeError, AttributeError, SyntaxError):
         return None
     return Description(doc, options, open=function.args.kwarg is not None)
 
 
-def _is_module(node: ast.ClassDef) -> bool:
-    """Whether a class without a constructor derives from a stage class, whose constructor takes no options."""
-    from farcluss.plugins import GROUPS
-
-    kinds = {"".join(word.title() for word in group.split("_")) for group in GROUPS} | {"Module", "Protocol"}
-    return all(ast.unparse(base).split(".")[-1] in kinds for base in node.bases)
+def _imported(tree: ast.Module, module: str) -> dict[str, str]:
+    """Names that a module takes `from` another: local name, name there."""
+    nodes = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module == module and not n.level]
+    return {alias.asname or alias.name: alias.name for node in nodes for alias in node.names}
 
 
-def _annotation(arg: ast.arg) -> Any:
-    if arg.annotation is None:
-        return Any
-    return eval(compile(ast.Expression(arg.annotation), "<annotation>", "eval"), {"__builtins__": {}}, _NAMES)  # noqa: S307
+def _types(tree: ast.Module) -> dict[str, Any]:
+    """What the annotations of a module may say."""
+    import farcluss.options
+
+    known = {local: getattr(farcluss.options, name) for local, name in _imported(tree, "farcluss.options").items()}
+    words = {"Annotated": Annotated, "Any": Any, "Literal": Literal}
+    known |= {local: words[name] for local, name in _imported(tree, "typing").items() if name in words}
+    return {**_BUILT_IN, **known, "__builtins__": {}}
+
+
+def _annotation(arg: ast.arg, names: dict[str, Any]) -> Any:
+    node = arg.annotation
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        node = ast.parse(node.value, mode="eval").body
+    return Any if node is None else eval(compile(ast.Expression(node), "<annotation>", "eval"), names)
 
 
 def _default(node: ast.expr | None) -> Any:
@@ -141,10 +199,12 @@ def describe_object(thing: Any) -> Description:
     """Description of an imported class or function."""
     doc = inspect.getdoc(thing) or ""
     initializer = thing.__init__ if inspect.isclass(thing) else thing
-    helps = argument_docs(doc + "\n" + (inspect.getdoc(initializer) or ""))
+    if inspect.isclass(thing) and getattr(initializer, "__module__", "") in _NO_OPTIONS:
+        return Description(doc)
+    helps = argument_docs(doc) | argument_docs(inspect.getdoc(initializer) or "")
     try:
         parameters = inspect.signature(thing, eval_str=True).parameters.values()
-    except (TypeError, ValueError, NameError):
+    except (TypeError, ValueError, NameError, AttributeError, SyntaxError):
         return Description(doc, open=True)
     options = {
         p.name: Option(Any if p.annotation is REQUIRED else p.annotation, p.default, helps.get(p.name, ""))
@@ -165,6 +225,38 @@ def argument_docs(doc: str) -> dict[str, str]:
         elif name and line.strip():
             texts[name] += " " + line.strip()
     return texts
+
+
+def readable(annotation: Any) -> str:
+    """A type as a recipe's author would say it: `float in [0, 1]`, `int >= 1`, `"hard" or "soft"`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return readable(arguments[0]) + _bounds(arguments[1:])
+    if origin in (Union, UnionType, Literal):
+        texts = [_quoted(a) if origin is Literal else readable(a) for a in arguments]
+        return ", ".join(texts[:-1]) + " or " + texts[-1] if len(texts) > 1 else texts[0]
+    if origin is list:
+        return f"list of {readable(arguments[0])}"
+    if origin is tuple:
+        return f"[{', '.join('...' if a is Ellipsis else readable(a) for a in arguments)}]"
+    if annotation in (Any, NoneType):
+        return "any value" if annotation is Any else "unset"
+    return getattr(annotation, "__name__", None) or str(annotation)
+
+
+def _quoted(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _bounds(marks: tuple[Any, ...]) -> str:
+    limits: dict[str, Any] = {}
+    for mark in [m for outer in marks for m in getattr(outer, "metadata", [outer])]:
+        limits |= {key: getattr(mark, key) for key in ("ge", "gt", "le", "lt") if getattr(mark, key, None) is not None}
+    if len(limits) == 2:
+        low, high = sorted(limits)  # "ge" and "gt" sort before "le" and "lt"
+        return f" in {'[' if low == 'ge' else '('}{limits[low]}, {limits[high]}{']' if high == 'le' else ')'}"
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return "".join(f" {signs[key]} {value}" for key, value in limits.items())
 
 
 def file_module(path: str, name: str) -> ModuleType:

@@ -5,8 +5,8 @@ the recipe before anything is built. Its buffers are its state. It gets tensors 
 model, the accelerator or the recipe. Random draws use torch's global generator, which the engine seeds from
 (seed, step, rank).
 
-Notation used for shapes: B images, C classes, Cin image channels, K kept classes, D embedding size, *S full spatial size
-(`H, W` or `D, H, W`), *s spatial size of the feature map. No stage names a spatial axis.
+Notation used for shapes: B images, C classes, Cin image channels, K kept classes, D embedding size, *S full spatial
+size (`H, W` or `D, H, W`), *s spatial size of the feature map. No stage names a spatial axis.
 """
 
 from abc import abstractmethod

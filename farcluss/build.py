@@ -1,0 +1,87 @@
+"""From a recipe to its parts: data set, splits, stages and networks, built through their plugins."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from farcluss import plugins
+from farcluss.data.base import Dataset
+from farcluss.data.splits import Splits, resolve
+from farcluss.errors import DataError
+from farcluss.learner import Normalize, Stages
+from farcluss.recipe import Data, Recipe
+from farcluss.stages.base import STAGES
+from farcluss.weights import Card, build_network, card_of
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The built parts of a recipe; networks are built on demand, since their weights are random."""
+
+    recipe: Recipe
+    dataset: Dataset
+    splits: Splits
+    stages: Stages
+    normalize: Normalize
+    crop: tuple[int, ...]
+
+    @property
+    def dim(self) -> int:
+        """Size of the embeddings; 0 when nothing uses them."""
+        return self.stages.contrast.dim if self.recipe.loss.contrastive > 0 else 0
+
+    def build_networks(self) -> tuple[Any, nn.Module]:
+        """Student and teacher, equal at the start; the teacher never trains."""
+        network = self.recipe.network
+        arguments = (network.name, network.options, self.recipe.data.channels, len(self.dataset.classes), self.dim)
+        student = build_network(*arguments, network.pretrained)
+        teacher = build_network(*arguments, False)
+        teacher.load_state_dict(student.state_dict())
+        return student, teacher.requires_grad_(False).eval()
+
+    def steps_per_epoch(self) -> int:
+        """Steps until every unlabeled image has been seen once; labeled images where there are no others."""
+        return -(-len(self.splits.unlabeled or self.splits.labeled) // self.recipe.train.batch)
+
+    def card(self) -> Card:
+        """What the weights files of this recipe say."""
+        return card_of(self.recipe, self.dataset.classes, self.dataset.palette, self.dim, self.crop)
+
+
+def build_dataset(data: Data) -> Dataset:
+    """The data set of a recipe's `[data]` section. Raises PluginError, DataError."""
+    dataset: Dataset = plugins.build("dataset", data.layout.name, data.layout.options, data)
+    return dataset
+
+
+def build_stages(recipe: Recipe) -> Stages:
+    """The five stages. Raises PluginError."""
+    built = {}
+    for kind, base in STAGES.items():
+        part = getattr(recipe.stages, kind)
+        built[kind] = plugins.build(kind, part.name, part.options, kind=base)
+    return Stages(**built)
+
+
+def build_parts(recipe: Recipe) -> Parts:
+    """Everything but the networks.
+
+    Raises:
+        PluginError, DataError: naming what to mend.
+    """
+    stages = build_stages(recipe)
+    dataset = build_dataset(recipe.data)
+    splits = resolve(dataset, recipe.data)
+    if recipe.semi_supervised and not splits.unlabeled:
+        raise DataError(
+            "There are no unlabeled images: every training image is labeled.\n"
+            "Set data.labeled to a list or a share, or train with --with supervised."
+        )
+    crop = recipe.data.crop
+    axes = len(dataset.size(splits.labeled[0]))
+    sides = (crop,) * axes if isinstance(crop, int) else tuple(crop)
+    if len(sides) != axes:
+        raise DataError(f"data.crop has {len(sides)} sides, the images have {axes} axes.")
+    normalize = Normalize(recipe.data.channel_mean, recipe.data.channel_std)
+    return Parts(recipe, dataset, splits, stages, normalize, sides)

@@ -1,0 +1,89 @@
+"""`farcluss lists`: the published labeled/unlabeled lists, and how to get them."""
+
+import json
+from pathlib import Path
+
+import click
+
+from farcluss.data import published
+
+EXAMPLES = """\b
+Example:
+  farcluss lists
+  farcluss lists get voc-classic-92
+  farcluss run RECIPE --set data.labeled=voc-classic-92
+"""
+
+GET_EXAMPLES = """\b
+Example:
+  farcluss lists get cityscapes-cps-1_4 voc-classic-92
+  farcluss lists get voc-classic-92 --from ~/Downloads/voc92
+"""
+
+
+@click.group("lists", invoke_without_command=True, epilog=EXAMPLES)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of a table.")
+@click.pass_context
+def command(context: click.Context, as_json: bool) -> None:
+    """Show the published labeled/unlabeled lists of the field.
+
+    A recipe names one in data.labeled; `farcluss lists get` fetches it. Clean are the 1,464 masks of VOC 2012 itself;
+    the others come from SBD.
+    """
+    if context.invoked_subcommand:
+        return
+    rows = [_row(known) for known in published.PUBLISHED.values()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        _print_table(rows)
+
+
+def _row(known: published.PublishedList) -> dict[str, str | int | bool | None]:
+    folder = published.lists_folder() / known.name
+    return {
+        "name": known.name,
+        "labeled": known.labeled.size,
+        "unlabeled": known.unlabeled.size if known.unlabeled else None,
+        "downloaded": all((folder / file).is_file() for file in known.files),
+        "description": known.description,
+    }
+
+
+def _print_table(rows: list[dict[str, str | int | bool | None]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("labeled", justify="right", no_wrap=True)
+    table.add_column("unlabeled", justify="right", no_wrap=True)
+    table.add_column("here", no_wrap=True)
+    table.add_column("description")
+    for row in rows:
+        unlabeled = "" if row["unlabeled"] is None else f"{row['unlabeled']:,}"
+        downloaded = "yes" if row["downloaded"] else "no"
+        table.add_row(str(row["name"]), f"{row['labeled']:,}", unlabeled, downloaded, str(row["description"]))
+    Console().print(table)
+
+
+@command.command("get", epilog=GET_EXAMPLES)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.option(
+    "--from",
+    "folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Read labeled.txt and unlabeled.txt in this folder instead of downloading them; for one NAME.",
+)
+def get(names: tuple[str, ...], folder: Path | None) -> None:
+    """Download published lists, verify them, and store them for every recipe.
+
+    They go to $FARCLUSS_DATA/lists, by default below the user's data folder.
+    """
+    if folder and len(names) > 1:
+        raise click.UsageError("--from takes the files of one list; give one NAME.")
+    for name in names:
+        published.find(name)
+    for name in names:
+        labeled, _ = published.get(name, folder=folder)
+        click.echo(f"{name}: {labeled.parent}")

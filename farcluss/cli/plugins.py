@@ -1,0 +1,205 @@
+"""`farcluss plugins`: what is installed, what each plugin takes, and a new one from the template."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from farcluss import plugins
+from farcluss.errors import PluginError
+from farcluss.signatures import REQUIRED, Description, readable
+
+TEMPLATE = Path(__file__).parent.parent / "templates" / "plugin"
+GROUPS_OF_TEMPLATE = ("weight", "dataset")
+
+
+@click.group("plugins")
+def command() -> None:
+    """Show the installed plugins, and start a new one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `plugins list`; status is ok, broken, collision, or unchecked where only an import can tell."""
+
+    group: str
+    name: str
+    distribution: str
+    version: str
+    summary: str
+    status: str
+    error: str = ""
+
+
+LIST_EXAMPLES = """\b
+Example:
+  farcluss plugins list
+  farcluss plugins list --load --json
+"""
+
+
+@command.command("list", epilog=LIST_EXAMPLES)
+@click.option("--load", is_flag=True, help="Import every plugin, and mark those that fail.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of a table.")
+def list_plugins(load: bool, as_json: bool) -> None:
+    """List every plugin with its distribution and status, without importing any.
+
+    FARCLUSS_PLUGINS= (set, but empty) leaves out all but the built-in ones.
+    """
+    found = list(plugins.find())
+    places = [(plugin.group, plugin.name) for plugin in found]
+    rows = [_row(plugin, load, places.count((plugin.group, plugin.name)) > 1) for plugin in found]
+    if as_json:
+        click.echo(json.dumps([vars(row) for row in rows], indent=2))
+    else:
+        _print_list(rows)
+
+
+def _row(plugin: plugins.Plugin, load: bool, twice: bool) -> Row:
+    summary, status, error = None, "ok", ""
+    try:
+        summary = plugin.peek()
+        if load:
+            plugin.load()
+            summary = plugin.describe().summary if summary is None else summary
+        elif summary is None:
+            status = "unchecked"
+    except PluginError as caught:
+        status, error = "broken", str(caught)
+    if twice:
+        status, error = "collision", f"Two plugins are called {plugin.group}/{plugin.name}. Uninstall one of them."
+    return Row(plugin.group, plugin.name, plugin.distribution, plugin.version, summary or "", status, error)
+
+
+def _print_list(rows: list[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("group", "name", "distribution", "version", "status"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("summary", overflow="fold")
+    colors = {"ok": "green", "unchecked": "yellow", "broken": "red", "collision": "red"}
+    for row in rows:
+        status = Text(row.status, colors[row.status])
+        cells = (row.group, row.name, row.distribution, row.version)
+        table.add_row(*(Text(cell) for cell in cells), status, Text(row.summary))
+    Console().print(table)
+    for error in dict.fromkeys(row.error for row in rows if row.error):
+        click.echo(f"\n{error}")
+
+
+SHOW_EXAMPLES = """\b
+Example:
+  farcluss plugins show weight/entropy
+  farcluss plugins show rebalance/median-frequency --json
+"""
+
+
+@command.command("show", epilog=SHOW_EXAMPLES)
+@click.argument("plugin", metavar="GROUP/NAME")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of text.")
+def show(plugin: str, as_json: bool) -> None:
+    """Show a plugin's documentation and options."""
+    from farcluss.recipe import suggestion
+
+    group, slash, name = plugin.partition("/")
+    if not slash:
+        raise click.UsageError(f"{plugin!r} is not GROUP/NAME, for example weight/entropy.")
+    if group not in plugins.GROUPS:
+        known = ", ".join(plugins.GROUPS)
+        raise PluginError(f"There is no plugin group {group!r}{suggestion(group, plugins.GROUPS)} Known: {known}.")
+    found = plugins.get(group, name)
+    description = found.describe()
+    facts = {"group": group, "name": name, "distribution": found.distribution, "version": found.version}
+    if as_json:
+        rest = {"doc": description.doc, "options": _options(description), "any_option": description.open}
+        click.echo(json.dumps(facts | rest, indent=2, default=str))
+    else:
+        click.echo(f"{plugin}, from {found.distribution} {found.version}".rstrip())
+        click.echo(f"\n{_without_args(description.doc)}")
+        _print_options(description)
+
+
+def _options(description: Description) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "type": readable(option.annotation), "required": option.default is REQUIRED, "help": option.help}
+        | ({} if option.default is REQUIRED else {"default": option.default})
+        for name, option in description.options.items()
+    ]
+
+
+def _without_args(doc: str) -> str:
+    """The documentation without its `Args:` block, which the table of options repeats."""
+    return re.sub(r"\n*^Args:\n(?:[ \t]+.*\n?|\n)+", "\n\n", doc, flags=re.MULTILINE).strip()
+
+
+def _print_options(description: Description) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not description.options:
+        click.echo("\nTakes any option." if description.open else "\nNo options.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("option", "type", "default"):
+        table.add_column(column, overflow="fold")
+    table.add_column("meaning", overflow="fold", ratio=1)
+    for option in _options(description):
+        default = "required" if option["required"] else _toml(option["default"])
+        table.add_row(*(Text(cell) for cell in (option["name"], option["type"], default, option["help"])))
+    click.echo()
+    Console().print(table)
+
+
+def _toml(value: Any) -> str:
+    """A default as a recipe would say it."""
+    return "unset" if value is None else json.dumps(value, default=str)
+
+
+NEW_EXAMPLES = """\b
+Example:
+  farcluss plugins new nuclei
+  farcluss plugins new nuclei --folder ~/code/farcluss-nuclei
+"""
+
+
+@command.command("new", epilog=NEW_EXAMPLES)
+@click.argument("name")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Folder to create; by default farcluss-NAME, right here."
+)
+def new(name: str, folder: Path | None) -> None:
+    """Write a plugin package that works: a weight stage, a data set, their tests and a recipe that uses both.
+
+    The distribution is called farcluss-NAME, and so is nothing that is on the system yet.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise click.UsageError(f"{name!r} cannot be a plugin's name: use lower-case letters, digits and single dashes.")
+    folder = folder or Path(f"farcluss-{name}")
+    if folder.exists():
+        raise PluginError(f"{folder} exists already. Choose another name or --folder.")
+    for group in GROUPS_OF_TEMPLATE:
+        if taken := [plugin for plugin in plugins.find(group) if plugin.name == name]:
+            raise PluginError(f"{group}/{name} exists already, in {taken[0].distribution}. Choose another name.")
+    write_template(name, folder)
+    click.echo(f"{folder} is a plugin with a weight stage and a data set, both called {name!r}. Next:\n")
+    click.echo(f"  pip install -e {folder}\n  farcluss plugins list\n  farcluss run {folder / 'recipe.toml'}\n")
+    click.echo(f"Its tests: pytest {folder}. How it works: docs/plugins.md.")
+
+
+def write_template(name: str, folder: Path) -> None:
+    """Copy the template to `folder`, with its placeholder NAME replaced in texts and file names."""
+    package = f"farcluss_{name.replace('-', '_')}"
+    for source in sorted(TEMPLATE.rglob("*")):
+        if source.is_dir() or "__pycache__" in source.parts:
+            continue
+        target = folder / str(source.relative_to(TEMPLATE)).replace("farcluss_NAME", package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = source.read_text(encoding="utf-8").replace("farcluss_NAME", package).replace("NAME", name)
+        target.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,195 @@
+"""Which images are labeled, which are not, which are held out: from lists, shares and published names."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from farcluss.data import published
+from farcluss.data.base import IGNORE, Dataset, Item
+from farcluss.errors import DataError
+from farcluss.recipe import Data
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three sets of a run, and what the lists are called (a published name where they equal one)."""
+
+    labeled: list[Item]
+    unlabeled: list[Item]
+    val: list[Item]
+    names: dict[str, str]
+
+
+def parse_share(text: str) -> float | None:
+    """The value of a share such as `"1/8"` or `"0.125"`; None for other texts.
+
+    Raises:
+        DataError: a share that is not in (0, 1].
+    """
+    try:
+        share = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        return None
+    if not 0 < share <= 1:
+        raise DataError(f"A share must lie in (0, 1], not {text}; write it like 1/8.")
+    return share
+
+
+def draw_share(items: Sequence[Item], share: float, seed: int, salt: str) -> list[Item]:
+    """A share of `items` (at least one) by a seeded hash of their ids: the order of the items does not matter."""
+    ranked = hash_order(items, seed, salt)
+    return ranked[: max(1, round(len(items) * share))]
+
+
+def hash_order(items: Iterable[Item], seed: int, salt: str) -> list[Item]:
+    """`items` in the order of a seeded hash of their ids."""
+    return sorted(items, key=lambda item: hashlib.sha256(f"{salt}:{seed}:{item.id}".encode()).digest())
+
+
+def cover_classes(dataset: Dataset, drawn: list[Item], rest: Sequence[Item]) -> list[Item]:
+    """Exchange drawn items until every class is in one of them, where the masks allow.
+
+    For each class that is missing, the first item of `rest` that has it replaces the last drawn one that is not the
+    only holder of a class. Masks of `rest` are read one by one, and only while a class is missing.
+    """
+    held = [classes_of(dataset, item) for item in drawn]
+    for candidate in rest:
+        missing = set(range(len(dataset.classes))) - set().union(*held)
+        if not missing:
+            break
+        offered = classes_of(dataset, candidate)
+        if not offered & missing:
+            continue
+        for place in reversed(range(len(drawn))):
+            if set().union(offered, *held[:place], *held[place + 1 :]) >= set().union(*held):
+                drawn[place], held[place] = candidate, offered
+                break
+    return drawn
+
+
+def classes_of(dataset: Dataset, item: Item) -> set[int]:
+    """The classes in an item's mask."""
+    mask = dataset.read(item).mask
+    return set() if mask is None else set(np.unique(mask).tolist()) - {IGNORE}
+
+
+def read_list(path: Path, dataset: Dataset) -> list[Item]:
+    """Items of a list file, one line each; blank lines are skipped.
+
+    Raises:
+        DataError: the list is unreadable or empty, or a line names no image; the message has the line number.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"List {path} cannot be read: {error}.") from None
+    items = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                items.append(dataset.parse(line))
+            except DataError as error:
+                raise DataError(f"{path}, line {number}: {error}") from None
+    if not items:
+        raise DataError(f"List {path} is empty. Each line names an image, or an image and its mask.")
+    return items
+
+
+def find_list(text: str, data: Data) -> Path | None:
+    """A list file relative to the working directory or to the data set's root."""
+    return next((path for path in (Path(text), data.root / text) if path.is_file()), None)
+
+
+def resolve(dataset: Dataset, data: Data) -> Splits:
+    """The three sets of a recipe.
+
+    Raises:
+        DataError: a list is missing, empty or contradictory, a set is empty, sets overlap, or a mask is missing.
+    """
+    val = _resolve_val(dataset, data)
+    held_out = {item.image for item in val}
+    labeled, companion = _resolve_labeled(dataset, data, held_out)
+    taken = {item.image for item in labeled} | held_out
+    if data.unlabeled == "none":
+        unlabeled = []
+    elif data.unlabeled != "rest":
+        unlabeled = read_list(_required(data.unlabeled, "data.unlabeled", data), dataset)
+    elif companion is not None:
+        unlabeled = read_list(companion, dataset)
+    else:
+        unlabeled = [item for item in dataset.items("train") if item.image not in taken]
+    for key, items in (("labeled", labeled), ("val", val)):
+        bare = [item for item in items if item.mask is None]
+        if bare:
+            raise DataError(f"{len(bare)} images of data.{key} have no mask, the first is {bare[0].image}.")
+    if not data.allow_overlap:
+        _check_disjoint({"labeled": labeled, "unlabeled": unlabeled, "val": val})
+    names = {"labeled": data.labeled, "unlabeled": data.unlabeled, "val": data.val}
+    for key, items in (("labeled", labeled), ("unlabeled", unlabeled), ("val", val)):
+        if items and (known := published.recognize(published.identifier(item.image) for item in items)):
+            names[key] = known
+    return Splits(labeled, unlabeled, val, names)
+
+
+def _resolve_val(dataset: Dataset, data: Data) -> list[Item]:
+    if data.val == "none":
+        return []
+    if data.val in ("val", "test"):
+        return dataset.items(data.val)
+    if share := parse_share(data.val):
+        return draw_share(_masked(dataset.items("train")), share, data.draw_seed, "val")
+    return read_list(_required(data.val, "data.val", data), dataset)
+
+
+def _resolve_labeled(dataset: Dataset, data: Data, held_out: set[str]) -> tuple[list[Item], Path | None]:
+    """Labeled items, and the list of unlabeled ones where a published list has one."""
+    if path := find_list(data.labeled, data):
+        return read_list(path, dataset), None
+    if data.labeled == "all":
+        return [item for item in _masked(dataset.items("train")) if item.image not in held_out], None
+    if share := parse_share(data.labeled):
+        pool = [item for item in _masked(dataset.items("train")) if item.image not in held_out]
+        drawn = draw_share(pool, share, data.draw_seed, "labeled")
+        chosen = {item.id for item in drawn}
+        rest = [item for item in hash_order(pool, data.draw_seed, "labeled") if item.id not in chosen]
+        return cover_classes(dataset, drawn, rest), None
+    if data.labeled not in published.PUBLISHED and (Path(data.labeled).suffix or "/" in data.labeled):
+        _required(data.labeled, "data.labeled", data)
+    labeled, unlabeled = published.local(data.labeled)
+    return read_list(labeled, dataset), unlabeled
+
+
+def _masked(items: list[Item]) -> list[Item]:
+    masked = [item for item in items if item.mask is not None]
+    if not masked:
+        raise DataError(
+            f"None of the {len(items)} training images has a mask.\n"
+            "Check data.root and the layout's masks option, or name a list file in data.labeled."
+        )
+    return masked
+
+
+def _required(text: str, key: str, data: Data) -> Path:
+    path = find_list(text, data)
+    if path is None:
+        raise DataError(
+            f"{key}: there is no list file {text}, neither here nor in {data.root}.\nGive its path, or a share."
+        )
+    return path
+
+
+def _check_disjoint(sets: dict[str, list[Item]]) -> None:
+    names = list(sets)
+    for index, first in enumerate(names):
+        images = {item.image for item in sets[first]}
+        for second in names[index + 1 :]:
+            shared = [item.image for item in sets[second] if item.image in images]
+            if shared:
+                raise DataError(
+                    f"{len(shared)} images are both in data.{first} and in data.{second}, the first is {shared[0]}.\n"
+                    "Take them out of one list, or set data.allow_overlap = true."
+                )

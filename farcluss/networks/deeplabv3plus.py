@@ -1,0 +1,273 @@
+"""DeepLabV3+ over any timm encoder that gives a pyramid of feature maps.
+
+Notation used for shapes: B images, Cin image channels, C classes, D embedding size, H, W image size, h, w size of the
+encoder's stride-4 map.
+"""
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from farcluss.errors import PluginError
+from farcluss.networks.base import Prediction
+from farcluss.networks.pretrained import load_pretrained
+from farcluss.options import Literal, PositiveInt, Share
+
+
+def deeplabv3plus(
+    in_channels: int,
+    classes: int,
+    dim: int,
+    pretrained: bool | str,
+    *,
+    encoder: str = "resnet50",
+    output_stride: Literal[8, 16, 32] = 16,
+    aspp_dilations: tuple[PositiveInt, ...] = (6, 12, 18),
+    aspp_channels: PositiveInt = 256,
+    low_level_channels: PositiveInt = 48,
+    head_channels: PositiveInt = 256,
+    dropout: Share = 0.0,
+) -> "DeepLabV3Plus":
+    """DeepLabV3+ over a timm encoder.
+
+    With `resnet101s` (the deep-stem ResNet-101 of the field) it has 59.468 M parameters at 21 classes, with `resnet50s`
+    40.476 M, the embedding head not counted.
+
+    Args:
+        in_channels: image channels.
+        classes: number of classes.
+        dim: embedding size; 0 builds no embedding head.
+        pretrained: True downloads timm's weights, a path reads a file, False starts from scratch.
+        encoder: timm name of a convolutional encoder; resnet50s and resnet101s have the field's deep stem.
+        output_stride: stride of the coarsest feature map; 32 works with encoders that cannot dilate.
+        aspp_dilations: dilations of the pyramid's 3x3 convolutions; twice as large suits output_stride 8.
+        aspp_channels: channels of each branch of the pyramid.
+        low_level_channels: channels that the stride-4 map is reduced to.
+        head_channels: channels of the fused feature map that classifier and embedding head read.
+        dropout: share of the pyramid's outputs dropped in training.
+
+    Raises:
+        PluginError: the encoder is unknown, gives no pyramid, or refuses the output stride.
+        WeightsError: the pretrained weights are missing or do not fit.
+    """
+    backbone = build_encoder(encoder, in_channels, output_stride)
+    report = load_pretrained(backbone, encoder, pretrained)
+    info: Any = backbone.feature_info
+    low, high = info.channels()
+    aspp = ASPP(high, aspp_channels, aspp_dilations, dropout)
+    decoder = Decoder(aspp, low, aspp_channels, low_level_channels, head_channels)
+    head = nn.Conv2d(head_channels, classes, 1)
+    embed = embedding_head(head_channels, dim) if dim else None
+    network = DeepLabV3Plus(backbone, decoder, head, embed, _centers(backbone, in_channels), report.summary())
+    freeze_unused(network, in_channels)
+    return network
+
+
+class DeepLabV3Plus(nn.Module):
+    """Encoder, decoder, classifier and embedding head behind one forward.
+
+    Attributes:
+        pretrained_report: one line on where the encoder's weights come from.
+
+    Convention:
+        Images are extended at the bottom and right, by repeating their edge, to a size at which upsampling shifts
+        nothing. In ResNets and their like, cell `i` of a stride-s map sits on pixel `s * i`: that size is a multiple
+        of the output stride plus one (321, 513, 801 at stride 16 stay as they are) and corners are aligned, as is
+        usual in the field. In encoders made of patches, such as ConvNeXt, the cells tile the image: that size is a
+        multiple of the output stride, and corners are not aligned.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: "Decoder",
+        classifier: nn.Module,
+        embed: nn.Module | None,
+        centers: bool,
+        report: str = "",
+    ) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.classifier, self.embed = encoder, decoder, classifier, embed
+        self.centers, self.pretrained_report = centers, report
+        info: Any = encoder.feature_info
+        self.fine_stride, self.coarse_stride = (int(stride) for stride in info.reduction())
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Logits and embeddings of images of any size.
+
+        Shape:
+            images `(B, Cin, H, W)` -> logits `(B, C, H, W)`, embeddings `(B, D, ceil(H/4), ceil(W/4))`: cell `i` is
+            pixel `4 * i`. (4 is the stride of the encoder's finest map that is used; few encoders have a coarser one.)
+        """
+        height, width = images.shape[-2:]
+        padded = extend(images, *(_aligned(size, self.coarse_stride, self.centers) for size in (height, width)))
+        features = self.decoder(*self.encoder(padded), self.centers)
+        logits = resize(self.classifier(features), padded.shape[-2:], self.centers)[..., :height, :width]
+        if self.embed is None:
+            return Prediction(logits, None)
+        rows, columns = -(-height // self.fine_stride), -(-width // self.fine_stride)
+        return Prediction(logits, self.embed(features[..., :rows, :columns]))
+
+    def head_parameters(self) -> list[str]:
+        """Names of all parameters outside the encoder."""
+        return [name for name, _ in self.named_parameters() if not name.startswith("encoder.")]
+
+
+class Decoder(nn.Module):
+    """The pyramid's context, upsampled onto the reduced stride-4 map and fused by two 3x3 convolutions."""
+
+    def __init__(self, aspp: nn.Module, low: int, context: int, reduced: int, channels: int) -> None:
+        super().__init__()
+        self.aspp = aspp
+        self.reduce = _conv(low, reduced)
+        self.fuse = nn.Sequential(_conv(context + reduced, channels, 3), _conv(channels, channels, 3))
+
+    def forward(self, fine: Tensor, coarse: Tensor, align_corners: bool) -> Tensor:
+        """Fine `(B, Cl, h, w)` and coarse `(B, Ch, *)` maps of the encoder -> `(B, head_channels, h, w)`."""
+        context = resize(self.aspp(coarse), fine.shape[-2:], align_corners)
+        fused: Tensor = self.fuse(torch.cat([context, self.reduce(fine)], dim=1))
+        return fused
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: a 1x1 convolution, dilated 3x3 convolutions and image pooling, side by side."""
+
+    def __init__(self, inputs: int, channels: int, dilations: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        dilated = [_conv(inputs, channels, 3, dilation) for dilation in dilations]
+        self.branches = nn.ModuleList([_conv(inputs, channels), *dilated])
+        pool, norm = nn.AdaptiveAvgPool2d(1), PooledNorm(nn.BatchNorm2d(channels))
+        self.pool = nn.Sequential(pool, nn.Conv2d(inputs, channels, 1, bias=False), norm, nn.ReLU())
+        self.project = nn.Sequential(_conv(channels * (len(dilations) + 2), channels), nn.Dropout(dropout))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`(B, inputs, h, w)` -> `(B, channels, h, w)`."""
+        image = self.pool(features).expand(-1, -1, *features.shape[-2:])
+        projected: Tensor = self.project(torch.cat([*(branch(features) for branch in self.branches), image], dim=1))
+        return projected
+
+
+class PooledNorm(nn.Module):
+    """Batch norm of pooled features: a batch that has one value per channel is normed by the running statistics.
+
+    Statistics of a single value do not exist, and the running ones must not move toward them either.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`(B, C, h, w)` -> the same shape; after global pooling `h` and `w` are 1."""
+        norm = self.norm
+        if not norm.training or pooled.numel() > pooled.shape[1]:
+            normed: Tensor = norm(pooled)
+            return normed
+        statistics = norm.running_mean, norm.running_var
+        return functional.batch_norm(pooled, *statistics, norm.weight, norm.bias, training=False, eps=norm.eps)
+
+
+def embedding_head(channels: int, dim: int) -> nn.Module:
+    """Two 1x1 convolutions with a ReLU between: without a norm, so that no batch or image size is special."""
+    return nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, dim, 1))
+
+
+def build_encoder(name: str, in_channels: int, output_stride: int) -> nn.Module:
+    """A timm encoder that gives two maps: the finest of stride 4 or more, and the last.
+
+    Raises:
+        PluginError: the encoder is unknown, gives no pyramid of maps for any image size, or refuses the output stride.
+    """
+    from farcluss.recipe import suggestion
+
+    if not timm.is_model(name):  # also keeps out names that timm would look up on the network
+        known = suggestion(name, timm.list_models())
+        raise PluginError(f"network.encoder: timm has no encoder {name!r}{known}\n`timm.list_models()` lists them.")
+    strides = _strides(name)
+    fine = next((index for index, stride in enumerate(strides) if stride >= 4), 0)
+    if strides[fine] >= strides[-1] or timm.get_pretrained_cfg(name).fixed_input_size:
+        raise PluginError(f"network.encoder: {name} gives no pyramid of maps for images of any size.\n"
+                          "Use a convolutional encoder such as resnet50s or convnext_tiny.")  # fmt: skip
+    dilate = {} if output_stride == 32 else {"output_stride": output_stride}
+    indices = (fine, len(strides) - 1)
+    try:
+        encoder: Any = timm.create_model(name, features_only=True, in_chans=in_channels, out_indices=indices, **dilate)
+        refused = encoder.feature_info.reduction()[-1] > output_stride
+    except (TypeError, AssertionError, ValueError, RuntimeError, NotImplementedError):
+        refused = True
+    if refused:
+        raise PluginError(f"network.encoder: {name} does not support network.output_stride = {output_stride}.\n"
+                          "Set network.output_stride = 32, or an encoder that dilates, such as resnet50s.")  # fmt: skip
+    module: nn.Module = encoder
+    return module
+
+
+def _strides(name: str) -> list[int]:
+    """Strides of all the maps that an encoder gives; not a pyramid when it cannot give `(B, C, h, w)` maps."""
+    try:
+        with torch.device("meta"):
+            probe = timm.create_model(name, features_only=True)
+    except Exception:  # not every encoder can be built without storage
+        try:
+            probe = timm.create_model(name, features_only=True)
+        except Exception:
+            return [0]
+    return [0] if getattr(probe, "output_fmt", "NCHW") != "NCHW" else list(probe.feature_info.reduction())
+
+
+def freeze_unused(network: nn.Module, in_channels: int) -> None:
+    """Take out of training what the forward never reaches, such as stages behind the last map that a decoder reads.
+
+    Such parameters get no gradient, which would end distributed training with an error.
+    """
+    network.eval()
+    outputs = [output for output in network(torch.zeros(1, in_channels, 1, 1)) if output is not None]
+    parameters = list(network.parameters())
+    total = torch.stack([output.sum() for output in outputs]).sum()
+    for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True), strict=True):
+        parameter.requires_grad_(gradient is not None)
+    network.train()
+
+
+def extend(images: Tensor, height: int, width: int) -> Tensor:
+    """Repeat the last row and column of `(B, Cin, H, W)` until it is `(B, Cin, height, width)`."""
+    below, right = height - images.shape[-2], width - images.shape[-1]
+    return functional.pad(images, (0, right, 0, below), mode="replicate") if below or right else images
+
+
+def resize(maps: Tensor, size: tuple[int, ...], align_corners: bool = True) -> Tensor:
+    """Bilinear: `(B, C, *)` -> `(B, C, *size)`."""
+    if maps.shape[-2:] == size:
+        return maps
+    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def _centers(encoder: nn.Module, in_channels: int) -> bool:
+    """Whether the cells of an encoder's maps sit on pixels, so that a multiple of the stride plus one adds a cell."""
+    info: Any = encoder.feature_info
+    strides = info.reduction()
+    size = 2 * strides[-1] + 1
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            maps = encoder(torch.zeros(1, in_channels, size, size))
+    except RuntimeError:  # some encoders merge maps of several strides, and take multiples of the stride only
+        return False
+    finally:
+        encoder.train()
+    return all(m.shape[-1] == (size - 1) // stride + 1 for m, stride in zip(maps, strides, strict=True))
+
+
+def _aligned(size: int, stride: int, centers: bool) -> int:
+    """The smallest size of the kind that the encoder wants; at least two cells, so that norms see several values."""
+    return max(2 * stride, -(-(size - centers) // stride) * stride) + centers
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Convolution that keeps the size, batch norm, ReLU."""
+    padding = dilation * (kernel // 2)
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())

@@ -1,0 +1,225 @@
+"""Pretrained encoder weights: found, read without running code, matched name by name, and accounted for.
+
+Files from timm and torchvision, the deep-stem ResNets that the field passes around, MMSegmentation's names for those,
+and whole segmentation checkpoints all fit, as long as every tensor of the encoder is in them.
+"""
+
+import pickle
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from farcluss.errors import WeightsError
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_NESTS = ("state_dict_ema", "state_dict", "model")  # the averaged weights first: they are what a timm run is judged by
+_PREFIXES = ("module.", "backbone.", "encoder.", "model.")
+_COUNTER = "num_batches_tracked"  # says how long a norm was trained; old files lack it and nothing here reads it
+
+
+@dataclass(frozen=True)
+class MatchReport:
+    """What of an encoder was found in a set of weights.
+
+    Attributes:
+        encoder: name of the encoder.
+        source: file or repository; empty when the encoder starts from scratch.
+        matched: tensors of the encoder that were found with their shape.
+        total: tensors of the encoder, without batch counters.
+        missing: the encoder's names that were not found.
+        unexpected: the source's names that the encoder has no use for, such as a classifier's.
+        mismatched: the encoder's names found with another shape, and both shapes.
+        adapted: how the first convolution was fitted to the image channels; empty when it was not.
+    """
+
+    encoder: str
+    source: str
+    matched: int
+    total: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    adapted: str = ""
+
+    def summary(self) -> str:
+        """One line for the log."""
+        if not self.source:
+            return f"encoder {self.encoder}: from scratch"
+        text = f"encoder {self.encoder}: {self.matched} of {self.total} tensors from {self.source}"
+        extra = f"; {self.adapted}" if self.adapted else ""
+        return text + extra + (f"; ignored {_few(self.unexpected)}" if self.unexpected else "")
+
+
+def load_pretrained(encoder: nn.Module, name: str, pretrained: bool | str) -> MatchReport:
+    """Fill an encoder with pretrained weights.
+
+    Args:
+        encoder: a timm `features_only` network, or any module with the names of the file.
+        name: the encoder's timm name, for downloads and messages.
+        pretrained: True downloads timm's weights, a path reads a local file, False leaves the encoder as it is.
+
+    Raises:
+        WeightsError: no such weights, unreadable or unsafe file, or not every tensor of the encoder is in it. The
+            encoder is unchanged then.
+    """
+    if pretrained is False:
+        return MatchReport(name, "", 0, len(_tensors(encoder)))
+    if pretrained is True:
+        source, state = f"timm {name}", _download(name)
+    else:
+        source, state = pretrained, read_weights(Path(pretrained))
+    report, found = match(encoder, name, source, state)
+    deeper = () if pretrained is True else _deeper(report, encoder)
+    if report.matched < report.total or deeper:
+        raise WeightsError(_misfit(report, deeper))
+    encoder.load_state_dict(found, strict=False)
+    return report
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file or a PyTorch checkpoint, taken out of the dictionaries around them.
+
+    Raises:
+        WeightsError: the file is missing, unreadable, of another kind, or would run code when loaded.
+    """
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(f"network.pretrained: {path} is not one of {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise WeightsError(f"network.pretrained: there is no file {path}.")
+    try:
+        safe = path.suffix == ".safetensors"
+        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} was refused: it holds more than tensors or is no checkpoint; nothing in it was run.\n"
+            "If you trust where it comes from, load it yourself and save its state_dict() as .safetensors."
+        ) from error
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(f"{path} cannot be read as weights: {type(error).__name__}: {reason}") from error
+    while isinstance(content, dict) and (nest := next((k for k in _NESTS if isinstance(content.get(k), dict)), None)):
+        content = content[nest]
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise WeightsError(f"{path} holds no named tensors; farcluss needs a state_dict of the encoder.")
+    return tensors
+
+
+def match(
+    encoder: nn.Module, name: str, source: str, state: dict[str, Tensor]
+) -> tuple[MatchReport, dict[str, Tensor]]:
+    """Compare weights with an encoder.
+
+    Returns:
+        the report, and the matching tensors by the encoder's own names.
+    """
+    wanted = _tensors(encoder)
+    state = {k: v for k, v in _rename(state, wanted).items() if not k.endswith(_COUNTER)}
+    # features_only networks flatten some names: `stages.0.x` becomes `stages_0.x`
+    by_plain = {_plain(key): key for key in state}
+    first = next((key for key, tensor in wanted.items() if tensor.ndim == 4), "")
+    found, missing, mismatched, adapted = {}, [], [], ""
+    for key, tensor in wanted.items():
+        given = state.pop(by_plain.get(_plain(key), ""), None)
+        if given is None:
+            missing.append(key)
+            continue
+        if key == first and given.ndim == 4 and given.shape[1] != tensor.shape[1]:
+            adapted = f"first convolution adapted from {given.shape[1]} to {tensor.shape[1]} channels"
+            given = adapt_channels(given, tensor.shape[1])
+        if given.shape != tensor.shape:
+            mismatched.append(f"{key} {tuple(given.shape)} instead of {tuple(tensor.shape)}")
+        else:
+            found[key] = given
+    names = tuple(missing), tuple(state), tuple(mismatched)
+    return MatchReport(name, source, len(found), len(wanted), *names, adapted), found
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """Fit a first convolution to another number of image channels, keeping the size of its response.
+
+    The channels are repeated in a cycle and rescaled by given / wanted; for one channel they are summed, which is the
+    response to a gray image.
+
+    Shape:
+        weight `(O, I, k, k)` -> `(O, channels, k, k)`.
+    """
+    given = weight.shape[1]
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    return weight[:, torch.arange(channels) % given] * (given / channels)
+
+
+def download_error(name: str, file: str, where: str, error: Exception) -> WeightsError:
+    """What to do when weights cannot be downloaded."""
+    reason = str(error).strip().partition("\n")[0][:200]
+    return WeightsError(
+        f"The pretrained weights of {name} cannot be downloaded: {type(error).__name__}: {reason}\n"
+        f"Fetch {file} of {where} on a machine that can,\n"
+        f'and set network.pretrained = "/path/to/{file}"; or set it to false to train from scratch.'
+    )
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise WeightsError(f"timm has no pretrained weights for {name}; set network.pretrained to a file or to false.")
+    try:
+        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # timm, the hub client and the network each have their own; the remedy is the same
+        file, where = str(config.url).rpartition("/")[2], str(config.url)
+        if config.hf_hub_id:
+            file = config.hf_hub_filename or "model.safetensors"
+            where = f"the Hugging Face repository {config.hf_hub_id}"
+        raise download_error(name, file, where, error) from error
+    return state
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in module.state_dict().items() if not key.endswith(_COUNTER)}
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _rename(state: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+    """Names as timm has them: without the prefixes of wrappers, and the deep stem called conv1 and bn1."""
+    wanted = tuple(wanted)
+    prefixes = [prefix for prefix in _PREFIXES if not any(key.startswith(prefix) for key in wanted)]
+    while prefix := next((p for p in prefixes if any(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    if "conv1.0.weight" in wanted and "stem.0.weight" in state:  # MMSegmentation: the stem's last norm is stem.7
+        state = {re.sub(r"^stem\.(\d)", r"conv1.\1", re.sub(r"^stem\.7", "bn1", k)): v for k, v in state.items()}
+    return state
+
+
+def _deeper(report: MatchReport, encoder: nn.Module) -> tuple[str, ...]:
+    """Names of blocks that continue a row of blocks of the encoder: the file belongs to a deeper network."""
+    known = [_plain(key) for key in _tensors(encoder)]
+    found = []
+    for key in report.unexpected:
+        row = re.match(r"(.+_)\d+_(?!.*_\d+_)", _plain(key))
+        if row and any(name.startswith(row[1]) for name in known):
+            found.append(key)
+    return tuple(found)
+
+
+def _misfit(report: MatchReport, deeper: tuple[str, ...]) -> str:
+    lines = [f"{report.source} fits {report.matched} of {report.total} tensors of encoder {report.encoder}."]
+    parts = {"Missing": report.missing, "other shape": report.mismatched}
+    parts["deeper blocks than the encoder's" if deeper else "not in the encoder"] = deeper or report.unexpected
+    lines.append("; ".join(f"{title}: {_few(names)}" for title, names in parts.items() if names) + ".")
+    return "\n".join([*lines, "Set network.encoder to the network that the file was made for, or give another file."])
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,159 @@
+"""Networks of segmentation_models_pytorch behind farcluss's contract."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from farcluss.errors import PluginError
+from farcluss.networks.base import Prediction
+from farcluss.networks.deeplabv3plus import PooledNorm, embedding_head, extend, freeze_unused, resize
+from farcluss.networks.pretrained import MatchReport, download_error, load_pretrained
+from farcluss.recipe import suggestion
+
+_OURS = {"in_channels", "classes", "encoder_name", "encoder_weights", "activation", "aux_params"}
+
+
+def smp(
+    in_channels: int,
+    classes: int,
+    dim: int,
+    pretrained: bool | str,
+    *,
+    architecture: str = "DeepLabV3Plus",
+    encoder: str = "resnet50",
+    **options: Any,
+) -> "SmpNetwork":
+    """Any architecture of segmentation_models_pytorch whose encoder gives maps.
+
+    Args:
+        in_channels: image channels.
+        classes: number of classes.
+        dim: embedding size; 0 builds no embedding head.
+        pretrained: True downloads weights, a path reads a file, False starts from scratch.
+        architecture: Unet, UnetPlusPlus, MAnet, Linknet, FPN, PSPNet, DeepLabV3, DeepLabV3Plus, PAN, UPerNet or
+            Segformer.
+        encoder: name of an encoder of that library; tu-NAME for the timm encoder NAME.
+        **options: further arguments of the architecture, such as encoder_output_stride or decoder_channels.
+
+    Raises:
+        PluginError: the library is not installed, or refuses architecture, encoder or options.
+        WeightsError: the pretrained weights are missing or do not fit.
+    """
+    library = _library()
+    builder = _builder(library, architecture)
+    _check(encoder, options)
+    # The library downloads for encoder_weights=False as well when the encoder is timm's: only None means none.
+    native = library.encoders.encoders.get(encoder)
+    weights = _native_weights(native) if pretrained is True and native else None
+    settings = native["pretrained_settings"][weights] if native and weights else {}
+    arguments = {"encoder_name": encoder, "in_channels": in_channels, "classes": classes, **options}
+    try:
+        model = builder(**arguments, encoder_weights=None)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+        raise PluginError(f"network smp: {architecture} with encoder {encoder} cannot be built:\n{reason}") from error
+    if weights:
+        try:
+            model = builder(**arguments, encoder_weights=weights)
+        except Exception as error:
+            where = f"the Hugging Face repository {settings['repo_id']}"
+            raise download_error(encoder, "model.safetensors", where, error) from error
+        report = f"encoder {encoder}: weights {weights!r} from {settings['repo_id']}"
+    else:
+        report = _load(model.encoder, encoder, pretrained).summary()
+    network = SmpNetwork(model, dim, report)
+    freeze_unused(network, in_channels)
+    return network
+
+
+class SmpNetwork(nn.Module):
+    """A network of the library, taken apart so that logits and embeddings leave one forward.
+
+    Attributes:
+        pretrained_report: one line on where the encoder's weights come from.
+    """
+
+    def __init__(self, model: Any, dim: int, report: str = "") -> None:
+        super().__init__()
+        _mend_pooling(model)
+        self.model = model
+        self.pretrained_report = report
+        channels = next(m.in_channels for m in model.segmentation_head.modules() if isinstance(m, nn.Conv2d))
+        self.embed = embedding_head(channels, dim) if dim else None
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Logits and embeddings of images of any size.
+
+        Images are extended at the bottom and right, by repeating their edge, to the multiple of the encoder's stride
+        that the library asks for.
+
+        Shape:
+            images `(B, Cin, H, W)` -> logits `(B, C, H, W)`, embeddings `(B, D, ceil(H/s), ceil(W/s))` with `s` the
+            stride of the decoder's output.
+        """
+        height, width = images.shape[-2:]
+        stride = int(self.model.encoder.output_stride)
+        # at least two cells, so that norms see several values
+        tall, wide = (max(2, -(-size // stride)) * stride for size in (height, width))
+        features = self.model.decoder(self.model.encoder(extend(images, tall, wide)))
+        logits = resize(self.model.segmentation_head(features), (tall, wide))[..., :height, :width]
+        if self.embed is None:
+            return Prediction(logits, None)
+        rows, columns = -(-height * features.shape[-2] // tall), -(-width * features.shape[-1] // wide)
+        return Prediction(logits, self.embed(features[..., :rows, :columns]))
+
+    def head_parameters(self) -> list[str]:
+        """Names of all parameters outside the encoder."""
+        return [name for name, _ in self.named_parameters() if not name.startswith("model.encoder.")]
+
+
+def _library() -> Any:
+    try:
+        import segmentation_models_pytorch
+    except ImportError as error:
+        raise PluginError("network smp needs segmentation_models_pytorch, which is not installed.\n"
+                          "Install it: pip install 'farcluss[smp]'") from error  # fmt: skip
+    return segmentation_models_pytorch
+
+
+def _builder(library: Any, architecture: str) -> Any:
+    known = {kind.__name__: kind for kind in library.MODEL_ARCHITECTURES_MAPPING.values()}
+    known.pop("DPT", None)  # its encoder gives tokens, not maps
+    if architecture not in known:
+        hint = suggestion(architecture, known)
+        raise PluginError(f"network.architecture: smp has no {architecture!r}{hint}\nKnown: {', '.join(known)}.")
+    return known[architecture]
+
+
+def _check(encoder: str, options: dict[str, Any]) -> None:
+    if encoder.startswith("mit_"):
+        raise PluginError(
+            f"network.encoder: {encoder} is refused: its code (mix_transformer, NVIDIA) is licensed for\n"
+            "non-commercial use only. Use another encoder, such as resnet50 or tu-convnext_tiny."
+        )
+    if ":" in encoder:
+        raise PluginError(f"network.encoder: {encoder!r} is a place on the network; give a name, such as tu-resnet50s.")
+    if taken := sorted(_OURS & options.keys()):
+        raise PluginError(f"network smp: {', '.join(taken)} cannot be set; farcluss sets or does not use it.")
+
+
+def _native_weights(native: dict[str, Any]) -> str | None:
+    """The encoder's ImageNet weights, or else the first that it has."""
+    names = list(native["pretrained_settings"])
+    return "imagenet" if "imagenet" in names else next(iter(names), None)
+
+
+def _load(encoder: Any, name: str, pretrained: bool | str) -> MatchReport:
+    """Load into the encoder; a timm encoder sits in the attribute `model` and knows its timm name."""
+    timm_name = getattr(encoder, "name", None)
+    return load_pretrained(encoder.model if timm_name else encoder, timm_name or name, pretrained)
+
+
+def _mend_pooling(model: nn.Module) -> None:
+    """Let norms behind a global pooling bear a batch of one."""
+    for block in model.modules():
+        if isinstance(block, nn.Sequential) and len(block) and isinstance(block[0], nn.AdaptiveAvgPool2d):
+            for parent in list(block.modules()):
+                for name, child in list(parent.named_children()):
+                    if isinstance(child, nn.BatchNorm2d) and not isinstance(parent, PooledNorm):
+                        setattr(parent, name, PooledNorm(child))

@@ -1,0 +1,162 @@
+"""A run directory: what a run writes, and how it is found again.
+
+```
+RUN/recipe.toml        the recipe, resolved        metrics.jsonl    one line per logged step and evaluation
+RUN/environment.json   versions, device, lists     log.txt          what was printed
+RUN/lists/             the images of each set      checkpoints/     everything needed to go on
+RUN/weights/           last.safetensors and best.safetensors
+```
+"""
+
+import io
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from farcluss.data.splits import Splits
+from farcluss.errors import RunError
+from farcluss.recipe import Recipe
+from farcluss.weights import write_atomically
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        """Name a folder; nothing is touched yet."""
+        self.path = path
+        self.last, self.best = path / "weights" / "last.safetensors", path / "weights" / "best.safetensors"
+
+    def create(self, recipe: Recipe, overwrite: bool = False) -> None:
+        """Make the folder of a new run.
+
+        Raises:
+            RunError: a run is there already, or the folder cannot be written.
+        """
+        if (self.path / "recipe.toml").exists() and not overwrite:
+            raise RunError(
+                f"{self.path} holds a run already. Go on with it by --resume, replace it by --overwrite,\n"
+                "or choose another folder with --output."
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in ("metrics.jsonl", "log.txt"):
+                (self.path / name).write_text("")
+            for checkpoint in self.checkpoints():
+                checkpoint.unlink()
+            write_atomically(self.path / "recipe.toml", to_toml(recipe.model_dump(mode="json")).encode())
+        except OSError as error:
+            raise RunError(
+                f"The run directory {self.path} cannot be written: {error.strerror}.\nChoose another with --output."
+            ) from None
+
+    def describe(self, device: str, processes: int, splits: Splits) -> None:
+        """Write what the run runs on, and its lists."""
+        packages = ("farcluss", "torch", "accelerate", "timm", "kornia", "numpy")
+        facts = {
+            "command": sys.argv,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": device,
+            "processes": processes,
+            "lists": splits.names,
+            "versions": {name: _version(name) for name in packages},
+        }
+        write_atomically(self.path / "environment.json", json.dumps(facts, indent=2).encode())
+        for name in ("labeled", "unlabeled", "val"):
+            lines = [f"{item.image}\t{item.mask or ''}".rstrip() for item in getattr(splits, name)]
+            write_atomically(self.path / "lists" / f"{name}.txt", ("\n".join(lines) + "\n").encode())
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        line = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of steps that a resumed run will do again."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_atomically(path, "".join(line + "\n" for line in kept).encode())
+
+    def log(self, text: str) -> None:
+        """Append to log.txt."""
+        with (self.path / "log.txt").open("a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints, oldest first."""
+        return sorted((self.path / "checkpoints").glob("step-*.pt"))
+
+    def save_checkpoint(self, step: int, state: dict[str, Any], keep: int) -> Path:
+        """Write a checkpoint atomically, then remove all but the newest `keep`."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        path = self.path / "checkpoints" / f"step-{step:08d}.pt"
+        write_atomically(path, buffer.getvalue())
+        for old in self.checkpoints()[:-keep]:
+            old.unlink()
+        return path
+
+    def newest_checkpoint(self) -> Path:
+        """The newest checkpoint. Raises RunError when there is none."""
+        found = self.checkpoints()
+        if not found:
+            raise RunError(f"{self.path} has no checkpoint to resume from; start the run without --resume.")
+        return found[-1]
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A checkpoint's state, unpickling tensors and plain values only.
+
+    Raises:
+        RunError: it is missing, damaged, or holds anything else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {**state, "step": int(state["step"])}
+    except FileNotFoundError:
+        raise RunError(f"There is no checkpoint {path}.") from None
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RunError(f"Checkpoint {path} cannot be read: {reason}\nResume from the one before it.") from None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def to_toml(table: dict[str, Any], name: str = "") -> str:
+    """A table of plain values as TOML; keys whose value is None are left out, as TOML has none."""
+    plain = {key: value for key, value in table.items() if not isinstance(value, dict) and value is not None}
+    lines = [f"[{name}]"] if name and plain else []
+    lines += [f"{_key(key)} = {_literal(value)}" for key, value in plain.items()]
+    text = "\n".join(lines) + "\n" if lines else ""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            inner = to_toml(value, f"{name}.{_key(key)}" if name else _key(key))
+            text += ("\n" if text and inner else "") + inner
+    return text
+
+
+def _key(key: str) -> str:
+    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else json.dumps(key)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(k)} = {_literal(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,117 @@
+"""Strong views of unlabeled images, and the labels that follow them."""
+
+import kornia.augmentation as K
+from kornia.geometry.transform import warp_affine
+from torch import Tensor, nn
+
+from farcluss.errors import PluginError
+from farcluss.options import NonNegative, Range, Share
+from farcluss.stages.base import Augment, PseudoLabels, Views
+from farcluss.stages.mixing import mix, random_boxes
+
+
+def _unmoved(labels: PseudoLabels) -> PseudoLabels:
+    return labels
+
+
+class Identity(Augment):
+    """The strong view is the weak view: no augmentation beyond the crop, as in a plain mean teacher.
+
+    Shape:
+        `(B, Cin, *S)` to views of the same shape.
+    """
+
+    def forward(self, images: Tensor, valid: Tensor) -> Views:
+        """One strong view, equal to the weak one."""
+        return Views(images, (images,), (_unmoved,))
+
+
+def warp_labels(labels: PseudoLabels, matrix: Tensor) -> PseudoLabels:
+    """Labels moved by an affine pixel map, nearest neighbor; what comes from outside the image is invalid.
+
+    Args:
+        labels: tensors `(B, [K,] H, W)`.
+        matrix: `(B, 2, 3)`, from source to destination pixels, as `warp_affine` takes it.
+    """
+
+    def move(tensor: Tensor) -> Tensor:
+        planes = tensor.unsqueeze(1) if tensor.dim() == 3 else tensor
+        moved = warp_affine(planes.float(), matrix, planes.shape[-2:], mode="nearest", padding_mode="zeros")
+        return moved.view(tensor.shape).to(tensor.dtype)
+
+    return labels.map(move)
+
+
+class Photometric(Augment):
+    """The field's strong view: color jitter, grey, blur; affine geometry and CutMix by option. Two-dimensional RGB.
+
+    Every parameter is drawn per sample. What geometry or mixing does to the pixels is done to the labels as well, and
+    pixels that come from outside the image become invalid.
+
+    Shape:
+        `(B, 3, H, W)` in [0, 1] to one strong view of the same shape.
+
+    Args:
+        jitter: strength of brightness, contrast, saturation (each around 1) and hue (in turns, at most 0.5).
+        jitter_p: chance of jitter.
+        grey_p: chance of dropping color.
+        blur: bounds of the Gaussian's sigma, pixels.
+        blur_p: chance of blur.
+        degrees: largest rotation; 0 for none.
+        translate: largest shift, as a share of the side; 0 for none.
+        zoom: bounds of the scale of the strong view relative to the weak one.
+        cutmix: chance of CutMix per sample; the partner comes from the same batch.
+        cutmix_area: bounds of the share of the image that is replaced.
+        cutmix_aspect: bounds of the aspect ratio of the replaced box.
+    """
+
+    def __init__(
+        self,
+        *,
+        jitter: tuple[Share, Share, Share, Share] = (0.5, 0.5, 0.5, 0.25),
+        jitter_p: Share = 0.8,
+        grey_p: Share = 0.2,
+        blur: Range = (0.1, 2.0),
+        blur_p: Share = 0.5,
+        degrees: NonNegative = 0.0,
+        translate: Share = 0.0,
+        zoom: Range = (1.0, 1.0),
+        cutmix: Share = 0.0,
+        cutmix_area: Range = (0.02, 0.4),
+        cutmix_aspect: Range = (0.3, 3.3),
+    ) -> None:
+        super().__init__()
+        side = 2 * int(3 * blur[1]) + 1  # three sigmas to each side
+        self.color = nn.Sequential(
+            K.ColorJitter(*jitter, p=jitter_p),
+            K.RandomGrayscale(p=grey_p),
+            K.RandomGaussianBlur((side, side), blur, p=blur_p),
+        )
+        moves = degrees > 0 or translate > 0 or tuple(zoom) != (1.0, 1.0)
+        shift = (translate, translate) if translate else None
+        self.affine = K.RandomAffine(degrees, shift, zoom, p=1.0) if moves else None
+        self.cutmix, self.cutmix_area, self.cutmix_aspect = cutmix, cutmix_area, cutmix_aspect
+
+    def forward(self, images: Tensor, valid: Tensor) -> Views:
+        """One strong view. Raises PluginError for images that are not two-dimensional RGB."""
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise PluginError(
+                f"augment/photometric needs RGB images (B, 3, H, W), not {tuple(images.shape)}.\n"
+                'Set stages.augment = "identity", or an augment plugin made for such data.'
+            )
+        strong = self.color(images).clamp(0, 1)
+        matrix = None
+        if self.affine is not None:
+            strong = self.affine(strong)
+            matrix = self.affine.transform_matrix[:, :2].to(images)
+        boxes = None
+        if self.cutmix > 0:
+            size = tuple(images.shape[2:])
+            boxes = random_boxes(len(images), size, self.cutmix, self.cutmix_area, self.cutmix_aspect, images.device)
+            strong = mix(strong, boxes)
+
+        def follow(labels: PseudoLabels) -> PseudoLabels:
+            moved = labels if matrix is None else warp_labels(labels, matrix)
+            return moved if boxes is None else moved.map(lambda tensor: mix(tensor, boxes))
+
+        return Views(images, (strong,), (follow,))

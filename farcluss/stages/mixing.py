@@ -1,0 +1,39 @@
+"""CutMix in any number of dimensions: one box per sample, filled from another sample of the batch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def random_boxes(
+    batch: int, size: tuple[int, ...], p: float, area: tuple[float, float], aspect: tuple[float, float], device: Any
+) -> Tensor:
+    """A random box per sample.
+
+    A box covers a share of the image drawn uniformly from `area`; its sides relative to each other are drawn
+    log-uniformly from `aspect`; its place is uniform among those where it fits. With chance `1 - p` it is empty.
+
+    Returns:
+        `(B, *S)` bool, True inside.
+    """
+    axes = len(size)
+    share = torch.empty(batch, 1, device=device).uniform_(*area)
+    low, high = (torch.tensor(bound).log().item() / 2 for bound in aspect)
+    stretch = torch.empty(batch, axes, device=device).uniform_(low, high)
+    sides = (share.log() / axes + stretch - stretch.mean(1, keepdim=True)).exp().clamp(max=1)
+    pixels = torch.tensor(size, device=device)
+    extent = (sides * pixels).round().clamp(min=1)
+    start = (torch.rand(batch, axes, device=device) * (pixels - extent + 1)).floor()
+    inside = (torch.rand(batch, device=device) < p).view(-1, *[1] * axes)
+    for axis in range(axes):
+        place = torch.arange(size[axis], device=device).view(-1, *[1] * (axes - 1 - axis))
+        first, last = (edge[:, axis].view(-1, *[1] * axes) for edge in (start, start + extent))
+        inside = inside & (place >= first) & (place < last)
+    return inside.expand(batch, *size)
+
+
+def mix(tensor: Tensor, boxes: Tensor) -> Tensor:
+    """`tensor` `(B, *S)` or `(B, C, *S)` with `boxes` `(B, *S)` filled from the previous sample of the batch."""
+    inside = boxes if tensor.dim() == boxes.dim() else boxes.unsqueeze(1)
+    return torch.where(inside, tensor.roll(1, 0), tensor)

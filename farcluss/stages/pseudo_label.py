@@ -1,0 +1,78 @@
+"""Pseudo-labels: what the student should learn from the teacher's probabilities."""
+
+import torch
+from torch import Tensor
+
+from farcluss.options import PositiveInt
+from farcluss.stages.base import FuzzyLabels, PseudoLabel
+
+
+def top_classes(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` largest of `probs` `(B, C, *S)` along C and their classes, ties broken toward the lower class.
+
+    `torch.topk` leaves the order of ties to the device; taking the argmax `k` times does not (`max` gives the first),
+    and for the small `k` of this method it is faster as well.
+
+    Returns:
+        values and classes, each `(B, min(k, C), *S)`.
+    """
+    values, classes = [], []
+    rest = probs
+    for kept in range(min(k, probs.shape[1])):
+        value, index = first_max(rest)
+        values.append(value)
+        classes.append(index)
+        if kept + 1 < min(k, probs.shape[1]):
+            rest = rest.scatter(1, index, float("-inf"))
+    return torch.cat(values, 1), torch.cat(classes, 1)
+
+
+def first_max(probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum over dimension 1 and its first index, each with that dimension kept."""
+    value = probs.amax(1, keepdim=True)
+    return value, (probs == value).to(torch.uint8).argmax(1, keepdim=True)
+
+
+def fuzzy_labels(probs: Tensor, k: int) -> FuzzyLabels:
+    """Top-K labels `q` of eq. 2 and 3: the K largest probabilities, renormalized to sum to 1.
+
+    Args:
+        probs: `(B, C, *S)`, sums to 1 over C.
+        k: classes to keep, clamped to C.
+    """
+    values, classes = top_classes(probs, k)
+    return FuzzyLabels(values / values.sum(1, keepdim=True), classes)
+
+
+class Fuzzy(PseudoLabel):
+    """Fuzzy top-K labels.
+
+    Equation 2, 3: `q_c = p_c / sum_{j in T} p_j` for the K most probable classes `T`, 0 elsewhere. The probabilities
+    are renormalized, not softmaxed again. With two classes any K of 2 or more keeps the whole distribution.
+
+    Shape:
+        `(B, C, *S)` to values and classes `(B, min(K, C), *S)`.
+
+    Args:
+        top_k: K, the number of classes kept per pixel; 1 gives hard labels.
+    """
+
+    def __init__(self, *, top_k: PositiveInt = 3) -> None:
+        super().__init__()
+        self.top_k = top_k
+
+    def forward(self, probs: Tensor) -> FuzzyLabels:
+        """Fuzzy labels of `probs` `(B, C, *S)`."""
+        return fuzzy_labels(probs, self.top_k)
+
+
+class Hard(PseudoLabel):
+    """The most probable class alone, as in FixMatch and classic pseudo-labeling (K = 1).
+
+    Shape:
+        `(B, C, *S)` to values and classes `(B, 1, *S)`.
+    """
+
+    def forward(self, probs: Tensor) -> FuzzyLabels:
+        """Hard labels of `probs` `(B, C, *S)`."""
+        return fuzzy_labels(probs, 1)

@@ -1,0 +1,105 @@
+"""Class rebalancing: rare classes of the batch count more."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from farcluss.options import Positive
+from farcluss.stages.base import PseudoLabels, Rebalance
+
+
+def class_counts(labels: PseudoLabels, classes: int, soft: bool = False) -> Tensor:
+    """`N_c` of eq. 7 over valid pixels: by the most probable class, or by the sum of `q_c` when `soft`.
+
+    Returns:
+        `(C,)` float64, exact for any number of pixels.
+    """
+    kept = labels.classes if soft else labels.classes[:, :1]
+    values = labels.values if soft else torch.ones_like(labels.values[:, :1])
+    values = torch.where(labels.valid.unsqueeze(1), values, 0).double()
+    counts = torch.zeros(classes, dtype=torch.float64, device=values.device)
+    return counts.index_add_(0, kept.flatten(), values.flatten())
+
+
+def median_of_present(counts: Tensor) -> Tensor:
+    """Median over the classes with a positive count, without a host sync; 0 when there is none."""
+    ordered = torch.where(counts > 0, counts, torch.inf).sort().values
+    present = (counts > 0).sum()
+    low, high = ((present - 1) // 2).clamp(min=0), (present // 2).clamp(max=counts.numel() - 1)
+    median = (ordered.gather(0, low[None]) + ordered.gather(0, torch.minimum(high, present.clamp(min=1) - 1)[None])) / 2
+    return torch.where(present > 0, median[0], 0)
+
+
+class MedianFrequency(Rebalance):
+    """Median-frequency class weights of the batch.
+
+    Equation 7: `omega_c = median({N_c}) / (N_c + eps)`, the median over the classes that are present; absent classes
+    get 1. Counts are over all processes. Without `max_weight` and `normalize` this is the paper to the letter; it then gives
+    every present class the same total mass and rescales the loss, so the shipped recipes bound and normalize it.
+
+    Shape:
+        labels `(B, K, *S)` to class weights `(C,)` and pixel weights `(B, *S)`.
+
+    Args:
+        eps: keeps the quotient finite.
+        count: count pixels by their most probable class, or by their fuzzy values.
+        max_weight: clip class weights from above.
+        normalize: `mean` scales the weights so that their mean over valid pixels is 1.
+        apply: weight of a pixel is that of its most probable class, or the expectation under its fuzzy label.
+    """
+
+    def __init__(
+        self,
+        *,
+        eps: Positive = 1e-6,
+        count: Literal["hard", "soft"] = "hard",
+        max_weight: Positive | None = None,
+        normalize: Literal["none", "mean"] = "none",
+        apply: Literal["argmax", "expected"] = "argmax",
+    ) -> None:
+        super().__init__()
+        self.eps, self.count, self.max_weight, self.normalize, self.apply = eps, count, max_weight, normalize, apply
+
+    def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
+        """`(2, C)` float64: counts for eq. 7, and the mass with which each class weight enters the loss."""
+        soft = (self.count == "soft", self.apply == "expected")
+        counted = {kind: class_counts(labels, classes, kind) for kind in set(soft)}
+        return torch.stack([counted[kind] for kind in soft])
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        """Class weights `(C,)` float32."""
+        counts, mass = statistics
+        weights = torch.where(counts > 0, median_of_present(counts) / (counts + self.eps), 1)
+        if self.max_weight is not None:
+            weights = weights.clamp(max=self.max_weight)
+        if self.normalize == "mean":
+            total = (weights * mass).sum()
+            weights = torch.where(total > 0, weights * (mass.sum() / total), weights)
+        return weights.float()
+
+    def pixels(self, labels: PseudoLabels, class_weights: Tensor) -> Tensor:
+        """`omega(i)` `(B, *S)`."""
+        if self.apply == "expected":
+            return (labels.values * class_weights[labels.classes]).sum(1)
+        return class_weights[labels.classes[:, 0]]
+
+
+class UniformRebalance(Rebalance):
+    """No rebalancing: every class weighs 1.
+
+    Shape:
+        labels `(B, K, *S)` to class weights `(C,)` and pixel weights `(B, *S)`.
+    """
+
+    def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
+        """Zeros `(C,)`: nothing needs counting."""
+        return torch.zeros(classes, device=labels.values.device)
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        """Ones `(C,)`."""
+        return torch.ones_like(statistics)
+
+    def pixels(self, labels: PseudoLabels, class_weights: Tensor) -> Tensor:
+        """Ones `(B, *S)`."""
+        return torch.ones_like(labels.weight)

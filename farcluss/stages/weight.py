@@ -1,0 +1,94 @@
+"""Pixel weights: how much a pseudo-label is worth."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from farcluss.options import NonNegative, Positive, Share
+from farcluss.stages.base import Weight
+
+
+def normalized_entropy(probs: Tensor) -> Tensor:
+    """`H = -sum_c p_c log p_c / log C` (eq. 5), in [0, 1], with `0 log 0 = 0`.
+
+    Args:
+        probs: `(B, C, *S)` over all C classes, C >= 2.
+
+    Returns:
+        `(B, *S)`.
+    """
+    return (-torch.xlogy(probs, probs).sum(1) / math.log(probs.shape[1])).clamp(0, 1)
+
+
+class EntropyWeight(Weight):
+    """Weight that falls with the teacher's entropy.
+
+    Equation 5, 6: `H = -sum_c p_c log p_c / log C`; `linear`: `w = 1 - H`; `power`: `w = (1 - H)^gamma`; `exp`:
+    `w = exp(-beta H)`.
+
+    Shape:
+        `(B, C, *S)` to `(B, *S)`.
+
+    Args:
+        form: curve from entropy to weight.
+        gamma: exponent of `power`.
+        beta: rate of `exp`.
+        high_entropy: entropy above which a pixel counts as uncertain, in diagnostics and for `gate`.
+        gate: give uncertain pixels the weight 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        form: Literal["linear", "power", "exp"] = "linear",
+        gamma: Positive = 1.0,
+        beta: NonNegative = 1.0,
+        high_entropy: Share = 0.5,
+        gate: bool = False,
+    ) -> None:
+        super().__init__()
+        self.form, self.gamma, self.beta, self.high_entropy, self.gate = form, gamma, beta, high_entropy, gate
+
+    def forward(self, probs: Tensor) -> Tensor:
+        """Weight of each pixel of `probs` `(B, C, *S)`."""
+        entropy = normalized_entropy(probs)
+        if self.form == "exp":
+            weight = torch.exp(-self.beta * entropy)
+        else:
+            weight = (1 - entropy) ** (self.gamma if self.form == "power" else 1)
+        if self.gate:
+            weight = weight * (entropy <= self.high_entropy)
+        return weight.clamp(0, 1)
+
+
+class Threshold(Weight):
+    """Weight 1 where the teacher's largest probability reaches a threshold, 0 elsewhere (FixMatch).
+
+    Shape:
+        `(B, C, *S)` to `(B, *S)`.
+
+    Args:
+        threshold: smallest probability that counts.
+    """
+
+    def __init__(self, *, threshold: Share = 0.95) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, probs: Tensor) -> Tensor:
+        """Weight of each pixel of `probs` `(B, C, *S)`."""
+        return (probs.amax(1) >= self.threshold).to(probs.dtype)
+
+
+class UniformWeight(Weight):
+    """Weight 1 everywhere, as in a plain mean teacher.
+
+    Shape:
+        `(B, C, *S)` to `(B, *S)`.
+    """
+
+    def forward(self, probs: Tensor) -> Tensor:
+        """Ones of the shape of `probs` `(B, C, *S)` without C."""
+        return torch.ones_like(probs[:, 0])

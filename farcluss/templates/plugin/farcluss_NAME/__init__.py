@@ -1,0 +1,1 @@
+"""A farcluss plugin."""

@@ -1,0 +1,27 @@
+"""The weight stage: how much is a pixel's pseudo-label worth?"""
+
+from torch import Tensor
+
+from farcluss.options import Positive
+from farcluss.stages.base import Weight
+
+
+class MyWeight(Weight):
+    """Weight that grows with the teacher's largest probability.
+
+    `w = (max_c p_c)^power`.
+
+    Shape:
+        `(B, C, *S)` to `(B, *S)`.
+
+    Args:
+        power: the larger, the less an unsure pixel counts.
+    """
+
+    def __init__(self, *, power: Positive = 1.0) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, probs: Tensor) -> Tensor:
+        """Weight of each pixel of `probs` `(B, C, *S)`."""
+        return probs.amax(1) ** self.power

@@ -1,0 +1,125 @@
+"""Tester of data sets."""
+
+import pickle
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from farcluss.data.base import IGNORE, Dataset, Item, Sample
+from farcluss.errors import DataError
+from farcluss.recipe import Data
+from farcluss.signatures import REQUIRED, describe_object
+
+
+class DatasetTester:
+    """Tests of a data set; subclass it. For files, set `data` to a section whose `root` holds a few of them.
+
+    Attributes:
+        dataset: what the entry point names: a class or a function that builds the data set.
+        options: its options, as a recipe would give them.
+        data: the `[data]` section that it is called with.
+        splits: splits that it must have.
+        channels: image channels Cin.
+    """
+
+    dataset: ClassVar[Callable[..., Any]]
+    options: ClassVar[dict[str, Any]] = {}
+    data: Data = Data()
+    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    channels: ClassVar[int] = 3
+
+    def build(self) -> Dataset:
+        """A new data set, its options checked as a recipe's are."""
+        valid, wrong = describe_object(type(self).dataset).check("dataset", self.options)
+        assert not wrong, f"options are refused: {wrong}"
+        return type(self).dataset(self.data, **valid)  # type: ignore[no-any-return]
+
+    def some(self, dataset: Dataset) -> list[Item]:
+        """First and last item of each split."""
+        return [
+            item for split in self.splits for item in dataset.items(split)[:: max(1, len(dataset.items(split)) - 1)]
+        ]
+
+    def line(self, item: Item) -> str:
+        """The line of a list file that names an item; override it where that is not the id."""
+        return item.id
+
+    def test_options_are_documented(self) -> None:
+        """Every option has a default and a text in an `Args:` block, which `farcluss plugins show` prints."""
+        for name, option in describe_object(type(self).dataset).options.items():
+            assert option.default is not REQUIRED, f"option {name} has no default"
+            assert option.help, f"option {name} has no line in the Args: block of the docstring"
+
+    def test_classes_and_palette(self) -> None:
+        """Class names are unique, fit an 8-bit mask, and each has an RGB color."""
+        dataset = self.build()
+        assert 2 <= len(dataset.classes) <= IGNORE, f"{len(dataset.classes)} classes; a mask holds 2 to {IGNORE}"
+        assert len(set(dataset.classes)) == len(dataset.classes), "two classes have one name"
+        assert len(dataset.palette) == len(dataset.classes), "palette and classes differ in length"
+        for color in dataset.palette:
+            assert len(color) == 3 and all(0 <= part <= 255 for part in color), f"{color} is no RGB color in 0..255"
+
+    def test_items(self) -> None:
+        """Splits have items with unique ids that do not name the root; an unknown split is a DataError."""
+        dataset = self.build()
+        items = [item for split in self.splits for item in dataset.items(split)]
+        assert all(dataset.items(split) for split in self.splits), "a split is empty"
+        assert len({item.id for item in items}) == len(items), "an id occurs twice in or between splits"
+        assert len({item.image for item in items}) == len(items), "an image occurs twice in or between splits"
+        root = str(self.data.root.absolute())
+        assert not any(root in item.id for item in items), "an id contains the root; ids must not depend on it"
+        assert any(item.mask for item in items), "no item has a mask"
+        try:
+            dataset.items("no such split")
+        except DataError:
+            return
+        raise AssertionError("items() of an unknown split does not raise farcluss.errors.DataError")
+
+    def test_parse(self) -> None:
+        """A line of a list file names the item that `items` gives."""
+        dataset = self.build()
+        for item in self.some(dataset):
+            found = dataset.parse(self.line(item))
+            assert found.id == item.id, f"parse({self.line(item)!r}) gives item {found.id!r}, not {item.id!r}"
+
+    def test_shapes_and_dtypes(self) -> None:
+        """Images are uint8, or float32 in [0, 1]; masks hold classes or the ignore value; sizes agree."""
+        dataset = self.build()
+        for item in self.some(dataset):
+            image, mask, valid = dataset.read(item)
+            size = tuple(dataset.size(item))
+            assert image.shape == (self.channels, *size), f"{item.id}: image {image.shape}, but size() says {size}"
+            assert image.dtype in (np.uint8, np.float32), f"{item.id}: image is {image.dtype}, not uint8 or float32"
+            if image.dtype == np.float32:
+                assert 0 <= image.min() and image.max() <= 1, f"{item.id}: float image is not in [0, 1]"
+            assert (mask is None) == (item.mask is None), f"{item.id}: item and sample disagree about a mask"
+            if mask is not None:
+                assert mask.shape == size and mask.dtype == np.uint8, f"{item.id}: mask {mask.shape} {mask.dtype}"
+                strange = set(np.unique(mask).tolist()) - {*range(len(dataset.classes)), IGNORE}
+                assert not strange, f"{item.id}: mask holds {strange}; classes end at {len(dataset.classes) - 1}"
+            if valid is not None:
+                assert valid.shape == size and valid.dtype == np.bool_, f"{item.id}: valid {valid.shape} {valid.dtype}"
+
+    def test_window(self) -> None:
+        """Reading a window gives what a cut from the whole image gives."""
+        dataset = self.build()
+        for item in self.some(dataset):
+            window = tuple(slice(side // 4, max(side // 4 + 1, side // 2)) for side in dataset.size(item))
+            whole, part = dataset.read(item), dataset.read(item, window)
+            cut = Sample(*(None if array is None else array[(..., *window)] for array in whole))  # type: ignore[arg-type]
+            same_arrays(f"{item.id}, window {window}", part, cut)
+
+    def test_works_in_workers(self) -> None:
+        """The data set can be pickled, and its copy reads the same arrays."""
+        dataset = self.build()
+        copy = pickle.loads(pickle.dumps(dataset))
+        for item in self.some(dataset):
+            same_arrays(f"{item.id} in a worker", copy.read(item), dataset.read(item))
+
+
+def same_arrays(name: str, found: Sample, wanted: Sample) -> None:
+    """Check that two samples are equal in every array."""
+    for field, a, b in zip(Sample._fields, found, wanted, strict=True):
+        same = a is b if a is None or b is None else a.dtype == b.dtype and np.array_equal(a, b)
+        assert same, f"{name}: {field} differs"

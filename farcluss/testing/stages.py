@@ -1,0 +1,361 @@
+"""Testers of the five stage kinds."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from farcluss.signatures import REQUIRED, describe_object
+from farcluss.stages.base import (
+    Anchors,
+    Augment,
+    Contrast,
+    ContrastLoss,
+    FuzzyLabels,
+    PseudoLabel,
+    PseudoLabels,
+    Rebalance,
+    Views,
+    Weight,
+)
+from farcluss.testing.values import (
+    SIZES,
+    as_volume,
+    expect_between,
+    expect_like,
+    expect_same,
+    hard_cases,
+    random_labels,
+    random_probs,
+    seeded,
+    shuffle_invalid,
+    tensors_of,
+)
+
+
+class StageTester:
+    """What the testers of all stage kinds share; subclass one of those below.
+
+    Attributes:
+        stage: the stage class, or a function that builds the stage.
+        options: its options, as a recipe would give them.
+        dims: numbers of spatial axes that it works on.
+        classes: number of classes C to test with.
+    """
+
+    stage: ClassVar[Callable[..., nn.Module]]
+    options: ClassVar[dict[str, Any]] = {}
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
+    classes: ClassVar[int] = 5
+    kind: ClassVar[type[nn.Module]]
+    """Set by the tester: the contract class of the stage kind."""
+
+    def build(self) -> Any:
+        """A new stage, its options checked as a recipe's are."""
+        valid, wrong = describe_object(type(self).stage).check("stage", self.options)
+        assert not wrong, f"options are refused: {wrong}"
+        return type(self).stage(**valid)
+
+    def inputs(self, *size: int) -> tuple[Any, ...]:
+        """Arguments of a call with images of `size`; needs a seeded generator."""
+        raise NotImplementedError
+
+    def call(self, stage: Any, inputs: tuple[Any, ...]) -> Any:
+        """Everything the stage computes from `inputs`."""
+        return stage(*inputs)
+
+    def test_is_of_its_kind(self) -> None:
+        """The stage derives from its contract class."""
+        stage = self.build()
+        assert isinstance(stage, self.kind), (
+            f"{type(stage).__name__} is not a farcluss.stages.base.{self.kind.__name__}"
+        )
+
+    def test_options_are_documented(self) -> None:
+        """Every option has a default and a text in an `Args:` block, which `farcluss plugins show` prints."""
+        for name, option in describe_object(type(self).stage).options.items():
+            assert option.default is not REQUIRED, f"option {name} has no default"
+            assert option.help, f"option {name} has no line in the Args: block of the docstring"
+
+    def test_state_dict_round_trip(self) -> None:
+        """A stage that has worked and its copy by state dict go on alike."""
+        for dim in self.dims:
+            stage, copy = self.build(), self.build()
+            inputs = seeded(self.inputs, *SIZES[dim])
+            seeded(self.call, stage, inputs, seed=1)
+            copy.load_state_dict(stage.state_dict())
+            wanted, found = (seeded(self.call, one, inputs, seed=2) for one in (stage, copy))
+            expect_same("after load_state_dict; keep what changes in buffers", found, wanted)
+
+    def test_does_not_change_its_input(self) -> None:
+        """Inputs hold after a call what they held before."""
+        for dim in self.dims:
+            inputs = seeded(self.inputs, *SIZES[dim])
+            before = [tensor.detach().clone() for tensor in tensors_of(inputs)]
+            seeded(self.call, self.build(), inputs)
+            same = all(torch.equal(a, b) for a, b in zip(tensors_of(inputs), before, strict=True))
+            assert same, f"the stage writes into its input ({dim}-D)"
+
+
+class PixelStageTester(StageTester):
+    """A stage that treats every pixel alike, wherever it lies."""
+
+    def test_two_d_equals_three_d(self) -> None:
+        """One slice of a volume gives what an image gives."""
+        if {2, 3} <= set(self.dims):
+            inputs = seeded(self.inputs, *SIZES[2])
+            image = seeded(self.call, self.build(), inputs, seed=1)
+            volume = seeded(self.call, self.build(), as_volume(inputs), seed=1)
+            for a, b in zip(tensors_of(image), tensors_of(volume), strict=True):
+                expect_same("(B, C, 1, H, W) against (B, C, H, W)", b.reshape(a.shape), a)
+
+
+class WeightTester(PixelStageTester):
+    """Tests of a weight stage."""
+
+    kind = Weight
+
+    def inputs(self, *size: int) -> tuple[Any, ...]:
+        """`probs` `(2, C, *S)`."""
+        return (random_probs(2, self.classes, *size),)
+
+    def test_shapes_and_dtypes(self) -> None:
+        """`(B, C, *S)` to float32 `(B, *S)`."""
+        for dim in self.dims:
+            size = SIZES[dim]
+            weight = seeded(self.call, self.build(), seeded(self.inputs, *size))
+            expect_like("weight", weight, (2, *size), torch.float32)
+
+    def test_contract(self) -> None:
+        """Weights lie in [0, 1] for any probabilities and any number of classes."""
+        if 2 not in self.dims:
+            return
+        for classes in (2, self.classes, 30):
+            for name, probs in {"random": seeded(random_probs, 2, classes, 6, 8), **hard_cases(classes)}.items():
+                weight = seeded(self.build(), probs)
+                expect_like(
+                    f"weight of {name} probabilities, {classes} classes", weight, probs[:, 0].shape, torch.float32
+                )
+                expect_between(f"weight of {name} probabilities, {classes} classes", weight, 0, 1)
+
+
+class PseudoLabelTester(PixelStageTester):
+    """Tests of a pseudo-label stage."""
+
+    kind = PseudoLabel
+
+    def inputs(self, *size: int) -> tuple[Any, ...]:
+        """`probs` `(2, C, *S)`."""
+        return (random_probs(2, self.classes, *size),)
+
+    def test_shapes_and_dtypes(self) -> None:
+        """`(B, C, *S)` to float32 values and int64 classes `(B, K, *S)`, K at most C."""
+        for dim in self.dims:
+            for classes in (2, self.classes):
+                labels = seeded(self.build(), seeded(random_probs, 2, classes, *SIZES[dim]))
+                assert isinstance(labels, FuzzyLabels), f"the result is a {type(labels).__name__}, not FuzzyLabels"
+                kept = labels.values.shape[1]
+                assert 1 <= kept <= classes, f"{kept} classes are kept of {classes}"
+                expect_like("values", labels.values, (2, kept, *SIZES[dim]), torch.float32)
+                expect_like("classes", labels.classes, (2, kept, *SIZES[dim]), torch.int64)
+
+    def test_contract(self) -> None:
+        """Values sum to 1 and descend; classes are in range and differ."""
+        if 2 not in self.dims:
+            return
+        for name, probs in {"random": seeded(random_probs, 2, self.classes, 6, 8), **hard_cases(self.classes)}.items():
+            values, classes = seeded(self.build(), probs)
+            expect_between(f"sum of values, {name} probabilities", values.sum(1), 1, 1)
+            expect_between(f"values, {name} probabilities", values, 0, 1)
+            assert (values.diff(dim=1) <= 1e-6).all(), f"values do not descend along K ({name} probabilities)"
+            expect_between(f"classes, {name} probabilities", classes, 0, self.classes - 1)
+            assert (classes.sort(1).values.diff(dim=1) > 0).all(), f"a class is kept twice ({name} probabilities)"
+
+
+class RebalanceTester(PixelStageTester):
+    """Tests of a rebalance stage."""
+
+    kind = Rebalance
+
+    def inputs(self, *size: int) -> tuple[Any, ...]:
+        """Pseudo-labels of two images."""
+        return (random_labels(2, self.classes, *size),)
+
+    def call(self, stage: Any, inputs: tuple[Any, ...]) -> Any:
+        """Class weights, and pixel weights where valid."""
+        weights = stage(stage.statistics(inputs[0], self.classes))
+        return weights, torch.where(inputs[0].valid, stage.pixels(inputs[0], weights), 0)
+
+    def test_shapes_and_dtypes(self) -> None:
+        """Class weights float32 `(C,)`, pixel weights float32 `(B, *S)`."""
+        for dim in self.dims:
+            weights, pixels = seeded(self.call, self.build(), seeded(self.inputs, *SIZES[dim]))
+            expect_like("class weights", weights, (self.classes,), torch.float32)
+            expect_like("pixel weights", pixels, (2, *SIZES[dim]), torch.float32)
+
+    def test_contract(self) -> None:
+        """Weights are finite and not negative, also where classes are absent or no pixel is valid."""
+        for dim in self.dims:
+            labels = seeded(random_labels, 2, self.classes, *SIZES[dim])
+            few = seeded(random_labels, 2, 2, *SIZES[dim])
+            none = PseudoLabels(labels.values, labels.classes, labels.weight, labels.confidence, labels.valid & False)
+            for name, case in {"all classes": labels, "two classes": few, "no valid pixel": none}.items():
+                for result in seeded(self.call, self.build(), (case,)):
+                    assert result.isfinite().all(), f"weights are not finite: {name}"
+                    assert (result >= 0).all(), f"weights are negative: {name}"
+
+    def test_statistics_add_up(self) -> None:
+        """Statistics of a batch are the sum of those of its images: micro-batches and processes change nothing."""
+        for dim in self.dims:
+            stage = self.build()
+            labels = seeded(random_labels, 2, self.classes, *SIZES[dim])
+            parts = [stage.statistics(labels.map(lambda t, i=i: t[i : i + 1]), self.classes) for i in (0, 1)]
+            expect_same("sum of the images' statistics", sum(parts), stage.statistics(labels, self.classes))
+
+    def test_invalid_pixels_do_not_matter(self) -> None:
+        """What an invalid pixel holds changes neither class weights nor valid pixels."""
+        for dim in self.dims:
+            (labels,) = seeded(self.inputs, *SIZES[dim])
+            other = seeded(shuffle_invalid, labels, self.classes, seed=1)
+            wanted, found = (seeded(self.call, self.build(), (case,)) for case in (labels, other))
+            expect_same("with other contents at invalid pixels", found, wanted)
+
+
+class ContrastTester(PixelStageTester):
+    """Tests of a contrast stage."""
+
+    kind = Contrast
+
+    def inputs(self, *size: int) -> tuple[Any, ...]:
+        """Embeddings `(2, D, *S)`, their anchors, and C."""
+        shape = (2, *size)
+        labeled = torch.zeros(shape, dtype=torch.bool)
+        labeled[0] = True
+        confidence = torch.where(labeled, torch.ones(shape), torch.rand(shape) ** 0.1)
+        classes, valid = torch.randint(self.classes, shape), torch.rand(shape) < 0.8
+        anchors = Anchors(classes, confidence, torch.where(labeled, 1.0, torch.rand(shape)), valid, labeled)
+        return torch.randn(2, self.build().dim or 8, *size), anchors, self.classes
+
+    def test_shapes_and_dtypes(self) -> None:
+        """Two finite float32 scalars."""
+        for dim in self.dims:
+            result = seeded(self.call, self.build(), seeded(self.inputs, *SIZES[dim]))
+            assert isinstance(result, ContrastLoss), f"the result is a {type(result).__name__}, not ContrastLoss"
+            expect_like("loss", result.loss, (), torch.float32)
+            expect_like("prototype_cosine", result.prototype_cosine, (), torch.float32)
+            expect_between("prototype_cosine", result.prototype_cosine, -1, 1)
+
+    def test_contract(self) -> None:
+        """The loss has a finite gradient, which moves something when pixels are confident."""
+        for dim in self.dims:
+            stage = self.build()
+            embeddings, anchors, classes = seeded(self.inputs, *SIZES[dim])
+            sure = anchors._replace(
+                confidence=torch.ones_like(anchors.confidence), weight=torch.ones_like(anchors.weight)
+            )
+            gradient = self.gradient(stage, embeddings, sure, classes)[1]
+            assert gradient.isfinite().all(), "the gradient is not finite"
+            assert not stage.dim or gradient.abs().sum() > 0, "confident pixels get no gradient"
+
+    def test_zero_without_confident_pixels(self) -> None:
+        """With no confident or no valid pixel the loss is 0 and still has a graph."""
+        for dim in self.dims:
+            embeddings, anchors, classes = seeded(self.inputs, *SIZES[dim])
+            zero, never = torch.zeros_like(anchors.weight), torch.zeros_like(anchors.valid)
+            unsure = anchors._replace(confidence=zero, weight=zero, labeled=never)
+            for name, case in {"no confident pixel": unsure, "no valid pixel": anchors._replace(valid=never)}.items():
+                loss, gradient = self.gradient(self.build(), embeddings, case, classes)
+                assert loss == 0, f"the loss is {float(loss)}, not 0, with {name}"
+                assert (gradient == 0).all(), f"the gradient is not 0 with {name}"
+
+    def test_invalid_pixels_do_not_matter(self) -> None:
+        """What an invalid pixel holds does not change the loss."""
+        for dim in self.dims:
+            embeddings, anchors, classes = seeded(self.inputs, *SIZES[dim])
+            valid = anchors.valid
+            changed = anchors._replace(
+                classes=torch.where(valid, anchors.classes, 0),
+                confidence=torch.where(valid, anchors.confidence, 1.0),
+            )
+            moved = torch.where(valid.unsqueeze(1), embeddings, 3.0)
+            wanted = seeded(self.call, self.build(), (embeddings, anchors, classes))
+            found = seeded(self.call, self.build(), (moved, changed, classes))
+            expect_same("with other contents at invalid pixels", found, wanted)
+
+    def gradient(self, stage: Any, embeddings: Tensor, anchors: Anchors, classes: int) -> tuple[Tensor, Tensor]:
+        """Loss, and its gradient in the embeddings."""
+        leaf = embeddings.clone().requires_grad_()
+        loss = seeded(self.call, stage, (leaf, anchors, classes)).loss
+        assert loss.requires_grad, "the loss has no graph back to the embeddings"
+        loss.backward()
+        assert leaf.grad is not None, "the loss does not reach the embeddings"
+        return loss.detach(), leaf.grad
+
+
+class AugmentTester(StageTester):
+    """Tests of an augment stage.
+
+    Attributes:
+        channels: image channels Cin to test with.
+    """
+
+    kind = Augment
+    channels: ClassVar[int] = 3
+
+    def inputs(self, *size: int) -> tuple[Any, ...]:
+        """Images `(4, Cin, *S)` in [0, 1] and which of their pixels are valid; sides four times those of `SIZES`."""
+        size = tuple(4 * side for side in size)
+        return torch.rand(4, self.channels, *size), torch.rand(4, *size) < 0.8
+
+    def call(self, stage: Any, inputs: tuple[Any, ...]) -> Any:
+        """The views, and the labels that followed each strong one."""
+        views = stage(*inputs)
+        return views.weak, views.strong, [follow(self.labels(inputs[1])) for follow in views.follow]
+
+    def labels(self, valid: Tensor) -> PseudoLabels:
+        """Labels whose weight and confidence tell the class; only classes 1 and 3 occur."""
+        classes = torch.where(seeded(torch.rand, valid.shape) < 0.5, 1, 3)
+        values = torch.stack([classes / 5 + 0.3, 0.7 - classes / 5], 1)
+        return PseudoLabels(values, torch.stack([classes, 4 - classes], 1), classes / 4, classes / 5, valid)
+
+    def test_shapes_and_dtypes(self) -> None:
+        """Views have shape, dtype and range of the images; one `follow` per strong view keeps those of the labels."""
+        for dim in self.dims:
+            images, valid = seeded(self.inputs, *SIZES[dim])
+            views = seeded(self.build(), images, valid)
+            assert isinstance(views, Views), f"the result is a {type(views).__name__}, not Views"
+            assert len(views.strong) == len(views.follow) > 0, "there is not one follow per strong view"
+            for name, view in [("weak view", views.weak), *(("strong view", strong) for strong in views.strong)]:
+                expect_like(name, view, tuple(images.shape), images.dtype)
+                expect_between(name, view, 0, 1)
+            labels = self.labels(valid)
+            for follow in views.follow:
+                for before, after in zip(tensors_of(labels), tensors_of(follow(labels)), strict=True):
+                    expect_like("label tensor that followed", after, tuple(before.shape), before.dtype)
+
+    def test_contract(self) -> None:
+        """Labels follow whole: where valid, a class keeps its values, weight and confidence, and none is invented."""
+        for dim in self.dims:
+            images, valid = seeded(self.inputs, *SIZES[dim])
+            for follow in seeded(self.build(), images, valid).follow:
+                after = follow(self.labels(valid))
+                first = after.classes[:, 0][after.valid]
+                assert torch.isin(first, torch.tensor([1, 3])).all(), "follow invents classes; move labels by nearest"
+                expect_same("weight against class after follow", after.weight[after.valid], first / 4)
+                expect_same("confidence against class after follow", after.confidence[after.valid], first / 5)
+                expect_same("value against class after follow", after.values[:, 0][after.valid], first / 5 + 0.3)
+
+    def test_invalid_pixels_do_not_matter(self) -> None:
+        """What was invalid, or comes from outside the image, never becomes valid."""
+        for dim in self.dims:
+            images, valid = seeded(self.inputs, *SIZES[dim])
+            for follow in seeded(self.build(), images, valid).follow:
+                assert not follow(self.labels(valid & False)).valid.any(), "follow makes invalid pixels valid"
+
+    def test_same_random_state_gives_same_views(self) -> None:
+        """Draws come from torch's global generator alone, which the engine seeds: runs can be repeated and resumed."""
+        for dim in self.dims:
+            inputs = seeded(self.inputs, *SIZES[dim])
+            first, second = (seeded(self.call, self.build(), inputs, seed=3) for _ in range(2))
+            expect_same("views of one random state", second, first)

@@ -1,0 +1,199 @@
+"""One `.safetensors` file is one model: weights, and in the metadata all that is needed to use them."""
+
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+import farcluss
+from farcluss import plugins
+from farcluss.data.base import Palette
+from farcluss.errors import WeightsError
+from farcluss.inference import predict_probs
+from farcluss.learner import Normalize
+from farcluss.losses import wide
+from farcluss.recipe import Recipe
+
+
+class Card(BaseModel):
+    """The metadata of a weights file: how to build the network, what it predicts, and where it comes from."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    network: str
+    options: dict[str, Any]
+    channels: int
+    dim: int
+    classes: list[str]
+    palette: Palette
+    mean: list[float]
+    std: list[float]
+    window: list[int] | None
+    stride: float
+    flip: bool
+    scales: list[float]
+    source: str = ""
+    step: int = 0
+    scores: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+
+
+def card_of(recipe: Recipe, classes: tuple[str, ...], palette: Palette, dim: int, crop: tuple[int, ...]) -> Card:
+    """The card of a recipe's network, without scores."""
+    chosen = recipe.eval.window or list(crop)
+    window = [chosen] * len(crop) if isinstance(chosen, int) else list(chosen)
+    return Card(
+        network=recipe.network.name,
+        options=recipe.network.options,
+        channels=recipe.data.channels,
+        dim=dim,
+        classes=list(classes),
+        palette=palette,
+        mean=recipe.data.channel_mean,
+        std=recipe.data.channel_std,
+        window=window if recipe.eval.mode == "sliding" else None,
+        stride=recipe.eval.stride,
+        flip=recipe.eval.flip,
+        scales=list(recipe.eval.scales),
+        recipe=recipe.model_dump(mode="json"),
+        versions={"farcluss": farcluss.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    )
+
+
+class Model:
+    """A network that is ready to use: images in, probabilities out."""
+
+    def __init__(self, network: nn.Module, card: Card) -> None:
+        """Wrap a network, which stays where it is and is not copied."""
+        self.network, self.card = network, card
+        self.normalize = Normalize(card.mean, card.std)
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in order of index."""
+        return self.card.classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Model":
+        """This model, moved."""
+        self.network.to(device)
+        return self
+
+    @torch.no_grad()
+    def probs(self, image: NDArray[Any]) -> Tensor:
+        """Probabilities `(C, *S)` float32 of one image `(Cin, *S)`, uint8 or float in [0, 1].
+
+        Raises:
+            WeightsError: the image has another number of channels than the network takes.
+        """
+        if image.shape[0] != self.card.channels:
+            raise WeightsError(f"The image has {image.shape[0]} channels, the network takes {self.card.channels}.")
+        images = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(self.device))[None]
+        training = self.network.training
+        self.network.eval()
+        try:
+            card = self.card
+            window = None if card.window is None else tuple(card.window)
+            normalized = self.normalize.to(self.device)(images)
+            return predict_probs(
+                self._forward, normalized, window=window, stride=card.stride, flip=card.flip, scales=card.scales
+            )[0]
+        finally:
+            self.network.train(training)
+
+    def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
+        """Class index `(*S)` uint8 of one image `(Cin, *S)`, uint8 or float in [0, 1]."""
+        return self.probs(image).argmax(0).to(torch.uint8).cpu().numpy()
+
+    def _forward(self, images: Tensor) -> Tensor:
+        return wide(self.network(images).logits).softmax(1)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1]; float images unchanged."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old or the whole new one, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_weights(path: Path, network: nn.Module, card: Card) -> None:
+    """Write a network and its card as one file, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_atomically(path, save(tensors, {"farcluss": card.model_dump_json()}))
+
+
+def read_card(path: str | os.PathLike[str]) -> Card:
+    """The card of a weights file, without reading its tensors.
+
+    Raises:
+        WeightsError: no such file, not safetensors, or not written by farcluss.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+        return Card.model_validate(json.loads(metadata["farcluss"]))
+    except FileNotFoundError:
+        raise WeightsError(f"There is no weights file {path}. A run writes them to RUN/weights/.") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is not a readable safetensors file: {error}.") from None
+    except (KeyError, ValueError, ValidationError):
+        raise WeightsError(
+            f"{path} holds no farcluss model: its metadata lacks the network's description.\n"
+            "To start training from it, set network.pretrained to its path; `farcluss export` writes models."
+        ) from None
+
+
+def build_network(name: str, options: dict[str, Any], channels: int, classes: int, dim: int, pretrained: Any) -> Any:
+    """Build a network plugin. Raises PluginError, WeightsError."""
+    return plugins.build("network", name, options, channels, classes, dim, pretrained, kind=nn.Module)
+
+
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Model:
+    """Load a model from the one file that holds it.
+
+    Nothing is unpickled: the file is safetensors with JSON metadata.
+
+    Raises:
+        WeightsError: see `read_card`; or the tensors do not fit the network.
+        PluginError: the network's plugin is not installed.
+    """
+    card = read_card(path)
+    network = build_network(card.network, card.options, card.channels, len(card.classes), card.dim, False)
+    with safe_open(path, framework="pt", device="cpu") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path} does not fit network {card.network!r}: {str(error).splitlines()[1].strip()}"
+        ) from None
+    return Model(network.eval(), card).to(device)

@@ -1,0 +1,1 @@
+"""The smallest farcluss plugin: a pixel weight and a data set."""

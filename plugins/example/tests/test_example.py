@@ -1,0 +1,14 @@
+from farcluss_example.margin import Margin
+from farcluss_example.stripes import Stripes
+
+from farcluss.testing import DatasetTester, WeightTester
+
+
+class TestMargin(WeightTester):
+    stage = Margin
+    options = {"power": 2.0}
+
+
+class TestStripes(DatasetTester):
+    dataset = Stripes
+    options = {"images": 3, "size": 16}
