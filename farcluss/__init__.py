@@ -22,12 +22,14 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
-    from farcluss.engine import train
-    from farcluss.errors import FarclussError
-    from farcluss.evaluation import evaluate
-    from farcluss.plugins import register
-    from farcluss.recipe import Recipe, load_recipe
-    from farcluss.weights import Model, load
+    from farcluss.engine import train as train
+    from farcluss.errors import FarclussError as FarclussError
+    from farcluss.evaluation import evaluate as evaluate
+    from farcluss.plugins import register as register
+    from farcluss.recipe import Recipe as Recipe
+    from farcluss.recipe import load_recipe as load_recipe
+    from farcluss.weights import Model as Model
+    from farcluss.weights import load as load
 
 
 def __getattr__(name: str) -> Any:

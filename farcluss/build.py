@@ -78,10 +78,14 @@ def build_parts(recipe: Recipe) -> Parts:
             "There are no unlabeled images: every training image is labeled.\n"
             "Set data.labeled to a list or a share, or train with --with supervised."
         )
-    crop = recipe.data.crop
-    axes = len(dataset.size(splits.labeled[0]))
+    sides = crop_sides(recipe.data.crop, len(dataset.size(splits.labeled[0])))
+    normalize = Normalize(recipe.data.channel_mean, recipe.data.channel_std)
+    return Parts(recipe, dataset, splits, stages, normalize, sides)
+
+
+def crop_sides(crop: int | list[int], axes: int) -> tuple[int, ...]:
+    """Pixels per axis of a crop. Raises DataError when a list does not fit the images."""
     sides = (crop,) * axes if isinstance(crop, int) else tuple(crop)
     if len(sides) != axes:
         raise DataError(f"data.crop has {len(sides)} sides, the images have {axes} axes.")
-    normalize = Normalize(recipe.data.channel_mean, recipe.data.channel_std)
-    return Parts(recipe, dataset, splits, stages, normalize, sides)
+    return sides

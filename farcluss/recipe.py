@@ -258,6 +258,27 @@ def load_recipe(
     merged["name"] = "-".join(names)
     for setting in settings:
         _merge(merged, _parse_setting(setting), f"--set {setting}", origins)
+    return _validate(merged, origins, path)
+
+
+def validate(table: dict[str, Any], changes: dict[str, Any]) -> Recipe:
+    """A recipe from a table of plain values (such as a weights file holds) with some keys changed. Raises RecipeError."""
+    merged: dict[str, Any] = {}
+    origins: Origins = {}
+    _merge(merged, table, "recipe of the weights", origins)
+    _merge(merged, changes, "--set", origins)
+    return _validate(merged, origins, Path("of the weights"))
+
+
+def merge_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`a.b=VALUE` texts as one nested table. Raises RecipeError for a text without `=`."""
+    merged: dict[str, Any] = {}
+    for setting in settings:
+        _merge(merged, _parse_setting(setting), "", {})
+    return merged
+
+
+def _validate(merged: dict[str, Any], origins: Origins, path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:

@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
@@ -120,15 +121,24 @@ def find_definition(module: str, attribute: str) -> tuple[Definition | None, ast
         return None, ast.Module([], [])
     tree = ast.parse(source)
     found = [n for n in tree.body if isinstance(n, Definition) and n.name == attribute]
-    if len(found) == 1 and not any(_binds(n, attribute) for n in ast.walk(tree) if n is not found[0]):
+    others = [n for n in _module_scope(tree) if n not in found]
+    if len(found) == 1 and not any(_binds(n, attribute) for n in others):
         return found[0], tree
-    if not any(_binds(n, attribute) or _binds(n, "__getattr__") for n in ast.walk(tree)):
+    if not found and not any(_binds(n, attribute) or _binds(n, "__getattr__") for n in others):
         raise ImportError(f"module {module!r} has no attribute {attribute!r}")
     return None, tree
 
 
+def _module_scope(node: ast.AST) -> Iterator[ast.AST]:
+    """Everything in a module but the bodies of its functions and classes."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _module_scope(child)
+
+
 def _binds(node: ast.AST, name: str) -> bool:
-    """Whether a statement or target gives `name` a meaning, in whatever scope."""
+    """Whether a statement or target gives `name` a meaning."""
     match node:
         case ast.alias():
             return node.asname == name if node.asname else node.name in (name, "*")

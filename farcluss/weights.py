@@ -22,7 +22,28 @@ from farcluss.errors import WeightsError
 from farcluss.inference import predict_probs
 from farcluss.learner import Normalize
 from farcluss.losses import wide
-from farcluss.recipe import Recipe
+from farcluss.recipe import Eval, Recipe
+
+
+class Inference(BaseModel):
+    """How whole images are predicted, see `farcluss.inference.predict_probs`; no window means whole images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    window: tuple[int, ...] | None = None
+    stride: float = 2 / 3
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+
+
+def inference_of(settings: Eval, crop: tuple[int, ...]) -> Inference:
+    """How a recipe's `[eval]` predicts; the window defaults to the training crop."""
+    chosen = settings.window or list(crop)
+    window = (chosen,) * len(crop) if isinstance(chosen, int) else tuple(chosen)
+    sliding = settings.mode == "sliding"
+    return Inference(
+        window=window if sliding else None, stride=settings.stride, flip=settings.flip, scales=tuple(settings.scales)
+    )
 
 
 class Card(BaseModel):
@@ -38,10 +59,7 @@ class Card(BaseModel):
     palette: Palette
     mean: list[float]
     std: list[float]
-    window: list[int] | None
-    stride: float
-    flip: bool
-    scales: list[float]
+    inference: Inference
     source: str = ""
     step: int = 0
     scores: dict[str, Any] = {}
@@ -51,8 +69,6 @@ class Card(BaseModel):
 
 def card_of(recipe: Recipe, classes: tuple[str, ...], palette: Palette, dim: int, crop: tuple[int, ...]) -> Card:
     """The card of a recipe's network, without scores."""
-    chosen = recipe.eval.window or list(crop)
-    window = [chosen] * len(crop) if isinstance(chosen, int) else list(chosen)
     return Card(
         network=recipe.network.name,
         options=recipe.network.options,
@@ -62,10 +78,7 @@ def card_of(recipe: Recipe, classes: tuple[str, ...], palette: Palette, dim: int
         palette=palette,
         mean=recipe.data.channel_mean,
         std=recipe.data.channel_std,
-        window=window if recipe.eval.mode == "sliding" else None,
-        stride=recipe.eval.stride,
-        flip=recipe.eval.flip,
-        scales=list(recipe.eval.scales),
+        inference=inference_of(recipe.eval, crop),
         recipe=recipe.model_dump(mode="json"),
         versions={"farcluss": farcluss.__version__, "torch": torch.__version__, "python": platform.python_version()},
     )
@@ -89,6 +102,10 @@ class Model:
         """Where the network is."""
         return next(self.network.parameters()).device
 
+    def with_inference(self, inference: Inference) -> "Model":
+        """The same network, predicting in another way."""
+        return Model(self.network, self.card.model_copy(update={"inference": inference}))
+
     def to(self, device: str | torch.device) -> "Model":
         """This model, moved."""
         self.network.to(device)
@@ -107,12 +124,8 @@ class Model:
         training = self.network.training
         self.network.eval()
         try:
-            card = self.card
-            window = None if card.window is None else tuple(card.window)
             normalized = self.normalize.to(self.device)(images)
-            return predict_probs(
-                self._forward, normalized, window=window, stride=card.stride, flip=card.flip, scales=card.scales
-            )[0]
+            return predict_probs(self._forward, normalized, **dict(self.card.inference))[0]
         finally:
             self.network.train(training)
 

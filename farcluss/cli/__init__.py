@@ -1,0 +1,100 @@
+"""The command line. One command per file, imported when it is called; the only place that prints or exits.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from farcluss.errors import FarclussError
+
+BUILT_IN = {
+    "check": "Validate a recipe against the files on disk and dry-run one step.",
+    "eval": "Score a weights file.",
+    "export": "Write the one file to carry away, and ONNX.",
+    "lists": "The published lists of the field: show them, get one.",
+    "plugins": "List, show and create plugins.",
+    "predict": "Predict images with a weights file.",
+    "recipes": "List, show and copy the shipped recipes.",
+    "run": "Train a recipe.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, plugins' commands included."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Names of the built-in commands and of those of plugins."""
+        return sorted({*BUILT_IN, *_plugin_commands()})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import one command. Raises PluginError when a plugin's command is broken."""
+        if name in BUILT_IN:
+            command: click.Command = import_module(f"farcluss.cli.{name}").command
+            return command
+        if name in _plugin_commands():
+            from farcluss import plugins
+
+            loaded: click.Command = plugins.get("command", name).load()
+            return loaded
+        return None
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without importing any command."""
+        rows = [(name, BUILT_IN.get(name, "(plugin)")) for name in self.list_commands(context)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        """Find the command, suggesting a near name for one that does not exist."""
+        from farcluss.recipe import suggestion
+
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(context):
+            context.fail(f"There is no command {args[0]!r}{suggestion(args[0], self.list_commands(context))}")
+        return super().resolve_command(context, args)
+
+
+def _plugin_commands() -> list[str]:
+    from farcluss import plugins
+
+    return [plugin.name for plugin in plugins.find("command")]
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, default=False, help="Show tracebacks of errors.")
+@click.version_option(package_name="farcluss", message="%(package)s %(version)s")
+def farcluss(debug: bool) -> None:
+    """Semi-supervised semantic segmentation: many images, few masks, one command.
+
+    Example: farcluss run quickstart
+    """
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    debug = "--debug" in sys.argv
+    try:
+        farcluss.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _complain("Interrupted.")
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except FarclussError as error:
+        if debug:
+            raise
+        _complain(f"Error: {error}")
+        sys.exit(1)
+
+
+def _complain(text: str) -> None:
+    """Print to stderr, once for all processes of a run."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(text, err=True)

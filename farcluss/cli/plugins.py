@@ -82,13 +82,16 @@ def _print_list(rows: list[Row]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("group", "name", "distribution", "version", "status"):
         table.add_column(column, no_wrap=True)
-    table.add_column("summary", overflow="fold")
+    table.add_column("summary")
     colors = {"ok": "green", "unchecked": "yellow", "broken": "red", "collision": "red"}
     for row in rows:
         status = Text(row.status, colors[row.status])
         cells = (row.group, row.name, row.distribution, row.version)
         table.add_row(*(Text(cell) for cell in cells), status, Text(row.summary))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # one line per plugin, for grep
+    console.print(table)
     for error in dict.fromkeys(row.error for row in rows if row.error):
         click.echo(f"\n{error}")
 
@@ -175,10 +178,7 @@ Example:
     "--folder", type=click.Path(path_type=Path), help="Folder to create; by default farcluss-NAME, right here."
 )
 def new(name: str, folder: Path | None) -> None:
-    """Write a plugin package that works: a weight stage, a data set, their tests and a recipe that uses both.
-
-    The distribution is called farcluss-NAME, and so is nothing that is on the system yet.
-    """
+    """Write a plugin package that works: a weight stage, a data set, their tests and a recipe that uses both."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise click.UsageError(f"{name!r} cannot be a plugin's name: use lower-case letters, digits and single dashes.")
     folder = folder or Path(f"farcluss-{name}")

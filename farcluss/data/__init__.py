@@ -1,0 +1,1 @@
+"""Data sets, lists, crops and the loader."""

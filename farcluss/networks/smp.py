@@ -78,6 +78,8 @@ class SmpNetwork(nn.Module):
         _mend_pooling(model)
         self.model = model
         self.pretrained_report = report
+        # Norms must see several values; the decoder of PAN halves the coarsest map three times more.
+        self.cells = 16 if type(model).__name__ == "PAN" else 2
         channels = next(m.in_channels for m in model.segmentation_head.modules() if isinstance(m, nn.Conv2d))
         self.embed = embedding_head(channels, dim) if dim else None
 
@@ -85,7 +87,7 @@ class SmpNetwork(nn.Module):
         """Logits and embeddings of images of any size.
 
         Images are extended at the bottom and right, by repeating their edge, to the multiple of the encoder's stride
-        that the library asks for.
+        that the library asks for, and to two such strides at least (PAN: sixteen).
 
         Shape:
             images `(B, Cin, H, W)` -> logits `(B, C, H, W)`, embeddings `(B, D, ceil(H/s), ceil(W/s))` with `s` the
@@ -93,8 +95,7 @@ class SmpNetwork(nn.Module):
         """
         height, width = images.shape[-2:]
         stride = int(self.model.encoder.output_stride)
-        # at least two cells, so that norms see several values
-        tall, wide = (max(2, -(-size // stride)) * stride for size in (height, width))
+        tall, wide = (max(self.cells, -(-size // stride)) * stride for size in (height, width))
         features = self.model.decoder(self.model.encoder(extend(images, tall, wide)))
         logits = resize(self.model.segmentation_head(features), (tall, wide))[..., :height, :width]
         if self.embed is None:

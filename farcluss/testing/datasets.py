@@ -113,7 +113,10 @@ class DatasetTester:
     def test_works_in_workers(self) -> None:
         """The data set can be pickled, and its copy reads the same arrays."""
         dataset = self.build()
-        copy = pickle.loads(pickle.dumps(dataset))
+        try:
+            copy = pickle.loads(pickle.dumps(dataset))
+        except Exception as error:
+            raise AssertionError(f"the data set cannot go to a worker process: {error}") from error
         for item in self.some(dataset):
             same_arrays(f"{item.id} in a worker", copy.read(item), dataset.read(item))
 

@@ -1,7 +1,6 @@
+from farcluss.testing import DatasetTester, WeightTester
 from farcluss_example.margin import Margin
 from farcluss_example.stripes import Stripes
-
-from farcluss.testing import DatasetTester, WeightTester
 
 
 class TestMargin(WeightTester):

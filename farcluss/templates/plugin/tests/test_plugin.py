@@ -1,7 +1,6 @@
+from farcluss.testing import DatasetTester, WeightTester
 from farcluss_NAME.dataset import MyDataset
 from farcluss_NAME.weight import MyWeight
-
-from farcluss.testing import DatasetTester, WeightTester
 
 
 class TestMyWeight(WeightTester):

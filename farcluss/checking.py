@@ -1,0 +1,109 @@
+"""Checking a recipe against the disk, and one step of it against the machine."""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from farcluss.build import Parts, build_parts
+from farcluss.data.base import IGNORE
+from farcluss.engine import load_batches, make_accelerator, memory_gib, one_step, prepare
+from farcluss.errors import FarclussError
+from farcluss.evaluation import read_images
+from farcluss.recipe import Recipe
+from farcluss.runs import RunFolder
+
+SETS = ("labeled", "unlabeled", "val")
+
+
+@dataclass
+class Findings:
+    """What reading every file has shown.
+
+    Attributes:
+        problems: one text per file that cannot be used.
+        sizes: number of images by spatial size, per set.
+        pixels: pixels per class and ignored, per set with masks.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    sizes: dict[str, Counter[tuple[int, ...]]] = field(default_factory=lambda: {name: Counter() for name in SETS})
+    pixels: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """Plain values."""
+        names = [*classes, "ignored"]
+        return {
+            "problems": self.problems,
+            "sizes": {name: {"x".join(map(str, size)): n for size, n in c.items()} for name, c in self.sizes.items()},
+            "pixels": {name: dict(zip(names, counts.tolist(), strict=True)) for name, counts in self.pixels.items()},
+        }
+
+
+def inspect(parts: Parts, workers: int, findings: Findings) -> Iterator[int]:
+    """Read every image and mask of a recipe into `findings`; yields the number read so far."""
+    done = 0
+    classes = len(parts.dataset.classes)
+    for name in SETS:
+        items = getattr(parts.splits, name)
+        counts = np.zeros(classes + 1, np.int64)
+        for item, sample in read_images(parts.dataset, items, workers) if items else ():
+            done += 1
+            yield done
+            if isinstance(sample, FarclussError):
+                findings.problems.append(f"{name} {item.id}: {sample}")
+                continue
+            findings.sizes[name][tuple(sample.image.shape[1:])] += 1
+            if sample.mask is not None:
+                folded = np.where(sample.mask == IGNORE, classes, sample.mask)
+                counts += np.bincount(folded.ravel(), minlength=classes + 1)
+        if counts.any() and name != "unlabeled":
+            findings.pixels[name] = counts
+
+
+def dry_run(recipe: Recipe, parts: Parts, steps: int = 3) -> dict[str, float]:
+    """Do a few full steps of a recipe (encoder from scratch, past its warm-up) and measure them.
+
+    Returns:
+        `seconds_per_step` (the fastest one), `memory_gib` (peak), `parameters_millions` and `loss`.
+    """
+    network = recipe.network
+    if network.pretrained is True:
+        network = network.model_copy(update={"pretrained": False})
+    loss = recipe.loss.model_copy(update={"warmup_steps": 0, "ramp_steps": 0})
+    train = recipe.train.model_copy(update={"steps": steps, "epochs": None, "trackers": []})
+    data = recipe.data.model_copy(update={"workers": 0})
+    trial = recipe.model_copy(update={"network": network, "loss": loss, "train": train, "data": data})
+    parts = Parts(trial, parts.dataset, parts.splits, parts.stages, parts.normalize, parts.crop)
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepare(trial, parts, make_accelerator(trial, Path(folder)), RunFolder(Path(folder)))
+        batches = load_batches(run)
+        times, losses = [], {}
+        for _ in range(steps):
+            hosts = list(islice(batches, train.accumulate))
+            start = time.perf_counter()
+            losses, _ = one_step(run, hosts, trial.semi_supervised, logging=False)
+            if run.accelerator.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+            run.step += 1
+        return {
+            "seconds_per_step": min(times),
+            "memory_gib": memory_gib(run.accelerator.device),
+            "parameters_millions": sum(p.numel() for p in run.networks["student"].parameters()) / 1e6,
+            "loss": float(losses["total"]),
+        }
+
+
+def check(recipe: Recipe) -> tuple[Parts, Findings, Iterator[int]]:
+    """Build a recipe's parts and prepare its inspection; the iterator does the reading. Raises FarclussError."""
+    findings = Findings()
+    parts = build_parts(recipe)
+    return parts, findings, inspect(parts, recipe.data.workers, findings)

@@ -1,0 +1,69 @@
+"""`farcluss check`."""
+
+from typing import Any
+
+import click
+
+from farcluss.cli.common import emit_json, json_option, read_recipe, recipe_options
+
+SHOWN = 20
+
+
+@click.command(epilog="Example: farcluss check recipes/camvid_1_8.toml --set data.root=/data/camvid")
+@recipe_options
+@json_option
+def command(
+    recipe: str, overlays: tuple[str, ...], settings: tuple[str, ...], plugins: tuple[str, ...], as_json: bool
+) -> None:
+    """Validate RECIPE, read every file it names, and dry-run a step: time and memory.
+
+    Exit code 1 when anything is wrong; every problem is listed.
+    """
+    loaded = read_recipe(recipe, overlays, settings, plugins)
+    from farcluss.checking import check, dry_run
+
+    parts, findings, reading = check(loaded)
+    total = sum(len(items) for items in (parts.splits.labeled, parts.splits.unlabeled, parts.splits.val))
+    if as_json:
+        for _ in reading:
+            pass
+    else:
+        with click.progressbar(reading, length=total, label=f"reading {total} images") as bar:
+            for _ in bar:
+                pass
+    cost = {} if findings.problems else dry_run(loaded, parts)
+    facts = findings.to_json(parts.dataset.classes)
+    if as_json:
+        emit_json({"lists": parts.splits.names, **facts, "dry_run": cost})
+    else:
+        _report(facts, parts, cost)
+    if findings.problems:
+        raise click.exceptions.Exit(1)
+
+
+def _report(facts: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    for name, sizes in facts["sizes"].items():
+        found = ", ".join(f"{count} of {size}" for size, count in list(sizes.items())[:4])
+        more = f" and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""
+        click.echo(f"{name:9} {len(getattr(parts.splits, name)):6} images ({parts.splits.names[name]}): {found}{more}")
+    if facts["pixels"]:
+        table = Table("class", *(f"{name} %" for name in facts["pixels"]))
+        for key in next(iter(facts["pixels"].values())):
+            shares = [100 * counts[key] / sum(counts.values()) for counts in facts["pixels"].values()]
+            table.add_row(key, *(f"{share:.2f}" if share else "none" for share in shares))
+        Console().print(table)
+    problems = facts["problems"]
+    for problem in problems[:SHOWN]:
+        click.echo(f"Problem: {problem}", err=True)
+    if len(problems) > SHOWN:
+        click.echo(f"... and {len(problems) - SHOWN} more; --json lists all.", err=True)
+    if problems:
+        click.echo(f"{len(problems)} files cannot be used.", err=True)
+    else:
+        click.echo(
+            f"one step: {cost['seconds_per_step']:.2f} s, {cost['memory_gib']:.2f} GiB at most, "
+            f"{cost['parameters_millions']:.3f} M parameters, loss {cost['loss']:.4f}. The recipe is ready to run."
+        )

@@ -1,0 +1,36 @@
+"""`farcluss run`."""
+
+import click
+
+from farcluss.cli.common import read_recipe, recipe_options
+
+
+@click.command(epilog="Example: farcluss run quickstart --with fixmatch --set train.seed=1 --output runs/fixmatch-1")
+@recipe_options
+@click.option("--output", "-o", default=None, metavar="DIR", help="Run directory; default runs/NAME.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="newest",
+    default=None,
+    metavar="[CHECKPOINT]",
+    help="Go on from a checkpoint; without one, from the run's newest.",
+)
+@click.option("--overwrite", is_flag=True, default=False, help="Replace a run that is in the run directory already.")
+def command(
+    recipe: str,
+    overlays: tuple[str, ...],
+    settings: tuple[str, ...],
+    plugins: tuple[str, ...],
+    output: str | None,
+    resume: str | None,
+    overwrite: bool,
+) -> None:
+    """Train RECIPE, a file or the name of a shipped one.
+
+    Start it by `accelerate launch -m farcluss run ...` for several devices.
+    """
+    loaded = read_recipe(recipe, overlays, settings, plugins)
+    from farcluss.engine import train
+
+    train(loaded, output, resume=resume, overwrite=overwrite)

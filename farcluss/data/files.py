@@ -1,0 +1,172 @@
+"""Images and masks in files: Pillow for pictures, NumPy for `.npy` arrays with any number of channels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from farcluss.data.base import Item, Sample, Window
+from farcluss.data.masks import MaskMap
+from farcluss.errors import DataError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".npy"})
+_EXIF_ORIENTATION = 0x0112
+_DEEP = {"I;16", "I;16B", "I;16L", "I"}
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads items whose image and mask are files.
+
+    Attributes:
+        channels: image channels wanted.
+        masks: which mask value is which class.
+    """
+
+    channels: int
+    masks: MaskMap
+
+    def size(self, item: Item) -> tuple[int, ...]:
+        """`(H, W)` as displayed, from the file's header."""
+        return image_size(item.image)
+
+    def read(self, item: Item, window: Window | None = None) -> Sample:
+        """Image and mask of an item, or of a window of it.
+
+        Raises:
+            DataError: a file is missing or damaged, has other channels than wanted, unknown mask values, or the mask
+                is of another size than the image.
+        """
+        image = read_image(item.image, self.channels, window)
+        if item.mask is None:
+            return Sample(image)
+        sizes = image_size(item.image), image_size(item.mask)
+        if sizes[0] != sizes[1]:
+            (height, width), (mask_height, mask_width) = sizes
+            raise DataError(
+                f"{item.mask} is {mask_width} x {mask_height} pixels, its image {item.image} is {width} x {height}.\n"
+                "Every mask must be of the size of its image."
+            )
+        return Sample(image, self.masks.apply(read_mask(item.mask, self.masks.colors, window), item.mask))
+
+
+def _open(path: str) -> Image.Image:
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Check data.root and the lists.") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        empty = Path(path).is_file() and Path(path).stat().st_size == 0
+        reason = "it is empty (0 bytes)" if empty else f"it is damaged or no image ({type(error).__name__})"
+        raise DataError(f"{path} cannot be read: {reason}. Replace the file or take it out of the lists.") from None
+
+
+def _array(path: str) -> NDArray[Any]:
+    """A `.npy` file as `(H, W, C)`, mapped, not read."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Check data.root and the lists.") from None
+    except (ValueError, OSError, EOFError):
+        raise DataError(
+            f"{path} cannot be read: it is no .npy array. Replace it or take it out of the lists."
+        ) from None
+    if array.ndim not in (2, 3):
+        raise DataError(f"{path} has shape {array.shape}; an image is (H, W) or (H, W, channels).")
+    return array[..., None] if array.ndim == 2 else array
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """`(H, W)` of an image or mask as displayed, without decoding it. Raises DataError."""
+    if path.endswith(".npy"):
+        return _array(path).shape[:2]  # type: ignore[return-value]
+    with _open(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+        return (width, height) if turned else (height, width)
+
+
+def _decode(path: str, window: Window | None) -> Image.Image:
+    """An image upright, cropped to the window. Raises DataError for a damaged file."""
+    with _open(path) as image:
+        try:
+            upright = ImageOps.exif_transpose(image)
+            if window is not None:
+                rows, columns = window
+                upright = upright.crop((columns.start, rows.start, columns.stop, rows.stop))
+            upright.load()
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{path} cannot be decoded: {error}. It is probably truncated.\n"
+                "Replace the file or take it out of the lists."
+            ) from None
+        return upright
+
+
+def read_image(path: str, channels: int, window: Window | None = None) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """An image `(channels, H, W)`: uint8, or float32 in [0, 1] for 16-bit and float files.
+
+    Grey becomes RGB by repetition and RGBA loses its alpha when 3 channels are wanted; RGB becomes grey when 1 is.
+
+    Raises:
+        DataError: the file is unreadable, or has a number of channels that cannot become the wanted one.
+    """
+    if path.endswith(".npy"):
+        array = _array(path)
+        array = array if window is None else array[window]
+    else:
+        image = _decode(path, window)
+        if image.mode not in _DEEP and image.mode != "F":
+            wanted = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
+            image = image.convert(wanted) if wanted else image
+        array = np.asarray(image)
+        array = array[..., None] if array.ndim == 2 else array
+    if array.shape[2] == 1 and channels == 3:
+        array = np.repeat(array, 3, axis=2)
+    if array.shape[2] != channels:
+        raise DataError(
+            f"{path} has {array.shape[2]} channels, the recipe's network takes {channels}.\n"
+            f"Set data.channels = {array.shape[2]}, or convert the images."
+        )
+    return np.moveaxis(to_eight_bit_or_unit(np.asarray(array), path), 2, 0)
+
+
+def to_eight_bit_or_unit(array: NDArray[Any], path: str) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """uint8 as it is; other integers as float32 over the range of 16 bits; floats unchanged. Raises DataError."""
+    if array.dtype == np.uint8:
+        return array
+    if np.issubdtype(array.dtype, np.integer):
+        return (array.astype(np.float32) / 65535).clip(0, 1)
+    if np.issubdtype(array.dtype, np.floating):
+        return array.astype(np.float32)
+    raise DataError(f"{path} has values of type {array.dtype}; images are integers, or floats in [0, 1].")
+
+
+def read_mask(path: str, colors: bool, window: Window | None = None) -> NDArray[np.integer]:
+    """A mask's values `(H, W)`, or its colors `(H, W, 3)`.
+
+    Palette images give their indices, or, for `colors`, the colors that the indices stand for in that very file.
+
+    Raises:
+        DataError: the file is unreadable, or has colors where values are wanted.
+    """
+    if path.endswith(".npy"):
+        array = _array(path)
+        array = array if window is None else array[window]
+        return np.asarray(array if colors else array[..., 0])
+    image = _decode(path, window)
+    if colors:
+        return np.asarray(image.convert("RGB"))
+    array = np.asarray(image).astype(np.int64) if image.mode == "1" else np.asarray(image)
+    if array.ndim == 3:
+        bands = array[..., :3] if image.mode in ("RGB", "RGBA") else array[..., :1]
+        if (bands != bands[..., :1]).any():
+            raise DataError(
+                f"{path} is a color mask, but the classes of this recipe are values.\n"
+                'Give the colors: [data.classes] with name = "#rrggbb".'
+            )
+        array = bands[..., 0]
+    return np.asarray(array)

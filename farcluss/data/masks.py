@@ -1,0 +1,146 @@
+"""From what a mask file holds to class indices: by value or by color, never by palette position where colors are given."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farcluss.data.base import IGNORE, Palette
+from farcluss.errors import DataError, RecipeError
+from farcluss.options import Color
+from farcluss.recipe import Data
+
+Code = int
+"""A mask value, or a color as `r << 16 | g << 8 | b`."""
+
+
+@dataclass(frozen=True)
+class MaskMap:
+    """Which source value or color is which class.
+
+    Attributes:
+        codes: source codes, sorted.
+        targets: class index or `IGNORE` per code.
+        colors: whether the codes are colors.
+        names: class names, for messages.
+    """
+
+    codes: NDArray[np.int64]
+    targets: NDArray[np.uint8]
+    colors: bool
+    names: tuple[str, ...]
+
+    def apply(self, array: NDArray[np.integer], path: str) -> NDArray[np.uint8]:
+        """Class indices `(H, W)` of a mask `(H, W)`, or `(H, W, 3)` when colors are mapped.
+
+        Raises:
+            DataError: the mask holds values that the map does not know; names the file and the values.
+        """
+        codes = array.astype(np.int64)
+        if self.colors:
+            codes = (codes[..., 0] << 16) | (codes[..., 1] << 8) | codes[..., 2]
+        place = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
+        known = self.codes[place] == codes
+        if not known.all():
+            raise DataError(self._unknown(np.unique(codes[~known]), path))
+        return np.asarray(self.targets[place])
+
+    def _unknown(self, codes: NDArray[np.int64], path: str) -> str:
+        shown = ", ".join(f"#{code:06x}" if self.colors else str(code) for code in codes[:5])
+        more = f" and {len(codes) - 5} more" if len(codes) > 5 else ""
+        kind, noun = ("colors", "color") if self.colors else ("values", "value")
+        known = self.codes[self.targets != IGNORE]
+        span = "" if self.colors or not len(known) else f" (values {known.min()} to {known.max()})"
+        return (
+            f"{path} holds the {kind if len(codes) > 1 else noun} {shown}{more}, which none of the {len(self.names)} "
+            f"classes has{span}.\nSet data.ignore_index if they mean nothing, or data.classes if they mean a class."
+        )
+
+
+def parse_color(color: Color) -> tuple[int, int, int]:
+    """`"#rrggbb"` (the `#` may lack) or three integers as RGB. Raises RecipeError for anything else."""
+    if isinstance(color, str):
+        if not re.fullmatch(r"#?[0-9a-fA-F]{6}", color):
+            raise RecipeError(f"{color!r} is not a color; write it as #rrggbb.")
+        return tuple(bytes.fromhex(color.removeprefix("#")))  # type: ignore[return-value]
+    if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+        raise RecipeError(f"{list(color)} is not a color; write three integers from 0 to 255.")
+    return color
+
+
+def _code(value: int | Color) -> Code:
+    if isinstance(value, int):
+        return value
+    red, green, blue = parse_color(value)
+    return red << 16 | green << 8 | blue
+
+
+def _as_list(value: int | Color | list[int | Color]) -> list[int | Color]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def build_mask_map(data: Data, default: dict[str, int | Color | list[int | Color]]) -> MaskMap:
+    """The map of a recipe: its `data.classes`, or else the layout's.
+
+    Args:
+        data: `classes`, `ignore_index` and `reduce_zero_label` are read.
+        default: class name to source values, for a recipe that names none.
+
+    Raises:
+        RecipeError: no classes at all, values and colors mixed, or one value for two classes.
+    """
+    chosen = data.classes if data.classes is not None else default
+    if not chosen:
+        raise RecipeError('data.classes is missing: name the classes, as ["sky", "road"] or name = value.')
+    first = int(data.reduce_zero_label)
+    table = dict(zip(chosen, range(first, first + len(chosen)), strict=True)) if isinstance(chosen, list) else chosen
+    sources = {name: _as_list(value) for name, value in table.items()}  # type: ignore[arg-type]
+    kinds = {not isinstance(value, int) for values in sources.values() for value in values}
+    if len(kinds) != 1:
+        raise RecipeError("data.classes mixes mask values and colors; give every class the same kind.")
+    if len(sources) >= IGNORE:
+        raise RecipeError(f"data.classes names {len(sources)} classes; {IGNORE - 1} is the most.")
+    colors = kinds == {True}
+    ignored = [value for value in _as_list(data.ignore_index) if isinstance(value, int) != colors]
+    pairs = [(_code(value), IGNORE) for value in ignored] + ([(0, IGNORE)] if data.reduce_zero_label else [])
+    codes = dict(pairs)
+    owners: dict[Code, str] = {}
+    for index, (name, values) in enumerate(sources.items()):
+        for code in map(_code, values):
+            if code in owners:
+                raise RecipeError(f"data.classes gives one mask value to both {owners[code]!r} and {name!r}.")
+            owners[code] = name
+            codes.setdefault(code, index)
+    ordered = sorted(codes)
+    targets = np.array([codes[code] for code in ordered], np.uint8)
+    return MaskMap(np.array(ordered, np.int64), targets, colors, tuple(sources))
+
+
+def choose_palette(data: Data, default: Palette | None, count: int, masks: MaskMap) -> Palette:
+    """Colors for pictures: the recipe's, the mask files' own, the layout's, or generated ones.
+
+    Raises:
+        RecipeError: a palette of another length than the classes, or a bad color.
+    """
+    if data.palette is not None:
+        if len(data.palette) != count:
+            raise RecipeError(f"data.palette has {len(data.palette)} colors for {count} classes.")
+        return tuple(parse_color(color) for color in data.palette)
+    if masks.colors:
+        first = {int(t): int(code) for code, t in reversed(list(zip(masks.codes, masks.targets, strict=True)))}
+        return tuple((first[i] >> 16, first[i] >> 8 & 255, first[i] & 255) for i in range(count))
+    return default if default and len(default) == count else voc_colors(count)
+
+
+def voc_colors(count: int) -> Palette:
+    """The PASCAL VOC color map: bit `i` of a class index goes to bit `7 - i // 3` of channel `i % 3`."""
+
+    def color(index: int) -> tuple[int, int, int]:
+        bits: Sequence[int] = [
+            sum((index >> (3 * k + channel) & 1) << (7 - k) for k in range(8)) for channel in range(3)
+        ]
+        return bits[0], bits[1], bits[2]
+
+    return tuple(color(index) for index in range(count))

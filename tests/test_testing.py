@@ -1,0 +1,322 @@
+"""The testers of `farcluss.testing` pass what is right, and say what is wrong."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from farcluss.data.base import Item, Sample
+from farcluss.data.shapes import Shapes
+from farcluss.errors import DataError
+from farcluss.stages.augment import Identity, Photometric
+from farcluss.stages.base import Augment, ContrastLoss, FuzzyLabels, Views, Weight
+from farcluss.stages.contrast import NoContrast, Prototype
+from farcluss.stages.pseudo_label import Fuzzy, Hard
+from farcluss.stages.rebalance import MedianFrequency, UniformRebalance
+from farcluss.stages.weight import EntropyWeight, Threshold, UniformWeight
+from farcluss.testing import (
+    AugmentTester,
+    ContrastTester,
+    DatasetTester,
+    PseudoLabelTester,
+    RebalanceTester,
+    WeightTester,
+)
+
+
+class TestIdentity(AugmentTester):
+    stage = Identity
+
+
+class TestPhotometric(AugmentTester):
+    stage = Photometric
+    dims = (2,)
+
+
+class TestPhotometricMoves(AugmentTester):
+    stage = Photometric
+    options = {"degrees": 20.0, "translate": 0.1, "zoom": (0.5, 1.5), "cutmix": 1.0}
+    dims = (2,)
+
+
+class TestFuzzy(PseudoLabelTester):
+    stage = Fuzzy
+
+
+class TestHard(PseudoLabelTester):
+    stage = Hard
+
+
+class TestEntropy(WeightTester):
+    stage = EntropyWeight
+    options = {"form": "exp", "beta": 2.0, "gate": True}
+
+
+class TestThreshold(WeightTester):
+    stage = Threshold
+
+
+class TestUniformWeight(WeightTester):
+    stage = UniformWeight
+
+
+class TestMedianFrequency(RebalanceTester):
+    stage = MedianFrequency
+
+
+class TestMedianFrequencyBounded(RebalanceTester):
+    stage = MedianFrequency
+    options = {"count": "soft", "apply": "expected", "max_weight": 10.0, "normalize": "mean"}
+
+
+class TestUniformRebalance(RebalanceTester):
+    stage = UniformRebalance
+
+
+class TestPrototype(ContrastTester):
+    stage = Prototype
+    options = {"include_labeled": True, "min_weight": 0.1, "repulsion": 0.1}
+
+
+class TestNoContrast(ContrastTester):
+    stage = NoContrast
+
+
+class TestShapes(DatasetTester):
+    dataset = Shapes
+    options = {"train": 4, "val": 2, "test": 2, "size": 16}
+    splits = ("train", "val", "test")
+
+
+def failures(tester, **attributes):
+    """Names of the tests that a plugin fails, with their messages."""
+    it = type("It", (tester,), attributes)()
+    found = {}
+    for name in dir(it):
+        if name.startswith("test_"):
+            try:
+                getattr(it, name)()
+            except AssertionError as error:
+                found[name] = str(error)
+    return found
+
+
+def weight(function, base=Weight):
+    """A weight stage class of one function."""
+    return type("Bad", (base,), {"forward": lambda self, probs: function(probs)})
+
+
+@pytest.mark.parametrize(
+    ("function", "test", "text"),
+    [
+        (lambda p: p.amax(1, keepdim=True), "test_shapes_and_dtypes", "(2, 1, 6, 8), not (2, 6, 8)"),
+        (lambda p: p.amax(1).double(), "test_shapes_and_dtypes", "torch.float64, not torch.float32"),
+        (lambda p: 1 + (p * p.log()).sum(1).clamp(-1, 0), "test_contract", "not finite"),
+        (lambda p: 2 * p.amax(1), "test_contract", "not in [0, 1]"),
+        (lambda p: p.amax(1).cumsum(1) / 100, "test_two_d_equals_three_d", "values differ"),
+        (lambda p: p.mul_(0.5).amax(1), "test_does_not_change_its_input", "writes into its input"),
+    ],
+)
+def test_bad_weights(function, test, text):
+    assert text in failures(WeightTester, stage=weight(function))[test]
+
+
+def test_state_outside_of_buffers():
+    class Forgetful(Weight):
+        calls = 0
+
+        def forward(self, probs):
+            self.calls += 1
+            return probs.amax(1) / self.calls
+
+    class Remembers(Weight):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, probs):
+            self.calls += 1
+            return probs.amax(1) / self.calls
+
+    assert "keep what changes in buffers" in failures(WeightTester, stage=Forgetful)["test_state_dict_round_trip"]
+    assert "test_state_dict_round_trip" not in failures(WeightTester, stage=Remembers)
+
+
+def test_bad_constructors():
+    class Silent(Weight):
+        """No word on power."""
+
+        def __init__(self, *, power: float = 1.0, size: int):
+            super().__init__()
+
+        def forward(self, probs):
+            return probs.amax(1)
+
+    found = failures(WeightTester, stage=Silent, options={"power": "big"})
+    assert "power" in found["test_contract"] and "size" in found["test_contract"]
+    assert "option power has no line" in found["test_options_are_documented"]
+    no_weight = weight(lambda probs: probs.amax(1), torch.nn.Module)
+    assert "is not a farcluss.stages.base.Weight" in failures(WeightTester, stage=no_weight)["test_is_of_its_kind"]
+
+
+def labels_with(change):
+    class Bad(Fuzzy):
+        def forward(self, probs):
+            return FuzzyLabels(*change(*super().forward(probs), probs.shape[1]))
+
+    return Bad
+
+
+@pytest.mark.parametrize(
+    ("change", "test", "text"),
+    [
+        (lambda v, c, n: (v.exp(), c), "test_contract", "sum of values"),
+        (lambda v, c, n: (v.flip(1), c.flip(1)), "test_contract", "do not descend"),
+        (lambda v, c, n: (v, c + n), "test_contract", "not in [0, 4]"),
+        (lambda v, c, n: (v, c * 0), "test_contract", "kept twice"),
+        (lambda v, c, n: (v, c.float()), "test_shapes_and_dtypes", "classes is torch.float32"),
+    ],
+)
+def test_bad_labels(change, test, text):
+    assert text in failures(PseudoLabelTester, stage=labels_with(change))[test]
+
+
+def test_bad_rebalance():
+    class CountsAll(MedianFrequency):
+        def statistics(self, labels, classes):
+            return super().statistics(labels.map(lambda t: t | True if t.dtype == torch.bool else t), classes)
+
+    class Averages(MedianFrequency):
+        def statistics(self, labels, classes):
+            return super().statistics(labels, classes) / labels.valid.sum()
+
+    class Divides(UniformRebalance):
+        def statistics(self, labels, classes):
+            return MedianFrequency().statistics(labels, classes)[0]
+
+        def forward(self, statistics):
+            return (1 / statistics).float()
+
+    assert "test_invalid_pixels_do_not_matter" in failures(RebalanceTester, stage=CountsAll)
+    assert "test_statistics_add_up" in failures(RebalanceTester, stage=Averages)
+    assert "two classes" in failures(RebalanceTester, stage=Divides)["test_contract"]
+
+
+def test_bad_contrast():
+    def bad(function):
+        class Bad(Prototype):
+            def forward(self, embeddings, anchors, classes):
+                return function(super().forward, embeddings, anchors, classes)
+
+        return Bad
+
+    cut = bad(lambda forward, e, a, c: forward(e.detach(), a, c))
+    assert "no graph" in failures(ContrastTester, stage=cut)["test_zero_without_confident_pixels"]
+    blind = bad(lambda forward, e, a, c: forward(e, a._replace(valid=a.valid | True), c))
+    assert "test_invalid_pixels_do_not_matter" in failures(ContrastTester, stage=blind)
+    always = bad(lambda forward, e, a, c: ContrastLoss(e.square().mean(), e.new_zeros(())))
+    assert "no confident pixel" in failures(ContrastTester, stage=always)["test_zero_without_confident_pixels"]
+    nothing = bad(lambda forward, e, a, c: ContrastLoss(e.sum() * 0, e.new_zeros(())))
+    assert "get no gradient" in failures(ContrastTester, stage=nothing)["test_contract"]
+
+
+def test_bad_augment():
+    def bad(strong=lambda images: images, follow=lambda labels: labels, follows=1):
+        class Bad(Augment):
+            def forward(self, images, valid):
+                return Views(images, (strong(images),), (follow,) * follows)
+
+        return Bad
+
+    def only(**changes):
+        return lambda labels: type(labels)(**{**vars(labels), **{k: f(vars(labels)[k]) for k, f in changes.items()}})
+
+    assert failures(AugmentTester, stage=bad()) == {}
+    assert "not in [0, 1]" in failures(AugmentTester, stage=bad(lambda i: i + 1))["test_shapes_and_dtypes"]
+    assert "one follow per strong" in failures(AugmentTester, stage=bad(follows=2))["test_shapes_and_dtypes"]
+    forgets = bad(follow=only(classes=lambda t: t.roll(1, 2), values=lambda t: t.roll(1, 2)))
+    assert "weight against class" in failures(AugmentTester, stage=forgets)["test_contract"]
+    invents = bad(follow=only(classes=lambda t: t * 0 + 2))
+    assert "invents classes" in failures(AugmentTester, stage=invents)["test_contract"]
+    revives = bad(follow=only(valid=lambda t: t | True))
+    assert "invalid pixels valid" in failures(AugmentTester, stage=revives)["test_invalid_pixels_do_not_matter"]
+    numpy_draws = bad(lambda images: images * np.random.rand())
+    assert "test_same_random_state_gives_same_views" in failures(AugmentTester, stage=numpy_draws)
+
+
+class Good:
+    """A data set of two images per split."""
+
+    classes = ("a", "b")
+    palette = ((0, 0, 0), (255, 0, 0))
+
+    def __init__(self, data):
+        self.root = str(data.root.absolute())
+
+    def items(self, split):
+        if split not in ("train", "val"):
+            raise DataError("no such split")
+        return [self.parse(f"{split}/{number}") for number in (0, 1)]
+
+    def parse(self, line):
+        return Item(line, line, line)
+
+    def size(self, item):
+        return (8, 6)
+
+    def read(self, item, window=None):
+        image, mask = np.ones((3, 8, 6), np.uint8), np.arange(48, dtype=np.uint8).reshape(8, 6) % 2
+        return Sample(image, mask) if window is None else Sample(image[:, *window], mask[window])
+
+
+@pytest.mark.parametrize(
+    ("changes", "test", "text"),
+    [
+        ({"palette": ((0, 0, 0),)}, "test_classes_and_palette", "differ in length"),
+        ({"palette": ((0, 0, 0), (0, 0, 256))}, "test_classes_and_palette", "no RGB color"),
+        ({"items": lambda self, split: [Item("a", "a", "a")]}, "test_items", "an id occurs twice"),
+        (
+            {"items": lambda self, split: [Item(f"{self.root}/{split}", split, split)]},
+            "test_items",
+            "ids must not depend on it",
+        ),
+        ({"items": lambda self, split: [Item(split, split, split)]}, "test_items", "does not raise"),
+        ({"parse": lambda self, line: Item(line * 2, line, line)}, "test_parse", "gives item"),
+        ({"size": lambda self, item: (6, 8)}, "test_shapes_and_dtypes", "size() says (6, 8)"),
+        ({"read": lambda self, item, window=None: Good.read(self, item)}, "test_window", "image differs"),
+        (
+            {
+                "read": lambda self, item, window=None: Sample(
+                    np.ones((3, 8, 6), np.uint8), np.full((8, 6), 2, np.uint8)
+                )
+            },
+            "test_shapes_and_dtypes",
+            "mask holds {2}; classes end at 1",
+        ),
+        (
+            {"read": lambda self, item, window=None: Sample(np.full((3, 8, 6), 255, np.float32))},
+            "test_shapes_and_dtypes",
+            "not in [0, 1]",
+        ),
+        (
+            {"read": lambda self, item, window=None: Sample(np.random.randint(9, size=(3, 8, 6)).astype(np.uint8))},
+            "test_shapes_and_dtypes",
+            "disagree about a mask",
+        ),
+    ],
+)
+def test_bad_datasets(changes, test, text):
+    found = failures(DatasetTester, dataset=type("Bad", (Good,), changes))
+    assert text in found[test]
+    assert "cannot go to a worker" in found["test_works_in_workers"]  # a class made in a function cannot be pickled
+
+
+def test_a_good_dataset_passes():
+    assert failures(DatasetTester, dataset=Good) == {}
+
+
+def test_importing_it_does_not_import_pytest():
+    code = "import sys, farcluss.testing; print('pytest' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
