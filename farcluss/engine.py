@@ -26,10 +26,12 @@ from farcluss.errors import RunError
 from farcluss.evaluation import Scores, evaluate
 from farcluss.learner import Batch, Learner, ema_decay, ema_update
 from farcluss.optimization import build_optimizer, learning_rate, set_learning_rate
+from farcluss.panels import draw_panel, save_panel
 from farcluss.recipe import Recipe
 from farcluss.runs import RunFolder, read_checkpoint
 from farcluss.weights import Model, save_weights, to_unit
 
+PICTURES = 4
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
@@ -165,6 +167,8 @@ def run_steps(run: Run, display: Display) -> Iterator[int]:
         last = run.step == run.steps
         if last or run.step % run.recipe.eval.every == 0:
             score(run, display)
+            if semi and run.accelerator.is_main_process:
+                save_picture(run, hosts[0])
         if last or run.step % train.checkpoint_every == 0:
             save_checkpoint(run)
         yield run.step
@@ -310,6 +314,15 @@ def score(run: Run, display: Display) -> None:
     if better:
         run.best = {"step": run.step, "miou": summary[f"{kind}_miou"]}
         _save(run, run.folder.best, facts | {"selection": f"best {kind} mIoU on data.val"}, scores[kind])
+
+
+def save_picture(run: Run, host: HostBatch) -> None:
+    """Write pictures/step-*.png: what the teacher says about the last batch. Two-dimensional data only."""
+    if len(run.parts.crop) == 2:
+        batch = to_device(host, run.accelerator.device, semi=True, logging=True)
+        shown = Batch(*(tensor[:PICTURES] for tensor in batch))  # type: ignore[index]
+        grid = draw_panel(run.learner, shown, run.parts.dataset.palette)
+        save_panel(run.folder.path / "pictures" / f"step-{run.step:08d}.png", grid)
 
 
 def _evaluate(run: Run, network: nn.Module, items: list[Item]) -> Scores | None:

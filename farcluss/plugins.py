@@ -143,6 +143,6 @@ def unregister(group: str, name: str) -> None:
 def load_file(path: str) -> None:
     """Run a local Python file that calls `farcluss.plugins.register`. Raises PluginError with its path if it fails."""
     try:
-        file_module(path, "farcluss_local_plugin")
+        file_module(path)
     except Exception as error:
         raise PluginError(f"--plugin {path} fails: {type(error).__name__}: {error}.") from error

@@ -4,7 +4,7 @@
 RUN/recipe.toml        the recipe, resolved        metrics.jsonl    one line per logged step and evaluation
 RUN/environment.json   versions, device, lists     log.txt          what was printed
 RUN/lists/             the images of each set      checkpoints/     everything needed to go on
-RUN/weights/           last.safetensors and best.safetensors
+RUN/weights/           last and best .safetensors      pictures/        what the teacher says, at each evaluation
 ```
 """
 

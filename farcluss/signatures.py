@@ -269,8 +269,9 @@ def _bounds(marks: tuple[Any, ...]) -> str:
     return "".join(f" {signs[key]} {value}" for key, value in limits.items())
 
 
-def file_module(path: str, name: str) -> ModuleType:
-    """Import a file as a module, for `farcluss run --plugin FILE.py`."""
+def file_module(path: str) -> ModuleType:
+    """Import a file as a module of its own, for `farcluss run --plugin FILE.py`."""
+    name = f"farcluss_local_{Path(path).stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

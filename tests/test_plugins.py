@@ -1,17 +1,23 @@
 """Entry points: found, described, built and refused, always with the name of whoever is to blame."""
 
+import re
 import sys
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import torch
 from plugin_site import STAGE, distribute
 
+import farcluss.options
+import farcluss.testing
 from farcluss import plugins
 from farcluss.errors import DataError, PluginError
 from farcluss.recipe import Data
 from farcluss.signatures import REQUIRED, argument_docs, describe_object, describe_source, readable
 from farcluss.stages.base import Contrast, Weight
 
+ROOT = Path(__file__).parent.parent
 BUILT_IN = [plugin for plugin in plugins.find() if plugin.distribution == "farcluss" and plugin.entry_point]
 by_place = pytest.mark.parametrize("plugin", BUILT_IN, ids=lambda p: f"{p.group}/{p.name}")
 
@@ -292,3 +298,38 @@ class TestDescriptions:
             three: no argument.
         """
         assert argument_docs(doc) == {"one": "first line and second: line.", "two": "typed."}
+
+
+class TestDocs:
+    PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+
+    def test_code_of_the_example_is_the_real_code(self):
+        blocks = re.findall(r"<!-- (\S+) -->\n```\w+\n(.*?)```", self.PAGE, re.DOTALL)
+        files = [
+            p for p in (ROOT / "plugins" / "example").rglob("*") if p.suffix in (".py", ".toml") and p.stem[0] != "_"
+        ]
+        assert {path for path, _ in blocks} == {p.relative_to(ROOT).as_posix() for p in files}
+        for path, code in blocks:
+            assert code == (ROOT / path).read_text(encoding="utf-8"), f"docs/plugins.md shows another {path}"
+
+    def test_every_group_has_its_contract(self):
+        for group in plugins.GROUPS:
+            assert f"`farcluss.{group}`" in self.PAGE and f"**{group}.**" in self.PAGE
+
+    def test_the_plugin_in_one_file_works(self, tmp_path):
+        code = next(block for block in re.findall(r"```python\n(.*?)```", self.PAGE, re.DOTALL) if "register(" in block)
+        (tmp_path / "squared.py").write_text(code)
+        plugins.load_file(str(tmp_path / "squared.py"))
+        try:
+            stage = plugins.build("weight", "squared", {}, kind=Weight)
+            assert stage(torch.tensor([[[0.5]], [[0.5]]])[None]).item() == 0.25
+        finally:
+            plugins.unregister("weight", "squared")
+
+    def test_every_tester_is_told(self):
+        for name in farcluss.testing.__all__:
+            assert f"`{name}`" in self.PAGE
+
+    def test_option_types_are_told(self):
+        for name in {*farcluss.options.__all__} - {"Annotated", "Field", "Literal"}:
+            assert f"`{name}`" in self.PAGE

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from farcluss import plugins
+from farcluss.cli.common import emit_json, json_option
 from farcluss.errors import PluginError
 from farcluss.signatures import REQUIRED, Description, readable
 
@@ -43,7 +44,7 @@ Example:
 
 @command.command("list", epilog=LIST_EXAMPLES)
 @click.option("--load", is_flag=True, help="Import every plugin, and mark those that fail.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of a table.")
+@json_option
 def list_plugins(load: bool, as_json: bool) -> None:
     """List every plugin with its distribution and status, without importing any.
 
@@ -53,7 +54,7 @@ def list_plugins(load: bool, as_json: bool) -> None:
     places = [(plugin.group, plugin.name) for plugin in found]
     rows = [_row(plugin, load, places.count((plugin.group, plugin.name)) > 1) for plugin in found]
     if as_json:
-        click.echo(json.dumps([vars(row) for row in rows], indent=2))
+        emit_json([vars(row) for row in rows])
     else:
         _print_list(rows)
 
@@ -75,7 +76,6 @@ def _row(plugin: plugins.Plugin, load: bool, twice: bool) -> Row:
 
 
 def _print_list(rows: list[Row]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -88,12 +88,18 @@ def _print_list(rows: list[Row]) -> None:
         status = Text(row.status, colors[row.status])
         cells = (row.group, row.name, row.distribution, row.version)
         table.add_row(*(Text(cell) for cell in cells), status, Text(row.summary))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # one line per plugin, for grep
-    console.print(table)
+    _print_table(table)
     for error in dict.fromkeys(row.error for row in rows if row.error):
         click.echo(f"\n{error}")
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # one line per row, for grep
+    console.print(table)
 
 
 SHOW_EXAMPLES = """\b
@@ -105,7 +111,7 @@ Example:
 
 @command.command("show", epilog=SHOW_EXAMPLES)
 @click.argument("plugin", metavar="GROUP/NAME")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of text.")
+@json_option
 def show(plugin: str, as_json: bool) -> None:
     """Show a plugin's documentation and options."""
     from farcluss.recipe import suggestion
@@ -142,7 +148,6 @@ def _without_args(doc: str) -> str:
 
 
 def _print_options(description: Description) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -151,13 +156,13 @@ def _print_options(description: Description) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for column in ("option", "type", "default"):
-        table.add_column(column, overflow="fold")
-    table.add_column("meaning", overflow="fold", ratio=1)
+        table.add_column(column)
+    table.add_column("meaning")
     for option in _options(description):
         default = "required" if option["required"] else _toml(option["default"])
         table.add_row(*(Text(cell) for cell in (option["name"], option["type"], default, option["help"])))
     click.echo()
-    Console().print(table)
+    _print_table(table)
 
 
 def _toml(value: Any) -> str:

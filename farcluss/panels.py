@@ -1,0 +1,76 @@
+"""One picture of what the teacher teaches: input, strong view, pseudo-label, uncertainty, prediction."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from farcluss.data.base import IGNORE, Palette
+from farcluss.learner import Batch, Learner
+from farcluss.losses import wide
+from farcluss.stages.weight import normalized_entropy
+
+COLUMNS = ("input", "strong view", "pseudo-label", "uncertainty", "prediction", "truth")
+GAP = 4
+WHITE, INVALID = 255, (255, 255, 255)
+
+
+@torch.no_grad()
+def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> NDArray[np.uint8]:
+    """A grid of pictures, one row per unlabeled image of the batch; the columns are `COLUMNS`.
+
+    The pseudo-label and its uncertainty (normalized entropy of the teacher, white is 1) are those of the weak view. The
+    prediction is the student's, of the same view. Truth is shown where the unlabeled images have masks.
+
+    Returns:
+        `(height, width, 3)` uint8.
+    """
+    assert batch.unlabeled is not None and batch.valid is not None and batch.truth is not None
+    views = learner.stages.augment(batch.unlabeled, batch.valid)
+    weak = learner.normalize(views.weak)
+    probs = wide(learner.teacher(weak).logits).softmax(1)
+    labels = learner.stages.pseudo_label(probs).classes[:, 0]
+    student: Any = getattr(learner.student, "module", learner.student)
+    training = student.training
+    predicted = student.eval()(weak).logits.argmax(1)
+    student.train(training)
+    colors = torch.tensor([*palette, *[INVALID] * (IGNORE + 1 - len(palette))], dtype=torch.uint8)
+    columns = [
+        _pictures(views.weak),
+        _pictures(views.strong[0]),
+        colors[labels.where(batch.valid, IGNORE).cpu()],
+        _pictures(normalized_entropy(probs).unsqueeze(1)),
+        colors[predicted.where(batch.valid, IGNORE).cpu()],
+    ]
+    if bool((batch.truth != IGNORE).any()):
+        columns.append(colors[batch.truth.long().cpu()])
+    return _grid([column.numpy() for column in columns])
+
+
+def _pictures(images: Tensor) -> Tensor:
+    """`(B, Cin, H, W)` in [0, 1] as `(B, H, W, 3)` uint8; of other than RGB the first channel is shown."""
+    shown = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
+    return (shown * 255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu()
+
+
+def _grid(columns: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    rows, height, width = columns[0].shape[:3]
+    shape = (rows * (height + GAP) - GAP, len(columns) * (width + GAP) - GAP, 3)
+    grid = np.full(shape, WHITE, np.uint8)
+    for x, column in enumerate(columns):
+        for y, picture in enumerate(column):
+            top, left = y * (height + GAP), x * (width + GAP)
+            grid[top : top + height, left : left + width] = picture
+    return grid
+
+
+def save_panel(path: Path, grid: NDArray[np.uint8]) -> None:
+    """Write a grid as PNG, small pictures enlarged so that a person can see them."""
+    factor = max(1, 768 // grid.shape[1])
+    picture = Image.fromarray(grid)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(path)
