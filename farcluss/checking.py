@@ -85,7 +85,8 @@ def dry_run(recipe: Recipe, parts: Parts, steps: int = 3) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(trial, parts, make_accelerator(trial, Path(folder)), RunFolder(Path(folder)))
         batches = load_batches(run)
-        times, losses = [], {}
+        times: list[float] = []
+        losses: dict[str, torch.Tensor] = {}
         for _ in range(steps):
             hosts = list(islice(batches, train.accumulate))
             start = time.perf_counter()

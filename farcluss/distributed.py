@@ -22,7 +22,7 @@ class _AllSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total
@@ -40,5 +40,5 @@ def sum_tables(tables: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Entry-wise sum of tables of tensors over the list and over all processes, in one reduction."""
     keys = list(tables[0])
     flat = torch.stack([torch.cat([table[key].double().flatten() for key in keys]) for table in tables]).sum(0)
-    parts = all_sum(flat).split([tables[0][key].numel() for key in keys])
+    parts = torch.split(all_sum(flat), [tables[0][key].numel() for key in keys])
     return {key: part.view(tables[0][key].shape) for key, part in zip(keys, parts, strict=True)}

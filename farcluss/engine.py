@@ -127,7 +127,7 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
     torch.manual_seed(recipe.train.seed)
     student, teacher = parts.build_networks()
     if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
-        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     optimizer = build_optimizer(student, recipe.train)
     wrapped, prepared = accelerator.prepare(student, optimizer)
     for module in (teacher, parts.normalize, *parts.stages.modules().values()):
@@ -274,7 +274,7 @@ def diagnostics(run: Run, statistics: dict[str, Tensor]) -> dict[str, Any]:
     """Facts about the pseudo-labels of a step, as plain numbers."""
     if "histogram" not in statistics:
         return {}
-    table = {name: value.tolist() for name, value in statistics.items()}
+    table: dict[str, Any] = {name: value.tolist() for name, value in statistics.items()}
     seen, known = max(table["seen"], 1), table["known"]
     values = {
         "high_entropy": table["high_entropy"] / seen,
@@ -321,8 +321,8 @@ def save_picture(run: Run, host: HostBatch) -> None:
     if len(run.parts.crop) == 2:
         batch = to_device(host, run.accelerator.device, semi=True, logging=True)
         shown = Batch(*(tensor[:PICTURES] for tensor in batch))  # type: ignore[index]
-        grid = draw_panel(run.learner, shown, run.parts.dataset.palette)
-        save_panel(run.folder.path / "pictures" / f"step-{run.step:08d}.png", grid)
+        grid, columns = draw_panel(run.learner, shown, run.parts.dataset.palette)
+        save_panel(run.folder.path / "pictures" / f"step-{run.step:08d}.png", grid, columns)
 
 
 def _evaluate(run: Run, network: nn.Module, items: list[Item]) -> Scores | None:

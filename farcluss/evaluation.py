@@ -1,6 +1,6 @@
 """Scores from one confusion matrix over all pixels of all images: the field's mIoU, not a mean over images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ class Scores:
 
     def _share(self, over: NDArray[np.int64], factor: int = 1) -> NDArray[np.float64]:
         hits = np.diag(self.confusion)
-        return np.divide(factor * hits, over, out=np.full(len(hits), np.nan), where=over > 0)
+        return np.asarray(np.divide(factor * hits, over, out=np.full(len(hits), np.nan), where=over > 0))
 
     @property
     def _true(self) -> NDArray[np.int64]:
@@ -80,15 +80,17 @@ class Scores:
         return float(np.trace(self.confusion) / total) if total else float("nan")
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain numbers; absent classes are None."""
+        """Everything as plain numbers; what no pixel decides is None, such as absent classes."""
 
-        def plain(values: NDArray[np.float64]) -> list[float | None]:
+        def plain(values: Iterable[float]) -> list[float | None]:
             return [None if np.isnan(value) else float(value) for value in values]
+
+        miou, pixel_accuracy = plain([self.miou, self.pixel_accuracy])
 
         rows = zip(self.classes, plain(self.iou), plain(self.accuracy), plain(self.dice), self._true, strict=True)
         return {
-            "miou": self.miou,
-            "pixel_accuracy": self.pixel_accuracy,
+            "miou": miou,
+            "pixel_accuracy": pixel_accuracy,
             "classes": [
                 {"class": name, "iou": iou, "accuracy": accuracy, "dice": dice, "pixels": int(pixels)}
                 for name, iou, accuracy, dice, pixels in rows

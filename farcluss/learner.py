@@ -259,9 +259,10 @@ def ema_decay(step: int, decay: float) -> float:
 
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """`theta_t <- decay theta_t + (1 - decay) theta_s` (eq. 1) for parameters and float buffers; integer buffers are copied."""
+    """`theta_t <- decay theta_t + (1 - decay) theta_s` (eq. 1) for parameters and float buffers; others are copied."""
     pairs = zip((*teacher.parameters(), *teacher.buffers()), (*student.parameters(), *student.buffers()), strict=True)
-    averaged, copied = [], []
+    averaged: list[tuple[Tensor, Tensor]] = []
+    copied: list[tuple[Tensor, Tensor]] = []
     for pair in pairs:
         (averaged if pair[0].is_floating_point() else copied).append(pair)
     torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], 1 - decay)

@@ -1,4 +1,4 @@
-"""Losses as sums over pixels; whoever calls them divides by a global count, so that devices do not change the result."""
+"""Losses as sums over pixels; the caller divides by a global count, so that devices do not change the result."""
 
 import torch
 from torch import Tensor
@@ -60,8 +60,8 @@ def ohem(logits: Tensor, masks: Tensor, *, threshold: float, min_kept: int) -> t
 def fuzzy_kl(logits: Tensor, labels: PseudoLabels, pixel_weight: Tensor) -> Tensor:
     """Weighted `sum_i m_i w_i omega(i) KL(q_i || s_i)` of eq. 4 and 8, not yet divided by N.
 
-    Works on the K kept classes alone: `KL = sum_k q_k (log q_k - log s_k)`; no dense one-hot is built. Labels and weights
-    are constants: gradients flow to the logits only.
+    Works on the K kept classes alone: `KL = sum_k q_k (log q_k - log s_k)`; no dense one-hot is built. Labels and
+    weights are constants: gradients flow to the logits only.
 
     Args:
         logits: student's, `(B, C, *S)`.

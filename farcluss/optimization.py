@@ -1,4 +1,4 @@
-"""Optimizer and learning rate. The rate is a function of the step: nothing to save, nothing that processes can change."""
+"""Optimizer and learning rate. The rate is a function of the step: nothing to save, the same on any device."""
 
 import math
 from typing import Any

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from farcluss.data.base import IGNORE, Palette
@@ -15,19 +15,19 @@ from farcluss.losses import wide
 from farcluss.stages.weight import normalized_entropy
 
 COLUMNS = ("input", "strong view", "pseudo-label", "uncertainty", "prediction", "truth")
-GAP = 4
+GAP, WIDTH, HEADER = 4, 1200, 28
 WHITE, INVALID = 255, (255, 255, 255)
 
 
 @torch.no_grad()
-def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> NDArray[np.uint8]:
+def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> tuple[NDArray[np.uint8], int]:
     """A grid of pictures, one row per unlabeled image of the batch; the columns are `COLUMNS`.
 
     The pseudo-label and its uncertainty (normalized entropy of the teacher, white is 1) are those of the weak view. The
     prediction is the student's, of the same view. Truth is shown where the unlabeled images have masks.
 
     Returns:
-        `(height, width, 3)` uint8.
+        `(height, width, 3)` uint8, and the number of columns.
     """
     assert batch.unlabeled is not None and batch.valid is not None and batch.truth is not None
     views = learner.stages.augment(batch.unlabeled, batch.valid)
@@ -48,7 +48,7 @@ def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> NDArray[np.u
     ]
     if bool((batch.truth != IGNORE).any()):
         columns.append(colors[batch.truth.long().cpu()])
-    return _grid([column.numpy() for column in columns])
+    return _grid([column.numpy() for column in columns]), len(columns)
 
 
 def _pictures(images: Tensor) -> Tensor:
@@ -68,9 +68,14 @@ def _grid(columns: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return grid
 
 
-def save_panel(path: Path, grid: NDArray[np.uint8]) -> None:
-    """Write a grid as PNG, small pictures enlarged so that a person can see them."""
-    factor = max(1, 768 // grid.shape[1])
-    picture = Image.fromarray(grid)
+def save_panel(path: Path, grid: NDArray[np.uint8], columns: int) -> None:
+    """Write a grid of so many columns as PNG with a title over each, small pictures enlarged to about `WIDTH`."""
+    factor = max(1, WIDTH // grid.shape[1])
+    picture = Image.fromarray(grid).resize((grid.shape[1] * factor, grid.shape[0] * factor), Image.Resampling.NEAREST)
+    page = Image.new("RGB", (picture.width, picture.height + HEADER), "white")
+    page.paste(picture, (0, HEADER))
+    draw = ImageDraw.Draw(page)
+    for column, title in enumerate(COLUMNS[:columns]):
+        draw.text((column * (grid.shape[1] + GAP) * factor // columns + 2, 6), title, fill="black", font_size=14)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(path)
+    page.save(path)

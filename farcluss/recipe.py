@@ -262,7 +262,7 @@ def load_recipe(
 
 
 def validate(table: dict[str, Any], changes: dict[str, Any]) -> Recipe:
-    """A recipe from a table of plain values (such as a weights file holds) with some keys changed. Raises RecipeError."""
+    """A recipe from a table of plain values, such as a weights file holds, with some keys changed. Raises RecipeError."""
     merged: dict[str, Any] = {}
     origins: Origins = {}
     _merge(merged, table, "recipe of the weights", origins)

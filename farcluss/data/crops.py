@@ -36,8 +36,8 @@ def read_window(dataset: Dataset, item: Item, place: list[tuple[int, int]], mean
         return sample._replace(valid=valid)
     pads = [(low - start, start + length - high) for (start, length), (low, high) in zip(place, inside, strict=True)]
     image = np.empty((sample.image.shape[0], *lengths), sample.image.dtype)
-    full = 255 if image.dtype == np.uint8 else 1
-    image[:] = np.array([full * value for value in mean]).reshape(-1, *[1] * len(lengths))
+    fill = np.array(mean).reshape(-1, *[1] * len(lengths))
+    image[:] = (fill * 255).round() if image.dtype == np.uint8 else fill
     image[(slice(None), *(slice(a, n - b) for (a, b), n in zip(pads, lengths, strict=True)))] = sample.image
     mask = None if sample.mask is None else np.pad(sample.mask, pads, constant_values=IGNORE)
     return Sample(image, mask, np.pad(valid, pads, constant_values=False))
@@ -72,7 +72,8 @@ def draw_crop(
     """One training crop of `item`: random scale and place, then a horizontal flip by chance `flip`.
 
     Returns:
-        Arrays of spatial size `crop`; `valid` is always given, False beyond the image; pixels there have the value `mean`.
+        Arrays of spatial size `crop`; `valid` is always given, False beyond the image; pixels there have the value
+        `mean`.
     """
     place = random_window(dataset.size(item), crop, scale, rng)
     flipped = rng.uniform() < flip

@@ -1,19 +1,30 @@
 """Images and masks in files: Pillow for pictures, NumPy for `.npy` arrays with any number of channels."""
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from farcluss.data.base import Item, Sample, Window
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".npy"})
-_EXIF_ORIENTATION = 0x0112
+_EXIF_ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image of each EXIF orientation upright; 1 is upright."""
 _DEEP = {"I;16", "I;16B", "I;16L", "I"}
 
 
@@ -58,19 +69,31 @@ def _open(path: str) -> Image.Image:
         return Image.open(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Check data.root and the lists.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Image.DecompressionBombError:
+        raise DataError(
+            f"{path} has more pixels than Pillow opens. Cut it into tiles, or store it as a .npy array."
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
         empty = Path(path).is_file() and Path(path).stat().st_size == 0
         reason = "it is empty (0 bytes)" if empty else f"it is damaged or no image ({type(error).__name__})"
         raise DataError(f"{path} cannot be read: {reason}. Replace the file or take it out of the lists.") from None
 
 
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, from the header alone: the `getexif` of PNG files would decode all pixels first."""
+    try:
+        return int(Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error):  # a damaged EXIF block says nothing
+        return 1
+
+
 def _array(path: str) -> NDArray[Any]:
     """A `.npy` file as `(H, W, C)`, mapped, not read."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Check data.root and the lists.") from None
-    except (ValueError, OSError, EOFError):
+    except (ValueError, OSError):
         raise DataError(
             f"{path} cannot be read: it is no .npy array. Replace it or take it out of the lists."
         ) from None
@@ -81,19 +104,21 @@ def _array(path: str) -> NDArray[Any]:
 
 def image_size(path: str) -> tuple[int, int]:
     """`(H, W)` of an image or mask as displayed, without decoding it. Raises DataError."""
-    if path.endswith(".npy"):
-        return _array(path).shape[:2]  # type: ignore[return-value]
+    if path.lower().endswith(".npy"):
+        return _array(path).shape[:2]
     with _open(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-        return (width, height) if turned else (height, width)
+        # Of TIFF files Pillow gives the stored or the displayed size, depending on its version: take the tags.
+        tags = getattr(image, "tag_v2", None)
+        width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else image.size
+        return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
 
 
 def _decode(path: str, window: Window | None) -> Image.Image:
     """An image upright, cropped to the window. Raises DataError for a damaged file."""
     with _open(path) as image:
         try:
-            upright = ImageOps.exif_transpose(image)
+            turn = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))  # Pillow turns TIFF itself
+            upright = image if turn is None else image.transpose(turn)
             if window is not None:
                 rows, columns = window
                 upright = upright.crop((columns.start, rows.start, columns.stop, rows.stop))
@@ -114,7 +139,7 @@ def read_image(path: str, channels: int, window: Window | None = None) -> NDArra
     Raises:
         DataError: the file is unreadable, or has a number of channels that cannot become the wanted one.
     """
-    if path.endswith(".npy"):
+    if path.lower().endswith(".npy"):
         array = _array(path)
         array = array if window is None else array[window]
     else:
@@ -131,7 +156,8 @@ def read_image(path: str, channels: int, window: Window | None = None) -> NDArra
             f"{path} has {array.shape[2]} channels, the recipe's network takes {channels}.\n"
             f"Set data.channels = {array.shape[2]}, or convert the images."
         )
-    return np.moveaxis(to_eight_bit_or_unit(np.asarray(array), path), 2, 0)
+    # A copy in this order is writable and contiguous, as PyTorch wants it; Pillow's and mapped arrays are neither.
+    return to_eight_bit_or_unit(np.moveaxis(np.asarray(array), 2, 0), path).copy(order="C")
 
 
 def to_eight_bit_or_unit(array: NDArray[Any], path: str) -> NDArray[np.uint8] | NDArray[np.float32]:
@@ -153,20 +179,25 @@ def read_mask(path: str, colors: bool, window: Window | None = None) -> NDArray[
     Raises:
         DataError: the file is unreadable, or has colors where values are wanted.
     """
-    if path.endswith(".npy"):
-        array = _array(path)
-        array = array if window is None else array[window]
-        return np.asarray(array if colors else array[..., 0])
-    image = _decode(path, window)
+    if path.lower().endswith(".npy"):
+        array = np.asarray(_array(path) if window is None else _array(path)[window])
+    else:
+        array = _mask_array(_decode(path, window), colors)
+    if colors and array.shape[2] < 3:
+        raise DataError(f"{path} holds values, but the classes of this recipe are colors; give values in data.classes.")
     if colors:
+        return array[..., :3]
+    if (array != array[..., :1]).any():
+        raise DataError(
+            f"{path} is a color mask, but the classes of this recipe are values.\n"
+            'Give the colors: [data.classes] with name = "#rrggbb".'
+        )
+    return np.asarray(array[..., 0])
+
+
+def _mask_array(image: Image.Image, colors: bool) -> NDArray[Any]:
+    """A mask `(H, W, bands)` without alpha; palette images as colors or as indices, 1-bit images as 0 and 1."""
+    if colors and image.mode not in _DEEP and image.mode != "F":
         return np.asarray(image.convert("RGB"))
-    array = np.asarray(image).astype(np.int64) if image.mode == "1" else np.asarray(image)
-    if array.ndim == 3:
-        bands = array[..., :3] if image.mode in ("RGB", "RGBA") else array[..., :1]
-        if (bands != bands[..., :1]).any():
-            raise DataError(
-                f"{path} is a color mask, but the classes of this recipe are values.\n"
-                'Give the colors: [data.classes] with name = "#rrggbb".'
-            )
-        array = bands[..., 0]
-    return np.asarray(array)
+    array = np.atleast_3d(np.asarray(image))
+    return array[..., :1] if image.mode in ("LA", "PA") else array[..., :3]

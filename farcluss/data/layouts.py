@@ -1,8 +1,10 @@
 """Data sets in files: a folder of one's own, PASCAL VOC, Cityscapes."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -42,12 +44,14 @@ CITYSCAPES_CLASSES: dict[str, tuple[int, tuple[int, int, int]]] = {
 CITYSCAPES_IDS = range(-1, 34)
 
 
-@dataclass(frozen=True)
+@dataclass
 class FileDataset:
     """Items in files below one root; see `farcluss.data.base.Dataset`.
 
+    Its functions belong to modules, not to other functions, so that it can travel to worker processes.
+
     Attributes:
-        root: folder to which ids and list lines are relative.
+        root: folder to which ids and list lines are relative; absolute.
         splits: per split, what lists its items.
         image_of: image path of a bare identifier in a list; None when there is none.
         mask_of: mask path of an image path; None when there is none.
@@ -59,7 +63,7 @@ class FileDataset:
     palette: Palette
     root: Path
     reader: FileReader
-    splits: Mapping[str, Callable[[], list[Item]]]
+    splits: Mapping[str, Callable[["FileDataset"], list[Item]]]
     image_of: Callable[[str], Path | None]
     mask_of: Callable[[Path], Path | None]
     lists_decide: bool = False
@@ -72,26 +76,33 @@ class FileDataset:
                 f"This data set has no {split!r} images; it has {known}.\n"
                 f'Give the layout\'s {split} options, a list file, or a share such as data.val = "1/5".'
             )
-        return self.splits[split]()
+        return self.splits[split](self)
 
     def item(self, image: Path, listed: Path | None = None) -> Item:
         """The item of an image, with the mask that belongs to it where there is one."""
+        image = Path(os.path.abspath(image))  # one spelling per image, so that overlaps are seen
         candidates = (listed, self.mask_of(image)) if self.lists_decide else (self.mask_of(image), listed)
         mask = next((path for path in candidates if path and path.is_file()), None)
         inside = image.relative_to(self.root) if image.is_relative_to(self.root) else image
         return Item(inside.with_suffix("").as_posix(), str(image), str(mask) if mask else None)
 
     def parse(self, line: str) -> Item:
-        """The item of a list line: `IMAGE`, `IMAGE MASK` (blanks or a tab between, blanks in names), or an identifier."""
+        """The item of a list line: `IMAGE`, `IMAGE MASK` (a tab or blanks between, blanks in names) or an identifier.
+
+        Paths are absolute or relative to the root; a slash before a relative path, as some lists have it, is skipped.
+        """
         text = line.strip()
         for image, mask in _pairs(text):
-            path = self.root / image
-            if path.is_file():
-                return self.item(path, self.root / mask if mask else None)
+            if path := self._find(image):
+                return self.item(path, (self._find(mask) or self.root / mask) if mask else None)
         image_path = self.image_of(text)
         if image_path is None or not image_path.is_file():
-            raise DataError(f"there is no image {text.split()[0]!r} below {self.root}. Check data.root.")
+            raise DataError(f"{text!r} names no image below {self.root}. Check data.root.")
         return self.item(image_path)
+
+    def _find(self, name: str) -> Path | None:
+        candidates = (self.root / name, self.root / name.lstrip("/"))
+        return next((path for path in candidates if path.is_file()), None)
 
     def size(self, item: Item) -> tuple[int, ...]:
         """`(H, W)`."""
@@ -115,49 +126,106 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 
 def find_images(root: Path, pattern: str) -> list[Path]:
-    """Image files of a folder (with sub-folders) or a glob below `root`, sorted. Raises DataError when there are none."""
-    folder = root / pattern
-    if folder.is_dir():
-        found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES]
-    else:
-        absolute = Path(pattern).is_absolute()
-        base, glob = (Path(Path(pattern).anchor), str(Path(pattern).relative_to("/"))) if absolute else (root, pattern)
-        found = [path for path in base.glob(glob) if path.suffix.lower() in SUFFIXES]
+    """Image files of a folder (with sub-folders) or a glob below `root`, sorted. Raises DataError for none."""
+    path = Path(pattern)
+    start, rest = (root / path, "**/*") if (root / path).is_dir() else (root, pattern)
+    if path.is_absolute() and start is root:
+        start, rest = Path(path.anchor), str(path.relative_to(path.anchor))
+    found = [file for file in start.glob(rest) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
     if not found:
-        raise DataError(f"There are no images in {folder}.\nCheck data.root and the layout's image options.")
-    return sorted(path for path in found if not path.name.startswith("."))
+        raise DataError(f"There are no images in {root / path}.\nCheck data.root and the layout's image options.")
+    return sorted(found)
 
 
-def mask_finder(root: Path, images: str, masks: str, suffix: str) -> Callable[[Path], Path | None]:
-    """How to get from an image to its mask.
+def fixed_part(root: Path, pattern: str) -> Path:
+    """The folder that has all images of a folder or glob; for a list file, whose images may lie anywhere, `root`."""
+    if pattern.endswith(".txt"):
+        return root
+    plain = pattern if (root / pattern).is_dir() else ""
+    parts = Path(plain).parts or takewhile(lambda part: not set(part) & set("*?["), Path(pattern).parts)
+    return Path(os.path.abspath(root.joinpath(*parts)))
 
-    `masks` is a folder that mirrors the image folder, with any image extension, or a pattern with `{stem}` (file name
-    without extension and without `suffix`), `{dir}` (folder of the image below the root) and `{up}` (its parent).
+
+@dataclass(frozen=True)
+class MaskFinder:
+    """From an image to its mask.
+
+    Attributes:
+        root: of the data set.
+        base: folder that has the images.
+        masks: folder that mirrors `base`, with any image extension, or a pattern with `{stem}` (file name without
+            extension and without `suffix`), `{dir}` (folder of the image below the root) and `{up}` (its parent).
+        suffix: end of the image names that the masks' names lack.
+        by_name: whether an image that has no mirrored mask may have one of its bare name.
+        index: for a folder, its files by path below it, without extension.
     """
-    if "{" in masks:
 
-        def by_pattern(image: Path) -> Path | None:
-            folder = image.parent.relative_to(root) if image.is_relative_to(root) else image.parent
-            stem = image.stem.removesuffix(suffix)
-            try:
-                return root / masks.format(stem=stem, dir=folder.as_posix(), up=folder.parent.as_posix())
-            except (KeyError, IndexError, ValueError):
-                raise DataError(f"The masks pattern {masks!r} may hold {{stem}}, {{dir}} and {{up}} only.") from None
+    root: Path
+    base: Path
+    masks: str
+    suffix: str
+    by_name: bool
+    index: Mapping[str, Path]
 
-        return by_pattern
-    base = root / images
-    index = {}
-    if (root / masks).is_dir():
-        for path in sorted((root / masks).rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
-                index.setdefault(path.relative_to(root / masks).with_suffix("").as_posix(), path)
+    @classmethod
+    def of(cls, root: Path, images: str, masks: str, suffix: str) -> "MaskFinder":
+        """The finder for an images option and a masks option."""
+        files = sorted((root / masks).rglob("*")) if "{" not in masks else []
+        found = [path for path in files if path.suffix.lower() in SUFFIXES]
+        index = {path.relative_to(root / masks).with_suffix("").as_posix(): path for path in reversed(found)}
+        return cls(root, fixed_part(root, images), masks, suffix, not (root / images).is_dir(), index)
 
-    def by_folder(image: Path) -> Path | None:
-        inside = image.relative_to(base) if image.is_relative_to(base) else Path(image.name)
-        stem = inside.with_name(inside.stem.removesuffix(suffix)).as_posix()
-        return index.get(stem)
+    def __call__(self, image: Path) -> Path | None:
+        """Where the mask of an image would be. Raises DataError for a pattern with unknown names."""
+        stem = image.stem.removesuffix(self.suffix)
+        if "{" not in self.masks:
+            inside = image.is_relative_to(self.base)
+            mirrored = image.relative_to(self.base).with_name(stem).as_posix() if inside else ""
+            return self.index.get(mirrored) or (self.index.get(stem) if self.by_name else None)
+        folder = image.parent.relative_to(self.root) if image.is_relative_to(self.root) else image.parent
+        try:
+            return self.root / self.masks.format(stem=stem, dir=folder.as_posix(), up=folder.parent.as_posix())
+        except (KeyError, IndexError, ValueError, AttributeError):
+            raise DataError(f"The masks pattern {self.masks!r} may hold {{stem}}, {{dir}} and {{up}} only.") from None
 
-    return by_folder
+
+def own_mask(finders: Sequence[MaskFinder], image: Path) -> Path | None:
+    """The mask of an image by the finder whose folder is the nearest above it; by any where none has its folder.
+
+    Raises:
+        DataError: two finders with one folder give different masks.
+    """
+    depth = max((len(f.base.parts) for f in finders if image.is_relative_to(f.base)), default=0)
+    nearest = [f for f in finders if image.is_relative_to(f.base) and len(f.base.parts) == depth] or finders
+    found = sorted({path for finder in nearest if (path := finder(image)) and path.is_file()})
+    if len(found) > 1:
+        raise DataError(
+            f"The mask of {image} may be {found[0]} or {found[1]}.\n"
+            "Name it in the list, or keep the images of each split in a folder of their own."
+        )
+    return found[0] if found else None
+
+
+def list_folder(pattern: str, finder: MaskFinder, dataset: FileDataset) -> list[Item]:
+    """Items of one split of a folder. Raises DataError for none, and for one mask of two images."""
+    split = replace(dataset, mask_of=finder)
+    if pattern.endswith(".txt"):
+        return read_list(dataset.root / pattern, split)
+    items = [split.item(path) for path in find_images(dataset.root, pattern)]
+    owners: dict[str, str] = {}
+    for item in items if finder.index else []:
+        if item.mask and owners.setdefault(item.mask, item.image) != item.image:
+            raise DataError(
+                f"{item.mask} would be the mask of both {owners[item.mask]} and {item.image}.\n"
+                'Give the layout\'s masks option as a pattern, such as "{up}/masks/{stem}.png".'
+            )
+    return items
+
+
+def folder_image(root: Path, images: str, identifier: str) -> Path | None:
+    """The image of an identifier: its path without extension, below the root or below the images folder."""
+    places = (base / f"{identifier}{suffix}" for base in (root, root / images) for suffix in sorted(SUFFIXES))
+    return next((path for path in places if path.is_file()), None)
 
 
 def folder(
@@ -186,39 +254,27 @@ def folder(
         test_masks: their masks; default: looked up as for training.
         image_suffix: end of the image names that the masks' names lack, such as `_img`.
     """
-    root = Path(data.root)
+    root = Path(os.path.abspath(data.root))
     if not root.is_dir():
-        raise DataError(f"data.root = {root} is not a folder. Set it with --set data.root=FOLDER.")
+        raise DataError(f"data.root = {data.root} is not a folder. Set it with --set data.root=FOLDER.")
     mask_map = build_mask_map(data, {})
     sources = {"train": (images, masks), "val": (val_images, val_masks), "test": (test_images, test_masks)}
-    finders = [mask_finder(root, i, m or masks, image_suffix) for i, m in sources.values() if i]
-
-    def mask_of(image: Path) -> Path | None:
-        candidates = (finder(image) for finder in finders)
-        return next((path for path in candidates if path and path.is_file()), None)
-
-    def lister(pattern: str) -> Callable[[], list[Item]]:
-        def items() -> list[Item]:
-            if pattern.endswith(".txt"):
-                return read_list(root / pattern, dataset)
-            return [dataset.item(path) for path in find_images(root, pattern)]
-
-        return items
-
-    def image_of(identifier: str) -> Path | None:
-        return next((p for s in sorted(SUFFIXES) if (p := root / images / f"{identifier}{s}").is_file()), None)
-
-    dataset = FileDataset(
+    finders = {}
+    for split, (pattern, own) in sources.items():
+        if pattern:
+            # Without masks of its own, a split below the training images has them where those have theirs.
+            below = fixed_part(root, pattern).is_relative_to(fixed_part(root, images)) and not own
+            finders[split] = MaskFinder.of(root, images if below else pattern, own or masks, image_suffix)
+    return FileDataset(
         mask_map.names,
         choose_palette(data, None, len(mask_map.names), mask_map),
         root,
         FileReader(data.channels, mask_map),
-        {split: lister(pattern) for split, (pattern, _) in sources.items() if pattern},
-        image_of,
-        mask_of,
+        {split: partial(list_folder, str(sources[split][0]), finder) for split, finder in finders.items()},
+        partial(folder_image, root, images),
+        partial(own_mask, list(finders.values())),
         lists_decide=True,
     )
-    return dataset
 
 
 def voc(data: Data, *, variant: Literal["classic", "blended"] = "classic") -> FileDataset:
@@ -231,44 +287,58 @@ def voc(data: Data, *, variant: Literal["classic", "blended"] = "classic") -> Fi
         variant: `classic` takes only the 1464 finely annotated masks as labels, the SBD images are unlabeled; `blended`
             takes the SBD masks as labels too.
     """
-    root = Path(data.root)
-    lists = root / "ImageSets" / "Segmentation"
+    root = Path(os.path.abspath(data.root))
     if not (root / "JPEGImages").is_dir():
-        raise DataError(f"data.root = {root} holds no JPEGImages.\nSet it to the folder VOC2012 of the VOCdevkit.")
-    fine, augmented = root / "SegmentationClass", root / "SegmentationClassAug"
-    order = (fine, augmented) if variant == "classic" else (augmented, fine)
+        raise DataError(f"data.root = {data.root} holds no JPEGImages.\nSet it to the folder VOC2012 of the VOCdevkit.")
+    masks = (root / "SegmentationClass", root / "SegmentationClassAug")
     mask_map = build_mask_map(data, {name: index for index, name in enumerate(VOC_CLASSES)})
-
-    def image_of(identifier: str) -> Path:
-        return root / "JPEGImages" / f"{Path(identifier).stem}.jpg"
-
-    def mask_of(image: Path) -> Path | None:
-        return next((p for folder in order if (p := folder / f"{image.stem}.png").is_file()), None)
-
-    def names(split: str) -> list[str]:
-        path = lists / f"{split}.txt"
-        if not path.is_file():
-            raise DataError(f"{path} is missing.\nGive list files in data.labeled, data.unlabeled and data.val.")
-        return [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
-
-    def train() -> list[Item]:
-        listed = names("train")
-        extra = names("train_aug") if (lists / "train_aug.txt").is_file() else [p.stem for p in augmented.glob("*.png")]
-        others = sorted(set(extra) - set(listed) - set(names("val")))
-        items = [dataset.item(image_of(name)) for name in listed]
-        more = [dataset.item(image_of(name)) for name in others]
-        return items + [Item(i.id, i.image, i.mask if variant == "blended" else None) for i in more]
-
-    dataset = FileDataset(
+    return FileDataset(
         mask_map.names,
         choose_palette(data, None, len(mask_map.names), mask_map),
         root,
         FileReader(data.channels, mask_map),
-        {"train": train, "val": lambda: [dataset.item(image_of(name)) for name in names("val")]},
-        image_of,
-        mask_of,
+        {"train": partial(voc_train, variant == "blended"), "val": voc_val},
+        partial(voc_image, root),
+        partial(voc_mask, masks if variant == "classic" else masks[::-1]),
     )
-    return dataset
+
+
+def voc_image(root: Path, identifier: str) -> Path:
+    """Where the image of an identifier is."""
+    return root / "JPEGImages" / f"{Path(identifier).stem}.jpg"
+
+
+def voc_mask(folders: Sequence[Path], image: Path) -> Path | None:
+    """The mask of an image in the first of `folders` that has one."""
+    return next((path for folder in folders if (path := folder / f"{image.stem}.png").is_file()), None)
+
+
+def voc_names(root: Path, split: str) -> list[str]:
+    """Identifiers of a list of `ImageSets/Segmentation`. Raises DataError when it is missing."""
+    path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    if not path.is_file():
+        raise DataError(f"{path} is missing.\nGive list files in data.labeled, data.unlabeled and data.val.")
+    return [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
+
+
+def voc_val(dataset: FileDataset) -> list[Item]:
+    """Validation items."""
+    return [dataset.item(voc_image(dataset.root, name)) for name in voc_names(dataset.root, "val")]
+
+
+def voc_train(blended: bool, dataset: FileDataset) -> list[Item]:
+    """Training items: the finely annotated ones, then those of SBD, whose masks count only when `blended`."""
+    root = dataset.root
+    listed = voc_names(root, "train")
+    if (root / "ImageSets" / "Segmentation" / "train_aug.txt").is_file():
+        extra = voc_names(root, "train_aug")
+    else:
+        extra = [path.stem for path in (root / "SegmentationClassAug").glob("*.png")]
+    others = sorted(set(extra) - set(listed) - set(voc_names(root, "val")))
+    more = [dataset.item(voc_image(root, name)) for name in others]
+    return [dataset.item(voc_image(root, name)) for name in listed] + [
+        item if blended else replace(item, mask=None) for item in more
+    ]
 
 
 def cityscapes(data: Data, *, labels: Literal["auto", "labelTrainIds", "labelIds"] = "auto") -> FileDataset:
@@ -278,12 +348,14 @@ def cityscapes(data: Data, *, labels: Literal["auto", "labelTrainIds", "labelIds
         labels: which mask files to read. labelIds, which the download contains, are mapped to the 19 scored classes;
             labelTrainIds must be generated. `auto` takes labelTrainIds where the first training image has them.
     """
-    root = Path(data.root)
+    root = Path(os.path.abspath(data.root))
     if not (root / "leftImg8bit").is_dir():
-        raise DataError(f"data.root = {root} holds no leftImg8bit.\nSet it to the folder with leftImg8bit and gtFine.")
+        raise DataError(
+            f"data.root = {data.root} holds no leftImg8bit.\nSet it to the folder with leftImg8bit and gtFine."
+        )
     if labels == "auto":
-        generated = islice((root / "gtFine").glob("*/*/*_labelTrainIds.png"), 1)
-        labels = "labelTrainIds" if list(generated) else "labelIds"
+        generated = next((root / "gtFine").glob("*/*/*_labelTrainIds.png"), None)
+        labels = "labelTrainIds" if generated else "labelIds"
     scored = {name: code for name, (code, _) in CITYSCAPES_CLASSES.items()}
     if labels == "labelTrainIds":
         scored = {name: index for index, name in enumerate(CITYSCAPES_CLASSES)}
@@ -291,26 +363,29 @@ def cityscapes(data: Data, *, labels: Literal["auto", "labelTrainIds", "labelIds
         others = [code for code in CITYSCAPES_IDS if code not in scored.values()]
         data = data.model_copy(update={"ignore_index": [*others, 255]})
     mask_map = build_mask_map(data, dict(scored))
-
-    def mask_of(image: Path) -> Path:
-        split, city = image.parent.parent.name, image.parent.name
-        stem = image.stem.removesuffix("_leftImg8bit")
-        return root / "gtFine" / split / city / f"{stem}_gtFine_{labels}.png"
-
-    def image_of(identifier: str) -> Path | None:
-        name = f"{Path(identifier).stem.removesuffix('_leftImg8bit')}_leftImg8bit.png"
-        return next((root / "leftImg8bit").glob(f"*/*/{name}"), None)
-
-    def split(name: str) -> Callable[[], list[Item]]:
-        return lambda: [dataset.item(path) for path in find_images(root, f"leftImg8bit/{name}")]
-
-    dataset = FileDataset(
+    return FileDataset(
         mask_map.names,
         choose_palette(data, tuple(color for _, color in CITYSCAPES_CLASSES.values()), len(mask_map.names), mask_map),
         root,
         FileReader(data.channels, mask_map),
-        {name: split(name) for name in ("train", "val", "test")},
-        image_of,
-        mask_of,
+        {split: partial(cityscapes_items, split) for split in ("train", "val", "test")},
+        partial(cityscapes_image, root),
+        partial(cityscapes_mask, root, labels),
     )
-    return dataset
+
+
+def cityscapes_items(split: str, dataset: FileDataset) -> list[Item]:
+    """Items of a split."""
+    return [dataset.item(path) for path in find_images(dataset.root, f"leftImg8bit/{split}")]
+
+
+def cityscapes_image(root: Path, identifier: str) -> Path | None:
+    """The image of an identifier such as `aachen_000000_000019`."""
+    name = f"{Path(identifier).stem.removesuffix('_leftImg8bit')}_leftImg8bit.png"
+    return next((root / "leftImg8bit").glob(f"*/*/{name}"), None)
+
+
+def cityscapes_mask(root: Path, labels: str, image: Path) -> Path:
+    """Where the mask of an image is."""
+    split, city = image.parent.parent.name, image.parent.name
+    return root / "gtFine" / split / city / f"{image.stem.removesuffix('_leftImg8bit')}_gtFine_{labels}.png"

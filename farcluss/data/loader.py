@@ -112,9 +112,11 @@ def collate(samples: list[tuple[Address, str, Any]]) -> HostBatch:
         shape = sample.image.shape[1:]
         masks.append(np.full(shape, IGNORE, np.uint8) if sample.mask is None else np.ascontiguousarray(sample.mask))
         valid.append(np.ascontiguousarray(sample.valid))
+    if len({image.dtype for image in images}) > 1:  # 8-bit files among deeper ones
+        images = [image / np.float32(255) if image.dtype == np.uint8 else image for image in images]
     labeled = sum(address.stream == LABELED for address, _, _ in samples)
-    stacked = (torch.from_numpy(np.stack(arrays)) for arrays in (images, masks, valid))
-    return HostBatch(*stacked, labeled, [name for _, name, _ in samples])
+    stacked = [torch.from_numpy(np.stack(arrays)) for arrays in (images, masks, valid)]
+    return HostBatch(stacked[0], stacked[1], stacked[2], labeled, [name for _, name, _ in samples])
 
 
 def micro_batches(
@@ -127,7 +129,7 @@ def micro_batches(
     """
     loader: DataLoader[Any] = DataLoader(
         crops,  # type: ignore[arg-type]
-        batch_sampler=addresses,  # type: ignore[arg-type]
+        batch_sampler=addresses,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,

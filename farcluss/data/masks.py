@@ -1,8 +1,9 @@
-"""From what a mask file holds to class indices: by value or by color, never by palette position where colors are given."""
+"""From what a mask file holds to class indices: by value, or by color and then never by palette position."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from farcluss.recipe import Data
 Code = int
 """A mask value, or a color as `r << 16 | g << 8 | b`."""
 
+_COLORS = 'A color is "#rrggbb" or [[r, g, b]]; [1, 2, 3] are three values.'
+
 
 @dataclass(frozen=True)
 class MaskMap:
@@ -25,19 +28,23 @@ class MaskMap:
         targets: class index or `IGNORE` per code.
         colors: whether the codes are colors.
         names: class names, for messages.
+        first: per class, the first code that the recipe gives it.
     """
 
     codes: NDArray[np.int64]
     targets: NDArray[np.uint8]
     colors: bool
     names: tuple[str, ...]
+    first: tuple[Code, ...]
 
-    def apply(self, array: NDArray[np.integer], path: str) -> NDArray[np.uint8]:
+    def apply(self, array: NDArray[Any], path: str) -> NDArray[np.uint8]:
         """Class indices `(H, W)` of a mask `(H, W)`, or `(H, W, 3)` when colors are mapped.
 
         Raises:
             DataError: the mask holds values that the map does not know; names the file and the values.
         """
+        if array.dtype.kind not in "biu" and (array != np.floor(array)).any():
+            raise DataError(f"{path} holds fractions; a mask holds whole numbers. Convert it.")
         codes = array.astype(np.int64)
         if self.colors:
             codes = (codes[..., 0] << 16) | (codes[..., 1] << 8) | codes[..., 2]
@@ -89,37 +96,44 @@ def build_mask_map(data: Data, default: dict[str, int | Color | list[int | Color
         default: class name to source values, for a recipe that names none.
 
     Raises:
-        RecipeError: no classes at all, values and colors mixed, or one value for two classes.
+        RecipeError: no classes at all, values and colors mixed, a class without values, or one value for two classes.
     """
     chosen = data.classes if data.classes is not None else default
     if not chosen:
         raise RecipeError('data.classes is missing: name the classes, as ["sky", "road"] or name = value.')
+    if len(set(chosen)) < len(chosen):
+        raise RecipeError("data.classes names one class twice; give a class several values as name = [value, value].")
     first = int(data.reduce_zero_label)
     table = dict(zip(chosen, range(first, first + len(chosen)), strict=True)) if isinstance(chosen, list) else chosen
-    sources = {name: _as_list(value) for name, value in table.items()}  # type: ignore[arg-type]
+    sources = {name: _as_list(value) for name, value in table.items()}
     kinds = {not isinstance(value, int) for values in sources.values() for value in values}
     if len(kinds) != 1:
-        raise RecipeError("data.classes mixes mask values and colors; give every class the same kind.")
+        raise RecipeError(f"data.classes mixes mask values and colors; give every class the same kind. {_COLORS}")
     if len(sources) >= IGNORE:
         raise RecipeError(f"data.classes names {len(sources)} classes; {IGNORE - 1} is the most.")
+    if empty := [name for name, values in sources.items() if not values]:
+        raise RecipeError(f"data.classes gives {empty[0]!r} no mask value.")
     colors = kinds == {True}
-    ignored = [value for value in _as_list(data.ignore_index) if isinstance(value, int) != colors]
+    ignored = [] if colors and data.ignore_index == IGNORE else _as_list(data.ignore_index)  # the default is a value
+    if any(isinstance(value, int) == colors for value in ignored):
+        raise RecipeError(f"data.ignore_index must be of the same kind as the classes, values or colors. {_COLORS}")
     pairs = [(_code(value), IGNORE) for value in ignored] + ([(0, IGNORE)] if data.reduce_zero_label else [])
     codes = dict(pairs)
     owners: dict[Code, str] = {}
     for index, (name, values) in enumerate(sources.items()):
         for code in map(_code, values):
             if code in owners:
-                raise RecipeError(f"data.classes gives one mask value to both {owners[code]!r} and {name!r}.")
+                raise RecipeError(f"data.classes gives one value to both {owners[code]!r} and {name!r}. {_COLORS}")
             owners[code] = name
             codes.setdefault(code, index)
     ordered = sorted(codes)
     targets = np.array([codes[code] for code in ordered], np.uint8)
-    return MaskMap(np.array(ordered, np.int64), targets, colors, tuple(sources))
+    firsts = tuple(_code(values[0]) for values in sources.values())
+    return MaskMap(np.array(ordered, np.int64), targets, colors, tuple(sources), firsts)
 
 
 def choose_palette(data: Data, default: Palette | None, count: int, masks: MaskMap) -> Palette:
-    """Colors for pictures: the recipe's, the mask files' own, the layout's, or generated ones.
+    """Colors for pictures: the recipe's, those of the classes, the layout's, or generated ones.
 
     Raises:
         RecipeError: a palette of another length than the classes, or a bad color.
@@ -129,8 +143,7 @@ def choose_palette(data: Data, default: Palette | None, count: int, masks: MaskM
             raise RecipeError(f"data.palette has {len(data.palette)} colors for {count} classes.")
         return tuple(parse_color(color) for color in data.palette)
     if masks.colors:
-        first = {int(t): int(code) for code, t in reversed(list(zip(masks.codes, masks.targets, strict=True)))}
-        return tuple((first[i] >> 16, first[i] >> 8 & 255, first[i] & 255) for i in range(count))
+        return tuple((code >> 16, code >> 8 & 255, code & 255) for code in masks.first)
     return default if default and len(default) == count else voc_colors(count)
 
 

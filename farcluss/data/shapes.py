@@ -48,7 +48,7 @@ def outline(kind: int, grid: Grid, radius: float) -> Plane:
         return radius * 0.85 - box
     if kind == 4:
         return radius * 0.28 - np.abs(distance - radius * 0.75)
-    return radius * (0.72 + 0.28 * np.cos(5 * np.arctan2(grid.y, grid.x))) - distance
+    return np.asarray(radius * (0.72 + 0.28 * np.cos(5 * np.arctan2(grid.y, grid.x))) - distance)
 
 
 def texture(kind: int, grid: Grid, phase: float) -> Plane:
@@ -154,7 +154,10 @@ class Shapes:
         split, _, index = line.strip().partition("/")
         if split not in self.counts or not index.isdecimal():
             raise DataError(f"{line.strip()!r} is no scene of the shapes set; write it like train/0007.")
-        return Item(line.strip(), line.strip(), line.strip())
+        if int(index) >= self.counts[split]:
+            raise DataError(f"{line.strip()!r} is no scene of the shapes set: it has {self.counts[split]} of {split}.")
+        name = f"{split}/{int(index):04d}"
+        return Item(name, name, name)
 
     def size(self, item: Item) -> tuple[int, ...]:
         """`(size, size)`."""

@@ -47,16 +47,26 @@ def draw_share(items: Sequence[Item], share: float, seed: int, salt: str) -> lis
 
 def hash_order(items: Iterable[Item], seed: int, salt: str) -> list[Item]:
     """`items` in the order of a seeded hash of their ids."""
-    return sorted(items, key=lambda item: hashlib.sha256(f"{salt}:{seed}:{item.id}".encode()).digest())
+
+    def key(item: Item) -> tuple[bytes, str]:  # two files may share an id: a.jpg and a.png
+        return hashlib.sha256(f"{salt}:{seed}:{item.id}".encode()).digest(), item.image
+
+    return sorted(items, key=key)
 
 
 def cover_classes(dataset: Dataset, drawn: list[Item], rest: Sequence[Item]) -> list[Item]:
     """Exchange drawn items until every class is in one of them, where the masks allow.
 
     For each class that is missing, the first item of `rest` that has it replaces the last drawn one that is not the
-    only holder of a class. Masks of `rest` are read one by one, and only while a class is missing.
+    only holder of a class. Masks are read one by one, and only while a class is missing.
     """
-    held = [classes_of(dataset, item) for item in drawn]
+    held: list[set[int]] = []
+    found: set[int] = set()
+    for item in drawn:
+        held.append(classes_of(dataset, item))
+        found |= held[-1]
+        if len(found) == len(dataset.classes):
+            return drawn
     for candidate in rest:
         missing = set(range(len(dataset.classes))) - set().union(*held)
         if not missing:
@@ -84,7 +94,7 @@ def read_list(path: Path, dataset: Dataset) -> list[Item]:
         DataError: the list is unreadable or empty, or a line names no image; the message has the line number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"List {path} cannot be read: {error}.") from None
     items = []
@@ -125,7 +135,12 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
     for key, items in (("labeled", labeled), ("val", val)):
         bare = [item for item in items if item.mask is None]
         if bare:
-            raise DataError(f"{len(bare)} images of data.{key} have no mask, the first is {bare[0].image}.")
+            raise DataError(
+                f"{len(bare)} of the {len(items)} images of data.{key} have no mask, the first is {bare[0].image}.\n"
+                "Check the layout's masks option, or take them out of the list."
+            )
+    if not labeled:
+        raise DataError("There are no labeled images: data.val takes all that have a mask. Give it a smaller share.")
     if not data.allow_overlap:
         _check_disjoint({"labeled": labeled, "unlabeled": unlabeled, "val": val})
     names = {"labeled": data.labeled, "unlabeled": data.unlabeled, "val": data.val}

@@ -37,7 +37,8 @@ def warp_labels(labels: PseudoLabels, matrix: Tensor) -> PseudoLabels:
     def move(tensor: Tensor) -> Tensor:
         planes = tensor.unsqueeze(1) if tensor.dim() == 3 else tensor
         moved = warp_affine(planes.float(), matrix, planes.shape[-2:], mode="nearest", padding_mode="zeros")
-        return moved.view(tensor.shape).to(tensor.dtype)
+        result: Tensor = moved.view(tensor.shape).to(tensor.dtype)
+        return result
 
     return labels.map(move)
 

@@ -35,8 +35,8 @@ class MedianFrequency(Rebalance):
     """Median-frequency class weights of the batch.
 
     Equation 7: `omega_c = median({N_c}) / (N_c + eps)`, the median over the classes that are present; absent classes
-    get 1. Counts are over all processes. Without `max_weight` and `normalize` this is the paper to the letter; it then gives
-    every present class the same total mass and rescales the loss, so the shipped recipes bound and normalize it.
+    get 1. Counts are over all processes. Without `max_weight` and `normalize` this is the paper to the letter; it then
+    gives every present class the same total mass and rescales the loss, so the shipped recipes bound and normalize it.
 
     Shape:
         labels `(B, K, *S)` to class weights `(C,)` and pixel weights `(B, *S)`.
@@ -59,11 +59,11 @@ class MedianFrequency(Rebalance):
         apply: Literal["argmax", "expected"] = "argmax",
     ) -> None:
         super().__init__()
-        self.eps, self.count, self.max_weight, self.normalize, self.apply = eps, count, max_weight, normalize, apply
+        self.eps, self.count, self.max_weight, self.normalize, self.applied = eps, count, max_weight, normalize, apply
 
     def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
         """`(2, C)` float64: counts for eq. 7, and the mass with which each class weight enters the loss."""
-        soft = (self.count == "soft", self.apply == "expected")
+        soft = (self.count == "soft", self.applied == "expected")
         counted = {kind: class_counts(labels, classes, kind) for kind in set(soft)}
         return torch.stack([counted[kind] for kind in soft])
 
@@ -80,7 +80,7 @@ class MedianFrequency(Rebalance):
 
     def pixels(self, labels: PseudoLabels, class_weights: Tensor) -> Tensor:
         """`omega(i)` `(B, *S)`."""
-        if self.apply == "expected":
+        if self.applied == "expected":
             return (labels.values * class_weights[labels.classes]).sum(1)
         return class_weights[labels.classes[:, 0]]
 

@@ -1,0 +1,206 @@
+"""The loop: what it writes, that it resumes exactly, that splitting a batch changes nothing."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_network import TinyNetwork
+
+from farcluss import plugins
+from farcluss.engine import seed_draws, train
+from farcluss.errors import FarclussError
+from farcluss.recipe import load_recipe
+from farcluss.runs import read_checkpoint
+
+RECIPE = """
+[data]
+layout = { name = "shapes", train = 12, val = 3, size = 24 }
+labeled = "4/12"
+crop = 24
+workers = 0
+[network]
+name = "tiny"
+[stages]
+augment = "identity"
+contrast = { name = "prototype", dim = 4, confidence = 0.2 }
+[train]
+steps = 6
+batch = 4
+lr = 0.05
+ema = 0.9
+log_every = 1
+checkpoint_every = 2
+keep_checkpoints = 9
+[eval]
+every = 3
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    plugins.register("network", "tiny", TinyNetwork)
+    path = tmp_path / "tiny.toml"
+    path.write_text(RECIPE)
+    yield path
+    plugins.unregister("network", "tiny")
+
+
+def run(recipe_file, name, *settings, **options) -> Path:
+    return train(load_recipe(recipe_file, (), settings), recipe_file.parent / name, **options)
+
+
+def metrics(folder: Path, kind: str) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("time", "memory_gib")} for line in lines if line["kind"] == kind]
+
+
+def weights(folder: Path, step: int = 6) -> dict[str, torch.Tensor]:
+    state = read_checkpoint(folder / "checkpoints" / f"step-{step:08d}.pt")
+    return {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in state[who].items()}
+
+
+def assert_close(first: Path, second: Path, tolerance: float) -> None:
+    one, two = weights(first), weights(second)
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+def test_a_run_explains_itself(recipe_file):
+    folder = run(recipe_file, "run")
+    for name in ("recipe.toml", "environment.json", "log.txt", "weights/last.safetensors", "weights/best.safetensors"):
+        assert (folder / name).stat().st_size > 0
+    assert load_recipe(folder / "recipe.toml") == load_recipe(recipe_file)
+    assert [line["step"] for line in metrics(folder, "train")] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in metrics(folder, "eval")] == [3, 6]
+    assert len((folder / "lists" / "labeled.txt").read_text().splitlines()) == 4
+    assert len((folder / "lists" / "unlabeled.txt").read_text().splitlines()) == 8
+    assert (folder / "pictures" / "step-00000006.png").exists()
+    first = metrics(folder, "train")[0]
+    assert {"supervised", "unsupervised", "contrastive", "prototype_cosine", "high_entropy", "mean_weight"} <= set(first)
+    assert sum(first["histogram"]) == pytest.approx(1)
+    assert 0 <= first["pseudo_label_accuracy"] <= 1
+    total = first["supervised"] + 0.5 * first["unsupervised"] + 0.1 * first["contrastive"]
+    assert first["total"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_resuming_gives_the_same_bits(recipe_file, step):
+    whole = run(recipe_file, "whole", "stages.augment=photometric")
+    part = recipe_file.parent / "part"
+    shutil.copytree(whole, part)
+    for checkpoint in (part / "checkpoints").glob("*.pt"):
+        if checkpoint.stem > f"step-{step:08d}":
+            checkpoint.unlink()
+    run(recipe_file, "part", "stages.augment=photometric", resume="newest")
+    one, two = weights(whole), weights(part)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert metrics(whole, "train") == metrics(part, "train")
+    assert metrics(whole, "eval") == metrics(part, "eval")
+
+
+@pytest.mark.parametrize("supervised", ["cross-entropy", "ohem"])
+def test_micro_batches_change_nothing(recipe_file, supervised):
+    # Prototypes, and the pixels that OHEM mines, are those of a micro-batch: without them the step is exact.
+    settings = [f"loss.supervised={supervised}", "loss.contrastive=0", "loss.ohem_threshold=1.0", "data.scale=[0.9, 1.1]"]
+    one, four = (run(recipe_file, f"{n}", *settings, f"train.accumulate={n}") for n in (1, 4))
+    first, second = metrics(one, "train"), metrics(four, "train")
+    if supervised == "cross-entropy":
+        assert_close(one, four, tolerance=1e-5)
+        assert [line["total"] for line in first] == pytest.approx([line["total"] for line in second], rel=1e-5)
+    assert first[0]["unsupervised"] == pytest.approx(second[0]["unsupervised"], rel=1e-5)
+    assert first[0]["class_weights"] == pytest.approx(second[0]["class_weights"], rel=1e-6)
+
+
+def test_two_processes_equal_one(recipe_file, tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import torch.distributed as dist\n"
+        "from tiny_network import TinyNetwork\n"
+        "from farcluss import load_recipe, plugins, train\n"
+        "plugins.register('network', 'tiny', TinyNetwork)\n"
+        f"train(load_recipe({str(recipe_file)!r}), {str(tmp_path / 'two')!r})\n"
+        "assert dist.get_world_size() == 2\n"
+        "dist.destroy_process_group()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one = run(recipe_file, "one")
+    assert_close(one, tmp_path / "two", tolerance=1e-5)
+    assert metrics(one, "eval")[0]["scores"] == metrics(tmp_path / "two", "eval")[0]["scores"]
+    for mine, theirs in zip(metrics(one, "train"), metrics(tmp_path / "two", "train"), strict=True):
+        assert mine["total"] == pytest.approx(theirs["total"], rel=1e-5)
+        assert mine["lr"] == theirs["lr"]
+
+
+def test_warm_up_is_supervised_and_the_ramp_linear(recipe_file):
+    folder = run(recipe_file, "run", "loss.warmup_steps=2", "loss.ramp_steps=2")
+    lines = metrics(folder, "train")
+    assert ["unsupervised" in line for line in lines] == [False, False, True, True, True, True]
+    for line, ramp in zip(lines[2:], (0.5, 1, 1, 1), strict=True):
+        weighted = 0.5 * line["unsupervised"] + 0.1 * line["contrastive"]
+        assert line["total"] == pytest.approx(line["supervised"] + ramp * weighted, rel=1e-5)
+
+
+def test_supervised_runs_never_read_unlabeled_images(recipe_file, monkeypatch):
+    from farcluss.data.shapes import Shapes
+
+    seen = []
+    original = Shapes.read
+
+    def spy(self, item, window=None):
+        seen.append(item.id)
+        return original(self, item, window)
+
+    monkeypatch.setattr(Shapes, "read", spy)
+    folder = train(load_recipe(recipe_file, ["supervised"]), recipe_file.parent / "run")
+    labeled = {line.split()[0] for line in (folder / "lists" / "labeled.txt").read_text().splitlines()}
+    trained = {name for name in seen if name.startswith("train/")}
+    # Drawing the labeled share reads masks until every class is covered; training itself reads labeled scenes only.
+    assert labeled <= trained
+    assert "unsupervised" not in metrics(folder, "train")[-1]
+
+
+def test_fewer_numbers_than_seeds_collide():
+    draws = set()
+    for seed in range(3):
+        for step in range(50):
+            for place in range(4):
+                seed_draws(seed, step, place)
+                draws.add(torch.rand(1).item())
+    assert len(draws) > 595
+
+
+def test_a_batch_that_cannot_be_split_is_refused(recipe_file):
+    with pytest.raises(FarclussError, match=r"train.batch = 4 cannot be split over 1 processes and 3 micro-batches"):
+        run(recipe_file, "run", "train.accumulate=3")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_clipping_and_optimizers(recipe_file, optimizer):
+    settings = [f"train.optimizer={optimizer}", "train.weight_decay=0", "train.steps=2"]
+    folder = run(recipe_file, "run", *settings, "train.clip=1e-5")
+    start = run(recipe_file, "start", *settings, "train.lr=1e-30")
+    moved = (weights(folder, 2)["student.body.0.weight"] - weights(start, 2)["student.body.0.weight"]).abs().max()
+    # SGD follows the clipped gradient's length; AdamW is invariant to it.
+    assert (moved < 1e-6) == (optimizer == "sgd")
+
+
+def test_three_dimensional_networks_train(recipe_file):
+    from three_d import Cubes
+
+    plugins.register("dataset", "cubes", Cubes)
+    try:
+        settings = ["data.layout=cubes", "data.channels=2", "data.crop=8", "network.axes=3", "stages.augment=identity"]
+        folder = run(recipe_file, "run", *settings)
+    finally:
+        plugins.unregister("dataset", "cubes")
+    assert metrics(folder, "train")[-1]["unsupervised"] >= 0
+    assert metrics(folder, "eval")[-1]["teacher_miou"] > 0

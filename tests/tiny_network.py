@@ -1,0 +1,23 @@
+"""A network without batch statistics, whose result does not depend on how a batch is split."""
+
+from torch import Tensor, nn
+
+from farcluss.networks.base import Prediction
+
+
+class TinyNetwork(nn.Module):
+    """Two convolutions, in 2-D or 3-D."""
+
+    def __init__(self, in_channels: int, classes: int, dim: int, pretrained: bool | str, *, axes: int = 2) -> None:
+        super().__init__()
+        convolution = nn.Conv2d if axes == 2 else nn.Conv3d
+        self.body = nn.Sequential(convolution(in_channels, 8, 3, padding=1), nn.ReLU())
+        self.classifier = convolution(8, classes, 1)
+        self.embed = convolution(8, dim, 1) if dim else None
+
+    def forward(self, images: Tensor) -> Prediction:
+        features = self.body(images)
+        return Prediction(self.classifier(features), self.embed(features) if self.embed else None)
+
+    def head_parameters(self) -> list[str]:
+        return [name for name, _ in self.named_parameters() if not name.startswith("body")]
