@@ -54,7 +54,7 @@ Where the type is *plugin*, write a name, `weight = "uniform"`, or a name with o
 plugin of another name replaces the whole entry, options and all; the same name keeps the options that are not given
 again.
 
-A *color* is `"#rrggbb"` or three integers in a list of their own, `[[255, 0, 0]]`.
+A *color* is `"#rrggbb"`, or `[r, g, b]` as one entry of a list: `car = [[255, 0, 0]]`.
 
 *unset* is what a key is when it is left out; TOML has no word for it."""
 CLI_INTRO = """\

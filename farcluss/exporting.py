@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from farcluss.errors import PluginError, WeightsError
 from farcluss.learner import Normalize
 from farcluss.runs import RunFolder, read_checkpoint
-from farcluss.weights import Model, build_network, load, read_card
+from farcluss.weights import Model, build_network, load, read_card, write_atomically
 
 
 def load_source(source: Path, network: str) -> Model:
@@ -21,14 +21,20 @@ def load_source(source: Path, network: str) -> Model:
         network: `teacher` or `student`.
 
     Raises:
-        WeightsError, RunError: neither, or the weights file holds the other network.
+        WeightsError, RunError: neither, the weights file holds the other network, or a checkpoint does not fit.
     """
     if source.is_dir():
         folder = RunFolder(source)
         card = read_card(folder.last)
         state = read_checkpoint(folder.newest_checkpoint())
         model = build_network(card.network, card.options, card.channels, len(card.classes), card.dim, False)
-        model.load_state_dict(state[network])
+        try:
+            model.load_state_dict(state[network])
+        except (KeyError, RuntimeError):
+            raise WeightsError(
+                f"The newest checkpoint of {source} does not fit {folder.last}.\nThey are of different runs; "
+                "train again, or export a weights file."
+            ) from None
         scores = {key: value for key, value in card.scores.items() if key in ("teacher_miou", "student_miou")}
         fresh = {"source": network, "step": state["step"], "scores": scores if card.step == state["step"] else {}}
         return Model(model.eval(), card.model_copy(update=fresh))
@@ -62,12 +68,12 @@ def export_onnx(model: Model, path: Path, size: tuple[int, ...]) -> float:
 
     Raises:
         PluginError: the extra `onnx` is not installed.
-        WeightsError: the graph disagrees with PyTorch.
+        WeightsError: the graph disagrees with PyTorch, or cannot be written.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401 (the exporter needs it)
         import onnxruntime
-        import onnxscript  # noqa: F401 (the exporter needs it)
+        import onnxscript  # noqa: F401 (as well)
     except ImportError as error:
         raise PluginError(f"ONNX export needs {error.name}. Install it: pip install 'farcluss[onnx]'") from None
     module = _Exported(model).eval().cpu()
@@ -85,12 +91,15 @@ def export_onnx(model: Model, path: Path, size: tuple[int, ...]) -> float:
     facts = {"classes": model.classes, "palette": model.card.palette, "range": "images in [0, 1]"}
     for key, value in facts.items():
         graph.metadata_props.add(key=key, value=json.dumps(value))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(graph, path)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    content = graph.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         expected = module(sample).numpy()
     difference = float(np.abs(session.run(None, {"images": sample.numpy()})[0] - expected).max())
     if not difference < 1e-3:
-        raise WeightsError(f"{path} disagrees with PyTorch by {difference:.1e} on a random input; do not use it.")
+        raise WeightsError(f"The graph disagrees with PyTorch by {difference:.1e} on a random input: not written.")
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be written: {error.strerror}. Choose another place, or make room.") from None
     return difference

@@ -1,6 +1,7 @@
 """Predicting files: which ones, where to, and what to do about the ones that cannot be read."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,37 +27,46 @@ class Outcome:
     error: str = ""
 
 
-def plan(inputs: Sequence[str], output: Path) -> list[Job]:
+def plan(inputs: Sequence[str], output: Path, writer: Any) -> list[Job]:
     """Jobs for files, folders (with sub-folders, whose structure is kept) and globs.
 
     Raises:
-        DataError: nothing matches, or two images would write the same file.
+        DataError: nothing matches, two images would write the same file, or a file would replace an image.
     """
-    jobs: list[Job] = []
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            jobs += [Job(p, output / p.relative_to(path).with_suffix("")) for p in found]
-        elif path.is_file():
-            found = [path]
-            jobs.append(Job(path, output / path.stem))
-        else:
-            base = Path(path.anchor) if path.is_absolute() else Path()
-            pattern = str(path.relative_to(path.anchor)) if path.is_absolute() else text
-            found = sorted(p for p in base.glob(pattern) if p.suffix.lower() in SUFFIXES)
-            jobs += [Job(p, output / p.stem) for p in found]
-        if not found:
-            raise DataError(f"{text} is no image, no folder with images and no glob that matches any.")
+    jobs = [job for text in inputs for job in _jobs(text, output)]
+    images = {job.image.resolve() for job in jobs}
     owners: dict[Path, Path] = {}
-    for job in jobs:
-        other = owners.setdefault(job.target, job.image)
-        if other != job.image:
+    for path, image in ((path, job.image) for job in jobs for path in writer.outputs(job.target)):
+        if path.resolve() in images:
+            raise DataError(f"The prediction of {image} would replace the image {path}.\nGive another --output.")
+        other = owners.setdefault(path, image)
+        if other != image:
             raise DataError(
-                f"{other} and {job.image} would both be written to {job.target}.png.\n"
+                f"{other} and {image} would both be written to {path}.\n"
                 "Predict them in two calls, or give their common folder."
             )
     return jobs
+
+
+def _jobs(text: str, output: Path) -> list[Job]:
+    path = Path(text)
+    if path.is_file():
+        return [Job(path, output / path.stem)]
+    if path.is_dir():
+        jobs = [Job(p, output / p.relative_to(path).with_suffix("")) for p in _images(path.rglob("*"))]
+    else:
+        try:
+            found = _images(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        except ValueError as error:
+            raise DataError(f"{text} is no image, no folder and no glob: {error}.") from None
+        jobs = [Job(p, output / p.stem) for p in found]
+    if not jobs:
+        raise DataError(f"{text} is no image, no folder with images and no glob that matches any.")
+    return jobs
+
+
+def _images(paths: Iterable[Path]) -> list[Path]:
+    return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 def refuse_existing(jobs: list[Job], writer: Any) -> None:
@@ -66,6 +76,17 @@ def refuse_existing(jobs: list[Job], writer: Any) -> None:
         raise DataError(
             f"{len(taken)} output files exist already, the first is {taken[0]}.\nUse --overwrite or another --output."
         )
+
+
+def make_folder(output: Path) -> None:
+    """Make the folder for predictions. Raises DataError when that, or writing into it, is impossible."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(output, os.W_OK) else "permission denied"
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        raise DataError(f"The folder {output} cannot be written: {reason}. Choose another --output.")
 
 
 def predict_files(model: Model, jobs: list[Job], writer: Any) -> Iterator[Outcome]:

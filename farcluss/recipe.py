@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,7 +19,7 @@ from farcluss.options import Color, Count, NonNegative, Positive, PositiveInt, R
 class Section(BaseModel):
     """Base of every table of a recipe: unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Part(Section):
@@ -196,7 +196,8 @@ class Recipe(Section):
         return self.loss.unsupervised > 0 or self.loss.contrastive > 0
 
 
-Origins = dict[tuple[str, ...], str]
+Key = tuple[str, ...]
+Origins = dict[Key, str]
 
 
 def recipe_folder() -> Path:
@@ -243,18 +244,19 @@ def load_recipe(
     merged: dict[str, Any] = {}
     origins: Origins = {}
     if base := table.pop("extends", None):
-        parent = path.parent / base
+        parent = path.parent / str(base)
         lower = _read(parent) if parent.is_file() else None
         if lower is None or "extends" in lower:
             reason = "does not exist" if lower is None else "extends another file itself; one level is the limit"
             raise RecipeError(f"{path}: extends: {parent} {reason}.")
         _merge(merged, lower, str(parent), origins)
     _merge(merged, table, str(path), origins)
-    names = [merged.get("name") or path.stem]
+    names = [str(merged.get("name") or path.stem)]
     for overlay in overlays:
         file = find_recipe(overlay, "methods")
-        _merge(merged, _read(file), str(file), origins)
-        names.append(file.stem)
+        table = _read(file)
+        names.append(str(table.pop("name", file.stem)))
+        _merge(merged, table, str(file), origins)
     merged["name"] = "-".join(names)
     for setting in settings:
         _merge(merged, _parse_setting(setting), f"--set {setting}", origins)
@@ -262,7 +264,7 @@ def load_recipe(
 
 
 def validate(table: dict[str, Any], changes: dict[str, Any]) -> Recipe:
-    """A recipe from a table of plain values, such as a weights file holds, with some keys changed. Raises RecipeError."""
+    """A recipe from a table of plain values, as in a weights file, with some keys changed. Raises RecipeError."""
     merged: dict[str, Any] = {}
     origins: Origins = {}
     _merge(merged, table, "recipe of the weights", origins)
@@ -279,13 +281,15 @@ def merge_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _validate(merged: dict[str, Any], origins: Origins, path: Path) -> Recipe:
+    merged.setdefault("train", {})
+    recipe, errors = None, []
     try:
         recipe = Recipe.model_validate(merged)
     except ValidationError as error:
-        lines = [_explain(e, origins, path) for e in error.errors()]
-        raise RecipeError(report(lines, path)) from None
-    if problems := _check_parts(recipe, origins, path):
-        raise RecipeError(report(problems, path))
+        errors = [_explain(e, merged, origins, path) for e in error.errors()]
+    lines = list(dict.fromkeys(errors + _check_parts(merged, origins, path)))
+    if recipe is None or lines:
+        raise RecipeError(report(lines, path))
     return recipe
 
 
@@ -303,25 +307,20 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def _merge(
-    into: dict[str, Any], table: dict[str, Any], origin: str, origins: Origins, at: tuple[str, ...] = ()
-) -> None:
+def _merge(into: dict[str, Any], table: dict[str, Any], origin: str, origins: Origins, at: Key = ()) -> None:
     """Merge `table` over `into`; a part with another name replaces the whole part, options and all."""
     for key, value in table.items():
         here, old = (*at, key), into.get(key)
-        if isinstance(old, str) and isinstance(value, dict) and here[:1] in (("stages",), ("network",)):
-            old = {"name": old}
-        other = (
-            isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) != old.get("name")
-        )
-        if isinstance(value, dict):
-            if not isinstance(old, dict) or other:
-                old = {}
-            into[key] = dict(old)
-            _merge(into[key], value, origin, origins, here)
-        else:
-            into[key] = value
+        if here in DEFAULT_PARTS:
+            value = {"name": value} if isinstance(value, str) else value
+            old = old if isinstance(old, dict) else {"name": DEFAULT_PARTS[here]}
         origins[here] = origin
+        if not isinstance(value, dict):
+            into[key] = value
+            continue
+        kept = isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name")
+        into[key] = dict(old) if kept and old else {}
+        _merge(into[key], value, origin, origins, here)
 
 
 def _parse_setting(setting: str) -> dict[str, Any]:
@@ -337,29 +336,41 @@ def _parse_setting(setting: str) -> dict[str, Any]:
     return value  # type: ignore[no-any-return]
 
 
-def _explain(error: Any, origins: Origins, path: Path) -> str:
+def _explain(error: Any, merged: dict[str, Any], origins: Origins, path: Path) -> str:
     """One line for one pydantic error: file, key path, what is wrong, what would be right."""
-    location = tuple(str(part) for part in error["loc"])
-    key = tuple(part for part in location if not part.startswith(("function-", "list[", "tuple[", "constrained-")))
-    while key and key not in origins and len(key) > 1 and key[:-1] in origins and error["type"] != "missing":
-        key = key[:-1]
-    origin = next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), str(path))
-    name = ".".join(key) or "recipe"
+    location = tuple(str(part) for part in error["loc"] if "[" not in str(part))
+    key = next((location[:n] for n in range(len(location), 0, -1) if location[:n] in origins), ())
+    origin, name, value = origins.get(key, str(path)), ".".join(key or location), _at(merged, key)
     if error["type"] == "extra_forbidden":
-        return f"{origin}: unknown key {name}{suggestion(key[-1], _known_keys(key[:-1]))}"
-    if error["type"] == "missing":
-        return f"{origin}: {name} is missing."
-    text = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], dict | BaseModel) else f", not {error['input']!r}"
-    return f"{origin}: {name}: {text}{given}."
+        return f"{origin}: unknown key {name}{suggestion(key[-1], getattr(_kind(key[:-1]), 'model_fields', ()))}"
+    if error["type"] == "value_error":
+        return f"{origin}: {name}: {error['msg'].removeprefix('Value error, ')}."
+    return f"{origin}: {name}: must be {_readable(_kind(key))}, not {value!r}."
 
 
-def _known_keys(path: tuple[str, ...]) -> list[str]:
-    model: Any = Recipe
-    for part in path:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else None
-    return list(getattr(model, "model_fields", {}))
+def _at(table: Any, key: Key) -> Any:
+    for part in key:
+        table = table.get(part) if isinstance(table, dict) else None
+    return table
+
+
+def _kind(key: Key) -> Any:
+    """The type of a key of a recipe, with its bounds."""
+    kind: Any = Recipe
+    for part in key:
+        if field := getattr(kind, "model_fields", {}).get(part):
+            kind = Annotated[field.annotation, field] if field.metadata else field.annotation
+        else:  # a key of the author's own, such as a class
+            kind = next((get_args(a)[1] for a in get_args(kind) if get_origin(a) is dict), Any)
+    return kind
+
+
+def _readable(kind: Any) -> str:
+    from farcluss.signatures import readable
+
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return "a plugin's name or a table" if issubclass(kind, Part) else "a table"
+    return readable(kind)
 
 
 def parts(recipe: Recipe) -> list[tuple[str, str, Part]]:
@@ -368,15 +379,23 @@ def parts(recipe: Recipe) -> list[tuple[str, str, Part]]:
     return [("data.layout", "dataset", recipe.data.layout), ("network", "network", recipe.network), *stages]
 
 
-def _check_parts(recipe: Recipe, origins: Origins, path: Path) -> list[str]:
+_DEFAULTS = parts(Recipe(train=Train(steps=1)))
+DEFAULT_PARTS = {tuple(key.split(".")): part.name for key, _, part in _DEFAULTS}
+
+
+def _check_parts(merged: dict[str, Any], origins: Origins, path: Path) -> list[str]:
     """Errors in the names and options of the plugins, found without importing them where their source can be read."""
     from farcluss import plugins
 
     lines = []
-    for key, group, part in parts(recipe):
+    for key, group, default in _DEFAULTS:
         at = tuple(key.split("."))
-        for name, problem in plugins.problems(group, part.name, part.options):
+        table = _at(merged, at)
+        if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+            continue  # a default, which is fine, or something else, which has been said
+        options = {k: v for k, v in table.items() if k not in type(default).model_fields}
+        for name, problem in plugins.problems(group, table["name"], options):
             full = (*at, name) if name else at
-            origin = origins.get(full) or next((origins[at[:n]] for n in (2, 1) if at[:n] in origins), str(path))
+            origin = next((origins[full[:n]] for n in range(len(full), 0, -1) if full[:n] in origins), str(path))
             lines.append(f"{origin}: {'.'.join(full)}: {problem}")
     return lines

@@ -4,7 +4,7 @@
 RUN/recipe.toml        the recipe, resolved        metrics.jsonl    one line per logged step and evaluation
 RUN/environment.json   versions, device, lists     log.txt          what was printed
 RUN/lists/             the images of each set      checkpoints/     everything needed to go on
-RUN/weights/           last and best .safetensors      pictures/        what the teacher says, at each evaluation
+RUN/weights/           last and best .safetensors   pictures/     what the teacher says, at each evaluation
 ```
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from farcluss.data.base import Item
 from farcluss.data.splits import Splits
 from farcluss.errors import RunError
 from farcluss.recipe import Recipe
@@ -49,8 +50,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in ("metrics.jsonl", "log.txt"):
                 (self.path / name).write_text("")
-            for checkpoint in self.checkpoints():
-                checkpoint.unlink()
+            for stale in (*self.checkpoints(), self.last, self.best, *(self.path / "pictures").glob("step-*.png")):
+                stale.unlink(missing_ok=True)
             write_atomically(self.path / "recipe.toml", to_toml(recipe.model_dump(mode="json")).encode())
         except OSError as error:
             raise RunError(
@@ -71,8 +72,8 @@ class RunFolder:
         }
         write_atomically(self.path / "environment.json", json.dumps(facts, indent=2).encode())
         for name in ("labeled", "unlabeled", "val"):
-            lines = [f"{item.image}\t{item.mask or ''}".rstrip() for item in getattr(splits, name)]
-            write_atomically(self.path / "lists" / f"{name}.txt", ("\n".join(lines) + "\n").encode())
+            lines = [_list_line(item) for item in getattr(splits, name)]
+            write_atomically(self.path / "lists" / f"{name}.txt", "".join(f"{line}\n" for line in lines).encode())
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
@@ -112,6 +113,12 @@ class RunFolder:
         if not found:
             raise RunError(f"{self.path} has no checkpoint to resume from; start the run without --resume.")
         return found[-1]
+
+
+def _list_line(item: Item) -> str:
+    """A line that a recipe's list can hold: image and mask, as absolute paths where they are files."""
+    names = [item.image] if item.mask in (None, item.image) else [item.image, item.mask]
+    return "\t".join(os.path.abspath(name) if os.path.exists(name) else name for name in names)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

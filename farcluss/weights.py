@@ -159,9 +159,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_weights(path: Path, network: nn.Module, card: Card) -> None:
-    """Write a network and its card as one file, atomically."""
+    """Write a network and its card as one file, atomically. Raises WeightsError when it cannot be written."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomically(path, save(tensors, {"farcluss": card.model_dump_json()}))
+    try:
+        write_atomically(path, save(tensors, {"farcluss": card.model_dump_json()}))
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be written: {error.strerror}. Choose another place, or make room.") from None
 
 
 def read_card(path: str | os.PathLike[str]) -> Card:

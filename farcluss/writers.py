@@ -78,5 +78,5 @@ def normalized_entropy(probs: NDArray[np.float32]) -> NDArray[np.float32]:
 def blend(image: NDArray[Any], colors: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
     """Colors `(H, W, 3)` over an image `(Cin, H, W)`, of which the first three channels, or the one, are shown."""
     picture = np.moveaxis(image[:3] if len(image) >= 3 else np.repeat(image[:1], 3, axis=0), 0, 2)
-    picture = picture if picture.dtype == np.uint8 else (255 * picture.clip(0, 1)).astype(np.uint8)
+    picture = picture if picture.dtype == np.uint8 else (255 * picture.clip(0, 1)).round().astype(np.uint8)
     return ((1 - alpha) * picture + alpha * colors).round().astype(np.uint8)

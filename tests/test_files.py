@@ -1,5 +1,7 @@
 import io
+import random
 import warnings
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -212,6 +214,31 @@ def test_zero_byte_mask(tmp_path):
     (tmp_path / "m.png").touch()
     text = refused(reader().read, Item("x", saved(tmp_path / "x.png", noise(4, 4, 3)), str(tmp_path / "m.png")))
     assert "m.png" in text and "0 bytes" in text
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF"])
+def test_damage_anywhere_in_a_file_is_an_image_or_a_data_error(tmp_path, form):
+    whole, rng, path = io.BytesIO(), random.Random(0), tmp_path / "x"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(9, 11, 3)).save(whole, form, exif=exif)
+    for _ in range(150):
+        content = bytearray(whole.getvalue()[: rng.choice([None, rng.randrange(1, len(whole.getvalue()))])])
+        for _ in range(rng.randrange(1, 5)):
+            content[rng.randrange(min(len(content), rng.choice([60, 10**6])))] = rng.randrange(256)
+        path.write_bytes(content)
+        for function in (image_size, lambda path: read_image(path, 3)):
+            with suppress(DataError):
+                function(str(path))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 200])
+def test_orientations_outside_the_standard_count_as_none(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / "x.jpg", noise(8, 16, 3), exif=exif)
+    assert image_size(path) == read_image(path, 3).shape[1:] == (8, 16)
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.npy"])

@@ -51,10 +51,11 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         """Find the command, suggesting a near name for one that does not exist."""
-        from farcluss.recipe import suggestion
+        name = args[0] if args else "-"
+        if name not in BUILT_IN and not name.startswith("-") and name not in _plugin_commands():
+            from farcluss.recipe import suggestion
 
-        if args and not args[0].startswith("-") and args[0] not in self.list_commands(context):
-            context.fail(f"There is no command {args[0]!r}{suggestion(args[0], self.list_commands(context))}")
+            context.fail(f"There is no command {name!r}{suggestion(name, self.list_commands(context))}")
         return super().resolve_command(context, args)
 
 
@@ -78,9 +79,8 @@ def main() -> None:
     """Run the command line and exit."""
     debug = "--debug" in sys.argv
     try:
-        farcluss.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = farcluss.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)  # a command that stops early gives its exit code
     except (click.Abort, KeyboardInterrupt):
         _complain("Interrupted.")
         sys.exit(130)

@@ -40,8 +40,9 @@ def read_recipe(recipe: str, overlays: tuple[str, ...], settings: tuple[str, ...
 
 
 def emit_json(value: Any) -> None:
-    """Print a value as JSON, for programs; NaN becomes null."""
-    click.echo(json.dumps(value, indent=2))
+    """Print a value as JSON, for programs; NaN and infinity become null, as JSON has neither."""
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    click.echo(json.dumps(finite, indent=2))
 
 
 def pick_device(name: str) -> Any:
@@ -50,9 +51,10 @@ def pick_device(name: str) -> Any:
 
     if name != "auto":
         try:
-            return torch.device(name)
-        except RuntimeError:
-            raise RunError(f"There is no device {name!r}; give cpu, cuda, cuda:1 or mps.") from None
+            torch.zeros(1, device=name).item()
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise RunError(f"There is no device {name!r} here; give auto, cpu, cuda, cuda:1 or mps.") from None
+        return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

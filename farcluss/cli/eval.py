@@ -19,7 +19,9 @@ from farcluss.cli.common import device_option, emit_json, json_option, pick_devi
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key of [data] or [eval]; repeatable."
 )
-@click.option("--workers", default=2, show_default=True, help="Processes that decode images.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Processes that decode images."
+)
 @device_option
 @json_option
 def command(

@@ -10,7 +10,12 @@ import click
 @click.option("--output", "-o", default="model.safetensors", show_default=True, type=click.Path(path_type=Path))
 @click.option("--network", type=click.Choice(["teacher", "student"]), default="teacher", show_default=True)
 @click.option("--onnx", default=None, type=click.Path(path_type=Path), help="Also write and check an ONNX graph.")
-@click.option("--size", default=None, type=int, help="ONNX: pixels per side of its input; default: the training crop.")
+@click.option(
+    "--size",
+    default=None,
+    type=click.IntRange(min=1),
+    help="ONNX: pixels per side of its input; default: the training crop.",
+)
 @click.option("--overwrite", is_flag=True, default=False, help="Replace files that exist.")
 def command(source: Path, output: Path, network: str, onnx: Path | None, size: int | None, overwrite: bool) -> None:
     """Write SOURCE, a run directory or a weights file, as one .safetensors file that needs nothing else."""
@@ -22,10 +27,10 @@ def command(source: Path, output: Path, network: str, onnx: Path | None, size: i
         if path is not None and path.exists() and not overwrite:
             raise WeightsError(f"{path} exists already. Use --overwrite, or another name.")
     model = load_source(source, network)
-    save_weights(output, model.network, model.card)
-    click.echo(f"wrote {output}: {network} of step {model.card.step}, {len(model.classes)} classes")
     if onnx is not None:
         crop = model.card.recipe["data"]["crop"]
         side = size or crop
         difference = export_onnx(model, onnx, tuple(side) if isinstance(side, list) else (side, side))
         click.echo(f"wrote {onnx}: differs from PyTorch by at most {difference:.1e} on a random input")
+    save_weights(output, model.network, model.card)
+    click.echo(f"wrote {output}: {network} of step {model.card.step}, {len(model.classes)} classes")

@@ -34,15 +34,16 @@ def command(
     """
     from farcluss import plugins
     from farcluss.cli.common import pick_device
-    from farcluss.prediction import plan, predict_files, refuse_existing
+    from farcluss.prediction import make_folder, plan, predict_files, refuse_existing
     from farcluss.weights import load
 
     model = load(weights, pick_device(device))
     options = {"overlay": overlay, "probs": probs, "entropy": entropy}
     built = plugins.build("writer", writer, options, model.card.palette)
-    jobs = plan(inputs, Path(output))
+    jobs = plan(inputs, Path(output), built)
     if not overwrite:
         refuse_existing(jobs, built)
+    make_folder(Path(output))
     failed = []
     with click.progressbar(predict_files(model, jobs, built), length=len(jobs), label="predicting") as outcomes:
         for outcome in outcomes:

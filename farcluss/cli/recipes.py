@@ -1,5 +1,6 @@
 """`farcluss recipes`."""
 
+import tomllib
 from pathlib import Path
 
 import click
@@ -50,17 +51,17 @@ def copy_recipe(name: str, target: str) -> None:
     """Copy a recipe to TARGET, by default NAME.toml here; what it extends is copied to base/ beside it."""
     source = _find(name)
     copies = {Path(target or f"{source.stem}.toml"): source}
-    text = source.read_text(encoding="utf-8")
-    for line in text.splitlines():
-        if line.startswith("extends"):
-            base = line.split('"')[1]
-            copies[next(iter(copies)).parent / base] = source.parent / base
+    if base := tomllib.loads(source.read_text(encoding="utf-8")).get("extends"):
+        copies[next(iter(copies)).parent / base] = source.parent / base
     taken = [str(path) for path in copies if path.exists() and path.read_bytes() != copies[path].read_bytes()]
     if taken:
         raise RecipeError(f"{', '.join(taken)} exists already and differs; give another target.")
     for path, original in copies.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(original.read_bytes())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(original.read_bytes())
+        except OSError as error:
+            raise RecipeError(f"{path} cannot be written: {error.strerror}. Give another target.") from None
         click.echo(f"wrote {path}")
 
 

@@ -81,8 +81,10 @@ class FileDataset:
     def item(self, image: Path, listed: Path | None = None) -> Item:
         """The item of an image, with the mask that belongs to it where there is one."""
         image = Path(os.path.abspath(image))  # one spelling per image, so that overlaps are seen
-        candidates = (listed, self.mask_of(image)) if self.lists_decide else (self.mask_of(image), listed)
-        mask = next((path for path in candidates if path and path.is_file()), None)
+        if listed and listed.is_file() and self.lists_decide:
+            mask: Path | None = listed
+        else:
+            mask = next((path for path in (self.mask_of(image), listed) if path and path.is_file()), None)
         inside = image.relative_to(self.root) if image.is_relative_to(self.root) else image
         return Item(inside.with_suffix("").as_posix(), str(image), str(mask) if mask else None)
 

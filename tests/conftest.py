@@ -1,0 +1,72 @@
+"""Fixtures that many tests share: a recipe that trains in a second, its run, and a folder of images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = """# Drawn scenes and a tiny network: two steps.
+[data]
+layout = { name = "shapes", train = 12, val = 3, size = 32 }
+labeled = "4/12"
+crop = 32
+workers = 0
+
+[network]
+name = "deeplabv3plus"
+encoder = "test_resnet"
+output_stride = 8
+aspp_channels = 16
+head_channels = 16
+
+[stages]
+contrast = { name = "prototype", dim = 8 }
+
+[train]
+steps = 2
+batch = 2
+log_every = 1
+"""
+
+
+def write_tiny(folder: Path) -> Path:
+    path = folder / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path) -> Path:
+    """A recipe file that trains in a second."""
+    return write_tiny(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of the tiny recipe. Tests must not write into it."""
+    from farcluss import load_recipe, train
+
+    folder = tmp_path_factory.mktemp("trained")
+    return train(load_recipe(write_tiny(folder)), folder / "run")
+
+
+def write_images(root: Path, classes: int = 3, size: tuple[int, int] = (24, 20)) -> Path:
+    """Six images, masks for the first four, two more of both to validate on; each `size` (width, height)."""
+    rng = np.random.default_rng(7)
+    for kind, number in [("train", n) for n in range(6)] + [("val", n) for n in range(2)]:
+        colors = rng.integers(0, 256, (*size[::-1], 3), np.uint8)
+        mask = rng.integers(0, classes, size[::-1], np.uint8)
+        mask[0] = 255
+        for folder, array in (("images", colors), ("masks", mask)):
+            if folder == "images" or kind == "val" or number < 4:
+                path = root / folder / kind / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(path)
+    return root
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """A data set of one's own, see `write_images`."""
+    return write_images(tmp_path / "own")

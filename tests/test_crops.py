@@ -1,0 +1,212 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from farcluss.data.base import IGNORE, Item, Sample
+from farcluss.data.crops import draw_crop, random_window, read_window, resize
+
+ITEM = Item("x", "x", "x")
+
+
+class Memory:
+    """A data set of one item in memory, which notes the windows that were read."""
+
+    classes, palette = ("a", "b"), ((0, 0, 0), (1, 1, 1))
+
+    def __init__(self, image, mask=None, valid=None):
+        self.sample, self.windows = Sample(image, mask, valid), []
+
+    def size(self, item):
+        return self.sample.image.shape[1:]
+
+    def read(self, item, window=None):
+        self.windows.append(window)
+        return Sample(*(None if array is None else array[(..., *window)] for array in self.sample))
+
+
+def noise(*shape, high=256, seed=0):
+    return np.random.default_rng(seed).integers(0, high, shape, dtype=np.uint8)
+
+
+def pixels_by_number(*size):
+    """An image whose pixels say where they come from."""
+    return np.arange(np.prod(size), dtype=np.float32).reshape(1, *size) / np.float32(np.prod(size))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), min_size=1, max_size=3),
+    st.floats(0.25, 4),
+    st.floats(1, 3),
+    st.integers(0, 2**32),
+)
+def test_a_window_has_the_crops_length_at_its_scale_and_touches_the_image(axes, low, ratio, seed):
+    size, crop = zip(*axes, strict=True)
+    scale = (low, low * ratio)
+    for (start, length), extent, side in zip(
+        random_window(size, crop, scale, np.random.default_rng(seed)), size, crop, strict=True
+    ):
+        assert max(1, round(side / scale[1])) <= length <= max(1, round(side / scale[0]))
+        if length <= extent:
+            assert 0 <= start <= extent - length
+        else:
+            assert start <= 0 and start + length >= extent
+
+
+def test_scales_are_uniform_and_places_reach_both_borders():
+    places = [random_window((1000, 40), (200, 100), (0.5, 2.0), np.random.default_rng(seed)) for seed in range(2000)]
+    factors = np.array([200 / place[0][1] for place in places])
+    counts, _ = np.histogram(factors, 5, (0.5, 2.0))
+    assert (np.abs(counts - 400) < 5 * np.sqrt(400 * 0.8)).all()  # five standard deviations of a binomial
+    shares = np.array([start / (1000 - length) for (start, length), _ in places])
+    assert shares.min() < 0.02 and shares.max() > 0.98 and abs(shares.mean() - 0.5) < 0.05
+    beyond = np.array([-start / (length - 40) for _, (start, length) in places if length > 60])
+    assert beyond.min() == 0 and beyond.max() == 1 and abs(beyond.mean() - 0.5) < 0.05
+
+
+def test_one_scale_serves_all_axes():
+    for seed in range(20):
+        (_, rows), (_, columns) = random_window((500, 500), (100, 100), (0.5, 2.0), np.random.default_rng(seed))
+        assert rows == columns
+
+
+def test_a_window_inside_is_the_slice_and_all_valid():
+    image, mask = noise(3, 9, 11), noise(9, 11, high=2)
+    dataset = Memory(image, mask)
+    sample = read_window(dataset, ITEM, [(2, 5), (3, 4)], [0.5] * 3)
+    assert np.array_equal(sample.image, image[:, 2:7, 3:7]) and np.array_equal(sample.mask, mask[2:7, 3:7])
+    assert sample.valid.all() and dataset.windows == [(slice(2, 7), slice(3, 7))]
+
+
+@given(st.data(), st.sampled_from([np.uint8, np.float32]), st.integers(1, 3))
+def test_a_window_beyond_equals_a_cut_from_the_padded_image(data, dtype, axes):
+    size = tuple(data.draw(st.integers(1, 8)) for _ in range(axes))
+    place = []
+    for extent in size:
+        start = data.draw(st.integers(-6, extent - 1))
+        place.append((start, data.draw(st.integers(max(1, 1 - start), 20))))
+    image = noise(2, *size) if dtype == np.uint8 else noise(2, *size) / np.float32(255)
+    mask, valid = noise(*size, high=3), noise(*size, high=2).astype(bool)
+    sample = read_window(Memory(image, mask, valid), ITEM, place, [0.2, 0.7])
+
+    wide, cut = [(20, 20)] * axes, tuple(slice(20 + start, 20 + start + length) for start, length in place)
+    full = 255 if dtype == np.uint8 else 1
+    fill = [round(m * full) if full > 1 else m for m in (0.2, 0.7)]
+    planes = [np.pad(plane, wide, constant_values=value) for plane, value in zip(image, fill, strict=True)]
+    assert sample.image.dtype == dtype and np.array_equal(sample.image, np.stack([plane[cut] for plane in planes]))
+    assert np.array_equal(sample.mask, np.pad(mask, wide, constant_values=IGNORE)[cut])
+    assert np.array_equal(sample.valid, np.pad(valid, wide, constant_values=False)[cut])
+
+
+def test_padding_of_an_item_without_mask():
+    sample = read_window(Memory(noise(3, 4, 4)), ITEM, [(-2, 8), (0, 4)], [0.485, 0.456, 0.406])
+    assert sample.mask is None
+    assert sample.valid.sum(1).tolist() == [0, 0, 4, 4, 4, 4, 0, 0]
+    assert sample.image[:, 0, 0].tolist() == [124, 116, 104]
+
+
+def test_resize_to_the_same_size_is_the_identity():
+    sample = Sample(noise(3, 5, 7), noise(5, 7, high=3))
+    assert resize(sample, (5, 7)) is sample
+
+
+@pytest.mark.parametrize("size", [(20, 30), (64, 50), (33, 90)])
+def test_resize_equals_pillows_antialiased_bilinear(size):
+    image = noise(3, 40, 60)
+    wanted = Image.fromarray(image.transpose(1, 2, 0)).resize(size[::-1], Image.Resampling.BILINEAR)
+    found = resize(Sample(image), size).image
+    assert found.dtype == np.uint8
+    assert np.abs(found.transpose(1, 2, 0).astype(int) - np.asarray(wanted)).max() <= 1
+    floats = resize(Sample(image / np.float32(255)), size).image
+    assert floats.dtype == np.float32 and np.abs(floats * 255 - found).max() <= 1.01
+
+
+def test_resize_by_a_whole_factor_averages_with_the_tent():
+    # Halving 1-D by hand: the tent of radius 2 has weights 1, 3, 3, 1 (over 8) around each new center.
+    row = np.array([0, 8, 16, 80, 0, 0, 0, 0], np.float32)
+    found = resize(Sample(np.broadcast_to(row, (1, 8, 8)) / np.float32(100)), (8, 4)).image[0, 3] * 100
+    wanted = [(3 * 0 + 3 * 8 + 16) / 7, (8 + 48 + 240 + 0) / 8, (80 + 0 + 0 + 0) / 8, 0]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=3))
+def test_masks_are_taken_from_the_nearest_pixel_center(sides):
+    old, new = zip(*sides, strict=True)
+    mask = np.arange(np.prod(old)).reshape(old).astype(np.uint8)
+    valid = mask % 2 == 0
+    found = resize(Sample(noise(1, *old), mask, valid), new)
+    indices = [[min(int((i + 0.5) * o / n), o - 1) for i in range(n)] for o, n in sides]
+    assert np.array_equal(found.mask, mask[np.ix_(*indices)])
+    assert np.array_equal(found.valid, valid[np.ix_(*indices)])
+    assert found.image.shape == (1, *new)
+
+
+def test_image_and_mask_stay_aligned():
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 14:22] = 1
+    image = np.repeat(mask[None] * np.uint8(255), 3, axis=0)
+    for size in ((80, 80), (20, 20), (57, 31)):
+        found = resize(Sample(image, mask), size)
+        wrong = (found.image[0] > 127.5) != found.mask.astype(bool)
+        border = sum(np.abs(np.diff(np.pad(found.mask.astype(int), 1), axis=a)).sum() for a in (0, 1))
+        assert wrong.sum() <= border / 2
+
+
+def test_a_crop_at_scale_one_is_a_cut():
+    image = pixels_by_number(9, 11)
+    for seed in range(10):
+        sample = draw_crop(Memory(image), ITEM, (4, 5), (1.0, 1.0), 0.0, [0.5], np.random.default_rng(seed))
+        row, column = divmod(round(float(sample.image[0, 0, 0]) * 99), 11)
+        assert np.array_equal(sample.image, image[:, row : row + 4, column : column + 5])
+        assert sample.valid.all() and sample.mask is None
+
+
+def test_flip():
+    image, mask, valid = pixels_by_number(6, 6), noise(6, 6, high=3), noise(6, 6, high=2).astype(bool)
+
+    def crop(flip):
+        rng = np.random.default_rng(5)
+        return draw_crop(Memory(image, mask, valid), ITEM, (4, 4), (0.7, 1.3), flip, [0.5], rng)
+
+    for plain, flipped in zip(crop(0.0), crop(1.0), strict=True):
+        assert np.array_equal(plain[..., ::-1], flipped)
+    rows = [
+        draw_crop(Memory(image), ITEM, (6, 6), (1, 1), 0.5, [0.5], np.random.default_rng(seed)).image[0, 0]
+        for seed in range(400)
+    ]
+    share = np.mean([row[0] > row[-1] for row in rows])
+    assert abs(share - 0.5) < 5 * 0.5 / 20
+
+
+def test_work_is_proportional_to_the_crop():
+    dataset = Memory(noise(3, 500, 800), noise(500, 800, high=2))
+    draw_crop(dataset, ITEM, (50, 50), (0.5, 2.0), 0.5, [0.5] * 3, np.random.default_rng(0))
+    assert len(dataset.windows) == 1
+    assert all(side.stop - side.start <= 100 for side in dataset.windows[0])
+
+
+@given(st.data(), st.integers(2, 3), st.sampled_from([np.uint8, np.float32]))
+def test_labels_out_are_labels_in_and_ignore(data, axes, dtype):
+    size = tuple(data.draw(st.integers(1, 20)) for _ in range(axes))
+    crop = tuple(data.draw(st.integers(1, 20)) for _ in range(axes))
+    image = noise(3, *size) if dtype == np.uint8 else noise(3, *size) / np.float32(255)
+    mask = noise(*size, high=200)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    sample = draw_crop(Memory(image, mask), ITEM, crop, (0.25, 4.0), 0.5, [0.1, 0.5, 0.9], rng)
+    assert sample.image.shape == (3, *crop) and sample.mask.shape == sample.valid.shape == crop
+    assert sample.image.dtype == dtype and sample.mask.dtype == np.uint8 and sample.valid.dtype == bool
+    assert set(np.unique(sample.mask)) <= {*np.unique(mask), IGNORE}
+    assert np.array_equal(sample.mask == IGNORE, ~sample.valid)
+    assert sample.image.min() >= 0 and sample.image.max() <= (255 if dtype == np.uint8 else 1 + 1e-6)
+
+
+def test_a_crop_of_many_channels():
+    sample = draw_crop(Memory(noise(7, 30, 30)), ITEM, (16, 16), (0.5, 2), 0.5, [0.5] * 7, np.random.default_rng(1))
+    assert sample.image.shape == (7, 16, 16)
+
+
+def test_a_volume_at_scale_one_is_a_cut():
+    image = pixels_by_number(5, 6, 7)
+    sample = draw_crop(Memory(image), ITEM, (5, 6, 7), (1.0, 1.0), 0.0, [0.5], np.random.default_rng(0))
+    assert np.array_equal(sample.image, image)
