@@ -57,11 +57,9 @@ def build_dataset(data: Data) -> Dataset:
 
 def build_stages(recipe: Recipe) -> Stages:
     """The five stages. Raises PluginError."""
-    built = {}
-    for kind, base in STAGES.items():
-        part = getattr(recipe.stages, kind)
-        built[kind] = plugins.build(kind, part.name, part.options, kind=base)
-    return Stages(**built)
+    parts = {kind: getattr(recipe.stages, kind) for kind in STAGES}
+    built = {kind: plugins.build(kind, part.name, part.options, kind=STAGES[kind]) for kind, part in parts.items()}
+    return Stages(**built, names={kind: part.name for kind, part in parts.items()})
 
 
 def build_parts(recipe: Recipe) -> Parts:

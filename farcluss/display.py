@@ -16,9 +16,9 @@ LOSSES = ("total", "supervised", "unsupervised", "contrastive")
 class Display:
     """Progress of a run, on the main process. Use it as a context manager."""
 
-    def __init__(self, folder: RunFolder, first: int, steps: int, batch: int, shown: bool) -> None:
+    def __init__(self, folder: RunFolder, first: int, steps: int, shown: bool) -> None:
         """`shown` is False on all processes but the first, which then print nothing."""
-        self.folder, self.first, self.steps, self.batch, self.shown = folder, first, steps, batch, shown
+        self.folder, self.first, self.steps, self.shown = folder, first, steps, shown
         self.start = time.perf_counter()
         self.score = ""
         console = Console(stderr=False)
@@ -59,7 +59,7 @@ class Display:
         rate = (step - self.first) / max(time.perf_counter() - self.start, 1e-9)
         left = time.strftime("%H:%M:%S", time.gmtime((self.steps - step) / rate)) if rate else "-"
         parts = " ".join(f"{name} {values[name]:.4f}" for name in LOSSES if name in values)
-        speed = f"{rate * self.batch:.1f} images/s"
+        speed = f"{values['images_per_second']:.1f} images/s"
         line = f"step {step}/{self.steps}  {parts}  lr {values['lr']:.2e}  {speed}  left {left}"
         self.folder.log(line)
         if self.live:

@@ -5,7 +5,8 @@ are functions of the step.
 """
 
 import contextlib
-import resource
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -48,6 +49,10 @@ class Run:
     steps: int
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)
+    images: int = 0
+    """Images seen since the last log, over all processes."""
+    clock: float = field(default_factory=time.perf_counter)
+    """When that was."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -91,7 +96,7 @@ def train(
         folder.describe(str(accelerator.device), accelerator.num_processes, parts.splits)
     if recipe.train.trackers:
         accelerator.init_trackers(recipe.name)
-    with Display(folder, run.step, run.steps, 2 * recipe.train.batch, main) as display:
+    with Display(folder, run.step, run.steps, main) as display:
         _announce(run, display)
         for _ in run_steps(run, display):
             pass
@@ -162,6 +167,7 @@ def run_steps(run: Run, display: Display) -> Iterator[int]:
         hosts = list(islice(batches, train.accumulate))
         losses, statistics = one_step(run, hosts, semi, logging)
         run.step += 1
+        run.images += run.accelerator.num_processes * sum(len(host.images) for host in hosts)
         if logging:
             log_step(run, display, losses, statistics)
         last = run.step == run.steps
@@ -260,6 +266,8 @@ def log_step(run: Run, display: Display, losses: dict[str, Tensor], statistics: 
     values: dict[str, Any] = {name: float(all_sum(value)) for name, value in losses.items()}
     values["lr"] = run.optimizer.param_groups[0]["lr"]
     values["memory_gib"] = memory_gib(run.accelerator.device)
+    values["images_per_second"] = run.images / max(time.perf_counter() - run.clock, 1e-9)
+    run.images, run.clock = 0, time.perf_counter()
     values |= diagnostics(run, statistics)
     if not run.accelerator.is_main_process:
         return
@@ -289,7 +297,14 @@ def memory_gib(device: torch.device) -> float:
     """Peak memory so far: of the device on CUDA, of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if sys.platform == "win32":
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset / 2**30)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def score(run: Run, display: Display) -> None:

@@ -6,7 +6,8 @@ whole batch (how many pixels, of which classes) is summed over micro-batches and
 result.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -86,10 +87,16 @@ class Stages:
     weight: Weight
     rebalance: Rebalance
     contrast: Contrast
+    names: dict[str, str] = field(default_factory=dict)
+    """The plugin of each kind, for messages."""
 
     def modules(self) -> dict[str, nn.Module]:
         """Stage by kind, in the order of the data."""
-        return dict(vars(self))
+        return {kind: stage for kind, stage in vars(self).items() if kind != "names"}
+
+    def expect(self, kind: str, what: str, shape: Sequence[int], due: Sequence[int]) -> None:
+        """Refuse a stage's tensor of a wrong shape. Raises PluginError that names the plugin."""
+        expect(f"{kind}/{self.names.get(kind, type(self.modules()[kind]).__name__)}", what, shape, due)
 
 
 class Normalize(nn.Module):
@@ -136,7 +143,7 @@ class Learner:
         fuzzy = self.stages.pseudo_label(probs)
         weight = self.stages.weight(probs)
         weak = PseudoLabels(fuzzy.values, fuzzy.classes, weight, probs.amax(1), batch.valid)
-        check_lesson(views, weak)
+        self._check(views, weak)
         labels = tuple(follow(weak) for follow in views.follow)
         statistics |= {
             "rebalance": sum_of([self.stages.rebalance.statistics(each, self.classes) for each in labels]),
@@ -152,7 +159,19 @@ class Learner:
         if "pixels" not in statistics:
             return Totals(labeled, micro_batches)
         weights = self.stages.rebalance(statistics["rebalance"])
+        self.stages.expect("rebalance", "class weights", weights.shape, (self.classes,))
         return Totals(labeled, micro_batches, statistics["pixels"].clamp(min=1), weights)
+
+    def _check(self, views: Views, labels: PseudoLabels) -> None:
+        """Refuse views and labels of wrong shapes. Raises PluginError."""
+        expect, batch = self.stages.expect, labels.valid.shape
+        for strong in views.strong:
+            expect("augment", "a strong view", strong.shape, views.weak.shape)
+        expect("augment", "follow functions", (len(views.follow),), (len(views.strong),))
+        kept = min(labels.values.shape[1], self.classes)
+        expect("pseudo_label", "values", labels.values.shape, (batch[0], kept, *batch[1:]))
+        expect("pseudo_label", "classes", labels.classes.shape, labels.values.shape)
+        expect("weight", "weights", labels.weight.shape, batch)
 
     def _diagnose(self, probs: Tensor, labels: PseudoLabels, truth: Tensor) -> Statistics:
         """Summable facts about the pseudo-labels, for the log."""
@@ -193,6 +212,7 @@ class Learner:
         if prediction.embeddings is not None:
             anchors = self._anchors(batch, lesson, tuple(prediction.embeddings.shape[2:]))
             contrast = self.stages.contrast(prediction.embeddings, anchors, self.classes)
+            self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
             losses["contrastive"] = contrast.loss / totals.micro_batches
             losses["prototype_cosine"] = contrast.prototype_cosine / (totals.micro_batches * world_size())
             weighted = weighted + self.loss.contrastive * losses["contrastive"]
@@ -231,25 +251,12 @@ def sum_of(tensors: list[Tensor]) -> Tensor:
     return torch.stack(tensors).sum(0)
 
 
-def check_lesson(views: Views, labels: PseudoLabels) -> None:
-    """Refuse what a plugin gives in a wrong shape; costs nothing, since shapes live on the host."""
-    expected = tuple(views.weak.shape[2:])
-    for kind, shape in (
-        ("augment", tuple(views.strong[0].shape[2:])),
-        ("pseudo_label", tuple(labels.values.shape[2:])),
-        ("weight", tuple(labels.weight.shape[1:])),
-    ):
-        if shape != expected:
-            raise PluginError(
-                f"The {kind} stage gives spatial size {shape} where {expected} is due; see docs/plugins.md."
-            )
-    if len(views.strong) != len(views.follow):
+def expect(plugin: str, what: str, shape: Sequence[int], due: Sequence[int]) -> None:
+    """Refuse what a plugin gives in a wrong shape; costs nothing, since shapes live on the host. Raises PluginError."""
+    if tuple(shape) != tuple(due):
         raise PluginError(
-            f"The augment stage gives {len(views.strong)} strong views but {len(views.follow)} follow functions."
+            f"Plugin {plugin} gives {what} of shape {tuple(shape)} where {tuple(due)} is due; see docs/plugins.md."
         )
-    if labels.values.shape != labels.classes.shape:
-        raise PluginError(f"The pseudo_label stage gives values {tuple(labels.values.shape)} but classes "
-                          f"{tuple(labels.classes.shape)}; they must agree.")  # fmt: skip
 
 
 def ema_decay(step: int, decay: float) -> float:

@@ -5,7 +5,14 @@ This module imports neither torch nor any plugin, so that options can be read an
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the lower bound comes first")
+    return bounds
+
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A share or probability in [0, 1]."""
@@ -14,7 +21,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
-Range = Annotated[tuple[float, float], Field(description="lower and upper bound")]
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+"""Lower and upper bound, in this order."""
 Color = str | tuple[int, int, int]
 """`"#rrggbb"` or three integers in 0..255."""
 

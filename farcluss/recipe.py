@@ -10,10 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from farcluss.errors import RecipeError
 from farcluss.options import Color, Count, NonNegative, Positive, PositiveInt, Range, Share
+
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
+"""A text that may be written as a number, such as a share."""
 
 
 class Section(BaseModel):
@@ -45,13 +48,13 @@ class Data(Section):
 
     layout: Part = Field(default=Part(name="folder"), description="data set plugin and its options")
     root: Path = Field(default=Path(), description="folder of the data set; relative to the working directory")
-    labeled: str = Field(
+    labeled: Text = Field(
         default="all", description='list file, share such as "1/8", published list name, or "all" images with a mask'
     )
     unlabeled: str = Field(
         default="rest", description='list file, or "rest": the training images that are not labeled; "none" for none'
     )
-    val: str = Field(
+    val: Text = Field(
         default="val", description='list file, share of the images with a mask, split "val" or "test", or "none"'
     )
     draw_seed: int = Field(default=0, description="seed of the shares drawn for `labeled` and `val`")
@@ -133,7 +136,9 @@ class Train(Section):
     steps: PositiveInt | None = Field(default=None, description="optimizer steps; either this or epochs")
     epochs: PositiveInt | None = Field(default=None, description="passes over the unlabeled set")
     batch: PositiveInt = Field(default=8, description="labeled images per step, over all processes; as many unlabeled")
-    accumulate: PositiveInt = Field(default=1, description="micro-batches per step; the result does not depend on it")
+    accumulate: PositiveInt = Field(
+        default=1, description="micro-batches per step, for small memory; only batch norm, OHEM and prototypes see them"
+    )
     optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (momentum, nesterov off) or adamw")
     lr: Positive = Field(default=0.001, description="peak learning rate of the encoder")
     head_lr: Positive = Field(default=10.0, description="learning rate of everything else, as a multiple of lr")
@@ -239,10 +244,8 @@ def load_recipe(
     Raises:
         RecipeError: with one line per error, each with file and key path.
     """
-    path = find_recipe(source)
-    table = _read(path)
-    merged: dict[str, Any] = {}
-    origins: Origins = {}
+    table = _read(path := find_recipe(source))
+    merged, origins = dict[str, Any](), Origins()
     if base := table.pop("extends", None):
         parent = path.parent / str(base)
         lower = _read(parent) if parent.is_file() else None
@@ -253,8 +256,7 @@ def load_recipe(
     _merge(merged, table, str(path), origins)
     names = [str(merged.get("name") or path.stem)]
     for overlay in overlays:
-        file = find_recipe(overlay, "methods")
-        table = _read(file)
+        table = _read(file := find_recipe(overlay, "methods"))
         names.append(str(table.pop("name", file.stem)))
         _merge(merged, table, str(file), origins)
     merged["name"] = "-".join(names)
@@ -265,8 +267,7 @@ def load_recipe(
 
 def validate(table: dict[str, Any], changes: dict[str, Any]) -> Recipe:
     """A recipe from a table of plain values, as in a weights file, with some keys changed. Raises RecipeError."""
-    merged: dict[str, Any] = {}
-    origins: Origins = {}
+    merged, origins = dict[str, Any](), Origins()
     _merge(merged, table, "recipe of the weights", origins)
     _merge(merged, changes, "--set", origins)
     return _validate(merged, origins, Path("of the weights"))
@@ -282,6 +283,9 @@ def merge_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 def _validate(merged: dict[str, Any], origins: Origins, path: Path) -> Recipe:
     merged.setdefault("train", {})
+    for key, name in DEFAULT_PARTS.items():
+        if isinstance(table := _at(merged, key), dict):
+            table.setdefault("name", name)
     recipe, errors = None, []
     try:
         recipe = Recipe.model_validate(merged)
@@ -311,16 +315,16 @@ def _merge(into: dict[str, Any], table: dict[str, Any], origin: str, origins: Or
     """Merge `table` over `into`; a part with another name replaces the whole part, options and all."""
     for key, value in table.items():
         here, old = (*at, key), into.get(key)
-        if here in DEFAULT_PARTS:
-            value = {"name": value} if isinstance(value, str) else value
-            old = old if isinstance(old, dict) else {"name": DEFAULT_PARTS[here]}
         origins[here] = origin
-        if not isinstance(value, dict):
+        if here in DEFAULT_PARTS and isinstance(value, str):
+            value = {"name": value}
+        if isinstance(value, dict):
+            old = old if isinstance(old, dict) else {}
+            name = old.get("name", DEFAULT_PARTS.get(here))
+            into[key] = dict(old) if here not in DEFAULT_PARTS or value.get("name", name) == name else {}
+            _merge(into[key], value, origin, origins, here)
+        else:
             into[key] = value
-            continue
-        kept = isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name")
-        into[key] = dict(old) if kept and old else {}
-        _merge(into[key], value, origin, origins, here)
 
 
 def _parse_setting(setting: str) -> dict[str, Any]:
@@ -338,6 +342,8 @@ def _parse_setting(setting: str) -> dict[str, Any]:
 
 def _explain(error: Any, merged: dict[str, Any], origins: Origins, path: Path) -> str:
     """One line for one pydantic error: file, key path, what is wrong, what would be right."""
+    from farcluss.signatures import readable
+
     location = tuple(str(part) for part in error["loc"] if "[" not in str(part))
     key = next((location[:n] for n in range(len(location), 0, -1) if location[:n] in origins), ())
     origin, name, value = origins.get(key, str(path)), ".".join(key or location), _at(merged, key)
@@ -345,7 +351,9 @@ def _explain(error: Any, merged: dict[str, Any], origins: Origins, path: Path) -
         return f"{origin}: unknown key {name}{suggestion(key[-1], getattr(_kind(key[:-1]), 'model_fields', ()))}"
     if error["type"] == "value_error":
         return f"{origin}: {name}: {error['msg'].removeprefix('Value error, ')}."
-    return f"{origin}: {name}: must be {_readable(_kind(key))}, not {value!r}."
+    kind = _kind(key)
+    expected = "a table" if isinstance(kind, type) and issubclass(kind, Section) else readable(kind)
+    return f"{origin}: {name}: must be {expected}, not {value!r}."
 
 
 def _at(table: Any, key: Key) -> Any:
@@ -365,14 +373,6 @@ def _kind(key: Key) -> Any:
     return kind
 
 
-def _readable(kind: Any) -> str:
-    from farcluss.signatures import readable
-
-    if isinstance(kind, type) and issubclass(kind, Section):
-        return "a plugin's name or a table" if issubclass(kind, Part) else "a table"
-    return readable(kind)
-
-
 def parts(recipe: Recipe) -> list[tuple[str, str, Part]]:
     """Every plugin that a recipe names: key path, group, part."""
     stages = [(f"stages.{kind}", kind, getattr(recipe.stages, kind)) for kind in Stages.model_fields]
@@ -388,8 +388,7 @@ def _check_parts(merged: dict[str, Any], origins: Origins, path: Path) -> list[s
     from farcluss import plugins
 
     lines = []
-    for key, group, default in _DEFAULTS:
-        at = tuple(key.split("."))
+    for (_, group, default), at in zip(_DEFAULTS, DEFAULT_PARTS, strict=True):
         table = _at(merged, at)
         if not isinstance(table, dict) or not isinstance(table.get("name"), str):
             continue  # a default, which is fine, or something else, which has been said

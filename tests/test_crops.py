@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -35,6 +35,7 @@ def pixels_by_number(*size):
     return np.arange(np.prod(size), dtype=np.float32).reshape(1, *size) / np.float32(np.prod(size))
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)), min_size=1, max_size=3),
     st.floats(0.25, 4),
@@ -79,6 +80,7 @@ def test_a_window_inside_is_the_slice_and_all_valid():
     assert sample.valid.all() and dataset.windows == [(slice(2, 7), slice(3, 7))]
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.data(), st.sampled_from([np.uint8, np.float32]), st.integers(1, 3))
 def test_a_window_beyond_equals_a_cut_from_the_padded_image(data, dtype, axes):
     size = tuple(data.draw(st.integers(1, 8)) for _ in range(axes))
@@ -130,6 +132,7 @@ def test_resize_by_a_whole_factor_averages_with_the_tent():
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=3))
 def test_masks_are_taken_from_the_nearest_pixel_center(sides):
     old, new = zip(*sides, strict=True)
@@ -186,6 +189,7 @@ def test_work_is_proportional_to_the_crop():
     assert all(side.stop - side.start <= 100 for side in dataset.windows[0])
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.data(), st.integers(2, 3), st.sampled_from([np.uint8, np.float32]))
 def test_labels_out_are_labels_in_and_ignore(data, axes, dtype):
     size = tuple(data.draw(st.integers(1, 20)) for _ in range(axes))

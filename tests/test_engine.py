@@ -55,7 +55,7 @@ def run(recipe_file, name, *settings, **options) -> Path:
 
 def metrics(folder: Path, kind: str) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "memory_gib")} for line in lines if line["kind"] == kind]
+    return [{k: v for k, v in line.items() if k not in ("time", "memory_gib", "images_per_second")} for line in lines if line["kind"] == kind]
 
 
 def weights(folder: Path, step: int = 6) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -276,6 +276,7 @@ def test_mask_of_another_size(tmp_path):
     assert "m.png is 5 x 4 pixels" in text and "x.png is 6 x 4" in text
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_a_window_is_a_slice_of_the_whole(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp() / "windows"

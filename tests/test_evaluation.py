@@ -1,0 +1,186 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from evaluation_processes import CLASSES, Scenes, build_model, score_as
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
+
+from farcluss.data.base import IGNORE, Item
+from farcluss.errors import DataError
+from farcluss.evaluation import Scores, confusion_matrix, evaluate, read_images
+
+
+def counted(predicted, masks, classes):
+    """The confusion matrix by its definition."""
+    matrix = np.zeros((classes, classes), np.int64)
+    for found, true in zip(predicted.ravel().tolist(), masks.ravel().tolist(), strict=True):
+        if true != IGNORE:
+            matrix[true, found] += 1
+    return matrix
+
+
+def drawn(data, classes, shape):
+    pixels = int(np.prod(shape))
+    predicted = data.draw(st.lists(st.integers(0, classes - 1), min_size=pixels, max_size=pixels))
+    masks = data.draw(st.lists(st.sampled_from([*range(classes), IGNORE]), min_size=pixels, max_size=pixels))
+    return torch.tensor(predicted).view(shape), torch.tensor(masks, dtype=torch.uint8).view(shape)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.integers(2, 5), st.sampled_from([(6,), (2, 5), (2, 2, 3)]))
+def test_confusion_matrix(data, classes, shape):
+    predicted, masks = drawn(data, classes, shape)
+    found = confusion_matrix(predicted, masks, classes)
+    assert found.dtype == torch.int64
+    assert np.array_equal(found.numpy(), counted(predicted, masks, classes))
+    assert torch.equal(confusion_matrix(predicted.to(torch.uint8), masks.long(), classes), found)
+
+
+def test_the_largest_number_of_classes_does_not_overflow():
+    found = confusion_matrix(torch.tensor([253, 0]), torch.tensor([253, 253], dtype=torch.uint8), 254)
+    assert found[253, 253] == found[253, 0] == 1 and found.sum() == 2
+
+
+def test_nothing_counts_where_all_is_ignored():
+    assert confusion_matrix(torch.zeros(3, dtype=torch.long), torch.full((3,), 255), 2).tolist() == [[0, 0], [0, 0]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.integers(2, 5))
+def test_scores_equal_their_definitions(data, classes):
+    predicted, masks = drawn(data, classes, (4, 6))
+    scores = Scores(counted(predicted, masks, classes), tuple("abcdefg"[:classes]))
+    keep = masks.numpy() != IGNORE
+    true, found = masks.numpy()[keep], predicted.numpy()[keep]
+    ious = []
+    for k in range(classes):
+        hits, either = ((true == k) & (found == k)).sum(), ((true == k) | (found == k)).sum()
+        ious.append(hits / either if either else math.nan)
+        np.testing.assert_equal(scores.iou[k], ious[-1])
+        np.testing.assert_equal(scores.accuracy[k], hits / (true == k).sum() if (true == k).any() else math.nan)
+        both = (true == k).sum() + (found == k).sum()
+        np.testing.assert_equal(scores.dice[k], 2 * hits / both if both else math.nan)
+    present = [iou for iou in ious if not math.isnan(iou)]
+    np.testing.assert_allclose(scores.miou, sum(present) / len(present) if present else math.nan)
+    np.testing.assert_allclose(scores.pixel_accuracy, (true == found).mean() if keep.any() else math.nan)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.integers(2, 5))
+def test_scores_equal_torchmetrics(data, classes):
+    predicted, masks = drawn(data, classes, (5, 8))
+    if (masks == IGNORE).all():
+        masks[0, 0] = 0
+    scores = Scores(confusion_matrix(predicted, masks, classes).numpy(), tuple("abcdefg"[:classes]))
+
+    def theirs(metric, **options):
+        return metric(num_classes=classes, ignore_index=IGNORE, **options)(predicted, masks.long()).numpy()
+
+    np.testing.assert_allclose(scores.miou, theirs(MulticlassJaccardIndex, average="macro"), rtol=1e-6)
+    np.testing.assert_allclose(np.nan_to_num(scores.iou), theirs(MulticlassJaccardIndex, average="none"), rtol=1e-6)
+    np.testing.assert_allclose(np.nan_to_num(scores.dice), theirs(MulticlassF1Score, average="none"), rtol=1e-6)
+    np.testing.assert_allclose(np.nan_to_num(scores.accuracy), theirs(MulticlassAccuracy, average="none"), rtol=1e-6)
+    np.testing.assert_allclose(scores.pixel_accuracy, theirs(MulticlassAccuracy, average="micro"), rtol=1e-6)
+
+
+def test_counts_beyond_32_bits_are_exact():
+    big = 2**40
+    scores = Scores(np.array([[big, 1], [0, 3]]), ("a", "b"))
+    assert scores.iou.tolist() == [big / (big + 1), 3 / 4]
+    assert scores.to_json()["classes"][0]["pixels"] == big + 1
+
+
+def test_absent_classes_are_none_and_left_out_of_the_mean():
+    # a: right; b: true but never found; c: found but never true; d: neither.
+    confusion = np.array([[6, 0, 2, 0], [2, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    table = Scores(confusion, ("a", "b", "c", "d")).to_json()
+    assert [row["class"] for row in table["classes"]] == ["a", "b", "c", "d"]
+    assert [row["iou"] for row in table["classes"]] == [0.6, 0, 0, None]
+    assert [row["accuracy"] for row in table["classes"]] == [0.75, 0, None, None]
+    assert [row["dice"] for row in table["classes"]] == [0.75, 0, 0, None]
+    assert [row["pixels"] for row in table["classes"]] == [8, 2, 0, 0]
+    assert table["miou"] == pytest.approx(0.2) and table["pixel_accuracy"] == 0.6
+    assert table["confusion"] == confusion.tolist()
+
+
+def test_scores_of_nothing_are_valid_json():
+    table = Scores(np.zeros((2, 2), np.int64), ("a", "b")).to_json()
+    assert table["miou"] is table["pixel_accuracy"] is None
+    assert json.loads(json.dumps(table, allow_nan=False)) == table
+
+
+# A model on a data set.
+
+
+def oracle(items, scenes):
+    """Confusion by the rule of the network, in NumPy."""
+    total = np.zeros((4, 4), np.int64)
+    for item in items:
+        image, mask, valid = scenes.read(item)
+        predicted = np.abs(image[0, ..., None] / 255 - np.array([0.125, 0.5, 0.875, 9.0])).argmin(-1)
+        total += counted(predicted, mask if valid is None else np.where(valid, mask, IGNORE), 4)
+    return total
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluate(workers):
+    scenes = Scenes()
+    scores = evaluate(build_model(), scenes, scenes.items("val"), workers=workers)
+    assert scores.classes == CLASSES and scores.confusion.dtype == np.int64
+    assert np.array_equal(scores.confusion, oracle(scenes.items("val"), scenes))
+    assert np.isnan(scores.iou[3]) and not np.isnan(scores.iou[:3]).any()
+
+
+@pytest.mark.parametrize(
+    "inference", [{"window": (4, 5)}, {"flip": True}, {"window": (4, 4), "stride": 0.5, "flip": True}]
+)
+def test_windows_and_flips_score_a_network_of_single_pixels_the_same(inference):
+    scenes = Scenes()
+    scores = evaluate(build_model(**inference), scenes, scenes.items("val"))
+    assert np.array_equal(scores.confusion, oracle(scenes.items("val"), scenes))
+
+
+def test_several_processes_count_the_same_integers(tmp_path):
+    scenes, worlds = Scenes(), (3, 2)
+    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(score_as, (worlds, tmp_path / "meeting", results), nprocs=max(worlds))
+    found = sorted(results.get() for _ in range(sum(worlds)))
+    wanted = evaluate(build_model(), scenes, scenes.items("val")).confusion.tolist()
+    assert found == [(world, rank, wanted, "int64") for world in sorted(worlds) for rank in range(world)]
+
+
+def test_parts_of_the_items_add_up_and_a_part_may_be_empty():
+    scenes = Scenes()
+    items = scenes.items("val")
+    parts = [evaluate(build_model(), scenes, items, rank=rank, world=7).confusion for rank in range(7)]
+    assert parts[6].sum() == 0 and np.array_equal(sum(parts), oracle(items, scenes))
+
+
+def test_an_item_without_mask():
+    with pytest.raises(DataError, match="7 has no mask"):
+        evaluate(build_model(), Scenes(), [Item("7", "7")])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image(workers):
+    with pytest.raises(DataError) as caught:
+        evaluate(build_model(), Scenes(), [Item("0", "0", "0"), Item("x", "broken", "x")], workers=workers)
+    assert str(caught.value) == "broken cannot be decoded."
+
+
+def test_images_come_in_order_whatever_the_workers():
+    scenes = Scenes()
+    items = scenes.items("val")
+    for workers in (0, 2):
+        found = list(read_images(scenes, items, workers))
+        assert [item for item, _ in found] == items
+        assert all(np.array_equal(s.image, scenes.read(item).image) for item, s in found)
+
+
+def test_an_unreadable_image_does_not_stop_the_others():
+    items = [Item("0", "0", "0"), Item("x", "broken", "x"), Item("1", "1", "1")]
+    assert [isinstance(sample, DataError) for _, sample in read_images(Scenes(), items, 0)] == [False, True, False]

@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import interpolate
+
+from farcluss.inference import predict_probs, resize, running_mean, sliding, starts
+
+# (image, window) per axis: windows of all sizes, but few of them where there are three axes.
+SIZES = st.one_of(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12)), min_size=1, max_size=1),
+    st.lists(st.tuples(st.integers(1, 15), st.integers(3, 20)), min_size=2, max_size=2),
+    st.lists(st.tuples(st.integers(1, 7), st.integers(3, 9)), min_size=3, max_size=3),
+)
+STRIDES = st.floats(0.3, 1)
+
+
+def constant(classes=3, seed=0):
+    """Probabilities that no binary fraction hits, so that rounding would show."""
+    values = torch.rand(classes, generator=torch.Generator().manual_seed(seed)).softmax(0)
+
+    def forward(images):
+        shape = (1, -1, *[1] * (images.ndim - 2))
+        return values.view(shape).expand(len(images), classes, *images.shape[2:]).clone()
+
+    return forward, values
+
+
+def by_pixel(images):
+    """Probabilities that depend on the pixel alone."""
+    return torch.cat([images, 2 * images, images**2], 1).softmax(1)
+
+
+def noise(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(deadline=None, max_examples=40)
+@given(SIZES, STRIDES, st.booleans(), st.booleans(), st.integers(1, 2))
+def test_a_constant_predictor_is_reproduced_to_the_last_bit(axes, stride, flip, whole, batch):
+    size, window = zip(*axes, strict=True)
+    forward, values = constant()
+    probs = predict_probs(
+        forward, noise(batch, 1, *size), window=None if whole else window, stride=stride, flip=flip, scales=(1, 1)
+    )
+    assert probs.shape == (batch, 3, *size)
+    assert torch.equal(probs, values.view(1, -1, *[1] * len(size)).expand_as(probs))
+
+
+@settings(deadline=None, max_examples=40)
+@given(SIZES, STRIDES, st.lists(st.floats(0.3, 2.5), min_size=1, max_size=3))
+def test_a_constant_predictor_survives_scales_up_to_rounding(axes, stride, scales):
+    size, window = zip(*axes, strict=True)
+    forward, values = constant()
+    probs = predict_probs(forward, noise(1, 1, *size), window=window, stride=stride, flip=True, scales=scales)
+    torch.testing.assert_close(probs, values.view(1, -1, *[1] * len(size)).expand_as(probs), rtol=0, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(SIZES, STRIDES, st.booleans())
+def test_a_predictor_of_single_pixels_is_reproduced_by_windows(axes, stride, flip):
+    size, window = zip(*axes, strict=True)
+    images = noise(2, 1, *size)
+    whole = by_pixel(images)
+    # The mean of equal values is that value; the same pixel may be rounded apart in arrays of another length.
+    torch.testing.assert_close(
+        predict_probs(by_pixel, images, window=window, stride=stride, flip=flip), whole, rtol=0, atol=1e-6
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300))
+def test_windows_cover_every_pixel_and_stay_inside(extent, window, step):
+    window, step = min(window, extent), min(step, window)
+    places = starts(extent, window, step)
+    covered = np.zeros(extent, bool)
+    for place in places:
+        assert 0 <= place <= extent - window
+        covered[place : place + window] = True
+    assert covered.all() and places == sorted(set(places))
+    assert len(places) == -(-(extent - window) // step) + 1
+
+
+def test_windows_have_the_asked_size_and_step():
+    seen = []
+
+    def forward(images):
+        seen.append((images[0, 0, 0, 0].item(), tuple(images.shape[2:])))
+        return images
+
+    images = torch.arange(100.0).view(1, 1, 10, 10)
+    assert torch.equal(sliding(forward, images, (4, 6), 0.5), images)
+    assert seen == [(10 * row + column, (4, 6)) for row in (0, 2, 4, 6) for column in (0, 3, 4)]
+
+
+def test_overlaps_take_the_plain_mean():
+    """Each window predicts its number; a pixel then has the mean number of the windows that see it."""
+    calls = []
+
+    def forward(images):
+        calls.append(len(calls))
+        return torch.full((1, 1, *images.shape[2:]), float(calls[-1]))
+
+    found = sliding(forward, noise(1, 3, 1, 10), (1, 4), 0.5)[0, 0, 0].numpy()
+    wanted, count = np.zeros(10), np.zeros(10)
+    for number, start in enumerate((0, 2, 4, 6)):
+        wanted[start : start + 4] += number
+        count[start : start + 4] += 1
+    np.testing.assert_allclose(found, wanted / count, rtol=1e-6)
+
+
+def test_a_ramp_is_continued_over_windows_in_two_and_three_axes():
+    for size, window in (((9, 13), (4, 5)), ((5, 9, 7), (3, 4, 4))):
+        axes = np.meshgrid(*(np.linspace(0, 1, n, dtype=np.float32) for n in size), indexing="ij")
+        images = torch.from_numpy(np.stack(axes))[None]
+        for stride in (0.3, 2 / 3, 1.0):
+            assert torch.allclose(sliding(lambda views: views * 2, images, window, stride), images * 2, atol=1e-6)
+
+
+def test_flip_averages_with_the_mirrored_view():
+    shift = torch.linspace(0, 1, 7).view(1, 1, 1, 7)  # a predictor that knows left from right
+
+    def forward(images):
+        return torch.cat([images * shift, images], 1)
+
+    images = noise(2, 1, 5, 7)
+    found = predict_probs(forward, images, flip=True)
+    plain, mirrored = images.numpy() * shift.numpy(), images.numpy() * shift.numpy()[..., ::-1]
+    np.testing.assert_allclose(found[:, :1], (plain + mirrored) / 2, atol=1e-6)
+    np.testing.assert_allclose(found[:, 1:], images, atol=1e-6)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("size", "mode"), [((12, 20), "bilinear"), ((6, 8, 10), "trilinear")])
+def test_scales_average_what_each_scale_predicts(flip, size, mode):
+    images = noise(1, 1, *size)
+    parts = []
+    for scale in (0.5, 1.0, 1.5):
+        view = interpolate(images, [round(n * scale) for n in size], mode=mode, align_corners=False)
+        for mirror in (False, True)[: 1 + flip]:
+            probs = by_pixel(view.flip(-1)).flip(-1) if mirror else by_pixel(view)
+            parts.append(interpolate(probs, size, mode=mode, align_corners=False).double())
+    found = predict_probs(by_pixel, images, flip=flip, scales=(0.5, 1.0, 1.5))
+    torch.testing.assert_close(found.double(), torch.stack(parts).mean(0), rtol=0, atol=1e-6)
+
+
+def test_tiny_images_at_small_scales():
+    forward, _ = constant()
+    assert predict_probs(forward, noise(1, 1, 1, 2), window=(8, 8), scales=(0.1, 1.0)).shape == (1, 3, 1, 2)
+
+
+def test_half_precision_predictions_are_averaged_without_losing_the_constant():
+    forward, values = constant()
+    probs = sliding(lambda images: forward(images).bfloat16(), noise(1, 1, 9, 9), (4, 4), 0.3)
+    assert torch.equal(probs[0, :, 4, 4], values.bfloat16())
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3), min_size=1, max_size=8))
+def test_running_mean(rows):
+    found = running_mean(torch.tensor(row) for row in rows)
+    np.testing.assert_allclose(found, np.mean(np.array(rows, np.float64), 0), atol=1e-5)
+
+
+def test_resize_leaves_what_has_the_size():
+    images = noise(1, 2, 5, 6)
+    assert resize(images, (5, 6)) is images
+    assert resize(images, (0, 3)).shape == (1, 2, 1, 3)

@@ -1,0 +1,224 @@
+"""The composition: total loss against an oracle, refusals of wrong shapes, gradients where they belong."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tiny_network import TinyNetwork
+
+from farcluss.data.base import IGNORE
+from farcluss.errors import PluginError
+from farcluss.learner import Batch, Learner, Normalize, Stages
+from farcluss.recipe import Loss
+from farcluss.stages.augment import Identity
+from farcluss.stages.base import FuzzyLabels, PseudoLabel, Rebalance, Views, Weight
+from farcluss.stages.contrast import NoContrast, Prototype
+from farcluss.stages.pseudo_label import Fuzzy
+from farcluss.stages.rebalance import MedianFrequency, UniformRebalance
+from farcluss.stages.weight import EntropyWeight, UniformWeight
+
+CLASSES = 4
+
+
+def make(loss: Loss | None = None, axes: int = 2, **stages) -> Learner:
+    torch.manual_seed(0)
+    chosen = {
+        "augment": Identity(),
+        "pseudo_label": Fuzzy(top_k=3),
+        "weight": EntropyWeight(),
+        "rebalance": MedianFrequency(max_weight=10.0, normalize="mean"),
+        "contrast": Prototype(dim=3, confidence=0.3),
+    } | stages
+    student = TinyNetwork(2, CLASSES, chosen["contrast"].dim, False, axes=axes).double()
+    for parameter in student.parameters():
+        parameter.data *= 4  # far from uniform predictions
+    normalize = Normalize([0.2, 0.4], [0.5, 0.25]).double()
+    return Learner(student, copy.deepcopy(student).eval(), Stages(**chosen), normalize, loss or Loss(), CLASSES)
+
+
+def make_batch(axes: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(5)
+    size = (6, 7) if axes == 2 else (3, 4, 5)
+    images, unlabeled = (torch.rand(2, 2, *size, generator=generator).double() for _ in range(2))
+    masks = torch.randint(0, CLASSES, (2, *size), generator=generator)
+    masks[0, 0] = IGNORE
+    valid = torch.rand(2, *size, generator=generator) > 0.2
+    return Batch(images, masks.to(torch.uint8), unlabeled, valid, masks.to(torch.uint8))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def logits_of(learner: Learner, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and embeddings by hand-normalized images, pixels last: (N, C) and (N, D)."""
+    shape = (1, 2, *[1] * (images.dim() - 2))
+    scaled = (images - torch.tensor([0.2, 0.4]).double().view(shape)) / torch.tensor([0.5, 0.25]).double().view(shape)
+    prediction = learner.student(scaled)
+    return tuple(t.movedim(1, -1).flatten(0, -2).detach().numpy() for t in prediction)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_total_equals_the_equations_written_out(axes):
+    """Equations 1 to 12 pixel by pixel in NumPy, for a teacher equal to the student and no augmentation."""
+    learner, batch = make(axes=axes), make_batch(axes)
+    lesson, statistics = learner.teach(batch)
+    losses = learner.losses(batch, lesson, learner.totals(statistics, 1), ramp=0.7)
+
+    labeled, _ = logits_of(learner, batch.images)
+    truth = batch.masks.flatten().numpy()
+    known = truth != IGNORE
+    supervised = -np.log(softmax(labeled)[known, truth[known]]).mean()
+
+    logits, embeddings = logits_of(learner, batch.unlabeled)
+    probs, valid = softmax(logits), batch.valid.flatten().numpy()
+    kept = np.argsort(-probs, axis=1, kind="stable")[:, :3]
+    values = np.take_along_axis(probs, kept, 1)
+    values /= values.sum(1, keepdims=True)
+    weight = 1 + (probs * np.log(probs)).sum(1) / np.log(CLASSES)
+    counts = np.bincount(kept[valid, 0], minlength=CLASSES)
+    omega = np.ones(CLASSES)
+    omega[counts > 0] = np.minimum(np.median(counts[counts > 0]) / (counts[counts > 0] + 1e-6), 10)
+    omega *= counts.sum() / (omega * counts).sum()
+    divergence = (values * (np.log(values) - np.log(np.take_along_axis(probs, kept, 1)))).sum(1)
+    unsupervised = (weight * omega[kept[:, 0]] * divergence)[valid].sum() / valid.sum()
+
+    sure = valid & (probs.max(1) >= 0.3)
+    pulls = []
+    for label in np.unique(kept[sure, 0]):
+        members = embeddings[sure & (kept[:, 0] == label)]
+        center = members.mean(0)
+        pulls += list(1 - members @ center / np.linalg.norm(members, axis=1) / np.linalg.norm(center))
+    contrastive = np.mean(pulls)
+
+    assert losses["supervised"].item() == pytest.approx(supervised, rel=1e-6)
+    assert losses["unsupervised"].item() == pytest.approx(unsupervised, rel=1e-5)
+    assert losses["contrastive"].item() == pytest.approx(contrastive, rel=1e-5)
+    expected = supervised + 0.7 * (0.5 * unsupervised + 0.1 * contrastive)
+    assert losses["total"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_the_student_learns():
+    learner, batch = make(), make_batch()
+    lesson, statistics = learner.teach(batch)
+    learner.losses(batch, lesson, learner.totals(statistics, 1), 1.0)["total"].backward()
+    assert all(parameter.grad is not None for parameter in learner.student.parameters())
+    assert all(parameter.grad is None for parameter in learner.teacher.parameters())
+
+
+def test_supervised_steps_reach_every_parameter():
+    """DDP waits for the gradient of every parameter, the embedding head's too."""
+    learner, batch = make(), make_batch()
+    bare = Batch(batch.images, batch.masks)
+    lesson, statistics = learner.teach(bare)
+    assert lesson is None
+    learner.losses(bare, lesson, learner.totals(statistics, 1), 1.0)["total"].backward()
+    assert all(parameter.grad is not None for parameter in learner.student.parameters())
+    assert learner.student.embed.weight.grad.abs().max() == 0
+
+
+def test_invalid_pixels_count_nowhere():
+    learner, batch = make(), make_batch()
+    lesson, statistics = learner.teach(batch)
+    labels = lesson.labels[0]
+    poisoned = labels.map(
+        lambda t: (
+            t
+            if t.dtype in (torch.bool, torch.int64)
+            else torch.where(labels.valid if t.dim() == 3 else labels.valid.unsqueeze(1), t, 7.0)
+        )
+    )
+    totals = learner.totals(statistics, 1)
+    clean = learner.losses(batch, lesson, totals, 1.0)
+    other = learner.losses(batch, lesson._replace(labels=(poisoned,)), totals, 1.0)
+    assert clean["unsupervised"].item() == pytest.approx(other["unsupervised"].item(), rel=1e-9)
+    assert clean["contrastive"].item() == pytest.approx(other["contrastive"].item(), rel=1e-9)
+    assert statistics["pixels"] == batch.valid.sum()
+
+
+def test_diagnostics_against_numpy():
+    learner, batch = make(), make_batch()
+    _, statistics = learner.teach(batch)
+    logits, _ = logits_of(learner, batch.unlabeled)
+    probs, valid = softmax(logits), batch.valid.flatten().numpy()
+    truth = batch.truth.flatten().numpy()
+    entropy = -(probs * np.log(probs)).sum(1) / np.log(CLASSES)
+    known = valid & (truth != IGNORE)
+    assert statistics["high_entropy"] == (valid & (entropy > 0.5)).sum()
+    assert statistics["known"] == known.sum()
+    assert statistics["right"] == (known & (probs.argmax(1) == truth)).sum()
+    assert statistics["histogram"].tolist() == np.bincount(probs.argmax(1)[valid], minlength=CLASSES).tolist()
+
+
+class TwoViews(Identity):
+    """Two equal strong views."""
+
+    def forward(self, images, valid):
+        views = super().forward(images, valid)
+        return Views(views.weak, views.strong * 2, views.follow * 2)
+
+
+def test_two_equal_views_have_the_loss_of_one():
+    batch = make_batch()
+    totals = []
+    for augment in (Identity(), TwoViews()):
+        learner = make(augment=augment)
+        lesson, statistics = learner.teach(batch)
+        totals.append(learner.losses(batch, lesson, learner.totals(statistics, 1), 1.0)["total"].item())
+    assert totals[0] == pytest.approx(totals[1], rel=1e-6)
+
+
+class BadWeight(Weight):
+    def forward(self, probs):
+        return probs
+
+
+class BadLabels(PseudoLabel):
+    def forward(self, probs):
+        return FuzzyLabels(probs[:, :2], probs[:, :1].long())
+
+
+class BadRebalance(UniformRebalance, Rebalance):
+    def forward(self, statistics):
+        return statistics[:1]
+
+
+class BadAugment(Identity):
+    def forward(self, images, valid):
+        return Views(images, (images[..., :2],), (lambda labels: labels,))
+
+
+class BadContrast(NoContrast):
+    dim = 3
+
+    def forward(self, embeddings, anchors, classes):
+        return super().forward(embeddings, anchors, classes)._replace(loss=embeddings.mean(1))
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {"weight": BadWeight()},
+        {"pseudo_label": BadLabels()},
+        {"rebalance": BadRebalance()},
+        {"augment": BadAugment()},
+        {"contrast": BadContrast()},
+    ],
+)
+def test_wrong_shapes_are_refused_by_name(stages):
+    kind = next(iter(stages))
+    with pytest.raises(PluginError, match=f"Plugin {kind}/Bad.* is due; see docs/plugins.md") as caught:
+        learner, batch = make(**stages), make_batch()
+        lesson, statistics = learner.teach(batch)
+        learner.losses(batch, lesson, learner.totals(statistics, 1), 1.0)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_no_contrast_builds_no_head():
+    learner = make(contrast=NoContrast(), weight=UniformWeight())
+    batch = make_batch()
+    lesson, statistics = learner.teach(batch)
+    losses = learner.losses(batch, lesson, learner.totals(statistics, 1), 1.0)
+    assert learner.student.embed is None and "contrastive" not in losses

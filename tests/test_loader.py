@@ -1,0 +1,205 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from farcluss.data.base import IGNORE, Item, Sample
+from farcluss.data.layouts import folder
+from farcluss.data.loader import (
+    LABELED,
+    UNLABELED,
+    Address,
+    PairedCrops,
+    collate,
+    item_index,
+    micro_batches,
+    step_addresses,
+)
+from farcluss.data.shapes import Shapes
+from farcluss.errors import DataError
+from farcluss.recipe import Data
+
+BOTH = (LABELED, UNLABELED)
+SETTINGS = Data(crop=16)
+
+
+@pytest.fixture
+def crops():
+    dataset = Shapes(SETTINGS, train=12, size=24)
+    items = dataset.items("train")
+    return PairedCrops(dataset, (items[:4], items[4:]), SETTINGS, (16, 16), 4, 3)
+
+
+def load(crops, first=0, last=2, rank=0, world=1, micro=1, workers=0, streams=BOTH):
+    addresses = step_addresses(first, last, crops.batch, streams, rank, world, micro)
+    return list(micro_batches(crops, addresses, workers, False))
+
+
+def equal(one, two):
+    return all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(one, two, strict=True))
+
+
+def by_slot(batches, crops, first, rank, world, micro):
+    """(step, stream, slot) -> image and mask, from the batches of one process."""
+    found, size = {}, crops.batch // world // micro
+    for number, batch in enumerate(batches):
+        step, piece = first + number // micro, number % micro
+        for place in range(2 * size):
+            stream, slot = divmod(place, size)
+            key = step, stream, (rank * micro + piece) * size + slot
+            found[key] = (batch.ids[place], batch.images[place].numpy().tobytes(), batch.masks[place].numpy().tobytes())
+    return found
+
+
+def test_a_batch(crops):
+    (batch,) = load(crops, last=1)
+    assert batch.images.shape == (8, 3, 16, 16) and batch.images.dtype == torch.uint8
+    assert batch.masks.shape == batch.valid.shape == (8, 16, 16)
+    assert batch.masks.dtype == torch.uint8 and batch.valid.dtype == torch.bool
+    assert batch.labeled == 4 and batch.error == ""
+    labeled = {item.id for item in crops.items[0]}
+    assert [name in labeled for name in batch.ids] == [True] * 4 + [False] * 4
+
+
+def test_labeled_images_alone(crops):
+    (batch,) = load(crops, last=1, streams=(LABELED,))
+    assert batch.labeled == len(batch.images) == 4
+    both = load(crops, last=1)[0]
+    assert torch.equal(both.images[:4], batch.images)
+
+
+@pytest.mark.parametrize(("world", "micro"), [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (1, 4)])
+def test_the_global_batch_is_the_union_over_processes_and_pieces(crops, world, micro):
+    wanted = by_slot(load(crops, 5, 7), crops, 5, 0, 1, 1)
+    found = {}
+    for rank in range(world):
+        part = by_slot(load(crops, 5, 7, rank, world, micro), crops, 5, rank, world, micro)
+        assert not found.keys() & part.keys()
+        found |= part
+    assert found == wanted and len(wanted) == 2 * 2 * 4
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 50), st.integers(1, 4),
+    st.sampled_from([(LABELED,), BOTH]),
+)  # fmt: skip
+def test_addresses_name_every_slot_once(world, micro, size, first, steps, streams):
+    batch = world * micro * size
+    found = Counter()
+    for rank in range(world):
+        pieces = list(step_addresses(first, first + steps, batch, streams, rank, world, micro))
+        assert len(pieces) == steps * micro and all(len(piece) == size * len(streams) for piece in pieces)
+        assert all([a.stream for a in piece] == sorted(a.stream for a in piece) for piece in pieces)
+        assert [piece[0].step for piece in pieces] == sorted(piece[0].step for piece in pieces)
+        found.update(address for piece in pieces for address in piece)
+    wanted = [Address(s, t, i) for s in streams for t in range(first, first + steps) for i in range(batch)]
+    assert found == Counter(wanted)
+
+
+def test_workers_change_nothing(crops):
+    for one, two in zip(load(crops, 0, 3), load(crops, 0, 3, workers=2), strict=True):
+        assert equal(one, two)
+
+
+def test_starting_at_a_step_gives_what_running_to_it_gives(crops):
+    whole = load(crops, 0, 6, micro=2)
+    for step in (0, 3, 5):
+        resumed = load(crops, step, 6, micro=2)
+        assert len(resumed) == len(whole[2 * step :])
+        assert all(equal(a, b) for a, b in zip(whole[2 * step :], resumed, strict=True))
+
+
+def test_steps_slots_streams_and_seeds_draw_differently(crops):
+    whole = load(crops, 0, 6)
+    images = [image.numpy().tobytes() for batch in whole for image in batch.images]
+    assert len(set(images)) == len(images)
+    other = PairedCrops(crops.dataset, crops.items, crops.data, crops.crop, crops.batch, 4)
+    assert [b.ids for b in load(other, 0, 6)] != [b.ids for b in whole]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 40), st.integers(0, 5), st.integers(0, 1), st.integers(0, 3))
+def test_every_epoch_has_every_item_once(count, seed, stream, epoch):
+    order = [item_index(count, seed, stream, position) for position in range(epoch * count, (epoch + 1) * count)]
+    assert sorted(order) == list(range(count))
+
+
+def test_epochs_streams_and_seeds_are_shuffled_differently():
+    def order(seed, stream, epoch):
+        return tuple(item_index(30, seed, stream, position) for position in range(epoch * 30, epoch * 30 + 30))
+
+    orders = {order(s, t, e) for s in range(3) for t in range(2) for e in range(3)}
+    assert len(orders) == 18 and tuple(range(30)) not in orders
+
+
+def test_the_stream_runs_through_its_items_whatever_the_batch(crops):
+    names = [name for batch in load(crops, 0, 4) for name in batch.ids[4:]]  # two epochs of eight images
+    wanted = {item.id for item in crops.items[1]}
+    assert set(names[:8]) == set(names[8:]) == wanted
+
+
+def test_sixteen_bit_images_make_float_batches(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for index in range(2):
+        deep = rng.integers(0, 65536, (20, 20), dtype=np.uint16)
+        Image.fromarray(deep).save(tmp_path / f"images/{index}.png")
+        Image.fromarray(rng.integers(0, 2, (20, 20), dtype=np.uint8)).save(tmp_path / f"masks/{index}.png")
+    Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).save(tmp_path / "images/8bit.png")
+    data = Data(root=tmp_path, classes=["a", "b"], channels=1, crop=12)
+    items = folder(data).items("train")
+    crops = PairedCrops(folder(data), (items[:2], items[2:]), data, (12, 12), 2, 0)
+    (alone,), (mixed,) = load(crops, last=1, streams=(LABELED,)), load(crops, last=1)
+    for batch in (alone, mixed):
+        assert batch.images.dtype == torch.float32
+        assert batch.images.min() >= 0 and 0.2 < batch.images.max() <= 1.0001
+    assert torch.equal(mixed.images[:2], alone.images)
+    assert 0.3 < mixed.images[2:].mean() < 0.7  # 8-bit pixels over 255
+    assert (mixed.masks[2:] == IGNORE).all() and mixed.valid[2:].any()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_file_ends_in_its_message_without_a_traceback(tmp_path, workers):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "images/x.png")
+    Image.new("L", (20, 20), 37).save(tmp_path / "masks/x.png")
+    data = Data(root=tmp_path, classes=["a", "b"], crop=12)
+    items = folder(data).items("train")
+    crops = PairedCrops(folder(data), (items, items), data, (12, 12), 2, 0)
+    with pytest.raises(DataError) as caught:
+        load(crops, workers=workers)
+    text = str(caught.value)
+    assert str(tmp_path / "masks/x.png") in text and "37" in text
+    assert "Traceback" not in text and len(text.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_image_ends_in_its_message(tmp_path, workers):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "images/x.png").write_bytes(content[: len(content) // 2])
+    data = Data(root=tmp_path, classes=["a", "b"], crop=12)
+    items = folder(data).items("train")
+    crops = PairedCrops(folder(data), (items, items), data, (12, 12), 2, 0)
+    with pytest.raises(DataError, match=r"x\.png cannot be decoded"):
+        load(crops, workers=workers)
+
+
+def test_collate_stacks_what_crops_give():
+    item = Item("x", "x")
+    image, mask, valid = np.zeros((3, 2, 2), np.uint8), np.ones((2, 2), np.uint8), np.ones((2, 2), bool)
+    samples = [
+        (Address(LABELED, 0, 0), item.id, Sample(image[..., ::-1], mask[..., ::-1], valid)),
+        (Address(UNLABELED, 0, 0), item.id, Sample(image, None, valid)),
+    ]
+    batch = collate(samples)
+    assert batch.labeled == 1 and batch.ids == ["x", "x"]
+    assert batch.masks[0].unique().tolist() == [1] and batch.masks[1].unique().tolist() == [IGNORE]
