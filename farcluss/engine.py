@@ -135,6 +135,8 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
     optimizer = build_optimizer(student, recipe.train)
     wrapped, prepared = accelerator.prepare(student, optimizer)
+    # The step enters autocast itself; without this a network is also scored in half precision, unlike by `eval`.
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     for module in (teacher, parts.normalize, *parts.stages.modules().values()):
         module.to(accelerator.device)
     learner = Learner(wrapped, teacher, parts.stages, parts.normalize, recipe.loss, len(parts.dataset.classes))

@@ -230,7 +230,7 @@ def argument_docs(doc: str) -> dict[str, str]:
     block = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(doc), re.MULTILINE)
     name = ""
     for line in (block.group(1) if block else "").splitlines():
-        if match := re.match(r"    (\w+)(?: \(.*?\))?: (.*)", line):
+        if match := re.match(r"    (\**\w+)(?: \(.*?\))?: (.*)", line):
             name, texts[match[1]] = match[1], match[2]
         elif name and line.strip():
             texts[name] += " " + line.strip()

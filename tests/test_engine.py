@@ -15,6 +15,7 @@ from farcluss.engine import seed_draws, train
 from farcluss.errors import FarclussError
 from farcluss.recipe import load_recipe
 from farcluss.runs import read_checkpoint
+from farcluss.scoring import score_file
 
 RECIPE = """
 [data]
@@ -204,3 +205,33 @@ def test_three_dimensional_networks_train(recipe_file):
         plugins.unregister("dataset", "cubes")
     assert metrics(folder, "train")[-1]["unsupervised"] >= 0
     assert metrics(folder, "eval")[-1]["teacher_miou"] > 0
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate keeps one state per process; a run in another precision needs a new one."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("network", ["teacher", "student"])
+def test_half_precision_trains_and_scores_in_full(recipe_file, fresh_accelerate, network):
+    full = metrics(run(recipe_file, "full"), "train")
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    folder = run(recipe_file, "half", 'train.mixed_precision="bf16"', f"eval.network={network}")
+    half = metrics(folder, "train")
+    assert half[0]["total"] == pytest.approx(full[0]["total"], rel=0.02)
+    assert half[0]["total"] != full[0]["total"]
+    assert {tensor.dtype for tensor in weights(folder).values() if tensor.is_floating_point()} == {torch.float32}
+    scores = score_file(str(folder / "weights" / "last.safetensors"), {})
+    assert scores.miou == metrics(folder, "eval")[-1][f"{network}_miou"]
+
+
+def test_trackers_get_the_scalars(recipe_file):
+    folder = run(recipe_file, "run", 'train.trackers=["tensorboard"]', "train.steps=2")
+    assert list(folder.rglob("events.out.tfevents.*"))
