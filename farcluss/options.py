@@ -23,8 +23,8 @@ Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 """Lower and upper bound, in this order."""
-Color = str | tuple[int, int, int]
-"""`"#rrggbb"` or three integers in 0..255."""
+Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+"""`"#rrggbb"`."""
 
 __all__ = [
     "Annotated",

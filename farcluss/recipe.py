@@ -63,8 +63,8 @@ class Data(Section):
         default=None,
         description="names in order of mask value; or name = value, color, or list of them; default: the layout's",
     )
-    ignore_index: int | Color | list[int | Color] = Field(
-        default=255, description="mask values or colors that count nowhere"
+    ignore_index: int | Color | list[int | Color] | None = Field(
+        default=None, description="mask values or colors that count nowhere; default: 255, unless a class has it"
     )
     reduce_zero_label: bool = Field(default=False, description="mask value 0 means ignore, class i is stored as i + 1")
     palette: list[Color] | None = Field(default=None, description="color per class for pictures; default: the layout's")

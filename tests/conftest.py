@@ -44,11 +44,15 @@ def tiny_recipe(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of the tiny recipe. Tests must not write into it."""
+    """The run directory of the tiny recipe, of a few more and larger steps. Tests must not write into it.
+
+    They are many enough for predictions of several classes, and for a teacher that differs from the student.
+    """
     from farcluss import load_recipe, train
 
     folder = tmp_path_factory.mktemp("trained")
-    return train(load_recipe(write_tiny(folder)), folder / "run")
+    settings = ["train.steps=12", "train.batch=4", "train.lr=0.1", "train.ema=0.5"]
+    return train(load_recipe(write_tiny(folder), settings=settings), folder / "run")
 
 
 def write_images(root: Path, classes: int = 3, size: tuple[int, int] = (24, 20)) -> Path:

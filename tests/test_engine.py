@@ -56,7 +56,11 @@ def run(recipe_file, name, *settings, **options) -> Path:
 
 def metrics(folder: Path, kind: str) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "memory_gib", "images_per_second")} for line in lines if line["kind"] == kind]
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "memory_gib", "images_per_second")}
+        for line in lines
+        if line["kind"] == kind
+    ]
 
 
 def weights(folder: Path, step: int = 6) -> dict[str, torch.Tensor]:
@@ -82,7 +86,9 @@ def test_a_run_explains_itself(recipe_file):
     assert len((folder / "lists" / "unlabeled.txt").read_text().splitlines()) == 8
     assert (folder / "pictures" / "step-00000006.png").exists()
     first = metrics(folder, "train")[0]
-    assert {"supervised", "unsupervised", "contrastive", "prototype_cosine", "high_entropy", "mean_weight"} <= set(first)
+    assert {"supervised", "unsupervised", "contrastive", "prototype_cosine", "high_entropy", "mean_weight"} <= set(
+        first
+    )
     assert sum(first["histogram"]) == pytest.approx(1)
     assert 0 <= first["pseudo_label_accuracy"] <= 1
     total = first["supervised"] + 0.5 * first["unsupervised"] + 0.1 * first["contrastive"]
@@ -107,7 +113,12 @@ def test_resuming_gives_the_same_bits(recipe_file, step):
 @pytest.mark.parametrize("supervised", ["cross-entropy", "ohem"])
 def test_micro_batches_change_nothing(recipe_file, supervised):
     # Prototypes, and the pixels that OHEM mines, are those of a micro-batch: without them the step is exact.
-    settings = [f"loss.supervised={supervised}", "loss.contrastive=0", "loss.ohem_threshold=1.0", "data.scale=[0.9, 1.1]"]
+    settings = [
+        f"loss.supervised={supervised}",
+        "loss.contrastive=0",
+        "loss.ohem_threshold=1.0",
+        "data.scale=[0.9, 1.1]",
+    ]
     one, four = (run(recipe_file, f"{n}", *settings, f"train.accumulate={n}") for n in (1, 4))
     first, second = metrics(one, "train"), metrics(four, "train")
     if supervised == "cross-entropy":

@@ -67,9 +67,7 @@ class TestWeights:
         assert path.read_bytes() == (trained_run / LAST).read_bytes()
 
     def test_the_wrong_network(self, trained_run, tmp_path):
-        refusal = cli(
-            "export", trained_run / LAST, "--network", "student", "-o", tmp_path / "m.safetensors"
-        ).refusal
+        refusal = cli("export", trained_run / LAST, "--network", "student", "-o", tmp_path / "m.safetensors").refusal
         assert "last.safetensors holds the teacher, not the student." in refusal
         assert "Export the student from the run directory." in refusal
 
@@ -186,7 +184,9 @@ class TestOnnx:
     @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
     def test_without_the_extra(self, trained_run, tmp_path, monkeypatch, package):
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(PluginError, match=rf"ONNX export needs {package}\. Install it: pip install 'farcluss\[onnx\]'"):
+        with pytest.raises(
+            PluginError, match=rf"ONNX export needs {package}\. Install it: pip install 'farcluss\[onnx\]'"
+        ):
             export_onnx(load_source(trained_run, "teacher"), tmp_path / "m.onnx", (8, 8))
 
     def test_without_the_extra_nothing_is_written(self, trained_run, tmp_path, monkeypatch):

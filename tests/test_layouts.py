@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from farcluss.data.layouts import CITYSCAPES_CLASSES, VOC_CLASSES, cityscapes, folder, voc
+from farcluss.data.cityscapes import CITYSCAPES_CLASSES, cityscapes
+from farcluss.data.folder import folder
 from farcluss.data.splits import read_list, resolve
+from farcluss.data.voc import VOC_CLASSES, voc
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 
@@ -441,3 +443,35 @@ def test_ids_are_names_of_lines(listed, vocs, cities):
         for item in dataset.items("train"):
             assert dataset.parse(item.id).image == item.image
             assert json.dumps(item.id)
+
+
+def test_a_named_mask_that_is_missing_is_an_error_where_masks_are_needed(tmp_path):
+    for name in "abc":
+        picture(tmp_path / f"pictures/{name}.png")
+    mask(tmp_path / "truth/a.png")
+    (tmp_path / "train.txt").write_text("pictures/a.png truth/a.png\npictures/b.png truth/typo.png\npictures/c.png\n")
+    dataset = own(tmp_path, images="train.txt")
+    text = refused(dataset.items, "train")
+    assert "line 2" in text and "truth/typo.png does not exist" in text
+    items = read_list(tmp_path / "train.txt", dataset, need_masks=False)
+    assert pairs(items, tmp_path) == {"pictures/a.png": "truth/a.png", "pictures/b.png": None, "pictures/c.png": None}
+
+
+def test_splits_below_the_training_images_are_no_training_images(tmp_path):
+    for name in ("a", "b", "val/c", "test/d"):
+        picture(tmp_path / f"images/{name}.png")
+        mask(tmp_path / f"masks/{name}.png")
+    dataset = own(tmp_path, val_images="images/val", test_images="images/test")
+    assert [item.id for item in dataset.items("train")] == ["images/a", "images/b"]
+    assert [item.id for item in dataset.items("val")] == ["images/val/c"]
+    assert [item.id for item in dataset.items("test")] == ["images/test/d"]
+
+
+def test_cityscapes_auto_looks_at_the_training_masks(tmp_path):
+    for split, kinds in (("train", ["labelIds"]), ("val", ["labelIds", "labelTrainIds"])):
+        picture(tmp_path / f"leftImg8bit/{split}/x/x_0_leftImg8bit.png")
+        for kind in kinds:
+            mask(tmp_path / f"gtFine/{split}/x/x_0_gtFine_{kind}.png", 7)
+    dataset = cityscapes(Data(root=tmp_path))
+    assert (dataset.read(dataset.items("train")[0]).mask == 0).all()
+    assert dataset.items("val")[0].mask.endswith("labelIds.png")

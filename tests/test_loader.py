@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from farcluss.data.base import IGNORE, Item, Sample
-from farcluss.data.layouts import folder
+from farcluss.data.folder import folder
 from farcluss.data.loader import (
     LABELED,
     UNLABELED,

@@ -3,13 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from farcluss.data.files import read_mask
-from farcluss.data.masks import build_mask_map, choose_palette, parse_color, voc_colors
+from farcluss.data.masks import build_mask_map, choose_palette, voc_colors
 from farcluss.errors import DataError, RecipeError
 from farcluss.recipe import Data
 
 RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
+HEX = {RED: "#ff0000", GREEN: "#00FF00", BLUE: "#0000ff", BLACK: "#000000"}
 
 
 def mapped(array, **keys):
@@ -67,37 +69,31 @@ def test_ignored_values(ignore):
     assert mapped(array, classes=["a", "b"], ignore_index=ignore) == [[0, 1, 255, 255][: len(array[0])]]
 
 
-def test_an_ignored_value_wins_over_a_class():
-    assert mapped([[0, 1]], classes=["void", "b"], ignore_index=0) == [[255, 1]]
+def test_255_is_ignored_unless_a_class_has_it():
+    assert mapped([[0, 1, 255]], classes=["a", "b"]) == [[0, 1, 255]]
+    assert mapped([[0, 255]], classes={"background": 0, "object": 255}) == [[0, 1]]
+    assert mapped([[0, 255]], classes=["a"], ignore_index=[255]) == [[0, 255]]
+    refused("255", DataError, mapped, [[0, 255]], classes=["a"], ignore_index=[])
 
 
 def test_reduce_zero_label():
     assert mapped([[0, 1, 2, 255]], classes=["wall", "floor"], reduce_zero_label=True) == [[255, 0, 1, 255]]
 
 
-def test_colors_as_hex_and_as_triples_are_one():
-    array = np.array([[RED, BLUE, BLACK]], np.uint8)
-    for red, blue in (("#ff0000", "#0000FF"), ("ff0000", (0, 0, 255)), (RED, [(0, 255, 0), "#0000ff"])):
-        assert mapped(array, classes={"r": red, "b": blue}, ignore_index="#000000") == [[0, 1, 255]]
-
-
-def test_ignored_colors_in_a_list():
-    array = np.array([[RED, GREEN, BLACK]], np.uint8)
-    assert mapped(array, classes={"r": RED}, ignore_index=["#00ff00", BLACK]) == [[0, 255, 255]]
-
-
-def test_three_integers_in_toml_are_a_color_inside_a_list_alone():
-    classes = {"r": [[255, 0, 0], [0, 255, 0]], "b": [[0, 0, 255]]}
-    data = Data.model_validate({"classes": classes})
-    array = np.array([[RED, GREEN, BLUE]], np.uint8)
-    assert build_mask_map(data, {}).apply(array, "m.png").tolist() == [[0, 0, 1]]
+def test_colors():
+    array = np.array([[RED, BLUE, GREEN, BLACK]], np.uint8)
+    classes = {"r": "#ff0000", "b": ["#0000FF", "#00ff00"]}
+    assert mapped(array, classes=classes, ignore_index="#000000") == [[0, 1, 1, 255]]
+    assert mapped(array, classes={"r": HEX[RED]}, ignore_index=["#00ff00", HEX[BLACK], HEX[BLUE]]) == [
+        [0, 255, 255, 255]
+    ]
 
 
 def test_palettes_of_different_order_give_the_same_classes_by_color(tmp_path):
     palette_file(tmp_path / "a.png", [[0, 1], [2, 0]], [RED, GREEN, BLUE])
     palette_file(tmp_path / "b.png", [[2, 0], [1, 2]], [GREEN, BLUE, RED])
     Image.fromarray(np.array([[RED, GREEN], [BLUE, RED]], np.uint8)).save(tmp_path / "c.png")
-    classes = {"green": GREEN, "red": RED, "blue": BLUE}
+    classes = {"green": HEX[GREEN], "red": HEX[RED], "blue": HEX[BLUE]}
     found = [read(tmp_path / f"{name}.png", classes=classes) for name in "abc"]
     assert found == [[[1, 0], [2, 1]]] * 3
 
@@ -131,7 +127,7 @@ def test_npy_masks(tmp_path):
     np.save(tmp_path / "c.npy", np.array([[RED, BLUE]], np.uint8))
     for name in ("i", "f"):
         assert read(tmp_path / f"{name}.npy", classes=["a", "b", "c"]) == [[0, 2], [1, 255]]
-    assert read(tmp_path / "c.npy", classes={"blue": BLUE, "red": RED}) == [[1, 0]]
+    assert read(tmp_path / "c.npy", classes={"blue": HEX[BLUE], "red": HEX[RED]}) == [[1, 0]]
 
 
 def test_fractions_in_a_mask_are_refused_not_cut_off(tmp_path):
@@ -155,7 +151,7 @@ def test_many_unknown_values_are_counted_not_listed():
 
 
 def test_unknown_color_is_shown_as_color():
-    refused("#00ff00", DataError, mapped, np.array([[RED, GREEN]], np.uint8), classes={"r": RED})
+    refused("#00ff00", DataError, mapped, np.array([[RED, GREEN]], np.uint8), classes={"r": HEX[RED]})
 
 
 def test_color_mask_without_colors_is_refused(tmp_path):
@@ -170,7 +166,7 @@ def test_mask_without_colors_is_refused_where_colors_are_mapped(tmp_path):
     Image.fromarray(np.array([[1000, 3]], np.uint16)).save(tmp_path / "m.png")
     np.save(tmp_path / "m.npy", np.array([[0, 1]], np.uint8))
     for name in ("m.png", "m.npy"):
-        refused(name, DataError, read, tmp_path / name, classes={"r": RED})
+        refused(name, DataError, read, tmp_path / name, classes={"r": HEX[RED]})
 
 
 @pytest.mark.parametrize(
@@ -179,14 +175,13 @@ def test_mask_without_colors_is_refused_where_colors_are_mapped(tmp_path):
         ({}, "data.classes is missing"),
         ({"classes": []}, "data.classes is missing"),
         ({"classes": {"a": 1, "b": "#ff0000"}}, "mixes"),
-        ({"classes": {"a": [1, 2], "b": 2}}, "'a' and 'b'"),
+        ({"classes": {"a": [1, 2], "b": 2}}, "gives 2 to 'b', but it belongs to 'a' already"),
         ({"classes": {"a": [1], "b": []}}, "'b'"),
-        ({"classes": {"a": [255, 0, 0], "b": [0, 255, 0]}}, "[[r, g, b]]"),
-        ({"classes": {"a": "#ff0000", "b": [0, 255, 0]}}, "[[r, g, b]]"),
-        ({"classes": {"a": "#ff0000"}, "ignore_index": [0, 0, 0]}, "[[r, g, b]]"),
+        ({"classes": {"a": "#ff0000", "b": [0, 255, 0]}}, "#rrggbb"),
+        ({"classes": {"a": "#ff0000"}, "ignore_index": [0, 0, 0]}, "#rrggbb"),
+        ({"classes": {"a": 0, "b": 1}, "ignore_index": 0}, "belongs to 'data.ignore_index' already"),
+        ({"classes": {"a": 0, "b": 1}, "reduce_zero_label": True}, "belongs to 'data.ignore_index' already"),
         ({"classes": ["a", "a"]}, "twice"),
-        ({"classes": {"a": "#ff000"}}, "#rrggbb"),
-        ({"classes": {"a": (0, 0, 256)}}, "0 to 255"),
         ({"classes": ["a"], "ignore_index": "#000000"}, "data.ignore_index"),
         ({"classes": [f"c{i}" for i in range(255)]}, "254 is the most"),
     ],
@@ -196,7 +191,7 @@ def test_refused_classes(keys, message):
 
 
 def test_the_layout_names_classes_where_the_recipe_does_not():
-    masks = build_mask_map(Data(), {"x": 3, "y": 5})
+    masks = build_mask_map(Data(), {"x": [3], "y": [5]})
     assert masks.names == ("x", "y")
     assert masks.apply(np.array([[5, 3]]), "m").tolist() == [[1, 0]]
 
@@ -207,10 +202,9 @@ def test_palette_is_the_recipes_then_the_colors_of_the_classes_then_the_layouts_
         return choose_palette(data, default, count, build_mask_map(data, {}))
 
     layout = ((1, 1, 1), (2, 2, 2))
-    colors = {"blue": [BLUE, BLACK], "red": "#ff0000"}
-    assert palette(layout, classes=colors, palette=["#010203", (4, 5, 6)]) == ((1, 2, 3), (4, 5, 6))
+    colors = {"blue": [HEX[BLUE], HEX[BLACK]], "red": "#ff0000"}
+    assert palette(layout, classes=colors, palette=["#010203", "#040506"]) == ((1, 2, 3), (4, 5, 6))
     assert palette(layout, classes=colors) == (BLUE, RED)
-    assert palette(layout, classes=colors, ignore_index="#ff0000") == (BLUE, RED)
     assert palette(layout, classes=["a", "b"]) == layout
     assert palette(layout, 3, classes=["a", "b", "c"]) == palette(None, 3, classes=["a", "b", "c"]) == voc_colors(3)
     with pytest.raises(RecipeError, match="1 colors for 2"):
@@ -226,7 +220,9 @@ def test_voc_colors():
     assert len(set(voc_colors(256))) == 256
 
 
-@pytest.mark.parametrize("bad", ["red", "#12345", "#1234567", "", (1, 2), (1, 2, 3, 4), (-1, 0, 0)])
-def test_no_color(bad):
-    with pytest.raises(RecipeError):
-        parse_color(bad)
+@pytest.mark.parametrize("bad", ["red", "#12345", "#1234567", ""])
+@pytest.mark.parametrize("key", ["palette", "ignore_index", "classes"])
+def test_no_color(bad, key):
+    value = {"palette": [bad], "ignore_index": [bad], "classes": {"a": bad}}[key]
+    with pytest.raises(ValidationError):
+        Data.model_validate({key: value})

@@ -292,3 +292,11 @@ def test_a_file_that_equals_a_published_list_is_called_by_its_name(known):
 
 def test_a_misspelled_published_name_is_answered_with_a_near_one(known):
     assert "set-1_4" in refused(Scenes(names(9)), labeled="set-1_5", val="none")
+
+
+def test_shares_and_all_are_not_shadowed_by_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("all", names(1))
+    write("0.5", names(1))
+    assert len(resolve(Scenes(names(10)), Data(labeled="all", val="none", unlabeled="none")).labeled) == 10
+    assert len(resolve(Scenes(names(10)), Data(labeled="0.5", val="none")).labeled) == 5

@@ -86,7 +86,7 @@ def test_the_metadata_of_a_run_says_everything(trained_run):
         card = json.loads(file.metadata()["farcluss"])
     assert card["network"] == "deeplabv3plus"
     assert card["options"] == {"encoder": "test_resnet", "output_stride": 8, "aspp_channels": 16, "head_channels": 16}
-    assert (card["channels"], card["dim"], card["step"], card["source"]) == (3, 8, 2, "teacher")
+    assert (card["channels"], card["dim"], card["step"], card["source"]) == (3, 8, 12, "teacher")
     assert card["classes"] == ["ground", "disk", "bar", "tile", "ring", "star"]
     assert card["palette"][1] == [230, 159, 0] and len(card["palette"]) == 6
     assert (card["mean"], card["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -105,7 +105,7 @@ def test_the_metadata_of_a_run_says_everything(trained_run):
 def test_best_says_how_it_was_chosen(trained_run):
     card = read_card(trained_run / "weights" / "best.safetensors")
     assert card.scores["selection"] == "best teacher mIoU on data.val"
-    assert (card.scores["network"], card.scores["step"], card.step) == ("teacher", 2, 2)
+    assert (card.scores["network"], card.scores["step"], card.step) == ("teacher", 12, 12)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from farcluss.errors import DataError
+
 IGNORE = 255
 """The one ignore value of every mask that leaves a data set."""
 
@@ -31,6 +33,14 @@ class Item:
     mask: str | None = None
 
 
+class MissingMask(DataError):
+    """A list names a mask that does not exist; `item` is the image without it, which may still be unlabeled."""
+
+    def __init__(self, text: str, item: Item) -> None:
+        super().__init__(text)
+        self.item = item
+
+
 class Sample(NamedTuple):
     """The arrays of one item, or of a window of it.
 
@@ -52,8 +62,13 @@ class Dataset(Protocol):
     happens in worker processes: keep no open handles in the object.
     """
 
-    classes: tuple[str, ...]
-    palette: Palette
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in order of index."""
+
+    @property
+    def palette(self) -> Palette:
+        """One color per class."""
 
     def items(self, split: str) -> list[Item]:
         """Items of `split`: `"train"`, `"val"` or `"test"`. Raises DataError when there is no such split."""

@@ -1,6 +1,5 @@
 """From what a mask file holds to class indices: by value, or by color and then never by palette position."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,6 @@ from farcluss.recipe import Data
 
 Code = int
 """A mask value, or a color as `r << 16 | g << 8 | b`."""
-
-_COLORS = 'A color is "#rrggbb" or [[r, g, b]]; [1, 2, 3] are three values.'
 
 
 @dataclass(frozen=True)
@@ -66,66 +63,73 @@ class MaskMap:
         )
 
 
-def parse_color(color: Color) -> tuple[int, int, int]:
-    """`"#rrggbb"` (the `#` may lack) or three integers as RGB. Raises RecipeError for anything else."""
-    if isinstance(color, str):
-        if not re.fullmatch(r"#?[0-9a-fA-F]{6}", color):
-            raise RecipeError(f"{color!r} is not a color; write it as #rrggbb.")
-        return tuple(bytes.fromhex(color.removeprefix("#")))  # type: ignore[return-value]
-    if len(color) != 3 or not all(0 <= value <= 255 for value in color):
-        raise RecipeError(f"{list(color)} is not a color; write three integers from 0 to 255.")
-    return color
-
-
 def _code(value: int | Color) -> Code:
-    if isinstance(value, int):
-        return value
-    red, green, blue = parse_color(value)
-    return red << 16 | green << 8 | blue
+    return value if isinstance(value, int) else int(value.removeprefix("#"), 16)
 
 
-def _as_list(value: int | Color | list[int | Color]) -> list[int | Color]:
-    return list(value) if isinstance(value, list) else [value]
+def rgb(code: Code) -> tuple[int, int, int]:
+    """A color's code as RGB."""
+    return code >> 16, code >> 8 & 255, code & 255
 
 
-def build_mask_map(data: Data, default: dict[str, int | Color | list[int | Color]]) -> MaskMap:
-    """The map of a recipe: its `data.classes`, or else the layout's.
+def as_list(value: int | Color | list[int | Color] | None) -> list[int | Color]:
+    """One source value, several or none as a list."""
+    return [] if value is None else list(value) if isinstance(value, list) else [value]
 
-    Args:
-        data: `classes`, `ignore_index` and `reduce_zero_label` are read.
-        default: class name to source values, for a recipe that names none.
+
+Sources = dict[str, list[int | Color]]
+"""Mask values or colors per class name."""
+
+
+def class_sources(data: Data, default: Sources) -> Sources:
+    """What the recipe's `data.classes`, or else the layout, says of each class.
 
     Raises:
-        RecipeError: no classes at all, values and colors mixed, a class without values, or one value for two classes.
+        RecipeError: no classes at all, too many, one twice, or one without a value.
     """
     chosen = data.classes if data.classes is not None else default
     if not chosen:
         raise RecipeError('data.classes is missing: name the classes, as ["sky", "road"] or name = value.')
     if len(set(chosen)) < len(chosen):
         raise RecipeError("data.classes names one class twice; give a class several values as name = [value, value].")
+    if len(chosen) >= IGNORE:
+        raise RecipeError(f"data.classes names {len(chosen)} classes; {IGNORE - 1} is the most.")
     first = int(data.reduce_zero_label)
     table = dict(zip(chosen, range(first, first + len(chosen)), strict=True)) if isinstance(chosen, list) else chosen
-    sources = {name: _as_list(value) for name, value in table.items()}
-    kinds = {not isinstance(value, int) for values in sources.values() for value in values}
-    if len(kinds) != 1:
-        raise RecipeError(f"data.classes mixes mask values and colors; give every class the same kind. {_COLORS}")
-    if len(sources) >= IGNORE:
-        raise RecipeError(f"data.classes names {len(sources)} classes; {IGNORE - 1} is the most.")
+    sources = {name: as_list(value) for name, value in table.items()}
     if empty := [name for name, values in sources.items() if not values]:
         raise RecipeError(f"data.classes gives {empty[0]!r} no mask value.")
+    return sources
+
+
+def build_mask_map(data: Data, default: Sources) -> MaskMap:
+    """The map of a recipe, from `classes`, `ignore_index` and `reduce_zero_label` of its `[data]`.
+
+    Args:
+        data: the section.
+        default: the layout's own classes, for a recipe that names none.
+
+    Raises:
+        RecipeError: see `class_sources`; or values and colors are mixed, or one belongs to two classes, or to a class
+            and to `ignore_index`.
+    """
+    sources = class_sources(data, default)
+    kinds = {isinstance(value, str) for values in sources.values() for value in values}
+    if len(kinds) != 1:
+        raise RecipeError('data.classes mixes mask values and colors ("#rrggbb"); give every class the same kind.')
     colors = kinds == {True}
-    ignored = [] if colors and data.ignore_index == IGNORE else _as_list(data.ignore_index)  # the default is a value
-    if any(isinstance(value, int) == colors for value in ignored):
-        raise RecipeError(f"data.ignore_index must be of the same kind as the classes, values or colors. {_COLORS}")
-    pairs = [(_code(value), IGNORE) for value in ignored] + ([(0, IGNORE)] if data.reduce_zero_label else [])
-    codes = dict(pairs)
-    owners: dict[Code, str] = {}
+    ignored = as_list(data.ignore_index)
+    if data.ignore_index is None and not colors and not any(IGNORE in values for values in sources.values()):
+        ignored = [IGNORE]
+    if any(isinstance(value, str) != colors for value in ignored):
+        raise RecipeError('data.ignore_index must be of the same kind as the classes: values, or colors "#rrggbb".')
+    codes = {_code(value): IGNORE for value in [*ignored, *([0] if data.reduce_zero_label else [])]}
+    owners = dict.fromkeys(codes, "data.ignore_index")
     for index, (name, values) in enumerate(sources.items()):
-        for code in map(_code, values):
-            if code in owners:
-                raise RecipeError(f"data.classes gives one value to both {owners[code]!r} and {name!r}. {_COLORS}")
-            owners[code] = name
-            codes.setdefault(code, index)
+        for value in values:
+            if (owner := owners.setdefault(_code(value), name)) != name:
+                raise RecipeError(f"data.classes gives {value!r} to {name!r}, but it belongs to {owner!r} already.")
+            codes[_code(value)] = index
     ordered = sorted(codes)
     targets = np.array([codes[code] for code in ordered], np.uint8)
     firsts = tuple(_code(values[0]) for values in sources.values())
@@ -136,14 +140,14 @@ def choose_palette(data: Data, default: Palette | None, count: int, masks: MaskM
     """Colors for pictures: the recipe's, those of the classes, the layout's, or generated ones.
 
     Raises:
-        RecipeError: a palette of another length than the classes, or a bad color.
+        RecipeError: a palette of another length than the classes.
     """
     if data.palette is not None:
         if len(data.palette) != count:
             raise RecipeError(f"data.palette has {len(data.palette)} colors for {count} classes.")
-        return tuple(parse_color(color) for color in data.palette)
+        return tuple(rgb(_code(color)) for color in data.palette)
     if masks.colors:
-        return tuple((code >> 16, code >> 8 & 255, code & 255) for code in masks.first)
+        return tuple(rgb(code) for code in masks.first)
     return default if default and len(default) == count else voc_colors(count)
 
 

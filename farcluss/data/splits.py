@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from farcluss.data import published
-from farcluss.data.base import IGNORE, Dataset, Item
+from farcluss.data.base import IGNORE, Dataset, Item, MissingMask
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 
@@ -82,13 +82,21 @@ def cover_classes(dataset: Dataset, drawn: list[Item], rest: Sequence[Item]) -> 
 
 
 def classes_of(dataset: Dataset, item: Item) -> set[int]:
-    """The classes in an item's mask."""
-    mask = dataset.read(item).mask
+    """The classes in an item's mask; none for one that cannot be read, which `check` and training report."""
+    try:
+        mask = dataset.read(item).mask
+    except DataError:
+        return set()
     return set() if mask is None else set(np.unique(mask).tolist()) - {IGNORE}
 
 
-def read_list(path: Path, dataset: Dataset) -> list[Item]:
+def read_list(path: Path, dataset: Dataset, need_masks: bool = True) -> list[Item]:
     """Items of a list file, one line each; blank lines are skipped.
+
+    Args:
+        path: of the list.
+        dataset: knows what a line means.
+        need_masks: a mask that is named but missing is an error; else the image is taken without it.
 
     Raises:
         DataError: the list is unreadable or empty, or a line names no image; the message has the line number.
@@ -102,6 +110,10 @@ def read_list(path: Path, dataset: Dataset) -> list[Item]:
         if line.strip():
             try:
                 items.append(dataset.parse(line))
+            except MissingMask as error:
+                if need_masks:
+                    raise DataError(f"{path}, line {number}: {error}") from None
+                items.append(error.item)
             except DataError as error:
                 raise DataError(f"{path}, line {number}: {error}") from None
     if not items:
@@ -127,9 +139,9 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
     if data.unlabeled == "none":
         unlabeled = []
     elif data.unlabeled != "rest":
-        unlabeled = read_list(_required(data.unlabeled, "data.unlabeled", data), dataset)
+        unlabeled = read_list(_required(data.unlabeled, "data.unlabeled", data), dataset, need_masks=False)
     elif companion is not None:
-        unlabeled = read_list(companion, dataset)
+        unlabeled = read_list(companion, dataset, need_masks=False)
     else:
         unlabeled = [item for item in dataset.items("train") if item.image not in taken]
     for key, items in (("labeled", labeled), ("val", val)):
@@ -162,8 +174,6 @@ def _resolve_val(dataset: Dataset, data: Data) -> list[Item]:
 
 def _resolve_labeled(dataset: Dataset, data: Data, held_out: set[str]) -> tuple[list[Item], Path | None]:
     """Labeled items, and the list of unlabeled ones where a published list has one."""
-    if path := find_list(data.labeled, data):
-        return read_list(path, dataset), None
     if data.labeled == "all":
         return [item for item in _masked(dataset.items("train")) if item.image not in held_out], None
     if share := parse_share(data.labeled):
@@ -172,6 +182,8 @@ def _resolve_labeled(dataset: Dataset, data: Data, held_out: set[str]) -> tuple[
         chosen = {item.id for item in drawn}
         rest = [item for item in hash_order(pool, data.draw_seed, "labeled") if item.id not in chosen]
         return cover_classes(dataset, drawn, rest), None
+    if path := find_list(data.labeled, data):
+        return read_list(path, dataset), None
     if data.labeled not in published.PUBLISHED and (Path(data.labeled).suffix or "/" in data.labeled):
         _required(data.labeled, "data.labeled", data)
     labeled, unlabeled = published.local(data.labeled)

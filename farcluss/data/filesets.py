@@ -1,0 +1,112 @@
+"""Data sets whose items are files below one folder: the base of every layout on disk."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from farcluss.data.base import Item, MissingMask, Palette, Sample, Window
+from farcluss.data.files import SUFFIXES, FileReader
+from farcluss.errors import DataError
+
+
+@dataclass(frozen=True)
+class FileDataset:
+    """Items in files below one root; see `farcluss.data.base.Dataset`.
+
+    Its functions belong to modules, not to other functions, so that it can travel to worker processes.
+
+    Attributes:
+        root: folder to which ids and list lines are relative; absolute.
+        splits: per split, what lists its items.
+        image_of: image path of a bare identifier in a list; None when there is none.
+        mask_of: mask path of an image path; None when there is none.
+        lists_decide: whether a mask named in a list goes before `mask_of`. Not so where the layout has options that
+            choose among several masks of one image, which the field's lists cannot know.
+    """
+
+    classes: tuple[str, ...]
+    palette: Palette
+    root: Path
+    reader: FileReader
+    splits: Mapping[str, Callable[["FileDataset"], list[Item]]]
+    image_of: Callable[[str], Path | None]
+    mask_of: Callable[[Path], Path | None]
+    lists_decide: bool = False
+
+    def items(self, split: str) -> list[Item]:
+        """Items of a split. Raises DataError when it has none."""
+        if split not in self.splits:
+            known = ", ".join(self.splits)
+            raise DataError(
+                f"This data set has no {split!r} images; it has {known}.\n"
+                f'Give the layout\'s {split} options, a list file, or a share such as data.val = "1/5".'
+            )
+        return self.splits[split](self)
+
+    def item(self, image: Path, listed: Path | None = None) -> Item:
+        """The item of an image, with the mask that belongs to it where there is one.
+
+        Raises:
+            MissingMask: a list names a mask that does not exist, and the layout knows no other.
+        """
+        image = Path(os.path.abspath(image))  # one spelling per image, so that overlaps are seen
+        if listed and listed.is_file() and self.lists_decide:
+            mask: Path | None = listed
+        else:
+            mask = next((path for path in (self.mask_of(image), listed) if path and path.is_file()), None)
+        inside = image.relative_to(self.root) if image.is_relative_to(self.root) else image
+        item = Item(inside.with_suffix("").as_posix(), str(image), str(mask) if mask else None)
+        if listed and not mask:
+            raise MissingMask(f"the mask {listed} does not exist. Mend the list, or leave the mask out of it.", item)
+        return item
+
+    def parse(self, line: str) -> Item:
+        """The item of a list line: `IMAGE`, `IMAGE MASK` (a tab or blanks between, blanks in names) or an identifier.
+
+        Paths are absolute or relative to the root; a slash before a relative path, as some lists have it, is skipped.
+        """
+        text = line.strip()
+        for image, mask in _pairs(text):
+            if path := self._find(image):
+                return self.item(path, (self._find(mask) or self.root / mask) if mask else None)
+        image_path = self.image_of(text)
+        if image_path is None or not image_path.is_file():
+            raise DataError(f"{text!r} names no image below {self.root}. Check data.root.")
+        return self.item(image_path)
+
+    def _find(self, name: str) -> Path | None:
+        candidates = (self.root / name, self.root / name.lstrip("/"))
+        return next((path for path in candidates if path.is_file()), None)
+
+    def size(self, item: Item) -> tuple[int, ...]:
+        """`(H, W)`."""
+        return self.reader.size(item)
+
+    def read(self, item: Item, window: Window | None = None) -> Sample:
+        """Arrays of an item, see `FileReader.read`."""
+        return self.reader.read(item, window)
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """All ways to read a line as image and mask: at the tab, whole, then at each run of blanks."""
+    if "\t" in text:
+        image, _, mask = text.partition("\t")
+        yield image.strip(), mask.strip()
+        return
+    yield text, ""
+    for place, character in enumerate(text):
+        if character == " ":
+            yield text[:place].rstrip(), text[place:].lstrip()
+
+
+def find_images(root: Path, pattern: str) -> list[Path]:
+    """Image files of a folder (with sub-folders) or a glob below `root`, sorted. Raises DataError for none."""
+    path = Path(pattern)
+    start, rest = (root / path, "**/*") if (root / path).is_dir() else (root, pattern)
+    if path.is_absolute() and start is root:
+        start, rest = Path(path.anchor), str(path.relative_to(path.anchor))
+    found = [file for file in start.glob(rest) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+    if not found:
+        raise DataError(f"There are no images in {root / path}.\nCheck data.root and the layout's image options.")
+    return sorted(found)

@@ -1,0 +1,167 @@
+"""A folder of one's own: images, and masks for some of them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+
+from farcluss.data.base import Item
+from farcluss.data.files import SUFFIXES, FileReader
+from farcluss.data.filesets import FileDataset, find_images
+from farcluss.data.masks import build_mask_map, choose_palette
+from farcluss.data.splits import read_list
+from farcluss.errors import DataError
+from farcluss.recipe import Data
+
+
+def fixed_part(root: Path, pattern: str) -> Path:
+    """The folder that has all images of a folder or glob; for a list file, whose images may lie anywhere, `root`."""
+    if pattern.endswith(".txt"):
+        return root
+    plain = pattern if (root / pattern).is_dir() else ""
+    parts = Path(plain).parts or takewhile(lambda part: not set(part) & set("*?["), Path(pattern).parts)
+    return Path(os.path.abspath(root.joinpath(*parts)))
+
+
+@dataclass(frozen=True)
+class MaskFinder:
+    """From an image to its mask.
+
+    Attributes:
+        root: of the data set.
+        base: folder that has the images.
+        masks: folder that mirrors `base`, with any image extension, or a pattern with `{stem}` (file name without
+            extension and without `suffix`), `{dir}` (folder of the image below the root) and `{up}` (its parent).
+        suffix: end of the image names that the masks' names lack.
+        by_name: whether an image that has no mirrored mask may have one of its bare name.
+        index: for a folder, its files by path below it, without extension.
+    """
+
+    root: Path
+    base: Path
+    masks: str
+    suffix: str
+    by_name: bool
+    index: Mapping[str, Path]
+
+    @classmethod
+    def of(cls, root: Path, images: str, masks: str, suffix: str) -> "MaskFinder":
+        """The finder for an images option and a masks option."""
+        files = sorted((root / masks).rglob("*")) if "{" not in masks else []
+        found = [path for path in files if path.suffix.lower() in SUFFIXES]
+        index = {path.relative_to(root / masks).with_suffix("").as_posix(): path for path in reversed(found)}
+        return cls(root, fixed_part(root, images), masks, suffix, not (root / images).is_dir(), index)
+
+    def __call__(self, image: Path) -> Path | None:
+        """Where the mask of an image would be. Raises DataError for a pattern with unknown names."""
+        stem = image.stem.removesuffix(self.suffix)
+        if "{" not in self.masks:
+            inside = image.is_relative_to(self.base)
+            mirrored = image.relative_to(self.base).with_name(stem).as_posix() if inside else ""
+            return self.index.get(mirrored) or (self.index.get(stem) if self.by_name else None)
+        folder = image.parent.relative_to(self.root) if image.is_relative_to(self.root) else image.parent
+        try:
+            return self.root / self.masks.format(stem=stem, dir=folder.as_posix(), up=folder.parent.as_posix())
+        except (KeyError, IndexError, ValueError, AttributeError):
+            raise DataError(f"The masks pattern {self.masks!r} may hold {{stem}}, {{dir}} and {{up}} only.") from None
+
+
+def own_mask(finders: Sequence[MaskFinder], image: Path) -> Path | None:
+    """The mask of an image by the finder whose folder is the nearest above it; by any where none has its folder.
+
+    Raises:
+        DataError: two finders with one folder give different masks.
+    """
+    depth = max((len(f.base.parts) for f in finders if image.is_relative_to(f.base)), default=0)
+    nearest = [f for f in finders if image.is_relative_to(f.base) and len(f.base.parts) == depth] or finders
+    found = sorted({path for finder in nearest if (path := finder(image)) and path.is_file()})
+    if len(found) > 1:
+        raise DataError(
+            f"The mask of {image} may be {found[0]} or {found[1]}.\n"
+            "Name it in the list, or keep the images of each split in a folder of their own."
+        )
+    return found[0] if found else None
+
+
+def list_folder(pattern: str, others: Sequence[str], finder: MaskFinder, dataset: FileDataset) -> list[Item]:
+    """Items of one split of a folder, less those of splits that lie in folders below it.
+
+    Raises:
+        DataError: there are none, or two images would have one mask.
+    """
+    split = replace(dataset, mask_of=finder)
+    if pattern.endswith(".txt"):
+        return read_list(dataset.root / pattern, split)
+    inner = [other for other in others if not other.endswith(".txt") and other != pattern]
+    below = [
+        other for other in inner if fixed_part(dataset.root, other).is_relative_to(fixed_part(dataset.root, pattern))
+    ]
+    taken = {path for other in below for path in find_images(dataset.root, other)}
+    items = [split.item(path) for path in find_images(dataset.root, pattern) if path not in taken]
+    owners: dict[str, str] = {}
+    for item in items if finder.index else []:
+        if item.mask and owners.setdefault(item.mask, item.image) != item.image:
+            raise DataError(
+                f"{item.mask} would be the mask of both {owners[item.mask]} and {item.image}.\n"
+                'Give the layout\'s masks option as a pattern, such as "{up}/masks/{stem}.png".'
+            )
+    return items
+
+
+def folder_image(root: Path, images: str, identifier: str) -> Path | None:
+    """The image of an identifier: its path without extension, below the root or below the images folder."""
+    places = (base / f"{identifier}{suffix}" for base in (root, root / images) for suffix in sorted(SUFFIXES))
+    return next((path for path in places if path.is_file()), None)
+
+
+def folder(
+    data: Data,
+    *,
+    images: str = "images",
+    masks: str = "masks",
+    val_images: str | None = None,
+    val_masks: str | None = None,
+    test_images: str | None = None,
+    test_masks: str | None = None,
+    image_suffix: str = "",
+) -> FileDataset:
+    """A folder of one's own: images, and masks for some of them.
+
+    Paths are relative to `data.root`. Each images option is a folder (searched with its sub-folders), a glob, or a list
+    file with lines `IMAGE` or `IMAGE MASK`; each masks option a folder that mirrors the images, or a pattern such as
+    `"{up}/masks/{stem}.png"`. An image without a mask file is unlabeled.
+
+    Args:
+        images: training images.
+        masks: their masks.
+        val_images: validation images.
+        val_masks: their masks; default: looked up as for training.
+        test_images: test images, for `farcluss eval --split test`.
+        test_masks: their masks; default: looked up as for training.
+        image_suffix: end of the image names that the masks' names lack, such as `_img`.
+    """
+    root = Path(os.path.abspath(data.root))
+    if not root.is_dir():
+        raise DataError(f"data.root = {data.root} is not a folder. Set it with --set data.root=FOLDER.")
+    mask_map = build_mask_map(data, {})
+    sources = {"train": (images, masks), "val": (val_images, val_masks), "test": (test_images, test_masks)}
+    patterns = {split: pattern for split, (pattern, _) in sources.items() if pattern}
+    others = {split: tuple(p for other, p in patterns.items() if other not in ("train", split)) for split in patterns}
+    finders = {}
+    for split, (pattern, own) in sources.items():
+        if pattern:
+            # Without masks of its own, a split below the training images has them where those have theirs.
+            below = fixed_part(root, pattern).is_relative_to(fixed_part(root, images)) and not own
+            finders[split] = MaskFinder.of(root, images if below else pattern, own or masks, image_suffix)
+    return FileDataset(
+        mask_map.names,
+        choose_palette(data, None, len(mask_map.names), mask_map),
+        root,
+        FileReader(data.channels, mask_map),
+        {split: partial(list_folder, patterns[split], others[split], finder) for split, finder in finders.items()},
+        partial(folder_image, root, images),
+        partial(own_mask, list(finders.values())),
+        lists_decide=True,
+    )
