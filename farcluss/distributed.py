@@ -12,6 +12,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def count_dtype(device: torch.device) -> torch.dtype:
+    """What pixels are counted in: float64, which is exact; float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class _AllSum(torch.autograd.Function):
     """Sum over ranks whose backward also sums, so that every rank gets its part of the global gradient."""
 
@@ -39,6 +44,7 @@ def all_sum(tensor: Tensor) -> Tensor:
 def sum_tables(tables: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Entry-wise sum of tables of tensors over the list and over all processes, in one reduction."""
     keys = list(tables[0])
-    flat = torch.stack([torch.cat([table[key].double().flatten() for key in keys]) for table in tables]).sum(0)
+    dtype = count_dtype(tables[0][keys[0]].device)
+    flat = torch.stack([torch.cat([table[key].to(dtype).flatten() for key in keys]) for table in tables]).sum(0)
     parts = torch.split(all_sum(flat), [tables[0][key].numel() for key in keys])
     return {key: part.view(tables[0][key].shape) for key, part in zip(keys, parts, strict=True)}

@@ -17,6 +17,10 @@ class DataError(FarclussError):
     """Files, lists or masks that are missing, unreadable or contradictory."""
 
 
+class SampleError(DataError):
+    """A sample that failed in one process of several, which alone knows of it and so must say so."""
+
+
 class WeightsError(FarclussError):
     """Weights that are missing, unsafe, or do not fit the network."""
 

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from farcluss.data.base import IGNORE
-from farcluss.distributed import all_sum, world_size
+from farcluss.distributed import all_sum, count_dtype, world_size
 from farcluss.errors import PluginError
 from farcluss.losses import cross_entropy, fuzzy_kl, ohem, wide
 from farcluss.networks.base import Prediction
@@ -179,7 +178,7 @@ class Learner:
         known = valid & (truth != IGNORE)
         return {
             "high_entropy": (valid & (normalized_entropy(probs) > self.stages.weight.high_entropy)).sum(),
-            "weight": torch.where(valid, labels.weight, 0).double().sum(),
+            "weight": torch.where(valid, labels.weight, 0).to(count_dtype(valid.device)).sum(),
             "histogram": class_counts(labels, self.classes),
             "seen": valid.sum(),
             "known": known.sum(),
@@ -242,8 +241,10 @@ class Learner:
 
 def nearest(tensor: Tensor, size: tuple[int, ...]) -> Tensor:
     """`tensor` `(B, *S)` of any dtype at spatial `size`, by the nearest pixel center."""
-    resized = interpolate(tensor.unsqueeze(1).double(), size, mode="nearest-exact")
-    return resized.squeeze(1).to(tensor.dtype)
+    for axis, (new, old) in enumerate(zip(size, tensor.shape[1:], strict=True), 1):
+        place = (torch.arange(new, device=tensor.device) + 0.5) * (old / new)
+        tensor = tensor.index_select(axis, place.long())
+    return tensor
 
 
 def sum_of(tensors: list[Tensor]) -> Tensor:

@@ -1,7 +1,6 @@
 """The command line: run, eval, recipes, help, and what it does with what it does not understand."""
 
 import json
-import shutil
 
 import click
 import pytest
@@ -146,8 +145,9 @@ class TestRun:
         assert "step 1: teacher mIoU" in result.out
         assert load_recipe(run / "recipe.toml") == load_recipe(tiny_recipe, ["supervised"], ["train.steps=1"])
 
-    def test_resume_and_overwrite(self, trained_run, tiny_recipe, tmp_path):
-        run = shutil.copytree(trained_run, tmp_path / "run")
+    def test_resume_and_overwrite(self, tiny_recipe, tmp_path):
+        run = tmp_path / "run"
+        assert cli("run", tiny_recipe, "-o", run).code == 0
         first = (run / "recipe.toml").read_bytes()
         longer = ["run", tiny_recipe, "-o", run, "--set", "train.steps=3"]
         assert cli(*longer, "--resume").code == 0
@@ -246,6 +246,8 @@ class TestHelp:
 
     @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
     def test_of_a_command_has_an_example(self, words):
+        if isinstance(COMMANDS[words], click.Group):
+            return  # its commands have them
         for flag in ("--help", "-h"):
             result = cli(*words, flag)
             assert (result.code, result.err) == (0, "")

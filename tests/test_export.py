@@ -26,7 +26,7 @@ def exported(trained_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     result = cli("export", trained_run, "-o", folder / "model.safetensors", "--onnx", folder / "model.onnx")
     assert (result.code, result.err) == (0, ""), result
-    assert f"wrote {folder / 'model.safetensors'}: teacher of step 2, 6 classes" in result.out
+    assert f"wrote {folder / 'model.safetensors'}: teacher of step 12, 6 classes" in result.out
     assert f"wrote {folder / 'model.onnx'}: differs from PyTorch by at most" in result.out
     return folder
 
@@ -42,12 +42,12 @@ class TestWeights:
         path = tmp_path / "model.safetensors"
         assert cli("export", trained_run, "-o", path, "--network", network).code == 0
         model = farcluss.load(path)
-        state = read_checkpoint(trained_run / "checkpoints" / "step-00000002.pt")
+        state = read_checkpoint(trained_run / "checkpoints" / "step-00000012.pt")
         weights = model.network.state_dict()
         assert all(torch.equal(tensor, weights[name]) for name, tensor in state[network].items())
         other = state["student" if network == "teacher" else "teacher"]
         assert not all(torch.equal(tensor, weights[name]) for name, tensor in other.items())
-        assert (model.card.source, model.card.step) == (network, 2)
+        assert (model.card.source, model.card.step) == (network, 12)
         assert set(model.card.scores) == {"teacher_miou", "student_miou"}
         last = read_card(trained_run / LAST)
         kept = ("network", "options", "classes", "palette", "mean", "std", "inference", "recipe", "versions")
@@ -55,7 +55,7 @@ class TestWeights:
 
     def test_scores_of_another_step_are_left_out(self, trained_run, tmp_path):
         run = shutil.copytree(trained_run, tmp_path / "run")
-        path = run / "checkpoints" / "step-00000002.pt"
+        path = run / "checkpoints" / "step-00000012.pt"
         torch.save({**read_checkpoint(path), "step": 9}, path)
         model = load_source(run, "teacher")
         assert (model.card.step, model.card.scores) == (9, {})
@@ -99,7 +99,7 @@ class TestWeights:
         path = tmp_path / "model.safetensors"
         path.write_text("stale")
         assert cli("export", trained_run, "-o", path, "--overwrite").code == 0
-        assert farcluss.load(path).card.step == 2
+        assert farcluss.load(path).card.step == 12
 
 
 class TestRefusals:
@@ -120,13 +120,13 @@ class TestRefusals:
 
     @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
     def test_a_damaged_checkpoint(self, run, tmp_path, content):
-        (run / "checkpoints" / "step-00000002.pt").write_bytes(content)
+        (run / "checkpoints" / "step-00000012.pt").write_bytes(content)
         refusal = cli("export", run, "-o", tmp_path / "m.safetensors").refusal
-        assert "step-00000002.pt cannot be read" in refusal and not (tmp_path / "m.safetensors").exists()
+        assert "step-00000012.pt cannot be read" in refusal and not (tmp_path / "m.safetensors").exists()
 
     @pytest.mark.parametrize("state", [{"step": 2}, {"step": 2, "teacher": {"a": torch.zeros(1)}}])
     def test_a_checkpoint_of_another_network(self, run, tmp_path, state):
-        torch.save(state, run / "checkpoints" / "step-00000002.pt")
+        torch.save(state, run / "checkpoints" / "step-00000012.pt")
         refusal = cli("export", run, "-o", tmp_path / "m.safetensors").refusal
         assert f"The newest checkpoint of {run} does not fit {run / LAST}." in refusal
 

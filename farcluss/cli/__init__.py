@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from farcluss.errors import FarclussError
+from farcluss.errors import FarclussError, SampleError
 
 BUILT_IN = {
     "check": "Validate a recipe against the files on disk and dry-run one step.",
@@ -90,11 +90,11 @@ def main() -> None:
     except FarclussError as error:
         if debug:
             raise
-        _complain(f"Error: {error}")
+        _complain(f"Error: {error}", everywhere=isinstance(error, SampleError))
         sys.exit(1)
 
 
-def _complain(text: str) -> None:
-    """Print to stderr, once for all processes of a run."""
-    if os.environ.get("RANK", "0") == "0":
+def _complain(text: str, everywhere: bool = False) -> None:
+    """Print to stderr; once for all processes of a run, unless one alone knows."""
+    if everywhere or os.environ.get("RANK", "0") == "0":
         click.echo(text, err=True)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from farcluss.data.base import IGNORE, Dataset, Item
 from farcluss.data.crops import draw_crop
-from farcluss.errors import DataError, FarclussError
+from farcluss.errors import FarclussError, SampleError
 from farcluss.recipe import Data
 
 LABELED, UNLABELED = 0, 1
@@ -125,7 +125,7 @@ def micro_batches(
     """Load the micro-batches at `addresses`, in order.
 
     Raises:
-        DataError: an item cannot be read; or a worker died.
+        SampleError: an item cannot be read; or a worker died.
     """
     loader: DataLoader[Any] = DataLoader(
         crops,  # type: ignore[arg-type]
@@ -138,12 +138,12 @@ def micro_batches(
     try:
         for batch in loader:
             if batch.error:
-                raise DataError(batch.error)
+                raise SampleError(batch.error)
             yield batch
     except RuntimeError as error:
         if "worker" not in str(error):
             raise
-        raise DataError(f"A loader process died: {error}\nIf memory ran out, set data.workers lower.") from error
+        raise SampleError(f"A loader process died: {error}\nIf memory ran out, set data.workers lower.") from error
 
 
 def _one_thread(worker: int) -> None:

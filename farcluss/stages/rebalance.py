@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from farcluss.distributed import count_dtype
 from farcluss.options import Positive
 from farcluss.stages.base import PseudoLabels, Rebalance
 
@@ -13,12 +14,12 @@ def class_counts(labels: PseudoLabels, classes: int, soft: bool = False) -> Tens
     """`N_c` of eq. 7 over valid pixels: by the most probable class, or by the sum of `q_c` when `soft`.
 
     Returns:
-        `(C,)` float64, exact for any number of pixels.
+        `(C,)` in `count_dtype`, exact for any number of pixels in float64.
     """
     kept = labels.classes if soft else labels.classes[:, :1]
     values = labels.values if soft else torch.ones_like(labels.values[:, :1])
-    values = torch.where(labels.valid.unsqueeze(1), values, 0).double()
-    counts = torch.zeros(classes, dtype=torch.float64, device=values.device)
+    values = torch.where(labels.valid.unsqueeze(1), values, 0).to(count_dtype(values.device))
+    counts = values.new_zeros(classes)
     return counts.index_add_(0, kept.flatten(), values.flatten())
 
 
@@ -62,7 +63,7 @@ class MedianFrequency(Rebalance):
         self.eps, self.count, self.max_weight, self.normalize, self.applied = eps, count, max_weight, normalize, apply
 
     def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
-        """`(2, C)` float64: counts for eq. 7, and the mass with which each class weight enters the loss."""
+        """`(2, C)`: counts for eq. 7, and the mass with which each class weight enters the loss."""
         soft = (self.count == "soft", self.applied == "expected")
         counted = {kind: class_counts(labels, classes, kind) for kind in set(soft)}
         return torch.stack([counted[kind] for kind in soft])
