@@ -305,8 +305,9 @@ class TestFiles:
         assert "farcluss recipes list" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-@pytest.mark.parametrize("overlays", [(), ("farcluss_plus",)])
+@pytest.mark.parametrize(
+    ("name", "overlays"), [*((name, ()) for name in SHIPPED), ("quickstart", ("farcluss_plus", "supervised"))]
+)
 def test_a_resolved_recipe_reads_back_equal(name, overlays, tmp_path, monkeypatch):
     monkeypatch.setattr(
         plugins, "entry_points", ENTRY_POINTS

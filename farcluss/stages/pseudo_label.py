@@ -10,8 +10,8 @@ from farcluss.stages.base import FuzzyLabels, PseudoLabel
 def top_classes(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` largest of `probs` `(B, C, *S)` along C and their classes, ties broken toward the lower class.
 
-    `torch.topk` leaves the order of ties to the device; taking the argmax `k` times does not (`max` gives the first),
-    and for the small `k` of this method it is faster as well.
+    `torch.topk` leaves the order of ties to the device; taking the maximum `k` times does not, since `torch.max` gives
+    the first of several maxima, and for the small `k` of this method it is faster as well.
 
     Returns:
         values and classes, each `(B, min(k, C), *S)`.
@@ -19,18 +19,12 @@ def top_classes(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
     values, classes = [], []
     rest = probs
     for kept in range(min(k, probs.shape[1])):
-        value, index = first_max(rest)
+        value, index = rest.max(1, keepdim=True)
         values.append(value)
         classes.append(index)
         if kept + 1 < min(k, probs.shape[1]):
             rest = rest.scatter(1, index, float("-inf"))
     return torch.cat(values, 1), torch.cat(classes, 1)
-
-
-def first_max(probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum over dimension 1 and its first index, each with that dimension kept."""
-    value = probs.amax(1, keepdim=True)
-    return value, (probs == value).to(torch.uint8).argmax(1, keepdim=True)
 
 
 def fuzzy_labels(probs: Tensor, k: int) -> FuzzyLabels:
