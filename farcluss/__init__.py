@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "FarclussError": "farcluss.errors",
     "Recipe": "farcluss.recipe",
-    "load_recipe": "farcluss.recipe",
+    "load_recipe": "farcluss.reading",
     "train": "farcluss.engine",
     "evaluate": "farcluss.evaluation",
     "load": "farcluss.weights",
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from farcluss.errors import FarclussError as FarclussError
     from farcluss.evaluation import evaluate as evaluate
     from farcluss.plugins import register as register
+    from farcluss.reading import load_recipe as load_recipe
     from farcluss.recipe import Recipe as Recipe
-    from farcluss.recipe import load_recipe as load_recipe
     from farcluss.weights import Model as Model
     from farcluss.weights import load as load
 

@@ -85,13 +85,15 @@ def train(
     if resume is not None:
         checkpoint = read_checkpoint(folder.newest_checkpoint() if resume == "newest" else resume)
     parts = build_parts(recipe)
-    if main and checkpoint is None:
-        folder.create(recipe, overwrite)
-    accelerator.wait_for_everyone()
+    if checkpoint is None:
+        folder.refuse_existing(overwrite)
     run = prepare(recipe, parts, accelerator, folder)
     if checkpoint is not None:
         restore(run, checkpoint)
+    accelerator.wait_for_everyone()  # all have looked for an existing run before one of them makes a new one
     if main:
+        if checkpoint is None:
+            folder.create(recipe)
         folder.forget_after(run.step)
         folder.describe(str(accelerator.device), accelerator.num_processes, parts.splits)
     if recipe.train.trackers:

@@ -1,5 +1,8 @@
 """The errors that people see: what is wrong, where, and what to do, in one to three lines."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class FarclussError(Exception):
     """Base of every error whose text is meant for the user; the CLI prints it without a traceback."""
@@ -27,3 +30,9 @@ class WeightsError(FarclussError):
 
 class RunError(FarclussError):
     """A run that cannot start, resume or go on."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` when something near is known, else `"."`."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else "."

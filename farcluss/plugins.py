@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from farcluss.errors import FarclussError, PluginError
+from farcluss.errors import FarclussError, PluginError, suggestion
 from farcluss.signatures import Description, describe_object, describe_source, file_module, find_definition
 
 GROUPS = ("augment", "pseudo_label", "weight", "rebalance", "contrast", "network", "dataset", "writer", "command")
@@ -89,8 +89,6 @@ def find(group: str | None = None) -> Iterator[Plugin]:
 
 def get(group: str, name: str) -> Plugin:
     """The one plugin of that name. Raises PluginError for none, with suggestions, and for two, with their owners."""
-    from farcluss.recipe import suggestion
-
     known = list(find(group))
     plugins = [plugin for plugin in known if plugin.name == name]
     if len(plugins) > 1:

@@ -35,17 +35,16 @@ class RunFolder:
         self.path = path
         self.last, self.best = path / "weights" / "last.safetensors", path / "weights" / "best.safetensors"
 
-    def create(self, recipe: Recipe, overwrite: bool = False) -> None:
-        """Make the folder of a new run.
-
-        Raises:
-            RunError: a run is there already, or the folder cannot be written.
-        """
+    def refuse_existing(self, overwrite: bool) -> None:
+        """Raise RunError when a run is there already and may not be replaced."""
         if (self.path / "recipe.toml").exists() and not overwrite:
             raise RunError(
                 f"{self.path} holds a run already. Go on with it by --resume, replace it by --overwrite,\n"
                 "or choose another folder with --output."
             )
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder of a new run, in place of an old one. Raises RunError when it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in ("metrics.jsonl", "log.txt"):

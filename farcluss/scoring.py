@@ -6,7 +6,7 @@ from farcluss.build import build_dataset, crop_sides
 from farcluss.data.splits import find_list, read_list, resolve
 from farcluss.errors import RecipeError
 from farcluss.evaluation import Scores, evaluate
-from farcluss.recipe import validate
+from farcluss.reading import validate
 from farcluss.weights import inference_of, load
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from farcluss.errors import suggestion
+
 REQUIRED = inspect.Parameter.empty
 _BUILT_IN = {"float": float, "int": int, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict}
 _NO_OPTIONS = ("torch.nn.modules.module", "typing")
@@ -51,8 +53,6 @@ class Description:
     def check(self, plugin: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """Complete, converted options, and what is wrong with the `given` ones: (option or "", text) pairs."""
         from pydantic import ValidationError
-
-        from farcluss.recipe import suggestion
 
         try:
             return dict(self._model().model_validate(given)), []

@@ -7,7 +7,7 @@ import pytest
 from commandline import cli, python
 
 from farcluss.cli import BUILT_IN, farcluss
-from farcluss.recipe import load_recipe, recipe_folder
+from farcluss.reading import load_recipe, recipe_folder
 from farcluss.runs import read_checkpoint
 from farcluss.weights import read_card
 
@@ -305,6 +305,6 @@ class TestUsage:
         def interrupted(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("farcluss.recipe.load_recipe", interrupted)
+        monkeypatch.setattr("farcluss.reading.load_recipe", interrupted)
         result = cli("run", "quickstart")
         assert (result.code, result.err.strip()) == (130, "Interrupted.")

@@ -19,7 +19,8 @@ from plugin_site import STAGE, distribute
 from farcluss import plugins
 from farcluss.cli import BUILT_IN, farcluss
 from farcluss.data.masks import build_mask_map
-from farcluss.recipe import Data, Part, Recipe, Section, load_recipe
+from farcluss.reading import load_recipe
+from farcluss.recipe import Data, Part, Recipe, Section
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

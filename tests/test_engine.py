@@ -13,7 +13,7 @@ from tiny_network import TinyNetwork
 from farcluss import plugins
 from farcluss.engine import seed_draws, train
 from farcluss.errors import FarclussError
-from farcluss.recipe import load_recipe
+from farcluss.reading import load_recipe
 from farcluss.runs import read_checkpoint
 from farcluss.scoring import score_file
 
@@ -246,3 +246,15 @@ def test_half_precision_trains_and_scores_in_full(recipe_file, fresh_accelerate,
 def test_trackers_get_the_scalars(recipe_file):
     folder = run(recipe_file, "run", 'train.trackers=["tensorboard"]', "train.steps=2")
     assert list(folder.rglob("events.out.tfevents.*"))
+
+
+def test_a_start_that_fails_costs_nothing(recipe_file):
+    folder = run(recipe_file, "run", "train.steps=2")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    broken = ["network.name=deeplabv3plus", "network.encoder=test_resnet", "network.pretrained=gone.pth"]
+    with pytest.raises(FarclussError, match=r"gone\.pth"):
+        run(recipe_file, "run", *broken, overwrite=True)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    with pytest.raises(FarclussError, match=r"gone\.pth"):
+        run(recipe_file, "fresh", *broken)
+    assert not (recipe_file.parent / "fresh").exists()

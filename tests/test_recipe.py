@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from farcluss import plugins
 from farcluss.errors import RecipeError
-from farcluss.recipe import find_recipe, load_recipe, merge_settings, recipe_folder, validate
+from farcluss.reading import find_recipe, load_recipe, merge_settings, recipe_folder, validate
 from farcluss.runs import to_toml
 
 ENTRY_POINTS = cache(plugins.entry_points)

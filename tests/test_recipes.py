@@ -15,7 +15,7 @@ import trees
 from farcluss.build import build_parts
 from farcluss.data import published
 from farcluss.errors import RecipeError
-from farcluss.recipe import load_recipe, recipe_folder
+from farcluss.reading import load_recipe, recipe_folder
 from farcluss.weights import build_network
 
 FOLDER = recipe_folder()

@@ -14,7 +14,8 @@ from tiny_network import TinyNetwork
 import farcluss
 from farcluss import plugins
 from farcluss.errors import WeightsError
-from farcluss.recipe import Eval, load_recipe
+from farcluss.reading import load_recipe
+from farcluss.recipe import Eval
 from farcluss.weights import Card, Inference, Model, inference_of, load, read_card, save_weights, write_atomically
 
 CLASSES = ["sky", "road", "tree"]

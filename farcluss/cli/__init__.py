@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from farcluss.errors import FarclussError, SampleError
+from farcluss.errors import FarclussError, SampleError, suggestion
 
 BUILT_IN = {
     "check": "Validate a recipe against the files on disk and dry-run one step.",
@@ -53,8 +53,6 @@ class LazyGroup(click.Group):
         """Find the command, suggesting a near name for one that does not exist."""
         name = args[0] if args else "-"
         if name not in BUILT_IN and not name.startswith("-") and name not in _plugin_commands():
-            from farcluss.recipe import suggestion
-
             context.fail(f"There is no command {name!r}{suggestion(name, self.list_commands(context))}")
         return super().resolve_command(context, args)
 

@@ -34,7 +34,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Score WEIGHTS by one confusion matrix over all pixels: IoU, accuracy and Dice per class, mIoU, pixel accuracy."""
-    from farcluss.recipe import merge_settings
+    from farcluss.reading import merge_settings
     from farcluss.scoring import score_file
 
     keys = merge_settings(settings)

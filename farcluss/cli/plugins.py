@@ -10,14 +10,14 @@ import click
 
 from farcluss import plugins
 from farcluss.cli.common import emit_json, json_option
-from farcluss.errors import PluginError
+from farcluss.errors import PluginError, suggestion
 from farcluss.signatures import REQUIRED, Description, readable
 
 TEMPLATE = Path(__file__).parent.parent / "templates" / "plugin"
 GROUPS_OF_TEMPLATE = ("weight", "dataset")
 
 
-@click.group("plugins")
+@click.group("plugins", epilog="Example: farcluss plugins show weight/entropy")
 def command() -> None:
     """Show the installed plugins, and start a new one."""
 
@@ -114,8 +114,6 @@ Example:
 @json_option
 def show(plugin: str, as_json: bool) -> None:
     """Show a plugin's documentation and options."""
-    from farcluss.recipe import suggestion
-
     group, slash, name = plugin.partition("/")
     if not slash:
         raise click.UsageError(f"{plugin!r} is not GROUP/NAME, for example weight/entropy.")

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from farcluss.errors import DataError
-from farcluss.recipe import suggestion
+from farcluss.errors import DataError, suggestion
 
 TIMEOUT = 30.0
 """Seconds without an answer after which a download fails."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from farcluss.errors import PluginError
+from farcluss.errors import PluginError, suggestion
 from farcluss.networks.base import Prediction
 from farcluss.networks.pretrained import load_pretrained
 from farcluss.options import Literal, PositiveInt, Share
@@ -181,8 +181,6 @@ def build_encoder(name: str, in_channels: int, output_stride: int) -> nn.Module:
     Raises:
         PluginError: the encoder is unknown, gives no pyramid of maps for any image size, or refuses the output stride.
     """
-    from farcluss.recipe import suggestion
-
     if not timm.is_model(name):  # also keeps out names that timm would look up on the network
         known = suggestion(name, timm.list_models())
         raise PluginError(f"network.encoder: timm has no encoder {name!r}{known}\n`timm.list_models()` lists them.")

@@ -4,11 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from farcluss.errors import PluginError
+from farcluss.errors import PluginError, suggestion
 from farcluss.networks.base import Prediction
 from farcluss.networks.deeplabv3plus import PooledNorm, embedding_head, extend, freeze_unused, resize
 from farcluss.networks.pretrained import MatchReport, download_error, load_pretrained
-from farcluss.recipe import suggestion
 
 _OURS = {"in_channels", "classes", "encoder_name", "encoder_weights", "activation", "aux_params"}
 
