@@ -189,8 +189,10 @@ def read_card(path: str | os.PathLike[str]) -> Card:
 
 
 def build_network(name: str, options: dict[str, Any], channels: int, classes: int, dim: int, pretrained: Any) -> Any:
-    """Build a network plugin. Raises PluginError, WeightsError."""
-    return plugins.build("network", name, options, channels, classes, dim, pretrained, kind=nn.Module)
+    """Build a network plugin, in the memory format that convolutions are fastest in. Raises PluginError, WeightsError."""
+    network = plugins.build("network", name, options, channels, classes, dim, pretrained, kind=nn.Module)
+    flat = all(parameter.dim() < 5 for parameter in network.parameters())
+    return network.to(memory_format=torch.channels_last) if flat else network
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Model:
