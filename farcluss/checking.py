@@ -14,9 +14,10 @@ import torch
 
 from farcluss.build import Parts, build_parts
 from farcluss.data.base import IGNORE
-from farcluss.engine import load_batches, make_accelerator, memory_gib, one_step, prepare
+from farcluss.engine import load_batches, make_accelerator, one_step, prepare
 from farcluss.errors import FarclussError
 from farcluss.evaluation import read_images
+from farcluss.milestones import memory_gib
 from farcluss.recipe import Recipe
 from farcluss.runs import RunFolder
 

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -57,7 +58,7 @@ class Display:
         if not self.shown:
             return
         rate = (step - self.first) / max(time.perf_counter() - self.start, 1e-9)
-        left = time.strftime("%H:%M:%S", time.gmtime((self.steps - step) / rate)) if rate else "-"
+        left = str(timedelta(seconds=int((self.steps - step) / rate))) if rate else "-"
         parts = " ".join(f"{name} {values[name]:.4f}" for name in LOSSES if name in values)
         speed = f"{values['images_per_second']:.1f} images/s"
         line = f"step {step}/{self.steps}  {parts}  lr {values['lr']:.2e}  {speed}  left {left}"

@@ -5,59 +5,31 @@ are functions of the step.
 """
 
 import contextlib
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from farcluss.build import Parts, build_parts
-from farcluss.data.base import Item
 from farcluss.data.loader import LABELED, UNLABELED, HostBatch, PairedCrops, micro_batches, step_addresses
 from farcluss.display import Display
-from farcluss.distributed import all_sum, sum_tables
-from farcluss.errors import RunError
-from farcluss.evaluation import Scores, evaluate
+from farcluss.distributed import sum_tables
+from farcluss.errors import PluginError, RunError
 from farcluss.learner import Batch, Learner, ema_decay, ema_update
+from farcluss.milestones import log_step, restore, save_checkpoint, save_picture, score
 from farcluss.optimization import build_optimizer, learning_rate, set_learning_rate
-from farcluss.panels import draw_panel, save_panel
 from farcluss.recipe import Recipe
 from farcluss.runs import RunFolder, read_checkpoint
-from farcluss.weights import Model, save_weights, to_unit
+from farcluss.state import Run
+from farcluss.weights import to_unit
 
-PICTURES = 4
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
-
-
-@dataclass
-class Run:
-    """Everything a step needs."""
-
-    recipe: Recipe
-    parts: Parts
-    accelerator: Accelerator
-    learner: Learner
-    optimizer: Any
-    folder: RunFolder
-    steps: int
-    step: int = 0
-    best: dict[str, Any] = field(default_factory=dict)
-    images: int = 0
-    """Images seen since the last log, over all processes."""
-    clock: float = field(default_factory=time.perf_counter)
-    """When that was."""
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """Teacher and student, unwrapped."""
-        return {"teacher": self.learner.teacher, "student": self.accelerator.unwrap_model(self.learner.student)}
 
 
 def train(
@@ -92,8 +64,7 @@ def train(
         restore(run, checkpoint)
     accelerator.wait_for_everyone()  # all have looked for an existing run before one of them makes a new one
     if main:
-        if checkpoint is None:
-            folder.create(recipe)
+        folder.create(recipe, fresh=checkpoint is None)
         folder.forget_after(run.step)
         folder.describe(str(accelerator.device), accelerator.num_processes, parts.splits)
     if recipe.train.trackers:
@@ -108,11 +79,23 @@ def train(
 
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
-    """The Accelerator of a recipe. Raises RunError for FSDP and DeepSpeed, and for a batch that cannot be split."""
+    """The Accelerator of a recipe.
+
+    Raises:
+        RunError: FSDP or DeepSpeed is configured, or the batch cannot be split.
+        PluginError: a tracker is not installed.
+    """
+    for tracker in recipe.train.trackers:
+        if find_spec(tracker) is None:
+            raise PluginError(
+                f"train.trackers names {tracker}, which is not installed: pip install 'farcluss[{tracker}]'"
+            )
     accelerator = Accelerator(
         mixed_precision=recipe.train.mixed_precision,
         log_with=list(recipe.train.trackers) or None,
         project_dir=str(folder),
+        # Micro-batches are this loop's own: whatever the environment says, Accelerate must not divide by their number.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.distributed_type not in SUPPORTED:
@@ -178,7 +161,7 @@ def run_steps(run: Run, display: Display) -> Iterator[int]:
         if last or run.step % run.recipe.eval.every == 0:
             score(run, display)
             if semi and run.accelerator.is_main_process:
-                save_picture(run, hosts[0])
+                save_picture(run, to_device(hosts[0], run.accelerator.device, semi=True, logging=True))
         if last or run.step % train.checkpoint_every == 0:
             save_checkpoint(run)
         yield run.step
@@ -208,9 +191,8 @@ def load_batches(run: Run) -> Iterator[HostBatch]:
 
 def to_device(host: HostBatch, device: torch.device, semi: bool, logging: bool) -> Batch:
     """A micro-batch on the device, in [0, 1]. The unlabeled images' own masks come along for diagnostics alone."""
-    images, masks, valid = (
-        tensor.to(device, non_blocking=True) for tensor in (to_unit(host.images.to(device)), host.masks, host.valid)
-    )
+    images, masks, valid = (tensor.to(device, non_blocking=True) for tensor in (host.images, host.masks, host.valid))
+    images = to_unit(images)
     n = host.labeled
     if not semi:
         return Batch(images[:n], masks[:n])
@@ -246,7 +228,8 @@ def one_step(
     run.optimizer.step()
     run.optimizer.zero_grad()
     average_buffers(run)
-    ema_update(learner.teacher, run.networks["student"], ema_decay(run.step, train.ema))
+    if not accelerator.optimizer_step_was_skipped:  # as fp16 does when its scale was too large
+        ema_update(learner.teacher, run.networks["student"], ema_decay(run.step, train.ema))
     return summed, statistics
 
 
@@ -256,146 +239,11 @@ def seed_draws(seed: int, step: int, place: int) -> None:
 
 
 def average_buffers(run: Run) -> None:
-    """Give all processes the same float buffers (batch-norm statistics), where no SyncBatchNorm has done so."""
+    """Give all processes the same float buffers (batch-norm statistics); on CUDA SyncBatchNorm has done so already."""
     world = run.accelerator.num_processes
-    if world == 1:
+    if world == 1 or run.accelerator.device.type == "cuda":
         return
-    for buffer in run.networks["student"].buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(all_sum(buffer) / world)
-
-
-def log_step(run: Run, display: Display, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> None:
-    """Write losses and diagnostics of a step to metrics.jsonl, trackers and display."""
-    values: dict[str, Any] = {name: float(all_sum(value)) for name, value in losses.items()}
-    values["lr"] = run.optimizer.param_groups[0]["lr"]
-    values["memory_gib"] = memory_gib(run.accelerator.device)
-    values["images_per_second"] = run.images / max(time.perf_counter() - run.clock, 1e-9)
-    run.images, run.clock = 0, time.perf_counter()
-    values |= diagnostics(run, statistics)
-    if not run.accelerator.is_main_process:
-        return
-    run.folder.record("train", run.step, values)
-    scalars = {name: value for name, value in values.items() if isinstance(value, float)}
-    if run.recipe.train.trackers:
-        run.accelerator.log(scalars, step=run.step)
-    display.step(run.step, values)
-
-
-def diagnostics(run: Run, statistics: dict[str, Tensor]) -> dict[str, Any]:
-    """Facts about the pseudo-labels of a step, as plain numbers."""
-    if "histogram" not in statistics:
-        return {}
-    table: dict[str, Any] = {name: value.tolist() for name, value in statistics.items()}
-    seen, known = max(table["seen"], 1), table["known"]
-    values = {
-        "high_entropy": table["high_entropy"] / seen,
-        "mean_weight": table["weight"] / seen,
-        "histogram": [count / seen for count in table["histogram"]],
-        "class_weights": run.parts.stages.rebalance(statistics["rebalance"]).tolist(),
-    }
-    return values | ({"pseudo_label_accuracy": table["right"] / known} if known else {})
-
-
-def memory_gib(device: torch.device) -> float:
-    """Peak memory so far: of the device on CUDA, of the process elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    if sys.platform == "win32":
-        import psutil
-
-        return float(psutil.Process().memory_info().peak_wset / 2**30)
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def score(run: Run, display: Display) -> None:
-    """Evaluate teacher and student on the validation set; write weights/last, and weights/best when it is."""
-    kind = run.recipe.eval.network
-    scores = {name: _evaluate(run, network, run.parts.splits.val) for name, network in run.networks.items()}
-    summary: dict[str, Any] = {}
-    if scores[kind] is not None:
-        summary = {f"{name}_miou": value.miou for name, value in scores.items() if value is not None}
-        known = {name: value.to_json() for name, value in scores.items() if value is not None}
-        if run.accelerator.is_main_process:
-            run.folder.record("eval", run.step, {**summary, "scores": known})
-            if run.recipe.train.trackers:
-                run.accelerator.log(summary, step=run.step)
-        text = ", ".join(f"{name} mIoU {100 * value.miou:.2f}" for name, value in scores.items() if value is not None)
-        better = not run.best or scores[kind].miou > run.best["miou"]  # type: ignore[union-attr]
-        display.scored(f"step {run.step}: {text}{' (best)' if better else ''}")
-    else:
-        better = False
-    facts = {"network": kind, "step": run.step, "selection": "last", **summary}
-    _save(run, run.folder.last, facts, scores[kind])
-    if better:
-        run.best = {"step": run.step, "miou": summary[f"{kind}_miou"]}
-        _save(run, run.folder.best, facts | {"selection": f"best {kind} mIoU on data.val"}, scores[kind])
-
-
-def save_picture(run: Run, host: HostBatch) -> None:
-    """Write pictures/step-*.png: what the teacher says about the last batch. Two-dimensional data only."""
-    if len(run.parts.crop) == 2:
-        batch = to_device(host, run.accelerator.device, semi=True, logging=True)
-        shown = Batch(*(tensor[:PICTURES] for tensor in batch))  # type: ignore[index]
-        grid, columns = draw_panel(run.learner, shown, run.parts.dataset.palette)
-        save_panel(run.folder.path / "pictures" / f"step-{run.step:08d}.png", grid, columns)
-
-
-def _evaluate(run: Run, network: nn.Module, items: list[Item]) -> Scores | None:
-    if not items:
-        return None
-    accelerator = run.accelerator
-    model = Model(network, run.parts.card())
-    return evaluate(
-        model,
-        run.parts.dataset,
-        items,
-        workers=run.recipe.data.workers,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-    )
-
-
-def _save(run: Run, path: Path, facts: dict[str, Any], scores: Scores | None) -> None:
-    if run.accelerator.is_main_process:
-        kind = run.recipe.eval.network
-        detail = {} if scores is None else {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
-        card = run.parts.card().model_copy(update={"source": kind, "step": run.step, "scores": {**facts, **detail}})
-        save_weights(path, run.networks[kind], card)
-
-
-def save_checkpoint(run: Run) -> None:
-    """Write everything that another process needs to go on as if nothing had happened."""
-    if run.accelerator.is_main_process:
-        scaler = run.accelerator.scaler
-        state = {
-            "step": run.step,
-            "best": run.best,
-            "optimizer": run.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler else {},
-            "stages": {name: stage.state_dict() for name, stage in run.parts.stages.modules().items()},
-            **{name: network.state_dict() for name, network in run.networks.items()},
-        }
-        run.folder.save_checkpoint(run.step, state, run.recipe.train.keep_checkpoints)
-    run.accelerator.wait_for_everyone()
-
-
-def restore(run: Run, state: dict[str, Any]) -> None:
-    """Put a checkpoint's state into a freshly prepared run. Raises RunError when it does not fit."""
-    try:
-        for name, network in run.networks.items():
-            network.load_state_dict(state[name])
-        for name, stage in run.parts.stages.modules().items():
-            stage.load_state_dict(state["stages"][name])
-        run.optimizer.load_state_dict(state["optimizer"])
-        if run.accelerator.scaler and state["scaler"]:
-            run.accelerator.scaler.load_state_dict(state["scaler"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise RunError(
-            f"The checkpoint does not fit this recipe: {reason}\nResume with the recipe of the run."
-        ) from None
-    run.step, run.best = state["step"], dict(state["best"])
+    buffers = [buffer for buffer in run.networks["student"].buffers() if buffer.is_floating_point()]
+    means = sum_tables([{str(place): buffer / world for place, buffer in enumerate(buffers)}]) if buffers else {}
+    for buffer, mean in zip(buffers, means.values(), strict=True):
+        buffer.copy_(mean)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from farcluss.data.base import IGNORE, Dataset, Item, Sample
+from farcluss.data.base import IGNORE, Dataset, Item, Sample, read_sample
 from farcluss.distributed import all_sum
-from farcluss.errors import DataError, FarclussError
+from farcluss.errors import FarclussError, SampleError
 
 if TYPE_CHECKING:
     from farcluss.weights import Model
@@ -111,7 +111,7 @@ class WholeImages:
 
     def __getitem__(self, index: int) -> tuple[Item, Sample | FarclussError]:
         try:
-            return self.items[index], self.dataset.read(self.items[index])
+            return self.items[index], read_sample(self.dataset, self.items[index])
         except FarclussError as error:
             return self.items[index], error
 
@@ -140,15 +140,15 @@ def evaluate(
         world: number of processes; all must call this.
 
     Raises:
-        DataError: an image cannot be read, has no mask, or a mask of another size.
+        SampleError: an image cannot be read, has no mask, or a mask of another size.
     """
     classes = len(model.classes)
     confusion = torch.zeros(classes, classes, dtype=torch.int64, device=model.device)
     for item, sample in read_images(dataset, items[rank::world], workers):
         if isinstance(sample, FarclussError):
-            raise sample
+            raise SampleError(str(sample)) from sample
         if sample.mask is None:
-            raise DataError(f"{item.image} has no mask, so it cannot be scored.")
+            raise SampleError(f"{item.image} has no mask, so it cannot be scored.")
         truth = torch.from_numpy(np.ascontiguousarray(sample.mask)).to(model.device)
         if sample.valid is not None:
             truth = truth.where(torch.from_numpy(sample.valid).to(model.device), IGNORE)

@@ -6,16 +6,16 @@ whole batch (how many pixels, of which classes) is summed over micro-batches and
 result.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from farcluss.data.base import IGNORE
 from farcluss.distributed import all_sum, count_dtype, world_size
-from farcluss.errors import PluginError
+from farcluss.errors import FarclussError, PluginError
 from farcluss.losses import cross_entropy, fuzzy_kl, ohem, wide
 from farcluss.networks.base import Prediction
 from farcluss.recipe import Loss
@@ -23,6 +23,8 @@ from farcluss.stages.base import (
     Anchors,
     Augment,
     Contrast,
+    ContrastLoss,
+    FuzzyLabels,
     PseudoLabel,
     PseudoLabels,
     Rebalance,
@@ -75,6 +77,7 @@ class Totals(NamedTuple):
 
 
 Statistics = dict[str, Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,30 @@ class Stages:
         """Stage by kind, in the order of the data."""
         return {kind: stage for kind, stage in vars(self).items() if kind != "names"}
 
+    def call(self, kind: str, stage: Callable[..., T], *arguments: Any, gives: type[T]) -> T:
+        """What a stage, or one of its methods, gives.
+
+        Raises:
+            PluginError: the stage fails, or gives another type; names the plugin.
+        """
+        try:
+            result = stage(*arguments)
+        except (FarclussError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise PluginError(f"Plugin {self.name(kind)} fails: {type(error).__name__}: {error}") from error
+        if not isinstance(result, gives):
+            given, due = type(result).__name__, gives.__name__
+            raise PluginError(f"Plugin {self.name(kind)} gives a {given} where a {due} is due; see docs/plugins.md.")
+        return result
+
+    def name(self, kind: str) -> str:
+        """`kind/name` of the plugin of a kind."""
+        return f"{kind}/{self.names.get(kind, type(self.modules()[kind]).__name__)}"
+
     def expect(self, kind: str, what: str, shape: Sequence[int], due: Sequence[int]) -> None:
         """Refuse a stage's tensor of a wrong shape. Raises PluginError that names the plugin."""
-        expect(f"{kind}/{self.names.get(kind, type(self.modules()[kind]).__name__)}", what, shape, due)
+        expect(self.name(kind), what, shape, due)
 
 
 class Normalize(nn.Module):
@@ -136,16 +160,19 @@ class Learner:
         statistics = {"labeled": (batch.masks != IGNORE).sum()}
         if batch.unlabeled is None or batch.valid is None:
             return None, statistics
-        views = self.stages.augment(batch.unlabeled, batch.valid)
-        logits = self.teacher(self.normalize(views.weak)).logits
-        probs = wide(logits).softmax(1)
-        fuzzy = self.stages.pseudo_label(probs)
-        weight = self.stages.weight(probs)
+        stages, call = self.stages, self.stages.call
+        views = call("augment", stages.augment, batch.unlabeled, batch.valid, gives=Views)
+        prediction = self._predict(self.teacher, views.weak)
+        probs = wide(prediction.logits).softmax(1)
+        fuzzy = call("pseudo_label", stages.pseudo_label, probs, gives=FuzzyLabels)
+        weight = call("weight", stages.weight, probs, gives=Tensor)
         weak = PseudoLabels(fuzzy.values, fuzzy.classes, weight, probs.amax(1), batch.valid)
         self._check(views, weak)
         labels = tuple(follow(weak) for follow in views.follow)
         statistics |= {
-            "rebalance": sum_of([self.stages.rebalance.statistics(each, self.classes) for each in labels]),
+            "rebalance": sum_of(
+                [call("rebalance", stages.rebalance.statistics, each, self.classes, gives=Tensor) for each in labels]
+            ),
             "pixels": sum_of([each.valid.sum() for each in labels]),
         }
         if batch.truth is not None:
@@ -157,7 +184,7 @@ class Learner:
         labeled = statistics["labeled"].clamp(min=1)
         if "pixels" not in statistics:
             return Totals(labeled, micro_batches)
-        weights = self.stages.rebalance(statistics["rebalance"])
+        weights = self.stages.call("rebalance", self.stages.rebalance, statistics["rebalance"], gives=Tensor)
         self.stages.expect("rebalance", "class weights", weights.shape, (self.classes,))
         return Totals(labeled, micro_batches, statistics["pixels"].clamp(min=1), weights)
 
@@ -196,7 +223,7 @@ class Learner:
         """
         views = lesson.views if lesson else ()
         labeled = len(batch.images)
-        prediction: Prediction = self.student(self.normalize(torch.cat([batch.images, *views])))
+        prediction = self._predict(self.student, torch.cat([batch.images, *views]))
         losses = {"supervised": self._supervised(prediction.logits[:labeled], batch.masks, totals)}
         # The head takes part in every step, with weight 0 in supervised ones: DDP waits for every parameter.
         unused = 0 if prediction.embeddings is None else prediction.embeddings.sum() * 0
@@ -210,13 +237,25 @@ class Learner:
         weighted = self.loss.unsupervised * losses["unsupervised"]
         if prediction.embeddings is not None:
             anchors = self._anchors(batch, lesson, tuple(prediction.embeddings.shape[2:]))
-            contrast = self.stages.contrast(prediction.embeddings, anchors, self.classes)
+            inputs = (prediction.embeddings, anchors, self.classes)
+            contrast = self.stages.call("contrast", self.stages.contrast, *inputs, gives=ContrastLoss)
             self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
             losses["contrastive"] = contrast.loss / totals.micro_batches
             losses["prototype_cosine"] = contrast.prototype_cosine / (totals.micro_batches * world_size())
             weighted = weighted + self.loss.contrastive * losses["contrastive"]
         losses["total"] = losses["total"] + ramp * weighted
         return losses
+
+    def _predict(self, network: Callable[[Tensor], Prediction], images: Tensor) -> Prediction:
+        """A network's prediction for images in [0, 1]. Raises PluginError when it breaks its contract."""
+        prediction = network(self.normalize(images))
+        if not isinstance(prediction, Prediction):
+            raise PluginError(f"The network gives a {type(prediction).__name__} where a Prediction is due.")
+        expect("network", "logits", prediction.logits.shape, (len(images), self.classes, *images.shape[2:]))
+        wanted = self.loss.contrastive > 0 and self.stages.contrast.dim > 0
+        if wanted and prediction.embeddings is None:
+            raise PluginError(f"The network gives no embeddings, which {self.stages.name('contrast')} needs.")
+        return prediction
 
     def _supervised(self, logits: Tensor, masks: Tensor, totals: Totals) -> Tensor:
         if self.loss.supervised == "cross-entropy":

@@ -21,8 +21,15 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
-Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
-"""Lower and upper bound, in this order."""
+PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
+"""Lower and upper bound above 0, in this order."""
+
+ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
+"""Lower and upper bound in [0, 1], in this order."""
+
+Hue = Annotated[float, Field(ge=0, le=0.5)]
+"""A share of the color circle, in either direction."""
+
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 """`"#rrggbb"`."""
 
@@ -35,6 +42,6 @@ __all__ = [
     "NonNegative",
     "Positive",
     "PositiveInt",
-    "Range",
     "Share",
+    "ShareRange",
 ]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from farcluss.options import Color, Count, NonNegative, Positive, PositiveInt, Range, Share
+from farcluss.options import Color, Count, NonNegative, Positive, PositiveInt, PositiveRange, Share
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
 """A text that may be written as a number, such as a share."""
@@ -65,8 +65,10 @@ class Data(Section):
         default=None, description="per channel, the full range being 1; default: ImageNet's for 3 channels, else 0.5"
     )
     std: list[Positive] | None = Field(default=None, description="per channel; default: ImageNet's for 3, else 0.25")
-    crop: PositiveInt | list[PositiveInt] = Field(default=321, description="pixels per side of a training crop")
-    scale: Range = Field(default=(0.5, 2.0), description="random scale before cropping")
+    crop: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = Field(
+        default=321, description="pixels per side of a training crop"
+    )
+    scale: PositiveRange = Field(default=(0.5, 2.0), description="random scale before cropping")
     flip: Share = Field(default=0.5, description="chance of a horizontal flip")
     workers: Count = Field(default=4, description="loader processes per training process")
 
@@ -147,7 +149,7 @@ class Train(Section):
     mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
         default=None, description="default: what accelerate is configured for"
     )
-    seed: int = Field(default=0, ge=0, description="seed of weights, order and augmentation")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of weights, order and augmentation")
     log_every: PositiveInt = Field(default=50, description="steps between two lines of metrics.jsonl")
     checkpoint_every: PositiveInt = Field(default=1000, description="steps between two checkpoints")
     keep_checkpoints: PositiveInt = Field(default=2, description="older ones are removed")

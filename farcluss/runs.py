@@ -10,6 +10,7 @@ RUN/weights/           last and best .safetensors   pictures/     what the teach
 
 import io
 import json
+import math
 import os
 import platform
 import sys
@@ -43,14 +44,15 @@ class RunFolder:
                 "or choose another folder with --output."
             )
 
-    def create(self, recipe: Recipe) -> None:
-        """Make the folder of a new run, in place of an old one. Raises RunError when it cannot be written."""
+    def create(self, recipe: Recipe, fresh: bool) -> None:
+        """Make the folder of a run; a fresh one replaces what was there. Raises RunError when it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in ("metrics.jsonl", "log.txt"):
-                (self.path / name).write_text("")
-            for stale in (*self.checkpoints(), self.last, self.best, *(self.path / "pictures").glob("step-*.png")):
-                stale.unlink(missing_ok=True)
+            if fresh:
+                for name in ("metrics.jsonl", "log.txt"):
+                    (self.path / name).write_text("")
+                for stale in (*self.checkpoints(), self.last, self.best, *(self.path / "pictures").glob("step-*.png")):
+                    stale.unlink(missing_ok=True)
             write_atomically(self.path / "recipe.toml", to_toml(recipe.model_dump(mode="json")).encode())
         except OSError as error:
             raise RunError(
@@ -78,7 +80,7 @@ class RunFolder:
         """Append a line to metrics.jsonl."""
         line = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
         with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(without_nan(line)) + "\n")
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that a resumed run will do again."""
@@ -134,6 +136,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise RunError(f"Checkpoint {path} cannot be read: {reason}\nResume from the one before it.") from None
+
+
+def without_nan(value: Any) -> Any:
+    """A plain value with None in place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _version(package: str) -> str:

@@ -189,7 +189,11 @@ def read_card(path: str | os.PathLike[str]) -> Card:
 
 
 def build_network(name: str, options: dict[str, Any], channels: int, classes: int, dim: int, pretrained: Any) -> Any:
-    """Build a network plugin, in the memory format that convolutions are fastest in. Raises PluginError, WeightsError."""
+    """Build a network plugin, in the memory format in which convolutions are fastest.
+
+    Raises:
+        PluginError, WeightsError: naming what to mend.
+    """
     network = plugins.build("network", name, options, channels, classes, dim, pretrained, kind=nn.Module)
     flat = all(parameter.dim() < 5 for parameter in network.parameters())
     return network.to(memory_format=torch.channels_last) if flat else network

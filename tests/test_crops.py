@@ -7,13 +7,13 @@ from PIL import Image
 from farcluss.data.base import IGNORE, Item, Sample
 from farcluss.data.crops import draw_crop, random_window, read_window, resize
 
-ITEM = Item("x", "x", "x")
+ITEM = Item("x", "x")
 
 
 class Memory:
     """A data set of one item in memory, which notes the windows that were read."""
 
-    classes, palette = ("a", "b"), ((0, 0, 0), (1, 1, 1))
+    classes, palette = tuple(map(str, range(255))), ((0, 0, 0),) * 255
 
     def __init__(self, image, mask=None, valid=None):
         self.sample, self.windows = Sample(image, mask, valid), []

@@ -164,19 +164,25 @@ def test_warm_up_is_supervised_and_the_ramp_linear(recipe_file):
 def test_supervised_runs_never_read_unlabeled_images(recipe_file, monkeypatch):
     from farcluss.data.shapes import Shapes
 
-    seen = []
+    seen: list[str] = []
     original = Shapes.read
+    from farcluss import engine
+
+    build = engine.prepare
 
     def spy(self, item, window=None):
         seen.append(item.id)
         return original(self, item, window)
 
+    def forget_the_draw(*arguments):
+        seen.clear()  # drawing the labeled share reads masks until every class is covered
+        return build(*arguments)
+
     monkeypatch.setattr(Shapes, "read", spy)
+    monkeypatch.setattr(engine, "prepare", forget_the_draw)
     folder = train(load_recipe(recipe_file, ["supervised"]), recipe_file.parent / "run")
     labeled = {line.split()[0] for line in (folder / "lists" / "labeled.txt").read_text().splitlines()}
-    trained = {name for name in seen if name.startswith("train/")}
-    # Drawing the labeled share reads masks until every class is covered; training itself reads labeled scenes only.
-    assert labeled <= trained
+    assert {name for name in seen if name.startswith("train/")} == labeled
     assert "unsupervised" not in metrics(folder, "train")[-1]
 
 
@@ -214,7 +220,8 @@ def test_three_dimensional_networks_train(recipe_file):
         folder = run(recipe_file, "run", *settings)
     finally:
         plugins.unregister("dataset", "cubes")
-    assert metrics(folder, "train")[-1]["unsupervised"] >= 0
+    lines = metrics(folder, "train")
+    assert 0 < lines[-1]["unsupervised"] < 1 and lines[-1]["supervised"] < lines[0]["supervised"]
     assert metrics(folder, "eval")[-1]["teacher_miou"] > 0
 
 
@@ -258,3 +265,33 @@ def test_a_start_that_fails_costs_nothing(recipe_file):
     with pytest.raises(FarclussError, match=r"gone\.pth"):
         run(recipe_file, "fresh", *broken)
     assert not (recipe_file.parent / "fresh").exists()
+
+
+def test_a_run_that_diverges_stops_and_says_so(recipe_file):
+    with pytest.raises(FarclussError, match=r"loss is not finite at step \d: the training has diverged") as caught:
+        run(recipe_file, "run", "train.lr=1e30")
+    assert "train.lr" in str(caught.value)
+    for line in (recipe_file.parent / "run" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_the_environment_does_not_divide_gradients(recipe_file, monkeypatch):
+    plain = run(recipe_file, "plain")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert_close(plain, run(recipe_file, "other"), tolerance=0)
+
+
+def test_a_tracker_that_is_missing_is_named(recipe_file, monkeypatch):
+    from farcluss import engine
+
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    with pytest.raises(FarclussError, match=r"wandb.*pip install 'farcluss\[wandb\]'"):
+        run(recipe_file, "run", 'train.trackers=["wandb"]')
+
+
+def test_resuming_elsewhere_makes_a_whole_run_directory(recipe_file):
+    first = run(recipe_file, "first", "train.steps=6")
+    second = run(recipe_file, "second", resume=first / "checkpoints" / "step-00000004.pt")
+    assert load_recipe(second / "recipe.toml") == load_recipe(recipe_file)
+    assert [line["step"] for line in metrics(second, "train")] == [5, 6]
+    assert_close(first, second, tolerance=0)

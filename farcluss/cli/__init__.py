@@ -90,6 +90,21 @@ def main() -> None:
             raise
         _complain(f"Error: {error}", everywhere=isinstance(error, SampleError))
         sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"Error: {explain(error)}", everywhere=True)
+        sys.exit(1)
+
+
+def explain(error: Exception) -> str:
+    """What to say of an error that no part of farcluss has foreseen."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "The device's memory is full. Lower train.batch or data.crop, or raise train.accumulate."
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+    first = str(error).strip().partition("\n")[0]
+    return f"unexpected {type(error).__name__}: {first}\nRun `farcluss --debug ...` for the traceback, and report it."
 
 
 def _complain(text: str, everywhere: bool = False) -> None:

@@ -49,6 +49,7 @@ def _report(facts: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
         found = ", ".join(f"{count} of {size}" for size, count in list(sizes.items())[:4])
         more = f" and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""
         click.echo(f"{name:9} {len(getattr(parts.splits, name)):6} images ({parts.splits.names[name]}): {found}{more}")
+    click.echo(f"channels  {parts.recipe.data.channels} per image")
     if facts["pixels"]:
         table = Table("class", *(f"{name} %" for name in facts["pixels"]))
         for key in next(iter(facts["pixels"].values())):

@@ -30,6 +30,8 @@ def command(
 
     Start it by `accelerate launch -m farcluss run ...` for several devices.
     """
+    if resume is not None and overwrite:
+        raise click.UsageError("--resume goes on with a run, --overwrite replaces it: give one of them.")
     loaded = read_recipe(recipe, overlays, settings, plugins)
     from farcluss.engine import train
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.errors import DataError
+from farcluss.errors import DataError, FarclussError, PluginError
 
 IGNORE = 255
 """The one ignore value of every mask that leaves a data set."""
@@ -81,3 +81,32 @@ class Dataset(Protocol):
 
     def read(self, item: Item, window: Window | None = None) -> Sample:
         """Arrays of `item`, or of `window` of it. Raises DataError that names the file."""
+
+
+def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> Sample:
+    """Read an item, refusing what a data set must not give.
+
+    Raises:
+        FarclussError: what the data set raises for its files.
+        PluginError: the data set fails otherwise, or gives arrays that contradict `Sample`; names the item.
+    """
+    name = f"Data set {type(dataset).__name__}, item {item.id}"
+    try:
+        sample = dataset.read(item, window)
+    except FarclussError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{name}: reading fails: {type(error).__name__}: {error}") from error
+    image, mask = sample.image, sample.mask
+    if image.dtype not in (np.uint8, np.float32):
+        raise PluginError(f"{name}: the image is {image.dtype}; it must be uint8, or float32 in [0, 1].")
+    for what, array in (("mask", mask), ("valid", sample.valid)):
+        if array is not None and array.shape != image.shape[1:]:
+            raise PluginError(f"{name}: {what} is of shape {array.shape}, the image of {image.shape}.")
+    if mask is None and item.mask is not None:
+        raise PluginError(f"{name}: no mask is given, although the item has one.")
+    if mask is not None and ((mask >= len(dataset.classes)) & (mask != IGNORE)).any():
+        raise PluginError(
+            f"{name}: the mask holds {mask[mask != IGNORE].max()} in a set of {len(dataset.classes)} classes."
+        )
+    return sample

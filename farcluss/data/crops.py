@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from farcluss.data.base import IGNORE, Dataset, Item, Sample, Window
+from farcluss.data.base import IGNORE, Dataset, Item, Sample, Window, read_sample
 
 
 def random_window(
@@ -29,7 +29,7 @@ def read_window(dataset: Dataset, item: Item, place: list[tuple[int, int]], mean
     size = dataset.size(item)
     inside = [(max(start, 0), min(start + length, extent)) for (start, length), extent in zip(place, size, strict=True)]
     window: Window = tuple(slice(*bounds) for bounds in inside)
-    sample = dataset.read(item, window)
+    sample = read_sample(dataset, item, window)
     lengths = [length for _, length in place]
     valid = np.ones(sample.image.shape[1:], bool) if sample.valid is None else sample.valid
     if list(sample.image.shape[1:]) == lengths:

@@ -3,6 +3,7 @@
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def _array(path: str) -> NDArray[Any]:
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Check data.root and the lists.") from None
-    except (ValueError, OSError):
+    except (ValueError, OSError, SyntaxError, TokenError):
         raise DataError(
             f"{path} cannot be read: it is no .npy array. Replace it or take it out of the lists."
         ) from None
@@ -146,8 +147,13 @@ def read_image(path: str, channels: int, window: Window | None = None) -> NDArra
         image = _decode(path, window)
         if image.mode not in _DEEP and image.mode != "F":
             wanted = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
-            image = image.convert(wanted) if wanted else image
+            try:
+                image = image.convert(wanted) if wanted else image
+            except ValueError:
+                raise DataError(f"{path} is in {image.mode} colors, which Pillow cannot convert to {wanted}.") from None
         array = np.asarray(image)
+        if image.mode == "I":  # 16 bits, as some files and versions of Pillow have them
+            array = array.clip(0, 65535).astype(np.uint16)
         array = array[..., None] if array.ndim == 2 else array
     if array.shape[2] == 1 and channels == 3:
         array = np.repeat(array, 3, axis=2)
@@ -161,14 +167,18 @@ def read_image(path: str, channels: int, window: Window | None = None) -> NDArra
 
 
 def to_eight_bit_or_unit(array: NDArray[Any], path: str) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """uint8 as it is; other integers as float32 over the range of 16 bits; floats unchanged. Raises DataError."""
+    """uint8 as it is, uint16 as float32 over its range, floats in [0, 1] as float32. Raises DataError for others."""
     if array.dtype == np.uint8:
         return array
-    if np.issubdtype(array.dtype, np.integer):
-        return (array.astype(np.float32) / 65535).clip(0, 1)
-    if np.issubdtype(array.dtype, np.floating):
-        return array.astype(np.float32)
-    raise DataError(f"{path} has values of type {array.dtype}; images are integers, or floats in [0, 1].")
+    if array.dtype == np.uint16:
+        return array.astype(np.float32) / np.float32(65535)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"{path} has values of type {array.dtype}; images are uint8, uint16, or floats in [0, 1].")
+    floats = array.astype(np.float32)
+    if not ((floats >= 0) & (floats <= 1)).all():  # not a number is neither
+        low, high = floats.min(), floats.max()
+        raise DataError(f"{path} holds values from {low:g} to {high:g}; float images must lie in [0, 1]. Rescale them.")
+    return floats
 
 
 def read_mask(path: str, colors: bool, window: Window | None = None) -> NDArray[np.integer]:

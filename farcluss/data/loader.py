@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from farcluss.data.base import IGNORE, Dataset, Item
 from farcluss.data.crops import draw_crop
-from farcluss.errors import FarclussError, SampleError
+from farcluss.errors import FarclussError, PluginError, SampleError
 from farcluss.recipe import Data
 
 LABELED, UNLABELED = 0, 1
@@ -63,6 +63,11 @@ class PairedCrops:
             )
         except FarclussError as error:
             return address, item.id, error
+        if len(sample.image) != self.data.channels:
+            text = (
+                f"{item.image} gives {len(sample.image)} channels, the recipe's data.channels is {self.data.channels}."
+            )
+            return address, item.id, PluginError(text)
         return address, item.id, sample
 
 
@@ -141,7 +146,7 @@ def micro_batches(
                 raise SampleError(batch.error)
             yield batch
     except RuntimeError as error:
-        if "worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):
             raise
         raise SampleError(f"A loader process died: {error}\nIf memory ran out, set data.workers lower.") from error
 

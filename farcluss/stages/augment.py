@@ -5,7 +5,7 @@ from kornia.geometry.transform import warp_affine
 from torch import Tensor, nn
 
 from farcluss.errors import PluginError
-from farcluss.options import NonNegative, Range, Share
+from farcluss.options import Hue, NonNegative, PositiveRange, Share, ShareRange
 from farcluss.stages.base import Augment, PseudoLabels, Views
 from farcluss.stages.mixing import mix, random_boxes
 
@@ -69,17 +69,17 @@ class Photometric(Augment):
     def __init__(
         self,
         *,
-        jitter: tuple[Share, Share, Share, Share] = (0.5, 0.5, 0.5, 0.25),
+        jitter: tuple[Share, Share, Share, Hue] = (0.5, 0.5, 0.5, 0.25),
         jitter_p: Share = 0.8,
         grey_p: Share = 0.2,
-        blur: Range = (0.1, 2.0),
+        blur: PositiveRange = (0.1, 2.0),
         blur_p: Share = 0.5,
         degrees: NonNegative = 0.0,
         translate: Share = 0.0,
-        zoom: Range = (1.0, 1.0),
+        zoom: PositiveRange = (1.0, 1.0),
         cutmix: Share = 0.0,
-        cutmix_area: Range = (0.02, 0.4),
-        cutmix_aspect: Range = (0.3, 3.3),
+        cutmix_area: ShareRange = (0.02, 0.4),
+        cutmix_aspect: PositiveRange = (0.3, 3.3),
     ) -> None:
         super().__init__()
         side = 2 * int(3 * blur[1]) + 1  # three sigmas to each side
