@@ -25,8 +25,7 @@ def scores(folder: Path, steps: int) -> dict | None:
     if not evaluations or evaluations[-1]["step"] != steps:
         return None
     curve = [100 * line["teacher_miou"] for line in evaluations]
-    seconds = lines[-1]["time"] - lines[0]["time"]
-    return {"last": round(curve[-1], 2), "best": round(max(curve), 2), "seconds": round(seconds, 1)}
+    return {"last": round(curve[-1], 2), "best": round(max(curve), 2)}
 
 
 def main() -> None:

@@ -148,13 +148,14 @@ class TestRun:
     def test_resume_and_overwrite(self, tiny_recipe, tmp_path):
         run = tmp_path / "run"
         assert cli("run", tiny_recipe, "-o", run).code == 0
-        first = (run / "recipe.toml").read_bytes()
         longer = ["run", tiny_recipe, "-o", run, "--set", "train.steps=3"]
         assert cli(*longer, "--resume").code == 0
         assert [line["step"] for line in logged(run, "train")] == [1, 2, 3]
-        assert (run / "recipe.toml").read_bytes() == first
+        assert load_recipe(run / "recipe.toml").train.steps == 3  # the recipe that the run goes on with
         assert cli(*longer, "--resume", run / "checkpoints" / "step-00000002.pt").code == 0
         assert read_checkpoint(run / "checkpoints" / "step-00000003.pt")["step"] == 3
+        both = cli(*longer, "--resume", "--overwrite")
+        assert both.code == 2 and "give one of them" in both.err
         fresh = ["run", tiny_recipe, "-o", run, "--overwrite", "--set", "train.steps=1", "--set", "data.val=none"]
         assert cli(*fresh).code == 0
         assert [line["step"] for line in logged(run, "train")] == [1]
