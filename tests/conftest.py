@@ -1,5 +1,6 @@
 """Fixtures that many tests share: a recipe that trains in a second, its run, and a folder of images."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,31 @@ steps = 2
 batch = 2
 log_every = 1
 """
+
+
+OWN = """
+[data]
+root = "{root}"
+layout = {{ name = "folder", images = "images/train", masks = "masks/train", val_images = "images/val", \
+val_masks = "masks/val" }}
+{data}
+crop = 16
+workers = 0
+[network]
+encoder = "test_resnet"
+aspp_channels = 8
+head_channels = 8
+[stages]
+augment = "identity"
+contrast = "none"
+[train]
+{train}
+"""
+
+
+def own_recipe(root: Path, data: str, train: str) -> str:
+    """A recipe for a folder such as `image_folder`, with further lines of `[data]` and of `[train]`."""
+    return OWN.format(root=root.as_posix(), data=data, train=train)
 
 
 def write_tiny(folder: Path) -> Path:
@@ -74,3 +100,12 @@ def write_images(root: Path, classes: int = 3, size: tuple[int, int] = (24, 20))
 def image_folder(tmp_path: Path) -> Path:
     """A data set of one's own, see `write_images`."""
     return write_images(tmp_path / "own")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An empty folder of installed distributions."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("fake_")]:
+        del sys.modules[name]

@@ -5,33 +5,17 @@ import json
 import numpy as np
 import pytest
 from commandline import cli
+from conftest import own_recipe
 from PIL import Image
 
-RECIPE = """
-[data]
-root = "{root}"
-layout = {{ name = "folder", images = "images/train", masks = "masks/train", val_images = "images/val", \
-val_masks = "masks/val" }}
-classes = ["sky", "road", "tree", "never"]
-crop = 16
-workers = 0
-[network]
-encoder = "test_resnet"
-aspp_channels = 8
-head_channels = 8
-[stages]
-augment = "identity"
-contrast = "none"
-[train]
-steps = 5
-batch = 2
-"""
+DATA = 'classes = ["sky", "road", "tree", "never"]'
+TRAIN = "steps = 5\nbatch = 2"
 
 
 @pytest.fixture
 def recipe(image_folder, tmp_path):
     path = tmp_path / "own.toml"
-    path.write_text(RECIPE.format(root=image_folder.as_posix()))
+    path.write_text(own_recipe(image_folder, DATA, TRAIN))
     return path
 
 

@@ -1,10 +1,12 @@
 """The command line: run, eval, recipes, help, and what it does with what it does not understand."""
 
 import json
+from pathlib import Path
 
 import click
 import pytest
 from commandline import cli, python
+from conftest import own_recipe
 
 from farcluss.cli import BUILT_IN, farcluss
 from farcluss.reading import load_recipe, recipe_folder
@@ -70,7 +72,7 @@ class TestEval:
     def test_data_elsewhere(self, image_folder, tmp_path):
         """A data set that has moved since training, on other images than those of the run."""
         recipe = tmp_path / "own.toml"
-        recipe.write_text(OWN.format(root=image_folder.as_posix()))
+        recipe.write_text(own_recipe(image_folder, DATA, TRAIN))
         assert cli("run", recipe, "-o", tmp_path / "run").code == 0
         moved = image_folder.rename(tmp_path / "elsewhere")
         weights = tmp_path / "run" / LAST
@@ -84,7 +86,7 @@ class TestEval:
     def test_the_lists_of_a_run_can_be_given_back(self, image_folder, tmp_path, monkeypatch):
         """Even when they were made with a root relative to another folder."""
         recipe = tmp_path / "own.toml"
-        recipe.write_text(OWN.format(root=image_folder.name))
+        recipe.write_text(own_recipe(Path(image_folder.name), DATA, TRAIN))
         monkeypatch.chdir(tmp_path)
         assert cli("run", recipe, "-o", "first").code == 0
         lists = tmp_path / "first" / "lists"
@@ -105,26 +107,8 @@ class TestEval:
         assert "There are no images to score" in cli("eval", trained_run / LAST, "--split", "none").refusal
 
 
-OWN = """
-[data]
-root = "{root}"
-layout = {{ name = "folder", images = "images/train", masks = "masks/train", val_images = "images/val", \
-val_masks = "masks/val" }}
-classes = ["a", "b", "c"]
-labeled = "1/2"
-crop = 16
-workers = 0
-[network]
-encoder = "test_resnet"
-aspp_channels = 8
-head_channels = 8
-[stages]
-augment = "identity"
-contrast = "none"
-[train]
-steps = 1
-batch = 1
-"""
+DATA = 'classes = ["a", "b", "c"]\nlabeled = "1/2"'
+TRAIN = "steps = 1\nbatch = 1"
 
 
 @pytest.fixture(autouse=True)

@@ -22,15 +22,6 @@ BUILT_IN = [plugin for plugin in plugins.find() if plugin.distribution == "farcl
 by_place = pytest.mark.parametrize("plugin", BUILT_IN, ids=lambda p: f"{p.group}/{p.name}")
 
 
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    """An empty folder of installed distributions."""
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    for name in [name for name in sys.modules if name.startswith("fake_")]:
-        del sys.modules[name]
-
-
 class TestFind:
     def test_third_party_beside_built_in(self, site):
         distribute(site, "fake-half", {"weight/half": "fake_half:Half"}, {"fake_half": STAGE})

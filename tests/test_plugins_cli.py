@@ -31,14 +31,6 @@ def rows(*arguments):
     return {(row["group"], row["name"]): row for row in json.loads(invoke("list", "--json", *arguments).stdout)}
 
 
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path
-    for name in [name for name in sys.modules if name.startswith("fake_")]:
-        del sys.modules[name]
-
-
 class TestList:
     def test_every_entry_point_is_there(self):
         assert set(rows()) == {(plugin.group, plugin.name) for plugin in plugins.find()}

@@ -11,35 +11,19 @@ import pytest
 import timm
 import torch
 from commandline import cli
+from conftest import own_recipe
 from PIL import Image
 from plugin_site import distribute
 
-OWN = """
-[data]
-root = "{root}"
-layout = {{ name = "folder", images = "images/train", masks = "masks/train", val_images = "images/val", \
-val_masks = "masks/val" }}
-classes = ["sky", "road", "tree", "car", "sign", "fence", "pole", "walk", "bike", "man", "wall"]
-crop = 16
-workers = 0
-[network]
-encoder = "test_resnet"
-aspp_channels = 8
-head_channels = 8
-[stages]
-augment = "identity"
-contrast = "none"
-[train]
-steps = 1
-batch = 4
-"""
+DATA = 'classes = ["sky", "road", "tree", "car", "sign", "fence", "pole", "walk", "bike", "man", "wall"]'
+TRAIN = "steps = 1\nbatch = 4"
 
 
 @pytest.fixture
 def recipe(image_folder, tmp_path):
     """A recipe of eleven classes on a folder whose every labeled image is in the first batch."""
     path = tmp_path / "own.toml"
-    path.write_text(OWN.format(root=image_folder.as_posix()))
+    path.write_text(own_recipe(image_folder, DATA, TRAIN))
     return path
 
 
