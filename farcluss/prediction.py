@@ -33,7 +33,7 @@ def plan(inputs: Sequence[str], output: Path, writer: Any) -> list[Job]:
     Raises:
         DataError: nothing matches, two images would write the same file, or a file would replace an image.
     """
-    jobs = [job for text in inputs for job in _jobs(text, output)]
+    jobs = list(dict.fromkeys(job for text in inputs for job in _jobs(text, output)))
     images = {job.image.resolve() for job in jobs}
     owners: dict[Path, Path] = {}
     for path, image in ((path, job.image) for job in jobs for path in writer.outputs(job.target)):
@@ -49,11 +49,15 @@ def plan(inputs: Sequence[str], output: Path, writer: Any) -> list[Job]:
 
 
 def _jobs(text: str, output: Path) -> list[Job]:
+    if not text.strip():
+        raise DataError("An input is empty; give an image, a folder or a glob.")
     path = Path(text)
     if path.is_file():
         return [Job(path, output / path.stem)]
     if path.is_dir():
-        jobs = [Job(p, output / p.relative_to(path).with_suffix("")) for p in _images(path.rglob("*"))]
+        below = [p.relative_to(path) for p in _images(path.rglob("*"))]
+        shown = [p for p in below if not any(part.startswith(".") for part in p.parts)]
+        jobs = [Job(path / p, output / p.with_suffix("")) for p in shown]
     else:
         try:
             found = _images(Path(path.anchor).glob(str(path.relative_to(path.anchor))))

@@ -54,7 +54,7 @@ def load_recipe(
     """
     table = _read(path := find_recipe(source))
     merged, origins = dict[str, Any](), Origins()
-    if base := table.pop("extends", None):
+    if (base := table.pop("extends", None)) is not None:
         parent = path.parent / str(base)
         lower = _read(parent) if parent.is_file() else None
         if lower is None or "extends" in lower:

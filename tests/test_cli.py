@@ -9,6 +9,7 @@ from commandline import cli, python
 from conftest import own_recipe
 
 from farcluss.cli import BUILT_IN, farcluss
+from farcluss.errors import SampleError
 from farcluss.reading import load_recipe, recipe_folder
 from farcluss.runs import read_checkpoint
 from farcluss.weights import read_card
@@ -240,9 +241,8 @@ class TestHelp:
 
     @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
     def test_every_option_says_what_it_does(self, words):
-        silent = ("--output", "--network")  # of export: their names and choices say it
         for parameter in COMMANDS[words].params:
-            if isinstance(parameter, click.Option) and not (words == ("export",) and parameter.opts[0] in silent):
+            if isinstance(parameter, click.Option):
                 assert parameter.help, parameter.opts
 
     def test_the_version(self):
@@ -264,6 +264,8 @@ class TestUsage:
             (["export", "w", "--network", "both"], "'both' is not one of"),
             (["export", "w", "--size", "0"], "Invalid value for '--size'"),
             (["eval", "w", "--workers", "-1"], "Invalid value for '--workers'"),
+            (["eval", "w", "--set", "train.lr=3"], "--set train: only keys of [data] and [eval] matter to scores."),
+            (["export", "w", "-o", "x", "--onnx", "./x"], "--output and --onnx name the same file"),
         ],
     )
     def test_errors_give_exit_code_2(self, words, said):
@@ -281,6 +283,31 @@ class TestUsage:
         assert plain.code == 1 and plain.refusal
         debug = python(code, "--debug", "run", "quickstrt")
         assert debug.code == 1 and "Traceback" in debug.err and "RecipeError: There is no recipe file" in debug.err
+
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (ZeroDivisionError("division by zero\nmore"), "Error: unexpected ZeroDivisionError: division by zero\nRun"),
+            (OSError(28, "No space left on device", "runs/x"), "Error: No space left on device: runs/x."),
+            (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "Error: The device's memory is full. Lower"),
+        ],
+    )
+    def test_what_nobody_has_foreseen(self, error, said, monkeypatch):
+        def fails(*_, **__):
+            raise error
+
+        monkeypatch.setattr("farcluss.reading.load_recipe", fails)
+        result = cli("run", "quickstart")
+        assert result.code == 1 and result.err.startswith(said)
+        assert "Traceback" not in result.err and len(result.err.splitlines()) <= 3
+
+    def test_what_one_process_alone_knows_it_says(self, monkeypatch):
+        def fails(*_, **__):
+            raise SampleError("broken.png cannot be read.")
+
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setattr("farcluss.reading.load_recipe", fails)
+        assert cli("run", "quickstart").err.strip() == "Error: broken.png cannot be read."
 
     def test_other_processes_of_a_run_are_silent(self, monkeypatch):
         monkeypatch.setenv("RANK", "1")

@@ -295,3 +295,10 @@ def test_resuming_elsewhere_makes_a_whole_run_directory(recipe_file):
     assert load_recipe(second / "recipe.toml") == load_recipe(recipe_file)
     assert [line["step"] for line in metrics(second, "train")] == [5, 6]
     assert_close(first, second, tolerance=0)
+
+
+def test_epochs_are_passes_over_the_unlabeled_images(recipe_file):
+    text = recipe_file.read_text().replace("steps = 6", "epochs = 2")
+    recipe_file.write_text(text)
+    folder = run(recipe_file, "run")  # 8 unlabeled images, 4 a step
+    assert [line["step"] for line in metrics(folder, "train")] == [1, 2, 3, 4]

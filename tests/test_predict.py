@@ -90,6 +90,15 @@ class TestInputs:
         assert predict(photos / "a.jpg", photos / "b.c.png", photos / "a.jpg").code == 0
         assert written(tmp_path / "out") == ["a.png", "b.c.png"]
 
+    def test_hidden_folders_are_left_alone(self, tmp_path, photos, predict):
+        (photos / ".cache").mkdir()
+        shutil.copy(photos / "a.jpg", photos / ".cache" / "thumb.jpg")
+        assert predict(photos).code == 0
+        assert written(tmp_path / "out") == ["a.png", "b.c.png", "in side/a.png"]
+
+    def test_an_empty_input(self, predict):
+        assert "An input is empty" in predict("").refusal
+
     @pytest.mark.parametrize("name", ["gone.png", "*.tif", "empty", "a**b"])
     def test_what_matches_nothing(self, photos, predict, name):
         (photos / "empty").mkdir()

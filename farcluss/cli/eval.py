@@ -38,6 +38,8 @@ def command(
     from farcluss.scoring import score_file
 
     keys = merge_settings(settings)
+    if strange := sorted(set(keys) - {"data", "eval"}):
+        raise click.UsageError(f"--set {strange[0]}: only keys of [data] and [eval] matter to scores.")
     if root is not None:
         keys.setdefault("data", {})["root"] = root
     if split is not None:

@@ -7,8 +7,21 @@ import click
 
 @click.command(epilog="Example: farcluss export runs/quickstart -o model.safetensors --onnx model.onnx")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--output", "-o", default="model.safetensors", show_default=True, type=click.Path(path_type=Path))
-@click.option("--network", type=click.Choice(["teacher", "student"]), default="teacher", show_default=True)
+@click.option(
+    "--output",
+    "-o",
+    default="model.safetensors",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where to write the model.",
+)
+@click.option(
+    "--network",
+    type=click.Choice(["teacher", "student"]),
+    default="teacher",
+    show_default=True,
+    help="Which of the two.",
+)
 @click.option("--onnx", default=None, type=click.Path(path_type=Path), help="Also write and check an ONNX graph.")
 @click.option(
     "--size",
@@ -23,6 +36,8 @@ def command(source: Path, output: Path, network: str, onnx: Path | None, size: i
     from farcluss.exporting import export_onnx, load_source
     from farcluss.weights import save_weights
 
+    if onnx is not None and onnx.resolve() == output.resolve():
+        raise click.UsageError("--output and --onnx name the same file; the one would replace the other.")
     for path in (output, onnx):
         if path is not None and path.exists() and not overwrite:
             raise WeightsError(f"{path} exists already. Use --overwrite, or another name.")
