@@ -177,6 +177,7 @@ def load_batches(run: Run) -> Iterator[HostBatch]:
         parts.crop,
         recipe.train.batch,
         recipe.train.seed,
+        truth_every=(recipe.train.log_every, recipe.eval.every, run.steps),
     )
     world, pieces, batch = accelerator.num_processes, recipe.train.accumulate, recipe.train.batch
     turn = min(max(recipe.loss.warmup_steps, run.step), run.steps) if recipe.semi_supervised else run.steps

@@ -1,7 +1,11 @@
 """Fixtures that many tests share: a recipe that trains in a second, its run, and a folder of images."""
 
+import os
 import sys
 from pathlib import Path
+
+# Small tensors are slower on several threads, and processes that tests start would fight over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -203,3 +204,29 @@ def test_collate_stacks_what_crops_give():
     batch = collate(samples)
     assert batch.labeled == 1 and batch.ids == ["x", "x"]
     assert batch.masks[0].unique().tolist() == [1] and batch.masks[1].unique().tolist() == [IGNORE]
+
+
+def test_masks_of_unlabeled_images_are_read_for_diagnostics_alone():
+    class Noting:
+        classes, palette = ("a", "b"), ((0, 0, 0), (1, 1, 1))
+        read_masks: ClassVar[set] = set()
+
+        def size(self, item):
+            return 8, 8
+
+        def read(self, item, window=None):
+            if item.mask:
+                self.read_masks.add(item.id)
+            shape = tuple(s.stop - s.start for s in window)
+            return Sample(np.zeros((3, *shape), np.uint8), np.zeros(shape, np.uint8) if item.mask else None)
+
+    items = tuple([Item(f"{kind}{i}", "x", "x") for i in range(4)] for kind in ("labeled", "unlabeled"))
+    crops = PairedCrops(Noting(), items, Data(scale=(1, 1), flip=0), (8, 8), 1, 0, truth_every=(3, 10))
+    found = {}
+    for step in range(10):
+        for stream in (LABELED, UNLABELED):
+            Noting.read_masks.clear()
+            crops[Address(stream, step, 0)]
+            found[stream, step + 1] = bool(Noting.read_masks)
+    assert all(found[LABELED, step] for step in range(1, 11))
+    assert [step for step in range(1, 11) if found[UNLABELED, step]] == [3, 6, 9, 10]

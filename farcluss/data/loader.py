@@ -5,7 +5,7 @@ to save, and neither the number of processes nor of workers changes what a step 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -51,11 +51,15 @@ class PairedCrops:
     crop: tuple[int, ...]
     batch: int
     seed: int
+    truth_every: tuple[int, ...] = (1,)
+    """Periods of the steps in which masks of unlabeled images are read, where they exist: for diagnostics alone."""
 
     def __getitem__(self, address: Address) -> tuple[Address, str, Any]:
         """The crop at an address with its item's id; an error travels as a value, so that its text stays readable."""
         items = self.items[address.stream]
         item = items[item_index(len(items), self.seed, address.stream, address.step * self.batch + address.slot)]
+        if address.stream == UNLABELED and all((address.step + 1) % period for period in self.truth_every):
+            item = replace(item, mask=None)
         rng = np.random.default_rng([self.seed, *address])
         try:
             sample = draw_crop(
