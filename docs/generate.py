@@ -26,11 +26,11 @@ from pydantic.fields import FieldInfo
 
 from farcluss import plugins
 from farcluss.cli import BUILT_IN, farcluss
+from farcluss.options import Color
 from farcluss.recipe import Part, Recipe, Section
 from farcluss.signatures import REQUIRED, Description, find_definition, readable
 
 DOCS = Path(__file__).parent
-COLOR = {str, tuple[int, int, int]}
 WRITTEN = "<!-- Written by `python docs/generate.py`; edit the code, not this page. -->"
 EXTENDS = ("`extends`", "str", "unset", "recipe file, relative to this one, that this one changes; one level deep")
 PLACES = {
@@ -54,7 +54,7 @@ Where the type is *plugin*, write a name, `weight = "uniform"`, or a name with o
 plugin of another name replaces the whole entry, options and all; the same name keeps the options that are not given
 again.
 
-A *color* is `"#rrggbb"`, or `[r, g, b]` as one entry of a list: `car = [[255, 0, 0]]`.
+A *color* is written `"#rrggbb"`.
 
 *unset* is what a key is when it is left out; TOML has no word for it."""
 CLI_INTRO = """\
@@ -68,10 +68,11 @@ devices."""
 def words(annotation: Any) -> str:
     """A type as a recipe's author would say it; None is left out, since *unset* is the default then."""
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation == Color:
+        return "color"
     if origin in (Union, UnionType):
         kept = [a for a in arguments if a is not NoneType]
-        color = set(kept) >= COLOR
-        texts = list(dict.fromkeys("color" if color and a in COLOR else words(a) for a in kept))
+        texts = list(dict.fromkeys(words(a) for a in kept))
         return ", ".join(texts[:-1]) + " or " + texts[-1] if len(texts) > 1 else texts[0]
     if origin is list:
         inner = words(arguments[0])

@@ -240,6 +240,10 @@ def argument_docs(doc: str) -> dict[str, str]:
 def readable(annotation: Any) -> str:
     """A type as a recipe's author would say it: `float in [0, 1]`, `int >= 1`, `"hard" or "soft"`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
+    from farcluss.options import Color
+
+    if annotation == Color:
+        return 'color "#rrggbb"'
     if origin is Annotated:
         return readable(arguments[0]) + _bounds(arguments[1:])
     if origin in (Union, UnionType, Literal):

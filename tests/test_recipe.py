@@ -141,7 +141,7 @@ class TestTypesAndRanges:
 
     def test_an_entry_of_a_table_is_named(self, refused):
         lines = refused(f"[data.classes]\nsky = 0\nroad = 1.5\n{STEPS}")
-        assert any("mine.toml: data.classes.road: must be int, str" in line for line in lines)
+        assert any('mine.toml: data.classes.road: must be int, color "#rrggbb"' in line for line in lines)
 
     @pytest.mark.parametrize(
         ("text", "said"),
