@@ -1,5 +1,6 @@
 """CutMix in any number of dimensions: one box per sample, filled from another sample of the batch."""
 
+import math
 from typing import Any
 
 import torch
@@ -19,16 +20,16 @@ def random_boxes(
     """
     axes = len(size)
     share = torch.empty(batch, 1, device=device).uniform_(*area)
-    low, high = (torch.tensor(bound).log().item() / 2 for bound in aspect)
+    low, high = (math.log(bound) / 2 for bound in aspect)
     stretch = torch.empty(batch, axes, device=device).uniform_(low, high)
     sides = (share.log() / axes + stretch - stretch.mean(1, keepdim=True)).exp().clamp(max=1)
-    pixels = torch.tensor(size, device=device)
-    extent = (sides * pixels).round().clamp(min=1)
-    start = (torch.rand(batch, axes, device=device) * (pixels - extent + 1)).floor()
+    places = torch.rand(batch, axes, device=device)
     inside = (torch.rand(batch, device=device) < p).view(-1, *[1] * axes)
-    for axis in range(axes):
-        place = torch.arange(size[axis], device=device).view(-1, *[1] * (axes - 1 - axis))
-        first, last = (edge[:, axis].view(-1, *[1] * axes) for edge in (start, start + extent))
+    for axis, pixels in enumerate(size):
+        extent = (sides[:, axis] * pixels).round().clamp(min=1)
+        start = (places[:, axis] * (pixels - extent + 1)).floor()
+        first, last = (edge.view(-1, *[1] * axes) for edge in (start, start + extent))
+        place = torch.arange(pixels, device=device).view(-1, *[1] * (axes - 1 - axis))
         inside = inside & (place >= first) & (place < last)
     return inside.expand(batch, *size)
 
