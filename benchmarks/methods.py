@@ -28,6 +28,12 @@ def scores(folder: Path, steps: int) -> dict | None:
     return {"last": round(curve[-1], 2), "best": round(max(curve), 2)}
 
 
+def revision() -> str:
+    """The source's revision: that of a run, which may be older than the table it stands in."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
@@ -37,15 +43,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/methods"))
     arguments = parser.parse_args()
     table: dict[str, list[dict]] = {}
+    revisions = set()
     for method in arguments.methods:
         for seed in arguments.seeds:
             recipe = load_recipe(arguments.recipe, [method], [*arguments.settings, f"train.seed={seed}"])
             folder = arguments.output / f"{recipe.name}-{seed}"
             if scores(folder, recipe.train.steps) is None:
                 train(recipe, folder, overwrite=True)
+                (folder / "revision").write_text(revision())
+            revisions.add((folder / "revision").read_text() if (folder / "revision").exists() else "unknown")
             table.setdefault(method, []).append(scores(folder, recipe.train.steps))
     facts = json.loads((folder / "environment.json").read_text())
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     line = {
         "recipe": arguments.recipe,
         "settings": arguments.settings,
@@ -53,7 +61,7 @@ def main() -> None:
         "methods": table,
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "device": facts["device"]},
         "versions": facts["versions"],
-        "commit": commit,
+        "commits": sorted(revisions),
         "date": date.today().isoformat(),
     }
     results = Path(__file__).parent / "results" / "methods.jsonl"

@@ -71,8 +71,7 @@ def train(
         accelerator.init_trackers(recipe.name)
     with Display(folder, run.step, run.steps, main) as display:
         _announce(run, display)
-        for _ in run_steps(run, display):
-            pass
+        run_steps(run, display)
     if recipe.train.trackers:
         accelerator.end_training()
     return folder.path
@@ -144,8 +143,8 @@ def _announce(run: Run, display: Display) -> None:
         display.say(f"resumed at step {run.step}")
 
 
-def run_steps(run: Run, display: Display) -> Iterator[int]:
-    """Train to the last step; yields the number of each finished step."""
+def run_steps(run: Run, display: Display) -> None:
+    """Train to the last step: log, score, draw and save where it is due."""
     train = run.recipe.train
     batches = load_batches(run)
     while run.step < run.steps:
@@ -164,7 +163,6 @@ def run_steps(run: Run, display: Display) -> Iterator[int]:
                 save_picture(run, to_device(hosts[0], run.accelerator.device, semi=True, logging=True))
         if last or run.step % train.checkpoint_every == 0:
             save_checkpoint(run)
-        yield run.step
 
 
 def load_batches(run: Run) -> Iterator[HostBatch]:
