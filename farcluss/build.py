@@ -6,10 +6,11 @@ from typing import Any
 from torch import nn
 
 from farcluss import plugins
+from farcluss.contracts import Stages
 from farcluss.data.base import Dataset
 from farcluss.data.splits import Splits, resolve
 from farcluss.errors import DataError
-from farcluss.learner import Normalize, Stages
+from farcluss.learner import Normalize
 from farcluss.recipe import Data, Recipe
 from farcluss.stages.base import STAGES
 from farcluss.weights import Card, build_network, card_of
@@ -40,9 +41,11 @@ class Parts:
         teacher.load_state_dict(student.state_dict())
         return student, teacher.requires_grad_(False).eval()
 
-    def steps_per_epoch(self) -> int:
-        """Steps until every unlabeled image has been seen once; labeled images where there are no others."""
-        return -(-len(self.splits.unlabeled or self.splits.labeled) // self.recipe.train.batch)
+    def steps(self) -> int:
+        """Steps of the whole training; an epoch sees every unlabeled image once, labeled where there are no others."""
+        train = self.recipe.train
+        per_epoch = -(-len(self.splits.unlabeled or self.splits.labeled) // train.batch)
+        return train.steps or (train.epochs or 0) * per_epoch
 
     def card(self) -> Card:
         """What the weights files of this recipe say."""

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ import torch
 
 from farcluss.build import Parts, build_parts
 from farcluss.data.base import IGNORE
-from farcluss.engine import load_batches, make_accelerator, one_step, prepare
+from farcluss.engine import load_batches, make_accelerator, prepare
 from farcluss.errors import FarclussError
 from farcluss.evaluation import read_images
 from farcluss.milestones import memory_gib
 from farcluss.recipe import Recipe
 from farcluss.runs import RunFolder
+from farcluss.steps import one_step
 
 SETS = ("labeled", "unlabeled", "val")
 
@@ -89,9 +89,9 @@ def dry_run(recipe: Recipe, parts: Parts, steps: int = 3) -> dict[str, float]:
         times: list[float] = []
         losses: dict[str, torch.Tensor] = {}
         for _ in range(steps):
-            hosts = list(islice(batches, train.accumulate))
+            host = next(batches)
             start = time.perf_counter()
-            losses, _ = one_step(run, hosts, trial.semi_supervised, logging=False)
+            losses = one_step(run, host, trial.semi_supervised, logging=False).losses
             if run.accelerator.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)

@@ -1,10 +1,15 @@
-"""Sums over all processes, usable with and without a process group."""
+"""Sums over all processes, and decisions of one for all; usable with and without a process group."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from farcluss.errors import FarclussError
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -48,3 +53,33 @@ def sum_tables(tables: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     flat = torch.stack([torch.cat([table[key].to(dtype).flatten() for key in keys]) for table in tables]).sum(0)
     parts = torch.split(all_sum(flat), [tables[0][key].numel() for key in keys])
     return {key: part.view(tables[0][key].shape) for key, part in zip(keys, parts, strict=True)}
+
+
+def on_main(function: Callable[[], T]) -> T:
+    """What `function` gives on the main process, given to all of them. Every process must call it.
+
+    Raises:
+        FarclussError: the main process's, on every process.
+    """
+    box: list[Any] = [None, None]
+    if world_size() == 1 or dist.get_rank() == 0:
+        try:
+            box[0] = function()
+        except FarclussError as error:
+            box[1] = error
+    if world_size() > 1:
+        dist.broadcast_object_list(box)
+    if box[1] is not None:
+        raise box[1]
+    result: T = box[0]
+    return result
+
+
+def gather_on_main(value: T) -> list[T]:
+    """The values of all processes on the main one, nothing on the others. Every process must call it."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    main = dist.get_rank() == 0
+    dist.gather_object(value, gathered if main else None)
+    return gathered if main else []

@@ -32,6 +32,21 @@ class RunError(FarclussError):
     """A run that cannot start, resume or go on."""
 
 
+class Cancelled(RunError):
+    """Work that was given up because something asked for it."""
+
+
+class Stopped(RunError):
+    """A run that a signal has ended in good order, after a checkpoint."""
+
+    def __init__(self, text: str, signal: int) -> None:
+        super().__init__(text, signal)
+        self.text, self.signal = text, signal
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` when something near is known, else `"."`."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

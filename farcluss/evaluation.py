@@ -1,6 +1,6 @@
 """Scores from one confusion matrix over all pixels of all images: the field's mIoU, not a mean over images."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from farcluss.data.base import IGNORE, Dataset, Item, Sample, read_sample
+from farcluss.data.loader import start_worker
 from farcluss.distributed import all_sum
-from farcluss.errors import FarclussError, SampleError
+from farcluss.errors import Cancelled, FarclussError, SampleError
 
 if TYPE_CHECKING:
     from farcluss.weights import Model
@@ -119,7 +120,10 @@ class WholeImages:
 def read_images(dataset: Dataset, items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Sample | FarclussError]]:
     """Whole images in order, decoded by `workers` processes."""
     source: Any = WholeImages(dataset, items)
-    return iter(DataLoader(source, batch_size=None, num_workers=min(workers, len(items)), collate_fn=_as_is))
+    processes = min(workers, len(items))
+    return iter(
+        DataLoader(source, batch_size=None, num_workers=processes, collate_fn=_as_is, worker_init_fn=start_worker)
+    )
 
 
 def _as_is(sample: Any) -> Any:
@@ -127,7 +131,14 @@ def _as_is(sample: Any) -> Any:
 
 
 def evaluate(
-    model: "Model", dataset: Dataset, items: Sequence[Item], *, workers: int = 0, rank: int = 0, world: int = 1
+    model: "Model",
+    dataset: Dataset,
+    items: Sequence[Item],
+    *,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Scores:
     """Score a model on `items`, each counted once whatever the number of processes.
 
@@ -138,13 +149,19 @@ def evaluate(
         workers: loader processes.
         rank: of this process; it takes every `world`-th item.
         world: number of processes; all must call this.
+        cancelled: asked before each image whether to give up.
 
     Raises:
         SampleError: an image cannot be read, has no mask, or a mask of another size.
+        Cancelled: any process has given up; on all of them.
     """
     classes = len(model.classes)
     confusion = torch.zeros(classes, classes, dtype=torch.int64, device=model.device)
+    left = torch.zeros((), dtype=torch.int64, device=model.device)
     for item, sample in read_images(dataset, items[rank::world], workers):
+        if cancelled():
+            left += 1
+            break
         if isinstance(sample, FarclussError):
             raise SampleError(str(sample)) from sample
         if sample.mask is None:
@@ -153,4 +170,7 @@ def evaluate(
         if sample.valid is not None:
             truth = truth.where(torch.from_numpy(sample.valid).to(model.device), IGNORE)
         confusion += confusion_matrix(model.probs(sample.image).argmax(0), truth, classes)
-    return Scores(all_sum(confusion).cpu().numpy(), tuple(model.classes))
+    counts = all_sum(torch.cat([confusion.flatten(), left.view(1)])).cpu().numpy()
+    if counts[-1]:
+        raise Cancelled("The evaluation was cancelled.")
+    return Scores(counts[:-1].reshape(classes, classes), tuple(model.classes))

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from farcluss.atomic import write_atomically
+from farcluss.checkpoints import read_newest
 from farcluss.errors import PluginError, WeightsError
 from farcluss.learner import Normalize
-from farcluss.runs import RunFolder, read_checkpoint
-from farcluss.weights import Model, build_network, load, read_card, write_atomically
+from farcluss.runs import RunFolder
+from farcluss.weights import Model, build_network, load, read_card
 
 
 def load_source(source: Path, network: str) -> Model:
@@ -26,17 +28,18 @@ def load_source(source: Path, network: str) -> Model:
     if source.is_dir():
         folder = RunFolder(source)
         card = read_card(folder.last)
-        state = read_checkpoint(folder.newest_checkpoint())
+        newest = read_newest(folder.checkpoints)
         model = build_network(card.network, card.options, card.channels, len(card.classes), card.dim, False)
         try:
-            model.load_state_dict(state[network])
+            model.load_state_dict(newest.state[network])
         except (KeyError, RuntimeError):
             raise WeightsError(
                 f"The newest checkpoint of {source} does not fit {folder.last}.\nThey are of different runs; "
                 "train again, or export a weights file."
             ) from None
         scores = {key: value for key, value in card.scores.items() if key in ("teacher_miou", "student_miou")}
-        fresh = {"source": network, "step": state["step"], "scores": scores if card.step == state["step"] else {}}
+        step = newest.manifest.step
+        fresh = {"source": network, "step": step, "scores": scores if card.step == step else {}}
         return Model(model.eval(), card.model_copy(update=fresh))
     loaded = load(source)
     if loaded.card.source != network:

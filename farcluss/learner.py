@@ -2,41 +2,31 @@
 
 A step of the paper reads from top to bottom in two functions. `teach` makes views and pseudo-labels, without gradient.
 `losses` shows the student labeled images and strong views in one forward. Between the two, what must be known about the
-whole batch (how many pixels, of which classes) is summed over micro-batches and processes, so that neither changes the
-result.
+whole batch (how many pixels, of which classes) is summed over processes. Where the batch of a process goes through the
+student in several pieces, `glance` and `survey` find what only a forward of all of it can tell. So neither the number
+of processes nor that of pieces changes the result.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from farcluss.contracts import Stages, expect
 from farcluss.data.base import IGNORE
 from farcluss.distributed import all_sum, count_dtype, world_size
-from farcluss.errors import FarclussError, PluginError
-from farcluss.losses import cross_entropy, fuzzy_kl, ohem, wide
+from farcluss.errors import PluginError
+from farcluss.losses import fuzzy_kl, hard_pixels, pixel_cross_entropy, wide
 from farcluss.networks.base import Prediction
 from farcluss.recipe import Loss
-from farcluss.stages.base import (
-    Anchors,
-    Augment,
-    Contrast,
-    ContrastLoss,
-    FuzzyLabels,
-    PseudoLabel,
-    PseudoLabels,
-    Rebalance,
-    Views,
-    Weight,
-)
+from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Views
 from farcluss.stages.rebalance import class_counts
 from farcluss.stages.weight import normalized_entropy
 
 
 class Batch(NamedTuple):
-    """One micro-batch on the device, images in [0, 1].
+    """The images of a process in one step, or a piece of them, on the device and in [0, 1].
 
     Attributes:
         images: `(B, Cin, *S)` labeled images.
@@ -54,72 +44,59 @@ class Batch(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What the teacher has prepared for one micro-batch: strong views, each with labels that follow it."""
+    """What the teacher has prepared for a batch: strong views, each with labels that follow it."""
 
     views: tuple[Tensor, ...]
     labels: tuple[PseudoLabels, ...]
 
 
 class Totals(NamedTuple):
-    """What is known about the batch of all micro-batches and processes.
+    """What is known about the batch of all processes.
 
     Attributes:
         labeled: number of labeled pixels that are not ignored.
-        micro_batches: into how many the batch is split on each process.
         pixels: N of eq. 8, valid pixels of the strong views; None in supervised steps.
         class_weights: `(C,)`, omega of eq. 7; None in supervised steps.
     """
 
     labeled: Tensor
-    micro_batches: int
     pixels: Tensor | None = None
     class_weights: Tensor | None = None
 
 
+class Glance(NamedTuple):
+    """What a forward without gradient shows of a piece; None where no loss asks.
+
+    Attributes:
+        pixel_losses: `(B, *S)`, cross-entropy of the labeled images.
+        masks: `(B, *S)`, theirs.
+        embeddings: `(B, D, *s)`.
+        anchors: of the embeddings.
+    """
+
+    pixel_losses: Tensor
+    masks: Tensor
+    embeddings: Tensor | None
+    anchors: Anchors | None
+
+
+class Survey(NamedTuple):
+    """What the losses of a piece take from the glances at all of them; None where no loss asks.
+
+    Attributes:
+        masks: `(B, *S)`, the piece's masks, `IGNORE` at pixels that OHEM leaves out.
+        hard: number of the pixels that it keeps, of all processes.
+        contrast: value of the contrast stage, in equal parts for each piece.
+        slope: `(B, D, *s)`, its gradient with respect to the piece's embeddings.
+    """
+
+    masks: Tensor | None = None
+    hard: Tensor | None = None
+    contrast: ContrastLoss | None = None
+    slope: Tensor | None = None
+
+
 Statistics = dict[str, Tensor]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Stages:
-    """The five stages, built."""
-
-    augment: Augment
-    pseudo_label: PseudoLabel
-    weight: Weight
-    rebalance: Rebalance
-    contrast: Contrast
-    names: dict[str, str] = field(default_factory=dict)
-    """The plugin of each kind, for messages."""
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Stage by kind, in the order of the data."""
-        return {kind: stage for kind, stage in vars(self).items() if kind != "names"}
-
-    def call(self, kind: str, stage: Callable[..., T], *arguments: Any, gives: type[T]) -> T:
-        """What a stage, or one of its methods, gives.
-
-        Raises:
-            PluginError: the stage fails, or gives another type; names the plugin.
-        """
-        try:
-            result = stage(*arguments)
-        except (FarclussError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            raise PluginError(f"Plugin {self.name(kind)} fails: {type(error).__name__}: {error}") from error
-        if not isinstance(result, gives):
-            given, due = type(result).__name__, gives.__name__
-            raise PluginError(f"Plugin {self.name(kind)} gives a {given} where a {due} is due; see docs/plugins.md.")
-        return result
-
-    def name(self, kind: str) -> str:
-        """`kind/name` of the plugin of a kind."""
-        return f"{kind}/{self.names.get(kind, type(self.modules()[kind]).__name__)}"
-
-    def expect(self, kind: str, what: str, shape: Sequence[int], due: Sequence[int]) -> None:
-        """Refuse a stage's tensor of a wrong shape. Raises PluginError that names the plugin."""
-        expect(self.name(kind), what, shape, due)
 
 
 class Normalize(nn.Module):
@@ -145,29 +122,32 @@ class Learner:
     def __init__(
         self, student: Any, teacher: nn.Module, stages: Stages, normalize: Normalize, loss: Loss, classes: int
     ) -> None:
-        """The student may be wrapped (DDP); it is only ever called as a whole, once per micro-batch."""
+        """The student may be wrapped (DDP); it is only ever called as a whole."""
         self.student, self.teacher, self.stages = student, teacher, stages
         self.normalize, self.loss, self.classes = normalize, loss, classes
 
     @torch.no_grad()
-    def teach(self, batch: Batch) -> tuple[Lesson | None, Statistics]:
+    def teach(self, batch: Batch, pieces: int = 1) -> tuple[Lesson | None, Statistics]:
         """Views of the unlabeled images and the teacher's labels for them (eq. 2 to 6).
 
+        Args:
+            batch: all images of this process.
+            pieces: into how many the teacher's forward is split.
+
         Returns:
-            The lesson (None without unlabeled images), and statistics to be summed over micro-batches and processes
-            before `totals` sees them.
+            The lesson (None without unlabeled images), and statistics to be summed over processes before `totals` sees
+            them.
         """
         statistics = {"labeled": (batch.masks != IGNORE).sum()}
         if batch.unlabeled is None or batch.valid is None:
             return None, statistics
         stages, call = self.stages, self.stages.call
         views = call("augment", stages.augment, batch.unlabeled, batch.valid, gives=Views)
-        prediction = self._predict(self.teacher, views.weak)
-        probs = wide(prediction.logits).softmax(1)
-        fuzzy = call("pseudo_label", stages.pseudo_label, probs, gives=FuzzyLabels)
-        weight = call("weight", stages.weight, probs, gives=Tensor)
-        weak = PseudoLabels(fuzzy.values, fuzzy.classes, weight, probs.amax(1), batch.valid)
-        self._check(views, weak)
+        self._check_views(views, batch.unlabeled.shape)
+        truth = [None] * pieces if batch.truth is None else batch.truth.chunk(pieces)
+        parts = zip(views.weak.chunk(pieces), batch.valid.chunk(pieces), truth, strict=True)
+        labeled = [self._label(*part) for part in parts]
+        weak = join_labels([labels for labels, _ in labeled])
         labels = tuple(follow(weak) for follow in views.follow)
         statistics |= {
             "rebalance": sum_of(
@@ -175,25 +155,38 @@ class Learner:
             ),
             "pixels": sum_of([each.valid.sum() for each in labels]),
         }
-        if batch.truth is not None:
-            statistics |= self._diagnose(probs, weak, batch.truth)
+        statistics |= {name: sum_of([facts[name] for _, facts in labeled]) for name in labeled[0][1]}
         return Lesson(views.strong, labels), statistics
 
-    def totals(self, statistics: Statistics, micro_batches: int) -> Totals:
+    def _label(self, weak: Tensor, valid: Tensor, truth: Tensor | None) -> tuple[PseudoLabels, Statistics]:
+        """The teacher's labels of some weak views, and facts about them where the truth is known."""
+        stages, call = self.stages, self.stages.call
+        probs = wide(self._predict(self.teacher, weak).logits).softmax(1)
+        fuzzy = call("pseudo_label", stages.pseudo_label, probs, gives=FuzzyLabels)
+        weight = call("weight", stages.weight, probs, gives=Tensor)
+        labels = PseudoLabels(fuzzy.values, fuzzy.classes, weight, probs.amax(1), valid)
+        self._check_labels(labels)
+        return labels, {} if truth is None else self._diagnose(probs, labels, truth)
+
+    def totals(self, statistics: Statistics) -> Totals:
         """N and the class weights from statistics summed over the whole batch (eq. 7)."""
         labeled = statistics["labeled"].clamp(min=1)
         if "pixels" not in statistics:
-            return Totals(labeled, micro_batches)
+            return Totals(labeled)
         weights = self.stages.call("rebalance", self.stages.rebalance, statistics["rebalance"], gives=Tensor)
         self.stages.expect("rebalance", "class weights", weights.shape, (self.classes,))
-        return Totals(labeled, micro_batches, statistics["pixels"].clamp(min=1), weights)
+        return Totals(labeled, statistics["pixels"].clamp(min=1), weights)
 
-    def _check(self, views: Views, labels: PseudoLabels) -> None:
-        """Refuse views and labels of wrong shapes. Raises PluginError."""
-        expect, batch = self.stages.expect, labels.valid.shape
-        for strong in views.strong:
-            expect("augment", "a strong view", strong.shape, views.weak.shape)
+    def _check_views(self, views: Views, shape: Sequence[int]) -> None:
+        """Refuse views of wrong shapes. Raises PluginError."""
+        expect = self.stages.expect
+        for view in (views.weak, *views.strong):
+            expect("augment", "a view", view.shape, shape)
         expect("augment", "follow functions", (len(views.follow),), (len(views.strong),))
+
+    def _check_labels(self, labels: PseudoLabels) -> None:
+        """Refuse labels of wrong shapes. Raises PluginError."""
+        expect, batch = self.stages.expect, labels.valid.shape
         kept = min(labels.values.shape[1], self.classes)
         expect("pseudo_label", "values", labels.values.shape, (batch[0], kept, *batch[1:]))
         expect("pseudo_label", "classes", labels.classes.shape, labels.values.shape)
@@ -212,19 +205,57 @@ class Learner:
             "right": (known & (labels.classes[:, 0] == truth)).sum(),
         }
 
-    def losses(self, batch: Batch, lesson: Lesson | None, totals: Totals, ramp: float) -> dict[str, Tensor]:
-        """This process's shares of the losses of one micro-batch (eq. 4, 8 to 12); shares add up to the global loss.
+    @torch.no_grad()
+    def glance(self, batch: Batch, lesson: Lesson | None) -> Glance:
+        """A forward of a piece that is only looked at, see `survey`."""
+        prediction = self._predict(self.student, torch.cat([batch.images, *(lesson.views if lesson else ())]))
+        pixel_losses = pixel_cross_entropy(prediction.logits[: len(batch.images)], batch.masks)
+        if lesson is None or prediction.embeddings is None:
+            return Glance(pixel_losses, batch.masks, None, None)
+        anchors = self._anchors(batch, lesson, tuple(prediction.embeddings.shape[2:]))
+        return Glance(pixel_losses, batch.masks, wide(prediction.embeddings), anchors)
+
+    def survey(self, glances: list[Glance]) -> list[Survey]:
+        """What each piece's losses need to know of the others: which pixels are hard, where prototypes pull.
+
+        The contrast stage sees the embeddings of all pieces at once; its gradient with respect to them is handed to the
+        second forward, in which each piece passes its part of it on.
+        """
+        pieces = len(glances)
+        masks: Sequence[Tensor | None] = [None] * pieces
+        hard = None
+        if self.loss.supervised == "ohem":
+            joined = torch.cat([glance.masks for glance in glances])
+            kept = self._hard(torch.cat([glance.pixel_losses for glance in glances]), joined)
+            hard = all_sum(kept.sum()).clamp(min=1)
+            masks = torch.where(kept, joined, IGNORE).chunk(pieces)
+        embeddings = [glance.embeddings for glance in glances if glance.embeddings is not None]
+        if not embeddings:
+            return [Survey(each, hard) for each in masks]
+        leaf = torch.cat(embeddings).requires_grad_()
+        anchors = zip(*(glance.anchors for glance in glances if glance.anchors is not None), strict=True)
+        contrast = self._contrast(leaf, Anchors(*(torch.cat(tensors) for tensors in anchors)))
+        slope = torch.autograd.grad(contrast.loss, leaf)[0]
+        share = ContrastLoss(contrast.loss.detach() / pieces, contrast.prototype_cosine / pieces)
+        parts = zip(masks, torch.split(slope, [len(each) for each in embeddings]), strict=True)
+        return [Survey(each, hard, share, part) for each, part in parts]
+
+    def losses(
+        self, batch: Batch, lesson: Lesson | None, totals: Totals, ramp: float, survey: Survey | None = None
+    ) -> dict[str, Tensor]:
+        """This process's shares of the losses of one piece (eq. 4, 8 to 12); shares add up to the global loss.
 
         Args:
             batch: the images.
             lesson: None in supervised steps.
             totals: of the whole batch.
             ramp: factor in [0, 1] on the weights of the unsupervised and contrastive losses.
+            survey: None where the batch is in one piece.
         """
         views = lesson.views if lesson else ()
         labeled = len(batch.images)
         prediction = self._predict(self.student, torch.cat([batch.images, *views]))
-        losses = {"supervised": self._supervised(prediction.logits[:labeled], batch.masks, totals)}
+        losses = {"supervised": self._supervised(prediction.logits[:labeled], batch.masks, totals, survey)}
         # The head takes part in every step, with weight 0 in supervised ones: DDP waits for every parameter.
         unused = 0 if prediction.embeddings is None else prediction.embeddings.sum() * 0
         losses["total"] = losses["supervised"] + unused
@@ -236,15 +267,25 @@ class Learner:
         losses["unsupervised"] = sum_of(parts) / totals.pixels
         weighted = self.loss.unsupervised * losses["unsupervised"]
         if prediction.embeddings is not None:
-            anchors = self._anchors(batch, lesson, tuple(prediction.embeddings.shape[2:]))
-            inputs = (prediction.embeddings, anchors, self.classes)
-            contrast = self.stages.call("contrast", self.stages.contrast, *inputs, gives=ContrastLoss)
-            self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
-            losses["contrastive"] = contrast.loss / totals.micro_batches
-            losses["prototype_cosine"] = contrast.prototype_cosine / (totals.micro_batches * world_size())
+            contrast = self._pull(prediction.embeddings, batch, lesson, survey)
+            losses["contrastive"] = contrast.loss
+            losses["prototype_cosine"] = contrast.prototype_cosine / world_size()
             weighted = weighted + self.loss.contrastive * losses["contrastive"]
         losses["total"] = losses["total"] + ramp * weighted
         return losses
+
+    def _pull(self, embeddings: Tensor, batch: Batch, lesson: Lesson, survey: Survey | None) -> ContrastLoss:
+        """The contrast stage on a piece: on its own, or with the value and the gradient that the survey has found."""
+        if survey is None or survey.contrast is None or survey.slope is None:
+            return self._contrast(embeddings, self._anchors(batch, lesson, tuple(embeddings.shape[2:])))
+        passed = (wide(embeddings) * survey.slope).sum()
+        return survey.contrast._replace(loss=survey.contrast.loss + passed - passed.detach())
+
+    def _contrast(self, embeddings: Tensor, anchors: Anchors) -> ContrastLoss:
+        inputs = (embeddings, anchors, self.classes)
+        contrast = self.stages.call("contrast", self.stages.contrast, *inputs, gives=ContrastLoss)
+        self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
+        return contrast
 
     def _predict(self, network: Callable[[Tensor], Prediction], images: Tensor) -> Prediction:
         """A network's prediction for images in [0, 1]. Raises PluginError when it breaks its contract."""
@@ -257,13 +298,17 @@ class Learner:
             raise PluginError(f"The network gives no embeddings, which {self.stages.name('contrast')} needs.")
         return prediction
 
-    def _supervised(self, logits: Tensor, masks: Tensor, totals: Totals) -> Tensor:
+    def _supervised(self, logits: Tensor, masks: Tensor, totals: Totals, survey: Survey | None) -> Tensor:
         if self.loss.supervised == "cross-entropy":
-            return cross_entropy(logits, masks)[0] / totals.labeled
-        # Which pixels are hard is only known after the forward: each micro-batch mines its own share of min_kept.
-        kept = max(1, self.loss.ohem_min_kept // totals.micro_batches)
-        loss, count = ohem(logits, masks, threshold=self.loss.ohem_threshold, min_kept=kept)
-        return loss / all_sum(count).clamp(min=1) / totals.micro_batches
+            return pixel_cross_entropy(logits, masks).sum() / totals.labeled
+        if survey is not None and survey.masks is not None and survey.hard is not None:
+            return pixel_cross_entropy(logits, survey.masks).sum() / survey.hard
+        losses = pixel_cross_entropy(logits, masks)
+        kept = self._hard(losses, masks)
+        return torch.where(kept, losses, 0).sum() / all_sum(kept.sum()).clamp(min=1)
+
+    def _hard(self, losses: Tensor, masks: Tensor) -> Tensor:
+        return hard_pixels(losses, masks, threshold=self.loss.ohem_threshold, min_kept=self.loss.ohem_min_kept)
 
     def _anchors(self, batch: Batch, lesson: Lesson, size: tuple[int, ...]) -> Anchors:
         """What is known about each pixel of the embedding map: labels at its size, by nearest neighbor."""
@@ -278,6 +323,28 @@ class Learner:
         return Anchors(*(nearest(tensor, size) for tensor in joined))
 
 
+def split(batch: Batch, lesson: Lesson | None, pieces: int) -> list[tuple[Batch, Lesson | None]]:
+    """A batch and its lesson in equal pieces."""
+    parts = [[None] * pieces if tensor is None else tensor.chunk(pieces) for tensor in batch]
+    batches = [Batch(*part) for part in zip(*parts, strict=True)]
+    if lesson is None:
+        return [(each, None) for each in batches]
+    views = zip(*(view.chunk(pieces) for view in lesson.views), strict=True)
+    lessons = [
+        Lesson(view, tuple(labels.map(lambda tensor, n=n: tensor.chunk(pieces)[n]) for labels in lesson.labels))  # type: ignore[misc]
+        for n, view in enumerate(views)
+    ]
+    return list(zip(batches, lessons, strict=True))
+
+
+def join_labels(pieces: list[PseudoLabels]) -> PseudoLabels:
+    """Labels of pieces as those of the whole; one piece is not copied."""
+    if len(pieces) == 1:
+        return pieces[0]
+    fields = zip(*(vars(piece).values() for piece in pieces), strict=True)
+    return PseudoLabels(*(torch.cat(tensors) for tensors in fields))
+
+
 def nearest(tensor: Tensor, size: tuple[int, ...]) -> Tensor:
     """`tensor` `(B, *S)` of any dtype at spatial `size`, by the nearest pixel center."""
     for axis, (new, old) in enumerate(zip(size, tensor.shape[1:], strict=True), 1):
@@ -289,29 +356,3 @@ def nearest(tensor: Tensor, size: tuple[int, ...]) -> Tensor:
 def sum_of(tensors: list[Tensor]) -> Tensor:
     """Sum of a non-empty list of tensors."""
     return torch.stack(tensors).sum(0)
-
-
-def expect(plugin: str, what: str, shape: Sequence[int], due: Sequence[int]) -> None:
-    """Refuse what a plugin gives in a wrong shape; costs nothing, since shapes live on the host. Raises PluginError."""
-    if tuple(shape) != tuple(due):
-        raise PluginError(
-            f"Plugin {plugin} gives {what} of shape {tuple(shape)} where {tuple(due)} is due; see docs/plugins.md."
-        )
-
-
-def ema_decay(step: int, decay: float) -> float:
-    """Decay of the teacher at a step counted from 0 (eq. 1): `min(decay, 1 - 1 / (step + 1))`."""
-    return min(decay, 1 - 1 / (step + 1))
-
-
-@torch.no_grad()
-def ema_update(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """`theta_t <- decay theta_t + (1 - decay) theta_s` (eq. 1) for parameters and float buffers; others are copied."""
-    pairs = zip((*teacher.parameters(), *teacher.buffers()), (*student.parameters(), *student.buffers()), strict=True)
-    averaged: list[tuple[Tensor, Tensor]] = []
-    copied: list[tuple[Tensor, Tensor]] = []
-    for pair in pairs:
-        (averaged if pair[0].is_floating_point() else copied).append(pair)
-    torch._foreach_lerp_([t for t, _ in averaged], [s for _, s in averaged], 1 - decay)
-    for old, new in copied:
-        old.copy_(new)

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from farcluss.data.base import IGNORE
-from farcluss.distributed import all_sum
+from farcluss.distributed import all_sum, count_dtype
 from farcluss.stages.base import PseudoLabels
 
 OHEM_BINS = 4096
@@ -16,45 +16,37 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def cross_entropy(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy over the pixels that are not ignored, and their number.
+def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy per pixel `(B, *S)`, in float32 or wider; 0 where the pixel is ignored.
 
     Args:
         logits: `(B, C, *S)`.
-        masks: `(B, *S)` integer, `IGNORE` counts nowhere.
-
-    Returns:
-        Two scalars: sum in float32 or wider, and count.
+        masks: `(B, *S)` integer, class index or `IGNORE`.
     """
-    loss = F.cross_entropy(wide(logits), masks.long(), ignore_index=IGNORE, reduction="sum")
-    return loss, (masks != IGNORE).sum().to(loss.dtype)
+    return F.cross_entropy(wide(logits), masks.long(), ignore_index=IGNORE, reduction="none")
 
 
-def ohem(logits: Tensor, masks: Tensor, *, threshold: float, min_kept: int) -> tuple[Tensor, Tensor]:
-    """Online hard example mining: cross-entropy over the hard pixels alone.
+def hard_pixels(losses: Tensor, masks: Tensor, *, threshold: float, min_kept: int) -> Tensor:
+    """Online hard example mining: the pixels that count, `(B, *S)` bool.
 
     Pixels whose true class has a probability of at most `max(threshold, t)` are kept, `t` being the probability of the
     `min_kept`-th hardest pixel of all processes. `t` comes from a histogram of 4096 bins and is rounded up to a bin's
     edge: at most one bin's pixels more than the exact rule are kept.
 
     Args:
-        logits: `(B, C, *S)`.
+        losses: `(B, *S)`, see `pixel_cross_entropy`.
         masks: `(B, *S)` integer, `IGNORE` counts nowhere.
         threshold: probability below which a pixel is always kept.
         min_kept: smallest number of pixels kept, over all processes; all, when there are fewer.
-
-    Returns:
-        Sum and count over the kept pixels.
     """
-    loss = F.cross_entropy(wide(logits), masks.long(), ignore_index=IGNORE, reduction="none")
     valid = masks != IGNORE
-    probability = torch.exp(-loss.detach())
+    probability = torch.exp(-losses.detach())
     bins = (probability * OHEM_BINS).long().clamp(max=OHEM_BINS - 1)
-    counts = all_sum(torch.zeros(OHEM_BINS, device=loss.device).index_add_(0, bins.flatten(), valid.flatten().float()))
+    counts = torch.zeros(OHEM_BINS, device=losses.device, dtype=count_dtype(losses.device))
+    counts = all_sum(counts.index_add_(0, bins.flatten(), valid.flatten().to(counts.dtype)))
     enough = counts.cumsum(0) >= min_kept
     edge = torch.where(enough.any(), (enough.to(torch.uint8).argmax() + 1) / OHEM_BINS, 1.0)
-    kept = valid & (probability <= edge.clamp(min=threshold))
-    return torch.where(kept, loss, 0).sum(), kept.sum().to(loss.dtype)
+    return valid & (probability <= edge.clamp(min=threshold))
 
 
 def fuzzy_kl(logits: Tensor, labels: PseudoLabels, pixel_weight: Tensor) -> Tensor:

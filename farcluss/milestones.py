@@ -1,31 +1,39 @@
-"""What happens between steps: log, score, draw, checkpoint, restore."""
+"""What happens between steps: log, notice, score, draw, checkpoint, restore."""
 
-import math
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from farcluss import checkpoints
+from farcluss.checkpoints import Checkpoint
 from farcluss.data.base import Item
+from farcluss.data.loader import HostBatch
 from farcluss.display import Display
-from farcluss.distributed import all_sum
-from farcluss.errors import RunError
+from farcluss.distributed import all_sum, gather_on_main
+from farcluss.errors import Cancelled, RunError, SampleError
 from farcluss.evaluation import Scores, evaluate
 from farcluss.learner import Batch
 from farcluss.panels import draw_panel, save_panel
-from farcluss.state import Run
+from farcluss.state import PROGRESS, Run
+from farcluss.steps import to_device
+from farcluss.watch import Outcome
 from farcluss.weights import Model, save_weights
 
 PICTURES = 4
+NAMED = 8
+"""How many images an error names."""
 
 
 def log_step(run: Run, display: Display, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> None:
     """Write losses and diagnostics of a step to metrics.jsonl, trackers and display."""
     values: dict[str, Any] = {name: float(all_sum(value)) for name, value in losses.items()}
-    refuse_divergence(run, values)
+    values["skipped_steps"] = run.skipped
     values["lr"] = run.optimizer.param_groups[0]["lr"]
     values["memory_gib"] = memory_gib(run.accelerator.device)
     values["images_per_second"] = run.images / max(time.perf_counter() - run.clock, 1e-9)
@@ -40,14 +48,41 @@ def log_step(run: Run, display: Display, losses: dict[str, Tensor], statistics: 
     display.step(run.step, values)
 
 
-def refuse_divergence(run: Run, losses: dict[str, float]) -> None:
-    """Raise RunError when a loss is not finite: whatever would be learned from it is lost."""
-    broken = [name for name, value in losses.items() if name != "total" and not math.isfinite(value)]
-    if broken:
-        raise RunError(
-            f"The {' and '.join(broken)} loss is not finite at step {run.step}: the training has diverged.\n"
-            "Lower train.lr, set train.clip, or look for broken images with `farcluss check`."
-        )
+def take_note(run: Run, display: Display, wait: bool) -> None:
+    """Learn how the last steps went: count those that were skipped, and notice a signal.
+
+    Raises:
+        RunError: too many in a row were not finite; SampleError where this process knows in which images.
+    """
+    for outcome in run.watch.ready(wait):
+        run.stop = run.stop or outcome.signal
+        if not outcome.broken:
+            run.skipped_in_row = 0
+            continue
+        run.skipped += 1
+        run.skipped_in_row += 1
+        what = " and ".join(outcome.broken)
+        if run.accelerator.is_main_process:
+            run.folder.record("skip", outcome.step, {"parts": list(outcome.broken)})
+        if run.skipped_in_row == 1:
+            display.say(f"step {outcome.step} is skipped: {what} not finite")
+        if run.skipped_in_row >= run.recipe.train.max_skipped:
+            raise give_up(run, outcome)
+
+
+def give_up(run: Run, outcome: Outcome) -> RunError | SampleError:
+    """The error for too many steps that were not finite; writes the images of this process if they are to blame."""
+    kinds = [f"{part} loss" if part != "gradient" else part for part in outcome.broken]
+    text = (
+        f"The {' and the '.join(kinds)} of {run.skipped_in_row} steps in a row, up to step {outcome.step}, "
+        "were not finite: the training has diverged, or images are broken."
+    )
+    if not outcome.own:
+        return RunError(f"{text}\nAnother process says in which images.")
+    path = run.folder.save_broken(outcome.step, run.accelerator.process_index, outcome.host)
+    images = ", ".join(outcome.host.ids[:NAMED]) + (" ..." if len(outcome.host.ids) > NAMED else "")
+    advice = "Lower train.lr, set train.clip, or look at these images with `farcluss check`."
+    return SampleError(f"{text}\nLast images: {images}; they have been written to {path}.\n{advice}")
 
 
 def diagnostics(run: Run, statistics: dict[str, Tensor]) -> dict[str, Any]:
@@ -79,10 +114,35 @@ def memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def reach(run: Run, display: Display, host: HostBatch | None) -> None:
+    """Do what is due at this step: a picture, a checkpoint, then the evaluation, which may take long.
+
+    Args:
+        run: after a step, or resumed.
+        display: says the scores.
+        host: the images of the step, for the picture; None for none.
+    """
+    if run.stop:
+        return
+    if run.due() and host is not None and run.accelerator.is_main_process:
+        save_picture(run, to_device(host, run.accelerator.device, semi=True, logging=True))
+    if not run.saved and run.step and (run.step == run.steps or run.step % run.recipe.train.checkpoint_every == 0):
+        save_checkpoint(run)
+    if run.due() and not run.scored:
+        score(run, display)
+
+
 def score(run: Run, display: Display) -> None:
-    """Evaluate teacher and student on the validation set; write weights/last, and weights/best when it is."""
+    """Evaluate teacher and student on the validation set; write weights/last, and weights/best when it is.
+
+    A signal makes it stop without a result; the run that resumes does it again.
+    """
     start, kind = time.perf_counter(), run.recipe.eval.network
-    scores = {name: _evaluate(run, network, run.parts.splits.val) for name, network in run.networks.items()}
+    try:
+        scores = {name: _evaluate(run, network, run.parts.splits.val) for name, network in run.networks.items()}
+    except Cancelled:
+        run.stop = run.interruption.agreed(run.accelerator.device)
+        return
     summary: dict[str, Any] = {}
     if scores[kind] is not None:
         summary = {f"{name}_miou": value.miou for name, value in scores.items() if value is not None}
@@ -101,6 +161,9 @@ def score(run: Run, display: Display) -> None:
     if better:
         run.best = {"step": run.step, "miou": summary[f"{kind}_miou"]}
         _save(run, run.folder.best, facts | {"selection": f"best {kind} mIoU on data.val"}, scores[kind])
+    run.scored = True
+    if run.saved and run.accelerator.is_main_process:
+        checkpoints.note_progress(run.folder.checkpoint(run.step), run.progress)
     run.clock += time.perf_counter() - start  # the speed that is shown is that of training
 
 
@@ -124,6 +187,7 @@ def _evaluate(run: Run, network: nn.Module, items: list[Item]) -> Scores | None:
         workers=run.recipe.data.workers,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        cancelled=lambda: bool(run.interruption.signal),
     )
 
 
@@ -137,22 +201,26 @@ def _save(run: Run, path: Path, facts: dict[str, Any], scores: Scores | None) ->
 
 def save_checkpoint(run: Run) -> None:
     """Write everything that another process needs to go on as if nothing had happened."""
+    for counts in gather_on_main(run.fresh):
+        run.replaced = dict(Counter(run.replaced) + counts)
+    run.fresh = Counter()
     if run.accelerator.is_main_process:
         scaler = run.accelerator.scaler
         state = {
-            "step": run.step,
-            "best": run.best,
             "optimizer": run.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else {},
             "stages": {name: stage.state_dict() for name, stage in run.parts.stages.modules().items()},
             **{name: network.state_dict() for name, network in run.networks.items()},
         }
-        run.folder.save_checkpoint(run.step, state, run.recipe.train.keep_checkpoints)
+        keep = run.recipe.train.keep_checkpoints
+        checkpoints.save(run.folder.checkpoint(run.step), run.step, state, run.progress, run.fingerprint, keep)
+    run.saved = True
     run.accelerator.wait_for_everyone()
 
 
-def restore(run: Run, state: dict[str, Any]) -> None:
+def restore(run: Run, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's state into a freshly prepared run. Raises RunError when it does not fit."""
+    state, progress = checkpoint.state, checkpoint.manifest.progress
     try:
         for name, network in run.networks.items():
             network.load_state_dict(state[name])
@@ -161,9 +229,50 @@ def restore(run: Run, state: dict[str, Any]) -> None:
         run.optimizer.load_state_dict(state["optimizer"])
         if run.accelerator.scaler and state["scaler"]:
             run.accelerator.scaler.load_state_dict(state["scaler"])
+        for name in PROGRESS:
+            setattr(run, name, progress[name])
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise RunError(
             f"The checkpoint does not fit this recipe: {reason}\nResume with the recipe of the run."
         ) from None
-    run.step, run.best = state["step"], dict(state["best"])
+    run.saved = checkpoint.path.parent == run.folder.checkpoints
+
+
+def announce(run: Run, display: Display, remarks: Sequence[str]) -> None:
+    """Say what is about to run."""
+    splits, network, train = run.parts.splits, run.networks["student"], run.recipe.train
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    names = ", ".join(f"{name} {len(getattr(splits, name))} ({splits.names[name]})" for name in splits.names)
+    for remark in remarks:
+        display.say(remark)
+    display.say(f"{run.recipe.name}: {names}; {len(run.parts.dataset.classes)} classes")
+    display.say(
+        f"{run.recipe.network.name} {millions:.3f} M parameters on {run.accelerator.device} x "
+        f"{run.accelerator.num_processes}, {run.steps} steps, run directory {run.folder.path}"
+    )
+    if report := getattr(network, "pretrained_report", ""):
+        display.say(report)
+    if train.scaled_lr != train.lr:
+        display.say(f"train.lr {train.lr:g} -> {train.scaled_lr:g}, as train.batch {train.scale_lr} -> {train.batch}")
+    if run.accelerator.num_processes > 1 and run.accelerator.device.type != "cuda" and _batch_norms(network):
+        display.say(
+            f"Batch norm sees the {train.batch // run.accelerator.num_processes} + as many images of one process "
+            "here: the result depends on the number of processes. On CUDA it sees all."
+        )
+    if run.step:
+        display.say(f"resumed at step {run.step} of {run.steps}")
+
+
+def _batch_norms(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+def conclude(run: Run, display: Display) -> None:
+    """Say what has to be known of the whole run."""
+    if run.skipped:
+        display.say(f"{run.skipped} steps were skipped, as a loss or a gradient was not finite; see metrics.jsonl")
+    if run.replaced:
+        display.say(f"{len(run.replaced)} images could not be read, and others were taken instead:")
+        for text, times in sorted(run.replaced.items()):
+            display.say(f"  {times} x {text}")

@@ -32,8 +32,8 @@ def parameter_groups(network: Any, train: Train) -> list[dict[str, Any]]:
     return [
         {
             "params": parameters,
-            "lr": train.lr * (train.head_lr if in_head else 1),
-            "peak_lr": train.lr * (train.head_lr if in_head else 1),
+            "lr": train.scaled_lr * (train.head_lr if in_head else 1),
+            "peak_lr": train.scaled_lr * (train.head_lr if in_head else 1),
             "weight_decay": train.weight_decay if decays else 0.0,
         }
         for (in_head, decays), parameters in groups.items()
@@ -41,11 +41,20 @@ def parameter_groups(network: Any, train: Train) -> list[dict[str, Any]]:
 
 
 def build_optimizer(network: Any, train: Train) -> torch.optim.Optimizer:
-    """The recipe's optimizer over a network with `head_parameters()`."""
+    """The recipe's optimizer over a network with `head_parameters()`.
+
+    The fused kind, which skips a step by a flag on the device (`found_inf`), so that the host need not look.
+    """
     groups = parameter_groups(network, train)
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(groups)
-    return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)
+        return torch.optim.AdamW(groups, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=train.scaled_lr, momentum=train.momentum, fused=True)
+    if train.momentum:
+        # Where its first step is skipped, fused SGD would go on from uninitialized memory. Zeros are the same start.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_learning_rate(optimizer: Any, factor: float) -> float:

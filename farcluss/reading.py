@@ -68,8 +68,11 @@ def load_recipe(
         names.append(str(table.pop("name", file.stem)))
         _merge(merged, table, str(file), origins)
     merged["name"] = "-".join(names)
+    batch = _at(merged, ("train", "batch")) or Train.model_fields["batch"].default
     for setting in settings:
         _merge(merged, _parse_setting(setting), f"--set {setting}", origins)
+    if _at(merged, ("train", "scale_lr")) is True:
+        merged["train"]["scale_lr"] = batch  # that of the files; from here on the recipe says it itself
     return _validate(merged, origins, path)
 
 

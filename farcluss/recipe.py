@@ -71,6 +71,9 @@ class Data(Section):
     scale: PositiveRange = Field(default=(0.5, 2.0), description="random scale before cropping")
     flip: Share = Field(default=0.5, description="chance of a horizontal flip")
     workers: Count = Field(default=4, description="loader processes per training process")
+    on_error: Literal["stop", "skip"] = Field(
+        default="stop", description="skip: a training image that cannot be read is replaced by another, and listed"
+    )
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> "Data":
@@ -131,10 +134,14 @@ class Train(Section):
     epochs: PositiveInt | None = Field(default=None, description="passes over the unlabeled set")
     batch: PositiveInt = Field(default=8, description="labeled images per step, over all processes; as many unlabeled")
     accumulate: PositiveInt = Field(
-        default=1, description="micro-batches per step, for small memory; only batch norm, OHEM and prototypes see them"
+        default=1, description="pieces in which a process sends its batch through the networks, for small memory"
     )
     optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (momentum, nesterov off) or adamw")
     lr: Positive = Field(default=0.001, description="peak learning rate of the encoder")
+    scale_lr: bool | PositiveInt = Field(
+        default=False,
+        description="batch that lr is meant for; true: that of the recipe, whatever --set train.batch says",
+    )
     head_lr: Positive = Field(default=10.0, description="learning rate of everything else, as a multiple of lr")
     momentum: Share = Field(default=0.9, description="sgd")
     weight_decay: NonNegative = Field(
@@ -153,6 +160,10 @@ class Train(Section):
     log_every: PositiveInt = Field(default=50, description="steps between two lines of metrics.jsonl")
     checkpoint_every: PositiveInt = Field(default=1000, description="steps between two checkpoints")
     keep_checkpoints: PositiveInt = Field(default=2, description="older ones are removed")
+    max_skipped: PositiveInt = Field(
+        default=50,
+        description="stop after so many steps in a row whose loss or gradient is not finite; they are skipped",
+    )
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default=[], description="Accelerate trackers to write to")
 
     @model_validator(mode="after")
@@ -160,6 +171,11 @@ class Train(Section):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("set either steps or epochs, not both" if self.steps else "set steps or epochs")
         return self
+
+    @property
+    def scaled_lr(self) -> float:
+        """`lr`, times the batch over the one that it is meant for (the linear rule)."""
+        return self.lr if isinstance(self.scale_lr, bool) else self.lr * self.batch / self.scale_lr
 
 
 class Eval(Section):

@@ -4,28 +4,31 @@
 RUN/recipe.toml        the recipe, resolved        metrics.jsonl    one line per logged step and evaluation
 RUN/environment.json   versions, device, lists     log.txt          what was printed
 RUN/lists/             the images of each set      checkpoints/     everything needed to go on
-RUN/weights/           last and best .safetensors   pictures/     what the teacher says, at each evaluation
+RUN/weights/           last and best .safetensors  pictures/        what the teacher says, at each evaluation
+RUN/lock               the process that writes     broken/          images of steps whose loss was not finite
 ```
 """
 
-import io
 import json
 import math
 import os
 import platform
+import signal
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
+from farcluss import checkpoints
+from farcluss.atomic import remove_unfinished, write_atomically
 from farcluss.data.base import Item
+from farcluss.data.loader import HostBatch
 from farcluss.data.splits import Splits
 from farcluss.errors import RunError
 from farcluss.recipe import Recipe
-from farcluss.weights import write_atomically
 
 
 class RunFolder:
@@ -35,6 +38,7 @@ class RunFolder:
         """Name a folder; nothing is touched yet."""
         self.path = path
         self.last, self.best = path / "weights" / "last.safetensors", path / "weights" / "best.safetensors"
+        self.checkpoints = path / "checkpoints"
 
     def refuse_existing(self, overwrite: bool) -> None:
         """Raise RunError when a run is there already and may not be replaced."""
@@ -44,16 +48,25 @@ class RunFolder:
                 "or choose another folder with --output."
             )
 
+    def interrupted(self, recipe: Recipe) -> bool:
+        """Whether a run of this very recipe is there that ended before its first checkpoint."""
+        path = self.path / "recipe.toml"
+        begun = path.exists() and path.read_text() == recipe_text(recipe)
+        return begun and not checkpoints.paths(self.checkpoints)
+
     def create(self, recipe: Recipe, fresh: bool) -> None:
         """Make the folder of a run; a fresh one replaces what was there. Raises RunError when it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(self.path)
             if fresh:
                 for name in ("metrics.jsonl", "log.txt"):
                     (self.path / name).write_text("")
-                for stale in (*self.checkpoints(), self.last, self.best, *(self.path / "pictures").glob("step-*.png")):
+                patterns = ("checkpoints/step-*", "pictures/step-*.png", "broken/step-*.npz")
+                old = [path for pattern in patterns for path in self.path.glob(pattern)]
+                for stale in (*old, self.last, self.best):
                     stale.unlink(missing_ok=True)
-            write_atomically(self.path / "recipe.toml", to_toml(recipe.model_dump(mode="json")).encode())
+            write_atomically(self.path / "recipe.toml", recipe_text(recipe).encode())
         except OSError as error:
             raise RunError(
                 f"The run directory {self.path} cannot be written: {error.strerror}.\nChoose another with --output."
@@ -82,11 +95,11 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(without_nan(line)) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that a resumed run will do again."""
+    def forget_after(self, step: int, scored: bool) -> None:
+        """Drop the metrics of what a run that resumes at `step` will do again: the evaluation there unless `scored`."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        kept = [line for line in lines if _is_before(line, step, scored)]
         write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
     def log(self, text: str) -> None:
@@ -94,48 +107,44 @@ class RunFolder:
         with (self.path / "log.txt").open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    def checkpoints(self) -> list[Path]:
-        """Checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step-*.pt"))
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.checkpoints / f"step-{step:08d}.pt"
 
-    def save_checkpoint(self, step: int, state: dict[str, Any], keep: int) -> Path:
-        """Write a checkpoint atomically, then remove all but the newest `keep`."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        path = self.path / "checkpoints" / f"step-{step:08d}.pt"
-        write_atomically(path, buffer.getvalue())
-        for old in self.checkpoints()[:-keep]:
-            old.unlink()
+    def how_to_resume(self, step: int, number: int) -> str:
+        """What to tell somebody whose signal has ended the run at a step."""
+        return (
+            f"Stopped by {signal.Signals(number).name} at step {step}; a checkpoint has been written.\n"
+            f"Go on by: farcluss run {self.path / 'recipe.toml'} --output {self.path} --resume"
+        )
+
+    def save_broken(self, step: int, rank: int, host: HostBatch) -> Path:
+        """Write the images of a process in a step for inspection, to be opened by `numpy.load`."""
+        path = self.path / "broken" / f"step-{step:08d}-rank-{rank}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {name: getattr(host, name).numpy() for name in ("images", "masks", "valid")}
+        np.savez(path, **arrays, labeled=host.labeled, ids=np.array(host.ids, np.str_))
         return path
 
-    def newest_checkpoint(self) -> Path:
-        """The newest checkpoint. Raises RunError when there is none."""
-        found = self.checkpoints()
-        if not found:
-            raise RunError(f"{self.path} has no checkpoint to resume from; start the run without --resume.")
-        return found[-1]
+
+def recipe_text(recipe: Recipe) -> str:
+    """A whole recipe as TOML."""
+    return to_toml(recipe.model_dump(mode="json"))
+
+
+def _is_before(line: str, step: int, scored: bool) -> bool:
+    """Whether a line of metrics.jsonl is whole and tells of something that will not be done again."""
+    try:
+        facts = json.loads(line)
+        return bool(facts["step"] < step or (facts["step"] == step and (scored or facts["kind"] != "eval")))
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _list_line(item: Item) -> str:
     """A line that a recipe's list can hold: image and mask, as absolute paths where they are files."""
     names = [item.image] if item.mask in (None, item.image) else [item.image, item.mask]
     return "\t".join(os.path.abspath(name) if os.path.exists(name) else name for name in names)
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A checkpoint's state, unpickling tensors and plain values only.
-
-    Raises:
-        RunError: it is missing, damaged, or holds anything else.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {**state, "step": int(state["step"])}
-    except FileNotFoundError:
-        raise RunError(f"There is no checkpoint {path}.") from None
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise RunError(f"Checkpoint {path} cannot be read: {reason}\nResume from the one before it.") from None
 
 
 def without_nan(value: Any) -> Any:

@@ -1,36 +1,75 @@
 """A run in progress."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from farcluss.build import Parts
+from farcluss.interruption import Interruption
 from farcluss.learner import Learner
 from farcluss.recipe import Recipe
 from farcluss.runs import RunFolder
+from farcluss.watch import Watch
+
+PROGRESS = ("step", "best", "scored", "skipped", "skipped_in_row", "replaced")
+"""What a manifest keeps of a `Run`, by attribute."""
 
 
 @dataclass
 class Run:
-    """Everything a step needs."""
+    """Everything a step needs, and what has come of the steps so far."""
 
     recipe: Recipe
     parts: Parts
     accelerator: Any
     learner: Learner
     optimizer: Any
+    buffers: list[Tensor]
+    """The student's float buffers, see `farcluss.averaging.join_buffers`."""
     folder: RunFolder
     steps: int
+    fingerprint: dict[str, Any]
+    watch: Watch
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)
+    scored: bool = False
+    """Whether the evaluation that is due at this step has been done."""
+    saved: bool = False
+    """Whether a checkpoint of this step has been written."""
+    skipped: int = 0
+    skipped_in_row: int = 0
+    replaced: dict[str, int] = field(default_factory=dict)
+    """How often each sample could not be read and was replaced: of all processes on the main one, at checkpoints."""
+    fresh: Counter[str] = field(default_factory=Counter)
+    """The same of this process since the last checkpoint."""
+    stop: int = 0
+    """The signal that has asked for the end."""
     images: int = 0
     """Images seen since the last log, over all processes."""
     clock: float = field(default_factory=time.perf_counter)
     """When that was."""
+    interruption: Interruption = field(default_factory=Interruption)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
         """Teacher and student, unwrapped."""
         return {"teacher": self.learner.teacher, "student": self.accelerator.unwrap_model(self.learner.student)}
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What a manifest keeps."""
+        return {name: getattr(self, name) for name in PROGRESS}
+
+    def due(self) -> bool:
+        """Whether this step is to be evaluated."""
+        return self.step > 0 and (self.step == self.steps or self.step % self.recipe.eval.every == 0)
+
+    def advance(self, images: int, unreadable: tuple[str, ...]) -> None:
+        """One step more, of which nothing is scored or saved yet."""
+        self.step += 1
+        self.images += images
+        self.fresh.update(unreadable)
+        self.scored = self.saved = False

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 import farcluss
 from farcluss import plugins
+from farcluss.atomic import write_atomically
 from farcluss.data.base import Palette
 from farcluss.errors import WeightsError
 from farcluss.inference import predict_probs
@@ -142,25 +142,13 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is either the old or the whole new one, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def save_weights(path: Path, network: nn.Module, card: Card) -> None:
     """Write a network and its card as one file, atomically. Raises WeightsError when it cannot be written."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    # Buffers may be views of one tensor, which the format refuses.
+    tensors = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format).cpu()
+        for name, tensor in network.state_dict().items()
+    }
     try:
         write_atomically(path, save(tensors, {"farcluss": card.model_dump_json()}))
     except OSError as error:

@@ -1,6 +1,6 @@
 """The command line. One command per file, imported when it is called; the only place that prints or exits.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from farcluss.errors import FarclussError, SampleError, suggestion
+from farcluss.errors import FarclussError, SampleError, Stopped, suggestion
 
 BUILT_IN = {
     "check": "Validate a recipe against the files on disk and dry-run one step.",
@@ -85,6 +85,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except Stopped as stop:
+        _complain(str(stop))
+        sys.exit(128 + stop.signal)
     except FarclussError as error:
         if debug:
             raise

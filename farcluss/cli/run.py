@@ -13,8 +13,11 @@ from farcluss.cli.common import read_recipe, recipe_options
     is_flag=False,
     flag_value="newest",
     default=None,
-    metavar="[CHECKPOINT]",
-    help="Go on from a checkpoint; without one, from the run's newest.",
+    metavar="[CHECKPOINT|auto]",
+    help="Go on from a checkpoint; without one, from the run's newest whole one; auto: from that, or start.",
+)
+@click.option(
+    "--allow-changes", is_flag=True, default=False, help="Resume with a recipe that differs in what affects training."
 )
 @click.option("--overwrite", is_flag=True, default=False, help="Replace a run that is in the run directory already.")
 def command(
@@ -24,15 +27,17 @@ def command(
     plugins: tuple[str, ...],
     output: str | None,
     resume: str | None,
+    allow_changes: bool,
     overwrite: bool,
 ) -> None:
     """Train RECIPE, a file or the name of a shipped one.
 
-    Start it by `accelerate launch -m farcluss run ...` for several devices.
+    Start it by `accelerate launch -m farcluss run ...` for several devices. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end it
+    after the step and a checkpoint, with exit code 128 + signal.
     """
     if resume is not None and overwrite:
         raise click.UsageError("--resume goes on with a run, --overwrite replaces it: give one of them.")
     loaded = read_recipe(recipe, overlays, settings, plugins)
     from farcluss.engine import train
 
-    train(loaded, output, resume=resume, overwrite=overwrite)
+    train(loaded, output, resume=resume, overwrite=overwrite, allow_changes=allow_changes)

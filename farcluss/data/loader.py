@@ -4,8 +4,11 @@ The order of samples is arithmetic on the step, so a run resumes by starting at 
 to save, and neither the number of processes nor of workers changes what a step sees.
 """
 
+import os
+import re
+import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from farcluss.data.base import IGNORE, Dataset, Item
 from farcluss.data.crops import draw_crop
@@ -21,6 +24,8 @@ from farcluss.errors import FarclussError, PluginError, SampleError
 from farcluss.recipe import Data
 
 LABELED, UNLABELED = 0, 1
+REPLACEMENTS = 10
+"""How many images are tried in place of one that cannot be read."""
 
 
 class Address(NamedTuple):
@@ -41,6 +46,15 @@ def item_index(count: int, seed: int, stream: int, position: int) -> int:
     return int(_order(count, seed, stream, position // count)[position % count])
 
 
+class Drawn(NamedTuple):
+    """A crop with its address and its item's id; `unreadable` says what is wrong with the images it stands in for."""
+
+    address: Address
+    id: str
+    sample: Any
+    unreadable: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class PairedCrops:
     """Map-style data set of training crops, by `Address`."""
@@ -53,11 +67,30 @@ class PairedCrops:
     seed: int
     truth_every: tuple[int, ...] = (1,)
     """Periods of the steps in which masks of unlabeled images are read, where they exist: for diagnostics alone."""
+    diary: "Diary" = field(default_factory=lambda: Diary(0))
 
-    def __getitem__(self, address: Address) -> tuple[Address, str, Any]:
-        """The crop at an address with its item's id; an error travels as a value, so that its text stays readable."""
+    def __getitem__(self, address: Address) -> Drawn:
+        """The crop at an address; an error travels as a value, so that its text stays readable.
+
+        With `data.on_error = "skip"`, an image that cannot be read is replaced; by which is a function of the address.
+        """
         items = self.items[address.stream]
-        item = items[item_index(len(items), self.seed, address.stream, address.step * self.batch + address.slot)]
+        position = address.step * self.batch + address.slot
+        index = item_index(len(items), self.seed, address.stream, position)
+        others = np.random.default_rng([self.seed, *address, 1]).integers(len(items), size=REPLACEMENTS)
+        unreadable: list[str] = []
+        tries = [index, *others] if self.data.on_error == "skip" else [index]
+        for each in tries:
+            sample = self._draw(address, int(each))
+            if not isinstance(sample, FarclussError):
+                return Drawn(address, items[each].id, sample, tuple(unreadable))
+            unreadable.append(str(sample))
+        return Drawn(address, items[index].id, sample, tuple(unreadable))
+
+    def _draw(self, address: Address, index: int) -> Any:
+        """The crop of an item, or the error."""
+        item = self.items[address.stream][index]
+        self.diary.note(address.stream, index)
         if address.stream == UNLABELED and all((address.step + 1) % period for period in self.truth_every):
             item = replace(item, mask=None)
         rng = np.random.default_rng([self.seed, *address])
@@ -66,31 +99,42 @@ class PairedCrops:
                 self.dataset, item, self.crop, self.data.scale, self.data.flip, self.data.channel_mean, rng
             )
         except FarclussError as error:
-            return address, item.id, error
+            return error
         if len(sample.image) != self.data.channels:
-            text = (
+            return PluginError(
                 f"{item.image} gives {len(sample.image)} channels, the recipe's data.channels is {self.data.channels}."
             )
-            return address, item.id, PluginError(text)
-        return address, item.id, sample
+        return sample
+
+
+class Diary:
+    """What each loader process is reading, in memory that survives it: the last thing known of one that died."""
+
+    def __init__(self, workers: int) -> None:
+        self.pages = torch.full((max(workers, 1), 3), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    def note(self, stream: int, index: int) -> None:
+        """Write down, in a loader process, which item is read next."""
+        if info := get_worker_info():
+            self.pages[info.id] = torch.tensor([os.getpid(), stream, index])
+
+    def last(self, text: str) -> tuple[int, int] | None:
+        """Stream and index of the item that a process was reading whose number stands in `text`."""
+        numbers = {int(number) for number in re.findall(r"\d+", text)}
+        return next(((stream, index) for pid, stream, index in self.pages.tolist() if pid in numbers), None)
 
 
 def step_addresses(
-    first: int, last: int, batch: int, streams: tuple[int, ...], rank: int, world: int, micro_batches: int
+    first: int, last: int, batch: int, streams: tuple[int, ...], rank: int, world: int
 ) -> Iterator[list[Address]]:
-    """The addresses of each micro-batch of this process, steps `first` to `last` (exclusive).
-
-    The global batch is cut into `world` times `micro_batches` equal runs of slots.
-    """
-    size = batch // (world * micro_batches)
+    """The addresses of this process's samples, steps `first` to `last` (exclusive): equal runs of slots by rank."""
+    size = batch // world
     for step in range(first, last):
-        for micro in range(micro_batches):
-            start = (rank * micro_batches + micro) * size
-            yield [Address(stream, step, slot) for stream in streams for slot in range(start, start + size)]
+        yield [Address(stream, step, slot) for stream in streams for slot in range(rank * size, (rank + 1) * size)]
 
 
 class HostBatch(NamedTuple):
-    """One micro-batch on the host: what workers hand over.
+    """The images of this process in one step, on the host: what workers hand over.
 
     Attributes:
         images: `(B, Cin, *S)` uint8 or float32; labeled images first, then the unlabeled.
@@ -99,6 +143,7 @@ class HostBatch(NamedTuple):
         labeled: number of labeled images.
         ids: identifiers.
         error: the first error of a worker, with the file's name; the tensors are empty then.
+        unreadable: what is wrong with images that were replaced by others.
     """
 
     images: Tensor
@@ -107,42 +152,45 @@ class HostBatch(NamedTuple):
     labeled: int
     ids: list[str]
     error: str = ""
+    unreadable: tuple[str, ...] = ()
 
 
-def collate(samples: list[tuple[Address, str, Any]]) -> HostBatch:
-    """Stack the samples of one micro-batch."""
+def collate(samples: list[Drawn]) -> HostBatch:
+    """Stack the samples of one step."""
     empty = torch.empty(0)
-    for _, name, sample in samples:
-        if isinstance(sample, FarclussError):
-            return HostBatch(empty, empty, empty, 0, [name], str(sample))
+    for drawn in samples:
+        if isinstance(drawn.sample, FarclussError):
+            return HostBatch(empty, empty, empty, 0, [drawn.id], str(drawn.sample))
     images, masks, valid = [], [], []
-    for _, _, sample in samples:
+    for sample in (drawn.sample for drawn in samples):
         images.append(np.ascontiguousarray(sample.image))
         shape = sample.image.shape[1:]
         masks.append(np.full(shape, IGNORE, np.uint8) if sample.mask is None else np.ascontiguousarray(sample.mask))
         valid.append(np.ascontiguousarray(sample.valid))
     if len({image.dtype for image in images}) > 1:  # 8-bit files among deeper ones
         images = [image / np.float32(255) if image.dtype == np.uint8 else image for image in images]
-    labeled = sum(address.stream == LABELED for address, _, _ in samples)
+    labeled = sum(drawn.address.stream == LABELED for drawn in samples)
     stacked = [torch.from_numpy(np.stack(arrays)) for arrays in (images, masks, valid)]
-    return HostBatch(stacked[0], stacked[1], stacked[2], labeled, [name for _, name, _ in samples])
+    unreadable = tuple(text for drawn in samples for text in drawn.unreadable)
+    return HostBatch(stacked[0], stacked[1], stacked[2], labeled, [drawn.id for drawn in samples], "", unreadable)
 
 
-def micro_batches(
+def host_batches(
     crops: PairedCrops, addresses: Iterator[list[Address]], workers: int, pin_memory: bool
 ) -> Iterator[HostBatch]:
-    """Load the micro-batches at `addresses`, in order.
+    """Load the batches at `addresses`, in order.
 
     Raises:
         SampleError: an item cannot be read; or a worker died.
     """
+    crops = replace(crops, diary=Diary(workers))
     loader: DataLoader[Any] = DataLoader(
         crops,  # type: ignore[arg-type]
         batch_sampler=addresses,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=start_worker,
     )
     try:
         for batch in loader:
@@ -152,8 +200,20 @@ def micro_batches(
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
-        raise SampleError(f"A loader process died: {error}\nIf memory ran out, set data.workers lower.") from error
+        place = crops.diary.last(str(error))
+        reading = f" while reading {crops.items[place[0]][place[1]].image}" if place else ""
+        raise SampleError(
+            f"A loader process died{reading}: {str(error).partition(chr(10))[0]}\n"
+            "If memory ran out, set data.workers lower; if that file is broken, take it out."
+        ) from error
 
 
-def _one_thread(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """Set up a loader process: one thread, and signals are the training process's business.
+
+    A scheduler signals all processes of a job. A worker that died of it would end the run before its checkpoint.
+    """
     torch.set_num_threads(1)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -1,9 +1,13 @@
 """Strong views of unlabeled images, and the labels that follow them."""
 
+from typing import Any
+
 import kornia.augmentation as K
+import torch
 from kornia.geometry.transform import warp_affine
 from torch import Tensor, nn
 
+from farcluss.draws import common_draws, rows
 from farcluss.errors import PluginError
 from farcluss.options import Hue, NonNegative, PositiveRange, Share, ShareRange
 from farcluss.stages.base import Augment, PseudoLabels, Views
@@ -43,6 +47,20 @@ def warp_labels(labels: PseudoLabels, matrix: Tensor) -> PseudoLabels:
     return labels.map(move)
 
 
+def apply(operation: Any, images: Tensor) -> Tensor:
+    """A kornia operation on `(B, C, H, W)`, its parameters drawn for the whole batch, see `farcluss.draws`."""
+    total, mine = rows(len(images))
+    with common_draws():
+        drawn = operation.forward_parameters((total, *images.shape[1:]))
+    shared = {"order", "forward_input_shape"}  # one for all samples: the order of jitter, and the shape itself
+    parameters = {
+        name: value[mine] if name not in shared and len(value) == total else value for name, value in drawn.items()
+    }
+    parameters["forward_input_shape"] = torch.tensor(images.shape)
+    result: Tensor = operation(images, params=parameters)
+    return result
+
+
 class Photometric(Augment):
     """The field's strong view: color jitter, grey, blur; affine geometry and CutMix by option. Two-dimensional RGB.
 
@@ -61,7 +79,7 @@ class Photometric(Augment):
         degrees: largest rotation; 0 for none.
         translate: largest shift, as a share of the side; 0 for none.
         zoom: bounds of the scale of the strong view relative to the weak one.
-        cutmix: chance of CutMix per sample; the partner comes from the same batch.
+        cutmix: chance of CutMix per sample; the partner is the previous sample of the batch.
         cutmix_area: bounds of the share of the image that is replaced.
         cutmix_aspect: bounds of the aspect ratio of the replaced box.
     """
@@ -83,10 +101,12 @@ class Photometric(Augment):
     ) -> None:
         super().__init__()
         side = 2 * int(3 * blur[1]) + 1  # three sigmas to each side
-        self.color = nn.Sequential(
-            K.ColorJitter(*jitter, p=jitter_p),
-            K.RandomGrayscale(p=grey_p),
-            K.RandomGaussianBlur((side, side), blur, p=blur_p),
+        self.color = nn.ModuleList(
+            [
+                K.ColorJitter(*jitter, p=jitter_p),
+                K.RandomGrayscale(p=grey_p),
+                K.RandomGaussianBlur((side, side), blur, p=blur_p),
+            ]
         )
         moves = degrees > 0 or translate > 0 or tuple(zoom) != (1.0, 1.0)
         shift = (translate, translate) if translate else None
@@ -100,10 +120,13 @@ class Photometric(Augment):
                 f"augment/photometric needs RGB images (B, 3, H, W), not {tuple(images.shape)}.\n"
                 'Set stages.augment = "identity", or an augment plugin made for such data.'
             )
-        strong = self.color(images).clamp(0, 1)
+        strong = images
+        for operation in self.color:
+            strong = apply(operation, strong)
+        strong = strong.clamp(0, 1)
         matrix = None
         if self.affine is not None:
-            strong = self.affine(strong)
+            strong = apply(self.affine, strong)
             matrix = self.affine.transform_matrix[:, :2].to(images)
         boxes = None
         if self.cutmix > 0:

@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from farcluss.draws import common_draws, roll_rows, rows
+
 
 def random_boxes(
     batch: int, size: tuple[int, ...], p: float, area: tuple[float, float], aspect: tuple[float, float], device: Any
 ) -> Tensor:
-    """A random box per sample.
+    """A random box per sample of the whole batch, see `farcluss.draws`, given for this process's `batch` samples.
 
     A box covers a share of the image drawn uniformly from `area`; its sides relative to each other are drawn
     log-uniformly from `aspect`; its place is uniform among those where it fits. With chance `1 - p` it is empty.
@@ -18,13 +20,14 @@ def random_boxes(
     Returns:
         `(B, *S)` bool, True inside.
     """
-    axes = len(size)
-    share = torch.empty(batch, 1, device=device).uniform_(*area)
+    axes, (total, mine) = len(size), rows(batch)
     low, high = (math.log(bound) / 2 for bound in aspect)
-    stretch = torch.empty(batch, axes, device=device).uniform_(low, high)
+    with common_draws():
+        share = torch.empty(total, 1, device=device).uniform_(*area)[mine]
+        stretch = torch.empty(total, axes, device=device).uniform_(low, high)[mine]
+        places = torch.rand(total, axes, device=device)[mine]
+        inside = (torch.rand(total, device=device) < p)[mine].view(-1, *[1] * axes)
     sides = (share.log() / axes + stretch - stretch.mean(1, keepdim=True)).exp().clamp(max=1)
-    places = torch.rand(batch, axes, device=device)
-    inside = (torch.rand(batch, device=device) < p).view(-1, *[1] * axes)
     for axis, pixels in enumerate(size):
         extent = (sides[:, axis] * pixels).round().clamp(min=1)
         start = (places[:, axis] * (pixels - extent + 1)).floor()
@@ -35,6 +38,6 @@ def random_boxes(
 
 
 def mix(tensor: Tensor, boxes: Tensor) -> Tensor:
-    """`tensor` `(B, *S)` or `(B, C, *S)` with `boxes` `(B, *S)` filled from the previous sample of the batch."""
+    """`tensor` `(B, *S)` or `(B, C, *S)` with `boxes` `(B, *S)` filled from the previous sample of the whole batch."""
     inside = boxes if tensor.dim() == boxes.dim() else boxes.unsqueeze(1)
-    return torch.where(inside, tensor.roll(1, 0), tensor)
+    return torch.where(inside, roll_rows(tensor), tensor)

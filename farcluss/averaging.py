@@ -1,0 +1,51 @@
+"""The mean teacher's average, and buffers that are kept or put back as a whole."""
+
+import torch
+from torch import Tensor, nn
+
+
+def ema_decay(step: int, decay: float) -> float:
+    """Decay of the teacher at a step counted from 0 (eq. 1): `min(decay, 1 - 1 / (step + 1))`."""
+    return min(decay, 1 - 1 / (step + 1))
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, rate: float | Tensor) -> None:
+    """`theta_t <- theta_t + rate (theta_s - theta_t)` (eq. 1, rate = 1 - decay) for parameters and float buffers.
+
+    Others are copied. A rate that is a scalar tensor is not read by the host; at 0 nothing moves.
+    """
+    pairs = zip((*teacher.parameters(), *teacher.buffers()), (*student.parameters(), *student.buffers()), strict=True)
+    averaged: list[tuple[Tensor, Tensor]] = []
+    copied: list[tuple[Tensor, Tensor]] = []
+    for pair in pairs:
+        (averaged if pair[0].is_floating_point() else copied).append(pair)
+    old = [t for t, _ in averaged]
+    gaps = torch._foreach_sub([s for _, s in averaged], old)
+    torch._foreach_mul_(gaps, rate)
+    torch._foreach_add_(old, gaps)
+    for past, new in copied:
+        past.copy_(new)
+
+
+def join_buffers(network: nn.Module) -> list[Tensor]:
+    """Make all float buffers of a network views of one tensor per dtype, which is copied, summed and restored at once.
+
+    Returns:
+        These tensors, flat.
+    """
+    places = [
+        (module, name, buffer)
+        for module in network.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.is_floating_point()
+    ]
+    joined = []
+    for dtype in sorted({buffer.dtype for _, _, buffer in places}, key=str):
+        members = [place for place in places if place[2].dtype == dtype]
+        flat = torch.cat([buffer.detach().flatten() for _, _, buffer in members])
+        parts = torch.split(flat, [buffer.numel() for _, _, buffer in members])
+        for (module, name, buffer), part in zip(members, parts, strict=True):
+            setattr(module, name, part.view(buffer.shape))
+        joined.append(flat)
+    return joined

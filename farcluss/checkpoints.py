@@ -1,0 +1,194 @@
+"""Checkpoints: a file of tensors and a manifest beside it that says what they are and how to tell damage.
+
+```
+checkpoints/step-00001000.pt     student, teacher, optimizer, stages: tensors and plain values, no code
+checkpoints/step-00001000.json   checksum and size of that file, progress of the run, the recipe's fingerprint
+```
+
+The manifest is written last: a checkpoint without one is not whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from farcluss.atomic import atomic_file, write_atomically
+from farcluss.errors import RunError
+
+
+class Manifest(BaseModel):
+    """What a checkpoint is.
+
+    Attributes:
+        step: optimizer steps done.
+        sha256: of the file of tensors.
+        size: of it, bytes.
+        progress: what else the run remembers, see `farcluss.state.PROGRESS`.
+        fingerprint: what affects training, see `farcluss.resuming.fingerprint`.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    step: int
+    sha256: str
+    size: int
+    progress: dict[str, Any]
+    fingerprint: dict[str, Any]
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that has been read and found whole; `remarks` are lines about newer ones that were not."""
+
+    path: Path
+    manifest: Manifest
+    state: dict[str, Any]
+    remarks: tuple[str, ...] = ()
+
+
+class _Digest:
+    """A file that is written to and hashed at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.hash, self.size = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write bytes; remembers an error, which torch would report as its own."""
+        try:
+            self.file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+        self.hash.update(content)
+        self.size += len(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Hand buffered bytes to the system."""
+        self.file.flush()
+
+
+def paths(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first, whole or not."""
+    return sorted(folder.glob("step-*.pt"))
+
+
+def save(
+    path: Path, step: int, state: dict[str, Any], progress: dict[str, Any], fingerprint: dict[str, Any], keep: int
+) -> None:
+    """Write a checkpoint and its manifest, then remove all but the newest `keep` in its folder.
+
+    Raises:
+        RunError: it cannot be written; those that were there stay.
+    """
+    try:
+        with atomic_file(path) as file:
+            digest = _Digest(file)
+            try:
+                torch.save(state, digest)  # type: ignore[arg-type]
+            except RuntimeError:
+                if digest.error is None:
+                    raise
+                raise digest.error from None
+        manifest = Manifest(
+            step=step, sha256=digest.hash.hexdigest(), size=digest.size, progress=progress, fingerprint=fingerprint
+        )
+        _write_manifest(path, manifest)
+    except OSError as error:
+        raise RunError(_unwritten(path, state, error)) from None
+    for old in paths(path.parent)[:-keep]:
+        old.with_suffix(".json").unlink(missing_ok=True)
+        old.unlink()
+
+
+def note_progress(path: Path, progress: dict[str, Any]) -> None:
+    """Replace the progress in a checkpoint's manifest, such as after the evaluation that followed it."""
+    manifest = read_manifest(path)
+    _write_manifest(path, manifest.model_copy(update={"progress": progress}))
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    write_atomically(path.with_suffix(".json"), manifest.model_dump_json(indent=1).encode())
+
+
+def _unwritten(path: Path, state: dict[str, Any], error: OSError) -> str:
+    free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
+    room = f"it needs about {mebibytes(_size(state))} MiB, {mebibytes(free)} MiB are free"
+    whole = [other for other in paths(path.parent) if other != path]
+    last = f"The last one, {whole[-1]}, is whole: go on from it by --resume" if whole else "There is no earlier one"
+    return f"Checkpoint {path} cannot be written: {error.strerror}; {room}.\n{last} when there is room."
+
+
+def mebibytes(size: int) -> str:
+    """A number of bytes in MiB, for people."""
+    return f"{size / 2**20:,.1f}"
+
+
+def _size(value: Any) -> int:
+    """Bytes of all tensors in nested values."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(_size(each) for each in inner)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint. Raises RunError when there is none, or none that can be read."""
+    place = path.with_suffix(".json")
+    try:
+        return Manifest.model_validate(json.loads(place.read_bytes()))
+    except FileNotFoundError:
+        raise RunError(f"Checkpoint {path} is not whole: its manifest {place.name} is missing.") from None
+    except (OSError, ValueError, ValidationError):
+        raise RunError(f"Checkpoint {path} is damaged: its manifest {place.name} cannot be read.") from None
+
+
+def read(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint, unpickling tensors and plain values only.
+
+    Raises:
+        RunError: it is missing, not what its manifest says, or holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RunError(f"There is no checkpoint {path}.")
+    manifest = read_manifest(path)
+    size = path.stat().st_size
+    if size != manifest.size:
+        raise RunError(f"Checkpoint {path} is damaged: it has {size} of {manifest.size} bytes.")
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
+            raise RunError(f"Checkpoint {path} is damaged: its checksum is not that of its manifest.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return Checkpoint(path, manifest, dict(state))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RunError(f"Checkpoint {path} cannot be read: {reason}.") from None
+
+
+def read_newest(folder: Path) -> Checkpoint:
+    """The newest checkpoint in a folder that is whole; what is wrong with newer ones becomes its remarks.
+
+    Raises:
+        RunError: there is none.
+    """
+    remarks: list[str] = []
+    for path in reversed(paths(folder)):
+        try:
+            found = read(path)
+        except RunError as error:
+            remarks.append(str(error))
+            continue
+        if remarks:
+            remarks.append(f"Going on from the one before, {path}.")
+        return found._replace(remarks=tuple(remarks))
+    if remarks:
+        raise RunError(f"{folder} has no whole checkpoint. {remarks[0]}\nStart the run anew by --overwrite.")
+    raise RunError(f"{folder.parent} has no checkpoint to resume from; start the run without --resume.")

@@ -1,0 +1,80 @@
+"""Random draws with an address, so that neither the number of processes nor an interruption changes a step.
+
+A process holds some rows of the batch of all processes. What it draws for itself is a function of (seed, step, rank).
+What belongs to a sample is drawn for the whole batch, alike on every process, of which each uses its own rows.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass
+class _Place:
+    seed: int = 0
+    step: int = 0
+    rank: int = 0
+    world: int = 1
+    uses: int = 0
+
+
+_place: _Place | None = None
+
+
+def _manual_seed(*address: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence(address).generate_state(1, np.uint64)[0]))
+
+
+@contextmanager
+def addressed(seed: int, step: int, rank: int = 0, world: int = 1) -> Iterator[None]:
+    """Within it, draws from torch's global generator are a function of the arguments; `rows` knows the processes."""
+    global _place
+    before, _place = _place, _Place(seed, step, rank, world)
+    _manual_seed(seed, step, rank + 1)
+    try:
+        yield
+    finally:
+        _place = before
+
+
+def rows(count: int) -> tuple[int, slice]:
+    """Size of the whole batch, and the rows of it that are this process's `count` samples."""
+    rank, world = (_place.rank, _place.world) if _place else (0, 1)
+    return count * world, slice(rank * count, (rank + 1) * count)
+
+
+@contextmanager
+def common_draws() -> Iterator[None]:
+    """Within it, every process of a step draws the same numbers: draw for the whole batch, then take your `rows`."""
+    if _place is None:
+        yield
+        return
+    _place.uses += 1
+    _manual_seed(_place.seed, _place.step, 0, _place.uses)
+    try:
+        yield
+    finally:
+        _manual_seed(_place.seed, _place.step, _place.rank + 1, _place.uses)
+
+
+def roll_rows(tensor: Tensor) -> Tensor:
+    """`(B, ...)` moved on by one row within the whole batch: the first row is the last one of the process before.
+
+    Every process of a step must call it; no gradient flows.
+    """
+    rolled = tensor.roll(1, 0)
+    if _place is None or _place.world == 1:
+        return rolled
+    view = rolled.view(torch.uint8) if rolled.dtype == torch.bool else rolled
+    mine, theirs = view[:1].contiguous(), torch.empty_like(view[:1])
+    after, before = (_place.rank + 1) % _place.world, (_place.rank - 1) % _place.world
+    exchange = [dist.P2POp(dist.isend, mine, after), dist.P2POp(dist.irecv, theirs, before)]
+    for request in dist.batch_isend_irecv(exchange):
+        request.wait()
+    view[:1] = theirs
+    return rolled

@@ -1,0 +1,122 @@
+"""Where a run starts, and what may have changed when it goes on: whatever does not affect training."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from farcluss.checkpoints import Checkpoint, paths, read, read_newest
+from farcluss.data.base import Item
+from farcluss.data.splits import Splits
+from farcluss.errors import RunError
+from farcluss.recipe import Recipe
+from farcluss.runs import RunFolder
+
+# Sections and keys that change what is watched, where files lie or how fast it goes, not what is learned. The images
+# themselves are compared instead of the keys that choose them, the number of steps instead of epochs.
+HARMLESS = (
+    "name",
+    "data.root",
+    "data.labeled",
+    "data.unlabeled",
+    "data.val",
+    "data.draw_seed",
+    "data.allow_overlap",
+    "data.palette",
+    "data.workers",
+    "data.on_error",
+    "network.pretrained",
+    "train.steps",
+    "train.epochs",
+    "train.scale_lr",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.trackers",
+    "train.max_skipped",
+    "eval",
+)
+
+
+class Start(NamedTuple):
+    """Where a run starts: from a checkpoint or from nothing; `remarks` are lines to be told."""
+
+    checkpoint: Checkpoint | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def find_start(
+    folder: RunFolder, recipe: Recipe, resume: str | Path | None, marks: dict[str, Any], allow_changes: bool
+) -> Start:
+    """Find and read what a run goes on from.
+
+    Args:
+        folder: of the run.
+        recipe: to be run.
+        resume: see `farcluss.engine.train`.
+        marks: the run's `fingerprint`.
+        allow_changes: let differences from the checkpoint's fingerprint through.
+
+    Raises:
+        RunError: there is no whole checkpoint, it differs in what affects training, or another run is in the way.
+    """
+    if resume is None:
+        return Start()
+    if resume == "auto" and not paths(folder.checkpoints):
+        folder.refuse_existing(overwrite=folder.interrupted(recipe))
+        return Start()
+    found = read_newest(folder.checkpoints) if resume in ("auto", "newest") else read(resume)
+    changes = refuse_changes(found.manifest.fingerprint, marks, allow_changes)
+    return Start(found, (*found.remarks, *changes))
+
+
+def fingerprint(recipe: Recipe, splits: Splits, steps: int) -> dict[str, Any]:
+    """Everything that affects training, by key path."""
+    table = {
+        key: value
+        for key, value in _flat(recipe.model_dump(mode="json")).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
+    }
+    images = {f"images of data.{name}": _digest(getattr(splits, name)) for name in ("labeled", "unlabeled")}
+    return table | {"train.lr": recipe.train.scaled_lr, "train.steps": steps} | images
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`key: old -> new` for all that differs between two fingerprints."""
+    keys = dict.fromkeys([*old, *new])
+    return [f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in keys if old.get(key) != new.get(key)]
+
+
+def refuse_changes(old: dict[str, Any], new: dict[str, Any], allow: bool) -> list[str]:
+    """The differences, as lines to be told.
+
+    Raises:
+        RunError: there are some, and they are not allowed.
+    """
+    found = differences(old, new)
+    if found and not allow:
+        raise RunError(
+            f"The recipe differs from the checkpoint's in what affects training: {'; '.join(found)}.\n"
+            "Resume with the run's own recipe (RUN/recipe.toml), or let these changes through by --allow-changes."
+        )
+    return [f"changed since the checkpoint: {line}" for line in found]
+
+
+def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            rows |= _flat(value, f"{path}{key}.")
+        else:
+            rows[f"{path}{key}"] = value
+    return rows
+
+
+def _digest(items: Sequence[Item]) -> str:
+    """Number of items and a checksum of their identifiers, in order."""
+    text = "\n".join(item.id for item in items)
+    return f"{len(items)} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else str(value)

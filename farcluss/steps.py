@@ -1,0 +1,144 @@
+"""One optimizer step, and how it stays the same on any number of processes and in any number of pieces."""
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from farcluss.averaging import ema_decay, ema_update
+from farcluss.data.loader import HostBatch
+from farcluss.distributed import all_sum, sum_tables
+from farcluss.draws import addressed
+from farcluss.learner import Batch, Lesson, Survey, Totals, split
+from farcluss.optimization import learning_rate, set_learning_rate
+from farcluss.state import Run
+from farcluss.watch import LOSSES
+from farcluss.weights import to_unit
+
+Pieces = list[tuple[Batch, Lesson | None]]
+
+
+class Step(NamedTuple):
+    """What has come of a step, on the device.
+
+    Attributes:
+        losses: this process's shares, by name.
+        statistics: of the whole batch, see `Learner.teach`.
+        flags: see `farcluss.watch.Watch.push`, without those of signals.
+    """
+
+    losses: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+    flags: Tensor
+
+
+def to_device(host: HostBatch, device: torch.device, semi: bool, logging: bool) -> Batch:
+    """A batch on the device, in [0, 1]. The unlabeled images' own masks come along for diagnostics alone."""
+    images, masks, valid = (tensor.to(device, non_blocking=True) for tensor in (host.images, host.masks, host.valid))
+    images = to_unit(images)
+    n = host.labeled
+    if not semi:
+        return Batch(images[:n], masks[:n])
+    return Batch(images[:n], masks[:n], images[n:], valid[n:], masks[n:] if logging else None)
+
+
+def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
+    """One optimizer step: teach, sum what is global, then learn, in pieces where memory is small.
+
+    A step whose loss or gradient is not finite leaves weights, optimizer, teacher and buffers as they were.
+    """
+    accelerator, learner, train = run.accelerator, run.learner, run.recipe.train
+    set_learning_rate(run.optimizer, learning_rate(run.step, run.steps, train))
+    batch = to_device(host, accelerator.device, semi, logging)
+    place = (train.seed, run.step, accelerator.process_index, accelerator.num_processes)
+    with addressed(*place), accelerator.autocast():
+        lesson, statistics = learner.teach(batch, train.accumulate)
+    statistics = sum_tables([statistics])
+    before = [buffer.clone() for buffer in run.buffers]
+    losses = learn(run, split(batch, lesson, train.accumulate), learner.totals(statistics))
+    bad, flags = find_broken(run, losses)
+    if not accelerator.scaler:  # which has flags of its own, and finds the same
+        run.optimizer.optimizer.found_inf = bad.float()
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    average_buffers(run)
+    for buffer, old in zip(run.buffers, before, strict=True):
+        torch.where(bad, old, buffer, out=buffer)
+    rate = 1 - ema_decay(run.step, train.ema)
+    ema_update(learner.teacher, run.networks["student"], torch.where(bad, 0.0, rate))
+    return Step(losses, statistics, flags)
+
+
+def learn(run: Run, pieces: Pieces, totals: Totals) -> dict[str, Tensor]:
+    """Forward and backward of all pieces; the sums of their losses."""
+    accelerator, learner, loss = run.accelerator, run.learner, run.recipe.loss
+    ramp = min(1.0, (run.step + 1 - loss.warmup_steps) / loss.ramp_steps) if loss.ramp_steps else 1.0
+    surveys = survey(run, pieces)
+    summed: dict[str, Tensor] = {}
+    for number, (piece, known) in enumerate(zip(pieces, surveys, strict=True)):
+        last = number + 1 == len(pieces)
+        with contextlib.nullcontext() if last else accelerator.no_sync(learner.student):
+            with _place(run, number), accelerator.autocast():
+                losses = learner.losses(*piece, totals, ramp, known)
+            # DDP averages gradients over processes, while the shares of a loss add up: hence the factor.
+            accelerator.backward(losses["total"] * accelerator.num_processes)
+        summed = {name: summed.get(name, 0) + value.detach() for name, value in losses.items()}
+    return summed
+
+
+def survey(run: Run, pieces: Pieces) -> list[Survey] | list[None]:
+    """What a first forward of all pieces tells each, where there are several and a loss asks; buffers stay."""
+    learner = run.learner
+    pulls = run.parts.dim > 0 and pieces[0][1] is not None
+    if len(pieces) == 1 or not (pulls or run.recipe.loss.supervised == "ohem"):
+        return [None] * len(pieces)
+    before = [buffer.clone() for buffer in run.buffers]
+    glances = []
+    for number, piece in enumerate(pieces):
+        with _place(run, number), run.accelerator.autocast():
+            glances.append(learner.glance(*piece))
+    for buffer, old in zip(run.buffers, before, strict=True):
+        buffer.copy_(old)
+    with _place(run, 0), run.accelerator.autocast():
+        return learner.survey(glances)
+
+
+def _place(run: Run, piece: int) -> Any:
+    """The address of what a piece's forward draws, such as dropout: the same in both of its forwards."""
+    accelerator, train = run.accelerator, run.recipe.train
+    rank = accelerator.process_index * train.accumulate + piece
+    return addressed(train.seed, run.step, rank, accelerator.num_processes * train.accumulate)
+
+
+def find_broken(run: Run, losses: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Whether anything is not finite on any process, as a scalar on the device; and which parts are.
+
+    Also unscales and clips the gradients, whose norm is what tells.
+
+    Returns:
+        bool scalar, and flags `(2 * len(PARTS),)`: of all processes, then of this one.
+    """
+    train, device = run.recipe.train, run.accelerator.device
+    fine = torch.zeros((), dtype=torch.bool, device=device)
+    own = torch.stack([~torch.isfinite(losses[name]) if name in losses else fine for name in LOSSES]).float()
+    everywhere = all_sum(own)
+    parameters = [p for p in run.learner.student.parameters() if p.grad is not None]
+    # A loss can be broken while the gradient is not; this way whatever looks at gradients sees it.
+    parameters[0].grad.add_(torch.where(everywhere.any(), torch.nan, 0.0))
+    if train.clip:
+        norm = run.accelerator.clip_grad_norm_(parameters, train.clip)
+    else:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    bad = ~torch.isfinite(norm)
+    gradient = (bad & ~everywhere.any()).float().view(1)
+    return bad, torch.cat([everywhere, gradient, own, gradient])
+
+
+def average_buffers(run: Run) -> None:
+    """Give all processes the same float buffers (batch-norm statistics); on CUDA SyncBatchNorm has done so already."""
+    world = run.accelerator.num_processes
+    if world == 1 or run.accelerator.device.type == "cuda":
+        return
+    for buffer in run.buffers:
+        buffer.copy_(all_sum(buffer.double()) / world)
