@@ -40,7 +40,7 @@ def warp_labels(labels: PseudoLabels, matrix: Tensor) -> PseudoLabels:
 
     def move(tensor: Tensor) -> Tensor:
         planes = tensor.unsqueeze(1) if tensor.dim() == 3 else tensor
-        moved = warp_affine(planes.float(), matrix, planes.shape[-2:], mode="nearest", padding_mode="zeros")
+        moved = warp_affine(planes.to(matrix), matrix, planes.shape[-2:], mode="nearest", padding_mode="zeros")
         result: Tensor = moved.view(tensor.shape).to(tensor.dtype)
         return result
 

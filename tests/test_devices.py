@@ -1,0 +1,90 @@
+"""The number of processes, and of pieces in each, changes nothing but rounding."""
+
+import json
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+
+from farcluss.checkpoints import read
+
+MOVES = 'stages.augment={ name = "photometric", cutmix = 1.0, degrees = 20.0 }'
+PULL = 'stages.contrast={ name = "prototype", dim = 4, confidence = 0.2, detach = false, repulsion = 0.5 }'
+OHEM = ["loss.supervised=ohem", "loss.ohem_threshold=0.1", "loss.ohem_min_kept=300"]
+RUNS = {
+    "defaults": [],
+    "everything": [MOVES, PULL, *OHEM, "loss.contrastive=1.0", "train.lr=0.05", *ranks.DOUBLE],
+    "adamw": ["train.optimizer=adamw", "train.clip=0.1", "loss.warmup_steps=2", *ranks.DOUBLE],
+}
+# Further runs of a number of processes, in several pieces each: name -> (the run that they repeat, pieces).
+PIECES = {
+    1: {f"{name}-{pieces}": (name, pieces) for name in RUNS for pieces in (2, 8)},
+    2: {"everything-2": ("everything", 2)},
+    4: {},
+}
+
+
+def runs_of(world: int) -> dict[str, list[str]]:
+    further = {variant: [*RUNS[name], f"train.accumulate={n}"] for variant, (name, n) in PIECES[world].items()}
+    return RUNS | further
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The folder of all runs by number of processes."""
+    found = {}
+    for world in PIECES:
+        found[world] = tmp_path_factory.mktemp(f"world{world}")
+        (found[world] / "recipe.toml").write_text(ranks.RECIPE)
+        if world == 1:
+            list(ranks.run_all(found[world], runs_of(world)))
+        else:
+            ranks.launch(found[world], world, runs_of(world))
+    return found
+
+
+def lines(folder: Path, kind: str) -> list[dict]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if line["kind"] == kind]
+
+
+CASES = [(world, name, name) for world in (2, 4) for name in RUNS]
+CASES += [(world, name, variant) for world in PIECES for variant, (name, _) in PIECES[world].items()]
+
+
+@pytest.mark.parametrize(("world", "name", "variant"), CASES)
+def test_the_split_changes_nothing(folders, world, name, variant):
+    """Against one process with one piece: losses, statistics and weights after each of five steps."""
+    one, other = folders[1] / name, folders[world] / variant
+    tolerance = 1e-5 if name == "defaults" else 1e-12  # in float32 and in float64
+    for mine, theirs in zip(lines(one, "train"), lines(other, "train"), strict=True):
+        assert mine["lr"] == theirs["lr"]
+        assert mine.get("histogram") == theirs.get("histogram")
+        for key in ("total", "supervised", "unsupervised", "contrastive", "prototype_cosine", "mean_weight"):
+            if key in mine:
+                assert mine[key] == pytest.approx(theirs[key], rel=tolerance), (mine["step"], key)
+    for step in range(1, 6):
+        states = [read(folder / "checkpoints" / f"step-{step:08d}.pt").state for folder in (one, other)]
+        for who in ("student", "teacher"):
+            for key, value in states[0][who].items():
+                difference = (value - states[1][who][key]).abs().max()
+                assert difference <= tolerance * value.abs().max(), (step, who, key)
+
+
+def test_the_runs_learn_something(folders):
+    """Otherwise their equality would say nothing."""
+    for name in RUNS:
+        folder = folders[1] / name
+        first, last = (read(folder / "checkpoints" / f"step-{n:08d}.pt").state["student"] for n in (1, 5))
+        assert max((last[key] - first[key]).abs().max() / first[key].abs().max() for key in first) > 0.01
+        assert lines(folder, "train")[-1]["contrastive"] > 1e-3
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_validation_image_is_counted_once(folders, world):
+    """Five images, on processes that their number does not divide into equal shares."""
+    tables = [lines(folders[n] / "defaults", "eval")[-1]["scores"]["teacher"] for n in (1, world)]
+    counts = [torch.tensor(table["confusion"]) for table in tables]
+    assert counts[0].sum() == 5 * 24 * 24
+    assert torch.equal(counts[0].sum(1), counts[1].sum(1))
