@@ -29,16 +29,13 @@ def ema_update(teacher: nn.Module, student: nn.Module, rate: float | Tensor) -> 
 
 
 def join_buffers(network: nn.Module) -> list[Tensor]:
-    """Make all float buffers of a network views of one tensor per dtype, which is copied, summed and restored at once.
+    """Make all buffers of a network views of one tensor per dtype, which is copied, summed and restored at once.
 
     Returns:
         These tensors, flat.
     """
     places = [
-        (module, name, buffer)
-        for module in network.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-        if buffer.is_floating_point()
+        (module, name, buffer) for module in network.modules() for name, buffer in module.named_buffers(recurse=False)
     ]
     joined = []
     for dtype in sorted({buffer.dtype for _, _, buffer in places}, key=str):

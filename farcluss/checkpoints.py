@@ -11,6 +11,7 @@ The manifest is written last: a checkpoint without one is not whole.
 import hashlib
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -168,9 +169,11 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return Checkpoint(path, manifest, dict(state))
+    except pickle.UnpicklingError:
+        raise RunError(f"Checkpoint {path} cannot be read: it holds more than tensors and plain values.") from None
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
-        raise RunError(f"Checkpoint {path} cannot be read: {reason}.") from None
+        raise RunError(f"Checkpoint {path} cannot be read: {reason}") from None
 
 
 def read_newest(folder: Path) -> Checkpoint:
@@ -189,6 +192,6 @@ def read_newest(folder: Path) -> Checkpoint:
         if remarks:
             remarks.append(f"Going on from the one before, {path}.")
         return found._replace(remarks=tuple(remarks))
-    if remarks:
-        raise RunError(f"{folder} has no whole checkpoint. {remarks[0]}\nStart the run anew by --overwrite.")
-    raise RunError(f"{folder.parent} has no checkpoint to resume from; start the run without --resume.")
+    raise RunError(
+        f"{folder.parent} has no whole checkpoint: {remarks[0]}" if remarks else f"{folder.parent} has no checkpoint."
+    )

@@ -20,7 +20,7 @@ from farcluss.build import Parts, build_parts
 from farcluss.checkpoints import Checkpoint
 from farcluss.data.loader import LABELED, UNLABELED, HostBatch, PairedCrops, host_batches, step_addresses
 from farcluss.display import Display
-from farcluss.distributed import all_sum, on_main
+from farcluss.distributed import on_main, world_size
 from farcluss.errors import PluginError, RunError, Stopped
 from farcluss.interruption import Interruption
 from farcluss.learner import Learner
@@ -75,8 +75,8 @@ def train(
     if start.checkpoint is not None:
         restore(run, start.checkpoint)
     lock = Lock(folder.path / "lock")
-    remarks = [*start.remarks, *on_main(lambda: _open(run, lock, start.checkpoint))]
     try:
+        remarks = [*start.remarks, *on_main(lambda: _open(run, lock, start.checkpoint))]
         if recipe.train.trackers:
             accelerator.init_trackers(recipe.name)
         with Display(folder, run.step, run.steps, accelerator.is_main_process) as display:
@@ -86,6 +86,8 @@ def train(
             conclude(run, display)
         if recipe.train.trackers:
             accelerator.end_training()
+    except OSError as error:  # data sets give errors of their own: this is the run directory
+        raise folder.unwritable(error, begun=True) from None
     finally:
         lock.release()
     if run.stop:
@@ -96,10 +98,13 @@ def train(
 def _open(run: Run, lock: Lock, checkpoint: Checkpoint | None) -> list[str]:
     """Lock the run directory and bring it to the state of the run; gives lines to be told. For the main process."""
     folder = run.folder
-    remark = lock.acquire()
-    folder.create(run.recipe, fresh=checkpoint is None)
-    folder.forget_after(run.step, run.scored)
-    folder.describe(str(run.accelerator.device), run.accelerator.num_processes, run.parts.splits)
+    try:
+        remark = lock.acquire()
+        folder.create(run.recipe, fresh=checkpoint is None)
+        folder.forget_after(run.step, run.scored)
+        folder.describe(str(run.accelerator.device), run.accelerator.num_processes, run.parts.splits)
+    except OSError as error:
+        raise folder.unwritable(error, begun=False) from None
     return [remark] if remark else []
 
 
@@ -133,6 +138,11 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         raise RunError(f"{error}\nSet train.mixed_precision to no or bf16, or use another device.") from None
     if accelerator.distributed_type not in SUPPORTED:
         raise _sharded(accelerator.distributed_type.value)
+    if world_size() != accelerator.num_processes:
+        raise RunError(
+            f"{world_size()} processes were started, but Accelerate sees {accelerator.num_processes}: each would train "
+            "alone.\nWithout a GPU, set ACCELERATE_USE_CPU=true in the environment of the launcher."
+        )
     pieces = accelerator.num_processes * recipe.train.accumulate
     if recipe.train.batch % pieces:
         raise RunError(
@@ -178,7 +188,7 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
 
 def run_steps(run: Run, display: Display) -> None:
     """Train to the last step or to the first signal: log, draw, save and score where it is due."""
-    train, device = run.recipe.train, run.accelerator.device
+    train = run.recipe.train
     batches = load_batches(run)
     reach(run, display, None)  # a run may have been stopped between a checkpoint and the evaluation there
     while run.step < run.steps and not run.stop:
@@ -187,8 +197,7 @@ def run_steps(run: Run, display: Display) -> None:
         host = next(batches)
         done = one_step(run, host, semi, logging)
         run.advance(run.accelerator.num_processes * len(host.images), host.unreadable)
-        signals = all_sum(run.interruption.flags(device))
-        run.watch.push(run.step, torch.cat([done.flags, signals]), host)
+        run.watch.push(run.step, done.flags, host)
         take_note(run, display, wait=logging or run.due())
         if logging:
             log_step(run, display, done.losses, done.statistics)

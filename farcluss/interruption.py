@@ -44,7 +44,8 @@ class Interruption:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if self.shown:
             name = signal.Signals(number).name
-            os.write(2, f"\n{name}: finishing the step and writing a checkpoint; Ctrl-C stops at once.\n".encode())
+            text = f"\n{name}: finishing the step, then writing a checkpoint. Ctrl-C from now on stops at once.\n"
+            os.write(2, text.encode())
 
     def flags(self, device: torch.device) -> Tensor:
         """`(len(SIGNALS),)` float32, 1 for the signal that came to this process; made without a copy from the host."""

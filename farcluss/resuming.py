@@ -65,7 +65,12 @@ def find_start(
     if resume == "auto" and not paths(folder.checkpoints):
         folder.refuse_existing(overwrite=folder.interrupted(recipe))
         return Start()
-    found = read_newest(folder.checkpoints) if resume in ("auto", "newest") else read(resume)
+    newest = resume in ("auto", "newest")
+    try:
+        found = read_newest(folder.checkpoints) if newest else read(resume)
+    except RunError as error:
+        advice = "Start the run anew, without --resume" if newest else "Give --resume alone, for the newest whole one"
+        raise RunError(f"{error}\n{advice}.") from None
     changes = refuse_changes(found.manifest.fingerprint, marks, allow_changes)
     return Start(found, (*found.remarks, *changes))
 

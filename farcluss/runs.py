@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -55,22 +56,27 @@ class RunFolder:
         return begun and not checkpoints.paths(self.checkpoints)
 
     def create(self, recipe: Recipe, fresh: bool) -> None:
-        """Make the folder of a run; a fresh one replaces what was there. Raises RunError when it cannot be written."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(self.path)
-            if fresh:
-                for name in ("metrics.jsonl", "log.txt"):
-                    (self.path / name).write_text("")
-                patterns = ("checkpoints/step-*", "pictures/step-*.png", "broken/step-*.npz")
-                old = [path for pattern in patterns for path in self.path.glob(pattern)]
-                for stale in (*old, self.last, self.best):
-                    stale.unlink(missing_ok=True)
-            write_atomically(self.path / "recipe.toml", recipe_text(recipe).encode())
-        except OSError as error:
-            raise RunError(
-                f"The run directory {self.path} cannot be written: {error.strerror}.\nChoose another with --output."
-            ) from None
+        """Make the folder of a run; a fresh one replaces what was there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(self.path)
+        if fresh:
+            for name in ("metrics.jsonl", "log.txt"):
+                (self.path / name).write_text("")
+            patterns = ("checkpoints/step-*", "pictures/step-*.png", "broken/step-*.npz")
+            old = [path for pattern in patterns for path in self.path.glob(pattern)]
+            for stale in (*old, self.last, self.best):
+                stale.unlink(missing_ok=True)
+        write_atomically(self.path / "recipe.toml", recipe_text(recipe).encode())
+
+    def unwritable(self, error: OSError, begun: bool) -> RunError:
+        """What to say of an error of the file system, at the start of a run or in the midst of it."""
+        text = f"The run directory {self.path} cannot be written: {error.strerror or error}."
+        if not begun:
+            return RunError(f"{text}\nChoose another with --output.")
+        free = checkpoints.mebibytes(shutil.disk_usage(self.path).free)
+        whole = checkpoints.paths(self.checkpoints)
+        last = f"go on from {whole[-1]} by --resume" if whole else "start anew: there is no checkpoint yet"
+        return RunError(f"{text} {free} MiB are free.\nMake room there, then {last}.")
 
     def describe(self, device: str, processes: int, splits: Splits) -> None:
         """Write what the run runs on, and its lists."""
@@ -115,7 +121,8 @@ class RunFolder:
         """What to tell somebody whose signal has ended the run at a step."""
         return (
             f"Stopped by {signal.Signals(number).name} at step {step}; a checkpoint has been written.\n"
-            f"Go on by: farcluss run {self.path / 'recipe.toml'} --output {self.path} --resume"
+            f"Go on by the same command with --resume, or by: farcluss run {self.path / 'recipe.toml'} "
+            f"--output {self.path} --resume"
         )
 
     def save_broken(self, step: int, rank: int, host: HostBatch) -> Path:

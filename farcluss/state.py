@@ -28,7 +28,7 @@ class Run:
     learner: Learner
     optimizer: Any
     buffers: list[Tensor]
-    """The student's float buffers, see `farcluss.averaging.join_buffers`."""
+    """The student's buffers, see `farcluss.averaging.join_buffers`."""
     folder: RunFolder
     steps: int
     fingerprint: dict[str, Any]

@@ -25,7 +25,7 @@ class Step(NamedTuple):
     Attributes:
         losses: this process's shares, by name.
         statistics: of the whole batch, see `Learner.teach`.
-        flags: see `farcluss.watch.Watch.push`, without those of signals.
+        flags: see `farcluss.watch.Watch.push`.
     """
 
     losses: dict[str, Tensor]
@@ -117,12 +117,13 @@ def find_broken(run: Run, losses: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     Also unscales and clips the gradients, whose norm is what tells.
 
     Returns:
-        bool scalar, and flags `(2 * len(PARTS),)`: of all processes, then of this one.
+        bool scalar, and flags, see `farcluss.watch.Watch.push`.
     """
     train, device = run.recipe.train, run.accelerator.device
     fine = torch.zeros((), dtype=torch.bool, device=device)
     own = torch.stack([~torch.isfinite(losses[name]) if name in losses else fine for name in LOSSES]).float()
-    everywhere = all_sum(own)
+    told = all_sum(torch.cat([own, run.interruption.flags(device)]))
+    everywhere, signals = told[: len(own)], told[len(own) :]
     parameters = [p for p in run.learner.student.parameters() if p.grad is not None]
     # A loss can be broken while the gradient is not; this way whatever looks at gradients sees it.
     parameters[0].grad.add_(torch.where(everywhere.any(), torch.nan, 0.0))
@@ -132,7 +133,7 @@ def find_broken(run: Run, losses: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
     bad = ~torch.isfinite(norm)
     gradient = (bad & ~everywhere.any()).float().view(1)
-    return bad, torch.cat([everywhere, gradient, own, gradient])
+    return bad, torch.cat([everywhere, gradient, own, gradient, signals])
 
 
 def average_buffers(run: Run) -> None:
@@ -141,4 +142,5 @@ def average_buffers(run: Run) -> None:
     if world == 1 or run.accelerator.device.type == "cuda":
         return
     for buffer in run.buffers:
-        buffer.copy_(all_sum(buffer.double()) / world)
+        if buffer.is_floating_point():
+            buffer.copy_(all_sum(buffer.double()) / world)

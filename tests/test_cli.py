@@ -8,10 +8,10 @@ import pytest
 from commandline import cli, python
 from conftest import own_recipe
 
+from farcluss import checkpoints
 from farcluss.cli import BUILT_IN, farcluss
 from farcluss.errors import SampleError
 from farcluss.reading import load_recipe, recipe_folder
-from farcluss.runs import read_checkpoint
 from farcluss.weights import read_card
 
 LAST = "weights/last.safetensors"
@@ -134,17 +134,21 @@ class TestRun:
         run = tmp_path / "run"
         assert cli("run", tiny_recipe, "-o", run).code == 0
         longer = ["run", tiny_recipe, "-o", run, "--set", "train.steps=3"]
+        assert "what affects training: train.steps: 2 -> 3." in cli(*longer, "--resume").refusal
+        assert [line["step"] for line in logged(run, "train")] == [1, 2]
+        longer.append("--allow-changes")
         assert cli(*longer, "--resume").code == 0
         assert [line["step"] for line in logged(run, "train")] == [1, 2, 3]
         assert load_recipe(run / "recipe.toml").train.steps == 3  # the recipe that the run goes on with
         assert cli(*longer, "--resume", run / "checkpoints" / "step-00000002.pt").code == 0
-        assert read_checkpoint(run / "checkpoints" / "step-00000003.pt")["step"] == 3
+        assert checkpoints.read(run / "checkpoints" / "step-00000003.pt").manifest.step == 3
         both = cli(*longer, "--resume", "--overwrite")
         assert both.code == 2 and "give one of them" in both.err
         fresh = ["run", tiny_recipe, "-o", run, "--overwrite", "--set", "train.steps=1", "--set", "data.val=none"]
         assert cli(*fresh).code == 0
         assert [line["step"] for line in logged(run, "train")] == [1]
-        assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000001.pt"]
+        left = sorted(path.name for path in (run / "checkpoints").iterdir())
+        assert left == ["step-00000001.json", "step-00000001.pt"]
         assert not (run / "weights" / "best.safetensors").exists(), "the best of the replaced run"
         assert read_card(run / LAST).step == 1
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from farcluss.learner import ema_decay, ema_update
+from farcluss.averaging import ema_decay, ema_update
 
 
 def network(seed):
@@ -30,7 +30,7 @@ def test_floats_are_averaged_and_integers_copied(decay):
     teacher, student = network(1), network(2)
     before, target = arrays(teacher), arrays(student)
     places = {name: tensor.data_ptr() for name, tensor in teacher.state_dict().items()}
-    ema_update(teacher, student, decay)
+    ema_update(teacher, student, 1 - decay)
     for name, tensor in teacher.state_dict().items():
         mixed = decay * before[name] + (1 - decay) * target[name]
         expected = mixed if tensor.is_floating_point() else target[name]
@@ -38,11 +38,19 @@ def test_floats_are_averaged_and_integers_copied(decay):
         assert tensor.data_ptr() == places[name]
 
 
+def test_a_rate_on_the_device_does_what_a_number_does():
+    one, other, student = network(1), network(1), network(2)
+    ema_update(one, student, 0.3)
+    ema_update(other, student, torch.tensor(0.3))
+    for name, array in arrays(one).items():
+        np.testing.assert_allclose(arrays(other)[name], array, rtol=1e-6)
+
+
 def test_student_is_left_alone_and_no_graph_is_made():
     teacher, student = network(1), network(2)
     teacher.requires_grad_(False)
     before = arrays(student)
-    ema_update(teacher, student, 0.9)
+    ema_update(teacher, student, 1 - 0.9)
     for name, array in arrays(student).items():
         np.testing.assert_array_equal(array, before[name])
     assert all(p.grad_fn is None and not p.requires_grad for p in teacher.parameters())
@@ -53,7 +61,7 @@ def test_many_updates_follow_the_closed_form():
     teacher, student = network(1), network(2)
     start, target, decay = arrays(teacher), arrays(student), 0.97
     for _ in range(50):
-        ema_update(teacher, student, decay)
+        ema_update(teacher, student, 1 - decay)
     for name, parameter in teacher.named_parameters():
         expected = target[name] + decay**50 * (start[name] - target[name])
         np.testing.assert_allclose(parameter.detach(), expected, rtol=1e-4, atol=1e-5)
@@ -62,7 +70,7 @@ def test_many_updates_follow_the_closed_form():
 def test_a_copy_of_the_student_stays_one():
     student = network(2)
     teacher = copy.deepcopy(student)
-    ema_update(teacher, student, 0.999)
+    ema_update(teacher, student, 1 - 0.999)
     for name, array in arrays(teacher).items():
         np.testing.assert_allclose(array, arrays(student)[name], rtol=1e-6)
 
@@ -81,5 +89,5 @@ def test_ramped_average_of_constant_decay_1_is_the_plain_mean():
     for step in range(6):
         student = nn.Linear(1, 1)
         seen.append(student.weight.item())
-        ema_update(teacher, student, ema_decay(step, 1.0))
+        ema_update(teacher, student, 1 - ema_decay(step, 1.0))
     np.testing.assert_allclose(teacher.weight.item(), np.mean(seen), rtol=1e-5, atol=1e-6)

@@ -10,11 +10,12 @@ import onnxruntime
 import pytest
 import torch
 from commandline import cli, python
+from manifests import seal
 
 import farcluss
+from farcluss import checkpoints
 from farcluss.errors import PluginError, WeightsError
 from farcluss.exporting import export_onnx, load_source
-from farcluss.runs import read_checkpoint
 from farcluss.weights import read_card
 
 LAST = "weights/last.safetensors"
@@ -42,7 +43,7 @@ class TestWeights:
         path = tmp_path / "model.safetensors"
         assert cli("export", trained_run, "-o", path, "--network", network).code == 0
         model = farcluss.load(path)
-        state = read_checkpoint(trained_run / "checkpoints" / "step-00000012.pt")
+        state = checkpoints.read(trained_run / "checkpoints" / "step-00000012.pt").state
         weights = model.network.state_dict()
         assert all(torch.equal(tensor, weights[name]) for name, tensor in state[network].items())
         other = state["student" if network == "teacher" else "teacher"]
@@ -56,7 +57,7 @@ class TestWeights:
     def test_scores_of_another_step_are_left_out(self, trained_run, tmp_path):
         run = shutil.copytree(trained_run, tmp_path / "run")
         path = run / "checkpoints" / "step-00000012.pt"
-        torch.save({**read_checkpoint(path), "step": 9}, path)
+        checkpoints.save(path, 9, checkpoints.read(path).state, {}, {}, keep=1)
         model = load_source(run, "teacher")
         assert (model.card.step, model.card.scores) == (9, {})
 
@@ -120,13 +121,19 @@ class TestRefusals:
 
     @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
     def test_a_damaged_checkpoint(self, run, tmp_path, content):
-        (run / "checkpoints" / "step-00000012.pt").write_bytes(content)
+        path = run / "checkpoints" / "step-00000012.pt"
+        path.write_bytes(content)
+        refusal = cli("export", run, "-o", tmp_path / "m.safetensors").refusal
+        assert f"step-00000012.pt is damaged: it has {len(content)} of " in refusal
+        seal(path)
         refusal = cli("export", run, "-o", tmp_path / "m.safetensors").refusal
         assert "step-00000012.pt cannot be read" in refusal and not (tmp_path / "m.safetensors").exists()
 
     @pytest.mark.parametrize("state", [{"step": 2}, {"step": 2, "teacher": {"a": torch.zeros(1)}}])
     def test_a_checkpoint_of_another_network(self, run, tmp_path, state):
-        torch.save(state, run / "checkpoints" / "step-00000012.pt")
+        path = run / "checkpoints" / "step-00000012.pt"
+        torch.save(state, path)
+        seal(path)
         refusal = cli("export", run, "-o", tmp_path / "m.safetensors").refusal
         assert f"The newest checkpoint of {run} does not fit {run / LAST}." in refusal
 

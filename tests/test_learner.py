@@ -7,9 +7,10 @@ import pytest
 import torch
 from tiny_network import TinyNetwork
 
+from farcluss.contracts import Stages
 from farcluss.data.base import IGNORE
 from farcluss.errors import PluginError
-from farcluss.learner import Batch, Learner, Normalize, Stages
+from farcluss.learner import Batch, Learner, Normalize, join_labels, split
 from farcluss.recipe import Loss
 from farcluss.stages.augment import Identity
 from farcluss.stages.base import FuzzyLabels, PseudoLabel, Rebalance, Views, Weight
@@ -65,7 +66,7 @@ def test_total_equals_the_equations_written_out(axes):
     """Equations 1 to 12 pixel by pixel in NumPy, for a teacher equal to the student and no augmentation."""
     learner, batch = make(axes=axes), make_batch(axes)
     lesson, statistics = learner.teach(batch)
-    losses = learner.losses(batch, lesson, learner.totals(statistics, 1), ramp=0.7)
+    losses = learner.losses(batch, lesson, learner.totals(statistics), ramp=0.7)
 
     labeled, _ = logits_of(learner, batch.images)
     truth = batch.masks.flatten().numpy()
@@ -103,7 +104,7 @@ def test_total_equals_the_equations_written_out(axes):
 def test_only_the_student_learns():
     learner, batch = make(), make_batch()
     lesson, statistics = learner.teach(batch)
-    learner.losses(batch, lesson, learner.totals(statistics, 1), 1.0)["total"].backward()
+    learner.losses(batch, lesson, learner.totals(statistics), 1.0)["total"].backward()
     assert all(parameter.grad is not None for parameter in learner.student.parameters())
     assert all(parameter.grad is None for parameter in learner.teacher.parameters())
 
@@ -114,7 +115,7 @@ def test_supervised_steps_reach_every_parameter():
     bare = Batch(batch.images, batch.masks)
     lesson, statistics = learner.teach(bare)
     assert lesson is None
-    learner.losses(bare, lesson, learner.totals(statistics, 1), 1.0)["total"].backward()
+    learner.losses(bare, lesson, learner.totals(statistics), 1.0)["total"].backward()
     assert all(parameter.grad is not None for parameter in learner.student.parameters())
     assert learner.student.embed.weight.grad.abs().max() == 0
 
@@ -130,7 +131,7 @@ def test_invalid_pixels_count_nowhere():
             else torch.where(labels.valid if t.dim() == 3 else labels.valid.unsqueeze(1), t, 7.0)
         )
     )
-    totals = learner.totals(statistics, 1)
+    totals = learner.totals(statistics)
     clean = learner.losses(batch, lesson, totals, 1.0)
     other = learner.losses(batch, lesson._replace(labels=(poisoned,)), totals, 1.0)
     assert clean["unsupervised"].item() == pytest.approx(other["unsupervised"].item(), rel=1e-9)
@@ -166,8 +167,34 @@ def test_two_equal_views_have_the_loss_of_one():
     for augment in (Identity(), TwoViews()):
         learner = make(augment=augment)
         lesson, statistics = learner.teach(batch)
-        totals.append(learner.losses(batch, lesson, learner.totals(statistics, 1), 1.0)["total"].item())
+        totals.append(learner.losses(batch, lesson, learner.totals(statistics), 1.0)["total"].item())
     assert totals[0] == pytest.approx(totals[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_pieces_are_equal_runs_of_the_batch(axes):
+    learner, batch = make(augment=TwoViews(), axes=axes), make_batch(axes)
+    lesson, _ = learner.teach(batch)
+    pieces = split(batch, lesson, 2)
+    assert [len(tensor) for piece, _ in pieces for tensor in piece] == [1] * 10
+    for found, wanted in zip(zip(*(piece for piece, _ in pieces), strict=True), batch, strict=True):
+        assert torch.equal(torch.cat(found), wanted)
+    for number, (view, labels) in enumerate(zip(*lesson, strict=True)):
+        assert torch.equal(torch.cat([part.views[number] for _, part in pieces]), view)
+        joined = join_labels([part.labels[number] for _, part in pieces])
+        assert all(torch.equal(*pair) for pair in zip(vars(joined).values(), vars(labels).values(), strict=True))
+    bare = Batch(batch.images, batch.masks)
+    for piece, part in split(bare, None, 2):
+        assert len(piece.images) == len(piece.masks) == 1
+        assert (*piece[2:], part) == (None,) * 4
+
+
+def test_labels_taught_in_pieces_are_those_of_the_whole():
+    batch, learner = make_batch(), make()
+    whole, pieces = learner.teach(batch), learner.teach(batch, 2)
+    for one, other in zip(vars(whole[0].labels[0]).values(), vars(pieces[0].labels[0]).values(), strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(whole[1], pieces[1])
 
 
 class BadWeight(Weight):
@@ -212,7 +239,7 @@ def test_wrong_shapes_are_refused_by_name(stages):
     with pytest.raises(PluginError, match=f"Plugin {kind}/Bad.* is due; see docs/plugins.md") as caught:
         learner, batch = make(**stages), make_batch()
         lesson, statistics = learner.teach(batch)
-        learner.losses(batch, lesson, learner.totals(statistics, 1), 1.0)
+        learner.losses(batch, lesson, learner.totals(statistics), 1.0)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -220,5 +247,5 @@ def test_no_contrast_builds_no_head():
     learner = make(contrast=NoContrast(), weight=UniformWeight())
     batch = make_batch()
     lesson, statistics = learner.teach(batch)
-    losses = learner.losses(batch, lesson, learner.totals(statistics, 1), 1.0)
+    losses = learner.losses(batch, lesson, learner.totals(statistics), 1.0)
     assert learner.student.embed is None and "contrastive" not in losses

@@ -14,10 +14,11 @@ from farcluss.data.loader import (
     LABELED,
     UNLABELED,
     Address,
+    Drawn,
     PairedCrops,
     collate,
+    host_batches,
     item_index,
-    micro_batches,
     step_addresses,
 )
 from farcluss.data.shapes import Shapes
@@ -35,23 +36,23 @@ def crops():
     return PairedCrops(dataset, (items[:4], items[4:]), SETTINGS, (16, 16), 4, 3)
 
 
-def load(crops, first=0, last=2, rank=0, world=1, micro=1, workers=0, streams=BOTH):
-    addresses = step_addresses(first, last, crops.batch, streams, rank, world, micro)
-    return list(micro_batches(crops, addresses, workers, False))
+def load(crops, first=0, last=2, rank=0, world=1, workers=0, streams=BOTH):
+    addresses = step_addresses(first, last, crops.batch, streams, rank, world)
+    return list(host_batches(crops, addresses, workers, False))
 
 
 def equal(one, two):
     return all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(one, two, strict=True))
 
 
-def by_slot(batches, crops, first, rank, world, micro):
+def by_slot(batches, crops, first, rank, world):
     """(step, stream, slot) -> image and mask, from the batches of one process."""
-    found, size = {}, crops.batch // world // micro
-    for number, batch in enumerate(batches):
-        step, piece = first + number // micro, number % micro
+    found, size = {}, crops.batch // world
+    for step, batch in enumerate(batches, first):
+        assert len(batch.images) == 2 * size
         for place in range(2 * size):
             stream, slot = divmod(place, size)
-            key = step, stream, (rank * micro + piece) * size + slot
+            key = step, stream, rank * size + slot
             found[key] = (batch.ids[place], batch.images[place].numpy().tobytes(), batch.masks[place].numpy().tobytes())
     return found
 
@@ -73,12 +74,12 @@ def test_labeled_images_alone(crops):
     assert torch.equal(both.images[:4], batch.images)
 
 
-@pytest.mark.parametrize(("world", "micro"), [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (1, 4)])
-def test_the_global_batch_is_the_union_over_processes_and_pieces(crops, world, micro):
-    wanted = by_slot(load(crops, 5, 7), crops, 5, 0, 1, 1)
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_global_batch_is_the_union_over_processes(crops, world):
+    wanted = by_slot(load(crops, 5, 7), crops, 5, 0, 1)
     found = {}
     for rank in range(world):
-        part = by_slot(load(crops, 5, 7, rank, world, micro), crops, 5, rank, world, micro)
+        part = by_slot(load(crops, 5, 7, rank, world), crops, 5, rank, world)
         assert not found.keys() & part.keys()
         found |= part
     assert found == wanted and len(wanted) == 2 * 2 * 4
@@ -86,18 +87,17 @@ def test_the_global_batch_is_the_union_over_processes_and_pieces(crops, world, m
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 50), st.integers(1, 4),
-    st.sampled_from([(LABELED,), BOTH]),
+    st.integers(1, 4), st.integers(1, 12), st.integers(0, 50), st.integers(1, 4), st.sampled_from([(LABELED,), BOTH])
 )  # fmt: skip
-def test_addresses_name_every_slot_once(world, micro, size, first, steps, streams):
-    batch = world * micro * size
+def test_addresses_name_every_slot_once(world, size, first, steps, streams):
+    batch = world * size
     found = Counter()
     for rank in range(world):
-        pieces = list(step_addresses(first, first + steps, batch, streams, rank, world, micro))
-        assert len(pieces) == steps * micro and all(len(piece) == size * len(streams) for piece in pieces)
-        assert all([a.stream for a in piece] == sorted(a.stream for a in piece) for piece in pieces)
-        assert [piece[0].step for piece in pieces] == sorted(piece[0].step for piece in pieces)
-        found.update(address for piece in pieces for address in piece)
+        shares = list(step_addresses(first, first + steps, batch, streams, rank, world))
+        assert len(shares) == steps and all(len(share) == size * len(streams) for share in shares)
+        assert all([a.stream for a in share] == sorted(a.stream for a in share) for share in shares)
+        assert all({a.step for a in share} == {first + n} for n, share in enumerate(shares))
+        found.update(address for share in shares for address in share)
     wanted = [Address(s, t, i) for s in streams for t in range(first, first + steps) for i in range(batch)]
     assert found == Counter(wanted)
 
@@ -108,11 +108,11 @@ def test_workers_change_nothing(crops):
 
 
 def test_starting_at_a_step_gives_what_running_to_it_gives(crops):
-    whole = load(crops, 0, 6, micro=2)
+    whole = load(crops, 0, 6)
     for step in (0, 3, 5):
-        resumed = load(crops, step, 6, micro=2)
-        assert len(resumed) == len(whole[2 * step :])
-        assert all(equal(a, b) for a, b in zip(whole[2 * step :], resumed, strict=True))
+        resumed = load(crops, step, 6)
+        assert len(resumed) == len(whole[step:])
+        assert all(equal(a, b) for a, b in zip(whole[step:], resumed, strict=True))
 
 
 def test_steps_slots_streams_and_seeds_draw_differently(crops):
@@ -198,8 +198,8 @@ def test_collate_stacks_what_crops_give():
     item = Item("x", "x")
     image, mask, valid = np.zeros((3, 2, 2), np.uint8), np.ones((2, 2), np.uint8), np.ones((2, 2), bool)
     samples = [
-        (Address(LABELED, 0, 0), item.id, Sample(image[..., ::-1], mask[..., ::-1], valid)),
-        (Address(UNLABELED, 0, 0), item.id, Sample(image, None, valid)),
+        Drawn(Address(LABELED, 0, 0), item.id, Sample(image[..., ::-1], mask[..., ::-1], valid)),
+        Drawn(Address(UNLABELED, 0, 0), item.id, Sample(image, None, valid)),
     ]
     batch = collate(samples)
     assert batch.labeled == 1 and batch.ids == ["x", "x"]

@@ -9,12 +9,27 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farcluss.losses import cross_entropy, fuzzy_kl, ohem
+from farcluss.losses import fuzzy_kl, hard_pixels, pixel_cross_entropy
 from farcluss.stages.pseudo_label import Fuzzy
 from farcluss.stages.rebalance import MedianFrequency
 from farcluss.stages.weight import EntropyWeight
 
 BIN = 1 / 4096
+
+
+def cross_entropy(logits, masks):
+    """Sum over the pixels that are not ignored, and their number."""
+    losses = pixel_cross_entropy(logits, masks)
+    assert losses.shape == masks.shape
+    return losses.sum(), (masks != oracles.IGNORE).sum().double()
+
+
+def ohem(logits, masks, threshold, min_kept):
+    """Sum over the hard pixels, and their number."""
+    losses = pixel_cross_entropy(logits, masks)
+    kept = hard_pixels(losses, masks, threshold=threshold, min_kept=min_kept)
+    assert kept.shape == masks.shape and kept.dtype == torch.bool
+    return torch.where(kept, losses, 0).sum(), kept.sum().double()
 
 
 def pair(result):

@@ -3,6 +3,7 @@
 `Result.refusal` checks the form of each text and its exit code; the tests here check the words.
 """
 
+import os
 import shutil
 import sys
 
@@ -12,6 +13,7 @@ import timm
 import torch
 from commandline import cli
 from conftest import own_recipe
+from manifests import seal
 from PIL import Image
 from plugin_site import distribute
 
@@ -193,6 +195,16 @@ def snapshot(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+class Code:
+    """What a malicious checkpoint holds: a call that unpickling would make."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
 class TestAnExistingRun:
     @pytest.fixture
     def there(self, trained_run, tmp_path):
@@ -214,6 +226,9 @@ class TestAnExistingRun:
     def test_is_kept_by_a_checkpoint_that_does_not_fit(self, there, run):
         before = snapshot(there)
         refusal = run("--resume").refusal
+        assert "The recipe differs from the checkpoint's in what affects training: " in refusal
+        assert "data.layout.name: shapes -> folder; " in refusal and "let these changes through" in refusal
+        refusal = run("--resume", "--allow-changes").refusal
         assert (
             "The checkpoint does not fit this recipe: " in refusal and "Resume with the recipe of the run." in refusal
         )
@@ -222,7 +237,7 @@ class TestAnExistingRun:
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            (b"damaged", ["cannot be read", "Resume from the one before it."]),
+            (b"damaged", ["cannot be read", "Give --resume alone, for the newest whole one."]),
             (None, ["There is no checkpoint"]),
         ],
     )
@@ -231,18 +246,25 @@ class TestAnExistingRun:
         path = tmp_path / "bad.pt"
         if content is not None:
             path.write_bytes(content)
+            seal(path)
         refusal = run("--resume", path).refusal
         assert str(path) in refusal and all(word in refusal for word in words)
         assert snapshot(there) == before
 
     def test_a_checkpoint_that_would_run_code(self, there, run, tmp_path):
-        path = tmp_path / "evil.pt"
-        torch.save({"step": 1, "hook": shutil.rmtree}, path)
-        assert f"Checkpoint {path} cannot be read" in run("--resume", path).refusal
+        """Its manifest is in order: what is refused is the code."""
+        path, trap = tmp_path / "evil.pt", tmp_path / "was-run"
+        for content in ({"hook": shutil.rmtree}, {"hook": Code(trap)}):
+            torch.save(content, path)
+            seal(path)
+            assert f"Checkpoint {path} cannot be read" in run("--resume", path).refusal
+            assert not trap.exists()
+        torch.load(path, weights_only=False)
+        assert trap.exists(), "the trap does work"
 
     def test_nothing_to_resume(self, run, tmp_path):
         refusal = run("--resume").refusal
-        assert f"{tmp_path / 'run'} has no checkpoint to resume from; start the run without --resume." in refusal
+        assert f"{tmp_path / 'run'} has no checkpoint.\nStart the run anew, without --resume." in refusal
 
 
 class TestPlugins:

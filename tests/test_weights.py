@@ -13,10 +13,11 @@ from tiny_network import TinyNetwork
 
 import farcluss
 from farcluss import plugins
+from farcluss.atomic import write_atomically
 from farcluss.errors import WeightsError
 from farcluss.reading import load_recipe
 from farcluss.recipe import Eval
-from farcluss.weights import Card, Inference, Model, inference_of, load, read_card, save_weights, write_atomically
+from farcluss.weights import Card, Inference, Model, inference_of, load, read_card, save_weights
 
 CLASSES = ["sky", "road", "tree"]
 CARD = Card(
