@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -83,7 +84,9 @@ def paths(folder: Path) -> list[Path]:
 def save(
     path: Path, step: int, state: dict[str, Any], progress: dict[str, Any], fingerprint: dict[str, Any], keep: int
 ) -> None:
-    """Write a checkpoint and its manifest, then remove all but the newest `keep` in its folder.
+    """Write a checkpoint and its manifest, then remove all but the newest `keep` up to it.
+
+    Later ones are removed as well: they are damaged, or of a run that has gone back before them.
 
     Raises:
         RunError: it cannot be written; those that were there stay.
@@ -103,9 +106,11 @@ def save(
         _write_manifest(path, manifest)
     except OSError as error:
         raise RunError(_unwritten(path, state, error)) from None
-    for old in paths(path.parent)[:-keep]:
-        old.with_suffix(".json").unlink(missing_ok=True)
-        old.unlink()
+    there = paths(path.parent)
+    place = there.index(path)
+    for other in (*there[place + 1 :], *there[: max(0, place + 1 - keep)]):
+        other.with_suffix(".json").unlink(missing_ok=True)
+        other.unlink()
 
 
 def note_progress(path: Path, progress: dict[str, Any]) -> None:
@@ -121,9 +126,18 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
 def _unwritten(path: Path, state: dict[str, Any], error: OSError) -> str:
     free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
     room = f"it needs about {mebibytes(_size(state))} MiB, {mebibytes(free)} MiB are free"
-    whole = [other for other in paths(path.parent) if other != path]
-    last = f"The last one, {whole[-1]}, is whole: go on from it by --resume" if whole else "There is no earlier one"
-    return f"Checkpoint {path} cannot be written: {error.strerror}; {room}.\n{last} when there is room."
+    last = newest_whole(path.parent)
+    advice = f"The last one, {last}, is whole: go on from it by --resume" if last else "There is no earlier one"
+    return f"Checkpoint {path} cannot be written: {error.strerror}; {room}.\n{advice} when there is room."
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is what its manifest says; None when there is none."""
+    for path in reversed(paths(folder)):
+        with suppress(RunError):
+            verify(path)
+            return path
+    return None
 
 
 def mebibytes(size: int) -> str:
@@ -150,22 +164,35 @@ def read_manifest(path: Path) -> Manifest:
         raise RunError(f"Checkpoint {path} is damaged: its manifest {place.name} cannot be read.") from None
 
 
+def verify(path: Path) -> Manifest:
+    """The manifest of a checkpoint that is what it says.
+
+    Raises:
+        RunError: it is missing, cannot be read, or is damaged.
+    """
+    try:
+        size = path.stat().st_size
+        manifest = read_manifest(path)
+        if size != manifest.size:
+            raise RunError(f"Checkpoint {path} is damaged: it has {size} of {manifest.size} bytes.")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
+                raise RunError(f"Checkpoint {path} is damaged: its checksum is not that of its manifest.")
+    except FileNotFoundError:
+        raise RunError(f"There is no checkpoint {path}.") from None
+    except OSError as error:
+        raise RunError(f"Checkpoint {path} cannot be read: {error.strerror}.") from None
+    return manifest
+
+
 def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint, unpickling tensors and plain values only.
 
     Raises:
-        RunError: it is missing, not what its manifest says, or holds anything else.
+        RunError: see `verify`; or it holds anything else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise RunError(f"There is no checkpoint {path}.")
-    manifest = read_manifest(path)
-    size = path.stat().st_size
-    if size != manifest.size:
-        raise RunError(f"Checkpoint {path} is damaged: it has {size} of {manifest.size} bytes.")
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
-            raise RunError(f"Checkpoint {path} is damaged: its checksum is not that of its manifest.")
+    manifest = verify(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return Checkpoint(path, manifest, dict(state))

@@ -4,6 +4,7 @@ Accelerate wraps the student and moves tensors; it does not touch the loader, th
 are functions of the step. Only the main process reads and writes the run directory, which machines need not share.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -34,6 +35,8 @@ from farcluss.state import Run
 from farcluss.steps import one_step
 from farcluss.watch import Watch
 
+OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT)
+"""Errors of the system that tell of a disk, and not of a connection or a process."""
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 SHARDED = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -69,7 +72,7 @@ def train(
     if resume is None:
         on_main(lambda: folder.refuse_existing(overwrite))
     parts = build_parts(recipe)
-    marks = fingerprint(recipe, parts.splits, parts.steps())
+    marks = fingerprint(recipe, parts.splits, parts.steps(), accelerator.mixed_precision)
     start = on_main(lambda: find_start(folder, recipe, resume, marks, allow_changes))
     run = prepare(recipe, parts, accelerator, folder)
     if start.checkpoint is not None:
@@ -86,8 +89,10 @@ def train(
             conclude(run, display)
         if recipe.train.trackers:
             accelerator.end_training()
-    except OSError as error:  # data sets give errors of their own: this is the run directory
-        raise folder.unwritable(error, begun=True) from None
+    except OSError as error:
+        if error.errno not in OF_FILES:
+            raise
+        raise folder.unwritable(error, begun=True) from None  # data sets give errors of their own
     finally:
         lock.release()
     if run.stop:
@@ -181,7 +186,7 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
         buffers=join_buffers(bare),
         folder=folder,
         steps=parts.steps(),
-        fingerprint=fingerprint(recipe, parts.splits, parts.steps()),
+        fingerprint=fingerprint(recipe, parts.splits, parts.steps(), accelerator.mixed_precision),
         watch=Watch(),
     )
 

@@ -30,24 +30,27 @@ class Lock:
         """Take the lock.
 
         Returns:
-            A line about the process that died holding it, or nothing.
+            A line about the process that died holding it or about locks being impossible, or nothing.
 
         Raises:
             RunError: another process holds it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = self.path.open("a+")
+        file = self.path.open("a+", errors="replace")
         file.seek(0)
         before = file.read()
         try:
             if fcntl:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             file.close()
             raise RunError(
                 f"{self.path.parent} is in use by {_owner(before)}.\n"
                 "Wait for it or stop it, or choose another folder with --output."
             ) from None
+        except OSError:  # the file system has no locks
+            file.close()
+            return f"{self.path.parent} cannot be locked: see to it that no other run uses it."
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}))
         file.flush()

@@ -54,6 +54,8 @@ def take_note(run: Run, display: Display, wait: bool) -> None:
     Raises:
         RunError: too many in a row were not finite; SampleError where this process knows in which images.
     """
+    if run.accelerator.num_processes == 1:  # nobody to agree with
+        run.stop = run.interruption.signal
     for outcome in run.watch.ready(wait):
         run.stop = run.stop or outcome.signal
         if not outcome.broken:
@@ -152,7 +154,7 @@ def score(run: Run, display: Display) -> None:
             if run.recipe.train.trackers:
                 run.accelerator.log(summary, step=run.step)
         text = ", ".join(f"{name} mIoU {100 * value.miou:.2f}" for name, value in scores.items() if value is not None)
-        better = not run.best or scores[kind].miou > run.best["miou"]  # type: ignore[union-attr]
+        better = scores[kind].miou > run.best.get("miou", -1.0)  # type: ignore[union-attr]  # NaN is not
         display.scored(f"step {run.step}: {text}{' (best)' if better else ''}")
     else:
         better = False
@@ -226,7 +228,7 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
             network.load_state_dict(state[name])
         for name, stage in run.parts.stages.modules().items():
             stage.load_state_dict(state["stages"][name])
-        run.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(run.optimizer, state["optimizer"])
         if run.accelerator.scaler and state["scaler"]:
             run.accelerator.scaler.load_state_dict(state["scaler"])
         for name in PROGRESS:
@@ -237,6 +239,16 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
             f"The checkpoint does not fit this recipe: {reason}\nResume with the recipe of the run."
         ) from None
     run.saved = checkpoint.path.parent == run.folder.checkpoints
+
+
+def load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
+    """Restore an optimizer's memory of past steps; its settings stay those of the recipe. Raises ValueError."""
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    if [group.keys() for group in settings] != [group.keys() - {"params"} for group in state["param_groups"]]:
+        raise ValueError("it is of another optimizer")
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
 
 
 def announce(run: Run, display: Display, remarks: Sequence[str]) -> None:

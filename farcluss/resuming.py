@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from farcluss.checkpoints import Checkpoint, paths, read, read_newest
+from farcluss.checkpoints import Checkpoint, read, read_newest
 from farcluss.data.base import Item
 from farcluss.data.splits import Splits
 from farcluss.errors import RunError
@@ -62,7 +62,7 @@ def find_start(
     """
     if resume is None:
         return Start()
-    if resume == "auto" and not paths(folder.checkpoints):
+    if resume == "auto" and not folder.has_checkpoint():
         folder.refuse_existing(overwrite=folder.interrupted(recipe))
         return Start()
     newest = resume in ("auto", "newest")
@@ -75,15 +75,23 @@ def find_start(
     return Start(found, (*found.remarks, *changes))
 
 
-def fingerprint(recipe: Recipe, splits: Splits, steps: int) -> dict[str, Any]:
-    """Everything that affects training, by key path."""
+def fingerprint(recipe: Recipe, splits: Splits, steps: int, precision: str) -> dict[str, Any]:
+    """Everything that affects training, by key path.
+
+    Args:
+        recipe: to be run.
+        splits: its images.
+        steps: of the whole training.
+        precision: the mixed precision that is used, wherever it was configured.
+    """
     table = {
         key: value
         for key, value in _flat(recipe.model_dump(mode="json")).items()
         if not any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
     }
     images = {f"images of data.{name}": _digest(getattr(splits, name)) for name in ("labeled", "unlabeled")}
-    return table | {"train.lr": recipe.train.scaled_lr, "train.steps": steps} | images
+    known = {"train.lr": recipe.train.scaled_lr, "train.steps": steps, "train.mixed_precision": precision}
+    return table | known | images
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -53,7 +53,12 @@ class RunFolder:
         """Whether a run of this very recipe is there that ended before its first checkpoint."""
         path = self.path / "recipe.toml"
         begun = path.exists() and path.read_text() == recipe_text(recipe)
-        return begun and not checkpoints.paths(self.checkpoints)
+        return begun and not self.has_checkpoint()
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is any, whole or not; tensors alone are the rest of a first one that was never finished."""
+        found = checkpoints.paths(self.checkpoints)
+        return len(found) > 1 or any(self.checkpoints.glob("step-*.json"))
 
     def create(self, recipe: Recipe, fresh: bool) -> None:
         """Make the folder of a run; a fresh one replaces what was there."""
@@ -74,8 +79,8 @@ class RunFolder:
         if not begun:
             return RunError(f"{text}\nChoose another with --output.")
         free = checkpoints.mebibytes(shutil.disk_usage(self.path).free)
-        whole = checkpoints.paths(self.checkpoints)
-        last = f"go on from {whole[-1]} by --resume" if whole else "start anew: there is no checkpoint yet"
+        whole = checkpoints.newest_whole(self.checkpoints)
+        last = f"go on from {whole} by --resume" if whole else "start anew by --overwrite: there is no checkpoint yet"
         return RunError(f"{text} {free} MiB are free.\nMake room there, then {last}.")
 
     def describe(self, device: str, processes: int, splits: Splits) -> None:

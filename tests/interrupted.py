@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 RECIPE = """
@@ -185,9 +186,13 @@ SIGNALLED = {
 def main(folder: Path, kills: int, seed: int) -> None:
     from tiny_network import TinyNetwork
 
-    from farcluss import checking, engine, plugins  # noqa: F401, imported before the forks
+    from farcluss import engine, plugins  # noqa: F401, imported before the forks
+    from farcluss.cli import run  # noqa: F401
 
     plugins.register("network", "tiny", TinyNetwork)
+    for module in ("augment", "pseudo_label", "weight", "rebalance", "contrast"):
+        import_module(f"farcluss.stages.{module}")
+    import_module("torch._dynamo")  # which an optimizer imports
     assert wait(start(folder, output="whole")) == 0
     print(json.dumps({"scenario": "whole", "outcomes": [outcome(folder, "whole")]}))
     for workers in (0, 2):

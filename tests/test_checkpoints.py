@@ -170,12 +170,11 @@ class TestTheNewest:
     def test_is_missed_where_none_is_whole(self, folder):
         for path in checkpoints.paths(folder):
             cut(path, 9)
-        with pytest.raises(RunError, match="--overwrite") as caught:
+        with pytest.raises(RunError) as caught:
             checkpoints.read_newest(folder)
-        assert f"{folder} has no whole checkpoint. Checkpoint {folder / 'step-00000003.pt'}" in str(caught.value)
-        assert len(str(caught.value).splitlines()) <= 3
+        assert str(caught.value) == f"{folder.parent} has no whole checkpoint: {refused(folder / 'step-00000003.pt')}"
         shutil.rmtree(folder)
-        with pytest.raises(RunError, match=f"^{folder.parent} has no checkpoint to resume from; .*--resume"):
+        with pytest.raises(RunError, match=f"^{folder.parent} has no checkpoint"):
             checkpoints.read_newest(folder)
 
 
@@ -375,8 +374,8 @@ class TestARunOnAFullDisk:
     @pytest.mark.parametrize(
         ("saved", "name"),
         [
-            *((0, name) for name in ("lock", "recipe.toml", "environment.json", "metrics.jsonl")),
-            *((2, name) for name in ("metrics.jsonl", "log.txt", "last.", "best.", "3.png", "4.pt", "4.json")),
+            *((0, name) for name in ("lock", "environment.json", "metrics.jsonl")),
+            *((2, name) for name in ("metrics.jsonl", "log.txt", "last.safetensors", "3.png", "4.json")),
             (4, "4.json"),  # the progress that is noted after the evaluation
         ],
     )

@@ -4,9 +4,9 @@ import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import interrupted
+import interrupted_ranks
 import pytest
 
 KILLS = 8
@@ -87,74 +87,30 @@ def test_an_evaluation_is_given_up_and_done_again(scenarios, whole):
     assert resumed == whole
 
 
-PROCESSES = """
-import json, os, random, signal, sys
-from pathlib import Path
-import torch.distributed as dist
-from interrupted import ANYWHERE, WRITING, Killer, outcome
-from farcluss import load_recipe, train
-from farcluss.errors import Stopped
-
-folder, mode, attempt = Path(sys.argv[1]), sys.argv[2], int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-rank = int(os.environ["RANK"])
-settings = ["network.name=deeplabv3plus", "network.encoder=test_resnet", "network.aspp_channels=8", "train.steps=6",
-            "network.head_channels=8"]
-if mode == "signalled":
-    from farcluss import engine
-    original = engine.one_step
-    def one_step(run, *arguments):
-        if run.step == 1 and rank == 1:
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return original(run, *arguments)
-    engine.one_step = one_step
-elif mode == "killed" and attempt < 4 and rank == attempt % 2:
-    Killer((ANYWHERE, WRITING)[attempt == 2], random.Random(attempt).randint(100, 1500 if attempt == 2 else 12000))
-try:
-    train(load_recipe(folder / "recipe.toml", (), settings), folder / mode, resume="auto")
-except Stopped as stop:
-    (folder / f"stopped-{rank}").write_text(f"{stop.signal} {stop}")
-sys.setprofile(None)
-assert dist.get_world_size() == 2
-dist.destroy_process_group()
-if rank == 0:
-    (folder / f"{mode}.json").write_text(json.dumps({"attempts": attempt, **outcome(folder, mode)}))
-"""
-
-
-def in_two_processes(folder: Path, mode: str) -> dict:
-    """Train in two processes that torchrun starts anew whenever one dies."""
-    (folder / "recipe.toml").write_text(interrupted.RECIPE)
-    (folder / "two.py").write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{PROCESSES}")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    # Without the last one, a new attempt may look for the processes of the old one.
-    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    done = subprocess.run(
-        [*command, "--max_restarts", "4", str(folder / "two.py"), str(folder), mode],
-        env=environment, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / f"{mode}.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """The folder of runs in two processes, and the uninterrupted one."""
     folder = tmp_path_factory.mktemp("two")
-    return folder, in_two_processes(folder, "whole")
+    return folder, interrupted_ranks.launch(folder, "whole")
 
 
 def test_killed_in_two_processes_it_ends_the_same(two):
     folder, whole = two
-    killed = in_two_processes(folder, "killed")
+    killed = interrupted_ranks.launch(folder, "killed", 4)
     assert killed.pop("attempts") == 4
     assert killed == {name: value for name, value in whole.items() if name != "attempts"}
 
 
 def test_all_processes_stop_at_the_same_step(two):
     folder, _ = two
-    stopped = in_two_processes(folder, "signalled")
+    stopped = interrupted_ranks.launch(folder, "signalled")
     assert stopped["step"] == 2  # the signal came to one of them, in the second step
     texts = {(folder / f"stopped-{rank}").read_text() for rank in (0, 1)}
     assert len(texts) == 1
     assert texts.pop().startswith(f"{signal.SIGUSR1.value} Stopped by SIGUSR1 at step 2;")
+
+
+def test_what_batch_norm_sees_of_two_processes_is_said(two):
+    """On CPUs, where it cannot see the others' images."""
+    log = (two[0] / "whole" / "log.txt").read_text()
+    assert "Batch norm sees the 2 + as many images of one process here" in log

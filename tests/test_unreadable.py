@@ -1,0 +1,327 @@
+"""Files that cannot be read and loader processes that die: the run says which image it was, or takes another one."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commandline import Result, cli
+from conftest import own_recipe
+from tiny_network import TinyNetwork
+from torch.utils.data import get_worker_info
+
+from farcluss import checkpoints, engine, plugins
+from farcluss.data.base import Item, Sample
+from farcluss.data.folder import folder
+from farcluss.data.loader import LABELED, UNLABELED, PairedCrops, host_batches, item_index, step_addresses
+from farcluss.errors import DataError, SampleError
+from farcluss.recipe import Data
+
+STEPS, BATCH, EVERY = 10, 2, 2
+SKIP = "data.on_error=skip"
+DATA = 'classes = ["a", "b", "c"]\nlabeled = "all"'  # images 0 to 3 are labeled, 4 and 5 are not
+TRAIN = f"steps = {STEPS}\nbatch = {BATCH}\nlr = 0.05\nlog_every = 1\ncheckpoint_every = {EVERY}"
+MASK, PICTURE = "masks/train/2.png", "images/train/5.png"
+
+
+class Home:
+    """A folder of images, a recipe for it, and its runs."""
+
+    def __init__(self, images: Path) -> None:
+        self.images, self.recipe = images, images.parent / "recipe.toml"
+        self.recipe.write_text(own_recipe(images, DATA, TRAIN))
+
+    def run(self, name: str, *settings: str, resume: bool = False) -> Result:
+        changes = [word for setting in ("network.name=tiny", *settings) for word in ("--set", setting)]
+        return cli("run", self.recipe, "-o", self.folder(name), *changes, *["--resume"][: int(resume)])
+
+    def folder(self, name: str) -> Path:
+        return self.recipe.parent / name
+
+    def newest(self, name: str) -> checkpoints.Checkpoint:
+        return checkpoints.read_newest(self.folder(name) / "checkpoints")
+
+    def tensors(self, name: str) -> dict[str, torch.Tensor]:
+        found = self.newest(name)
+        assert found.manifest.step == STEPS
+        return {f"{who}.{key}": value for who in ("student", "teacher") for key, value in found.state[who].items()}
+
+    def assert_equal(self, one: str, other: str, tolerance: float = 0) -> None:
+        first, second = self.tensors(one), self.tensors(other)
+        assert first.keys() == second.keys()
+        for key, value in first.items():
+            torch.testing.assert_close(value, second[key], rtol=tolerance, atol=tolerance, msg=key)
+
+    def cut(self, *names: str) -> None:
+        """Leave the first half of files, whose headers can still be read."""
+        for path in (self.images / name for name in names):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.fixture
+def home(image_folder):
+    plugins.register("network", "tiny", TinyNetwork)
+    plugins.register("dataset", "watched", watched)
+    yield Home(image_folder)
+    plugins.unregister("network", "tiny")
+    plugins.unregister("dataset", "watched")
+
+
+def patch_step(monkeypatch, before) -> None:
+    """Have `before(step)` called before each step, `step` of which have been done."""
+    original = engine.one_step
+    monkeypatch.setattr(engine, "one_step", lambda run, *a: (before(run.step), original(run, *a))[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", ["images/train/1.png", PICTURE, MASK])
+def test_by_default_the_run_ends_and_names_the_file(home, name, workers):
+    home.cut(name)
+    refusal = home.run("run", f"data.workers={workers}").refusal
+    assert str(home.images / name) in refusal and "truncated" in refusal
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_after_a_repair_the_run_goes_on_as_if_nothing_had_been(home, monkeypatch, workers):
+    assert home.run("whole").code == 0
+    content = (home.images / PICTURE).read_bytes()
+    # Loader processes are at most seven steps ahead of the third one, and every step has the image.
+    with monkeypatch.context() as patches:
+        patch_step(patches, lambda step: home.cut(PICTURE) if step == EVERY else None)
+        assert str(home.images / PICTURE) in home.run("run", f"data.workers={workers}").refusal
+    assert EVERY <= home.newest("run").manifest.step < STEPS
+    (home.images / PICTURE).write_bytes(content)
+    assert home.run("run", f"data.workers={workers}", resume=True).code == 0
+    home.assert_equal("run", "whole")
+
+
+def listed(result: Result) -> dict[str, int]:
+    """How often the end of a run says that each file was to be read, by its path."""
+    assert result.code == 0, result
+    end = result.out.partition(" images could not be read, and others were taken instead:\n")
+    counts = {path: int(times) for times, path in re.findall(r"^  (\d+) x (.+?\.png) ", end[2], re.MULTILINE)}
+    assert int(end[0].split()[-1]) == len(counts)
+    return counts
+
+
+def turns(count: int, stream: int, index: int) -> int:
+    """In how many places of a run it is the turn of an item."""
+    return [item_index(count, 0, stream, place) for place in range(STEPS * BATCH)].count(index)
+
+
+class TestSkipping:
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_the_end_of_the_run_lists_what_could_not_be_read(self, home, workers):
+        home.cut(MASK, PICTURE)
+        wanted = {MASK: turns(4, LABELED, 2), PICTURE: turns(2, UNLABELED, 1)}
+        assert wanted == {MASK: 5, PICTURE: 10}  # whole passes over four and over two images
+        found = listed(home.run("run", SKIP, f"data.workers={workers}"))
+        assert found == {str(home.images / name): times for name, times in wanted.items()}
+
+    def test_each_broken_file_has_a_line(self, home):
+        """Also where one is drawn in place of another, so that it is to be read more often than it is its turn."""
+        names = ["images/train/0.png", "masks/train/1.png", MASK]
+        home.cut(*names)
+        found = listed(home.run("run", SKIP))
+        assert found.keys() == {str(home.images / name) for name in names}
+        assert min(found.values()) >= 5
+
+    def test_nothing_is_said_or_changed_where_all_can_be_read(self, home):
+        whole, skipping = home.run("whole"), home.run("skipping", SKIP)
+        assert whole.code == skipping.code == 0 and "could not be read" not in skipping.out
+        home.assert_equal("whole", "skipping")
+
+    def test_workers_and_interruptions_change_nothing(self, home, monkeypatch):
+        assert home.run("good").code == 0
+        home.cut(MASK, PICTURE)
+        whole = listed(home.run("whole", SKIP))
+        assert listed(home.run("workers", SKIP, "data.workers=2")) == whole
+        home.assert_equal("workers", "whole")
+
+        def interrupt(step):
+            if step == 2 * EVERY + 1:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patches:
+            patch_step(patches, interrupt)
+            assert home.run("part", SKIP, "data.workers=2").code == 130
+        assert home.newest("part").manifest.step == 2 * EVERY
+        before = home.newest("part").manifest.progress["replaced"]
+        assert 0 < sum(before.values()) < sum(whole.values())
+        assert listed(home.run("part", SKIP, resume=True)) == whole
+        home.assert_equal("part", "whole")
+        with pytest.raises(AssertionError):
+            home.assert_equal("whole", "good")  # else the equalities would say nothing
+
+    def test_two_processes_change_nothing_but_rounding(self, home):
+        home.cut(MASK, PICTURE)
+        assert home.run("one", SKIP).code == 0
+        in_two_processes(home, "two")
+        assert home.newest("two").manifest.progress["replaced"] == home.newest("one").manifest.progress["replaced"]
+        home.assert_equal("one", "two", tolerance=1e-5)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_where_nothing_can_be_read_the_run_ends(self, home, workers):
+        names = [f"images/train/{n}.png" for n in range(4)]
+        home.cut(*names)
+        refusal = home.run("run", SKIP, f"data.workers={workers}").refusal
+        assert any(str(home.images / name) in refusal for name in names)
+
+    @pytest.mark.parametrize("name", ["images/val/1.png", "masks/val/0.png"])
+    def test_images_to_validate_on_are_never_replaced(self, home, name):
+        home.cut(name)
+        assert str(home.images / name) in home.run("run", SKIP).refusal
+        assert home.newest("run").manifest.step == STEPS  # what has been trained is kept
+
+
+TWO = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch.distributed as dist
+from tiny_network import TinyNetwork
+from farcluss import load_recipe, plugins, train
+plugins.register("network", "tiny", TinyNetwork)
+train(load_recipe(sys.argv[1], (), sys.argv[3:]), sys.argv[2])
+assert dist.get_world_size() == 2
+dist.destroy_process_group()
+"""
+
+
+def in_two_processes(home: Home, name: str) -> None:
+    script = home.recipe.with_name("two.py")
+    script.write_text(TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(script), str(home.recipe), str(home.folder(name)), "network.name=tiny", SKIP]
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+class Numbers:
+    """Images of one value each, the number in their name; some cannot be read."""
+
+    classes, palette = ("a", "b"), ((0, 0, 0), (1, 1, 1))
+    broken = frozenset({"1", "4", "12"})
+
+    def size(self, item):
+        return 8, 8
+
+    def read(self, item, window=None):
+        if item.id in self.broken:
+            raise DataError(f"{item.image} cannot be read.")
+        shape = tuple(part.stop - part.start for part in window)
+        return Sample(np.full((3, *shape), int(item.id), np.uint8), np.zeros(shape, np.uint8) if item.mask else None)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_names_the_images_that_it_holds(workers):
+    items = [Item(str(n), f"{n}.png", "mask" if n < 10 else None) for n in range(20)]
+    data = Data(scale=(1, 1), on_error="skip")
+    crops = PairedCrops(Numbers(), (items[:10], items[10:]), data, (8, 8), 4, 0)
+    said, places = Counter(), Counter()
+    for step, batch in enumerate(host_batches(crops, step_addresses(0, 10, 4, (0, 1), 0, 1), workers, False)):
+        due = [item_index(10, 0, stream, 4 * step + slot) + 10 * stream for stream in (0, 1) for slot in range(4)]
+        assert [int(name) for name in batch.ids] == batch.images.amax((1, 2, 3)).tolist()
+        for name, number in zip(batch.ids, due, strict=True):
+            assert (name == str(number)) == (str(number) not in Numbers.broken)
+            assert name not in Numbers.broken and (int(name) < 10) == (number < 10)  # of the same set
+        said.update(batch.unreadable)
+        places.update(f"{n}.png cannot be read." for n in due if str(n) in Numbers.broken)
+    assert said.keys() == places.keys() and all(said[text] >= times for text, times in places.items())
+
+
+class Watched:
+    """The folder as a data set that kills the loader process which reads `victim`, a path's end.
+
+    After `calm` reads in that process, and when there is a file `go`, where that is named.
+    """
+
+    def __init__(self, inner, victim: str, calm: int, go: str) -> None:
+        self.inner, self.victim, self.calm, self.go, self.reads = inner, victim, calm, go, 0
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def read(self, item, window=None):
+        self.reads += 1
+        if get_worker_info() and self.victim and item.image.endswith(self.victim) and self.reads > self.calm:
+            wait_for(lambda: not self.go or Path(self.go).exists())
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.inner.read(item, window)
+
+
+def watched(data: Data, *, victim: str = "", calm: int = 0, go: str = "") -> Watched:
+    places = {"images": "images/train", "masks": "masks/train", "val_images": "images/val", "val_masks": "masks/val"}
+    return Watched(folder(data, **places), victim, calm, go)
+
+
+def wait_for(condition) -> None:
+    """Patiently; signals are handled meanwhile."""
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("what was waited for has not come")
+
+
+class OneKillsTheOther(Numbers):
+    """The second of two loader processes kills the first, which has read its four images."""
+
+    broken = frozenset()
+
+    def __init__(self, notes: Path) -> None:
+        self.notes = notes
+
+    def read(self, item, window=None):
+        if get_worker_info().id == 0:
+            with self.notes.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+        else:
+            wait_for(lambda: self.notes.exists() and len(self.notes.read_text().split()) == 4)
+            time.sleep(0.5)  # the batch is on its way
+            os.kill(int(self.notes.read_text().split()[0]), signal.SIGKILL)
+            time.sleep(1)
+        return super().read(item, window)
+
+
+class TestADeadLoaderProcess:
+    @pytest.mark.parametrize("name", ["images/train/2.png", PICTURE])
+    @pytest.mark.parametrize("on_error", ["stop", "skip"])
+    def test_is_named_with_the_image_that_it_was_reading(self, home, name, on_error):
+        settings = [f'data.layout={{ name = "watched", victim = "{name}" }}', f"data.on_error={on_error}"]
+        assert home.run("alone", *settings).code == 0  # nobody dies without loader processes
+        refusal = home.run("run", *settings, "data.workers=2").refusal
+        assert f"died while reading {home.images / name}" in refusal and "data.workers" in refusal
+
+    def test_also_while_a_step_is_computed(self, home, monkeypatch):
+        go = home.recipe.with_name("go")
+        layout = f'data.layout={{ name = "watched", victim = "{PICTURE}", calm = {2 * 2 * BATCH}, go = "{go}" }}'
+
+        def let_it_die(step):
+            if step == 1:  # two steps have been loaded, and the process waits in the third
+                go.touch()
+                time.sleep(2)  # ends early when the death is noticed
+
+        patch_step(monkeypatch, let_it_die)
+        refusal = home.run("run", layout, "data.workers=1").refusal
+        assert f"died while reading {home.images / PICTURE}" in refusal
+
+    def test_that_was_idle_is_not_said_to_have_read_anything(self, tmp_path):
+        items = [Item(str(n), f"{n}.png", "mask") for n in range(8)]
+        crops = PairedCrops(OneKillsTheOther(tmp_path / "notes"), (items, []), Data(scale=(1, 1)), (8, 8), 4, 0)
+        batches = host_batches(crops, step_addresses(0, 2, 4, (LABELED,), 0, 1), 2, False)
+        with pytest.raises(SampleError, match="loader process died") as caught:
+            list(batches)
+        assert "while reading" not in str(caught.value)
+
+    def test_is_named_in_the_evaluation_too(self, home):
+        layout = 'data.layout={ name = "watched", victim = "images/val/1.png" }'
+        refusal = home.run("run", layout, "data.workers=2").refusal
+        assert "loader process died" in refusal and str(home.images / "images/val/1.png") in refusal
