@@ -1,5 +1,6 @@
 """From a recipe to its parts: data set, splits, stages and networks, built through their plugins."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,9 +54,27 @@ class Parts:
 
 
 def build_dataset(data: Data) -> Dataset:
-    """The data set of a recipe's `[data]` section. Raises PluginError, DataError."""
+    """The data set of a recipe's `[data]` section: its pack, or what its layout builds. Raises FarclussError."""
+    if data.pack is not None:
+        from farcluss.data.pack import open_pack  # here, since most recipes have none
+
+        return open_pack(data, data_origin(data))
     dataset: Dataset = plugins.build("dataset", data.layout.name, data.layout.options, data)
     return dataset
+
+
+def data_origin(data: Data) -> dict[str, Any]:
+    """What the pixels of a data set depend on, files apart, by recipe key, as plain values, for packs."""
+    layout = data.layout
+    options, _ = plugins.get("dataset", layout.name).describe().check(layout.name, layout.options)
+    keys = ("classes", "ignore_index", "reduce_zero_label", "channels")
+    facts = {"layout.name": layout.name, **{f"layout.{key}": value for key, value in options.items()}}
+    facts |= {key: getattr(data, key) for key in keys}
+    # Classes as pairs: their order counts, and JSON objects with other orders are equal.
+    if isinstance(data.classes, dict):
+        facts["classes"] = list(data.classes.items())
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+    return {f"data.{key}": value for key, value in plain.items()}
 
 
 def build_stages(recipe: Recipe) -> Stages:

@@ -40,6 +40,9 @@ class Data(Section):
 
     layout: Part = Field(default=Part(name="folder"), description="data set plugin and its options")
     root: Path = Field(default=Path(), description="folder of the data set; relative to the working directory")
+    pack: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(
+        default=None, description="file of `farcluss pack` to read images from, instead of below `root`"
+    )
     labeled: Text = Field(
         default="all", description='list file, share such as "1/8", published list name, or "all" images with a mask'
     )

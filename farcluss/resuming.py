@@ -17,6 +17,7 @@ from farcluss.runs import RunFolder
 HARMLESS = (
     "name",
     "data.root",
+    "data.pack",
     "data.labeled",
     "data.unlabeled",
     "data.val",

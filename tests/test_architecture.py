@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "farcluss.inference": {"losses"},
     "farcluss.data": {"recipe", "options", "errors"},
     "farcluss.evaluation": {"data", "distributed", "errors"},
+    "farcluss.packing": {"build", "data", "evaluation", "recipe", "atomic", "errors"},
     "farcluss.learner": {
         "contracts",
         "stages",
@@ -55,6 +56,7 @@ ONLY = {
     "segmentation_models_pytorch": {"farcluss.networks.smp"},
     "click": {"farcluss.cli"},
     "rich": {"farcluss.cli", "farcluss.display"},
+    "h5py": {"farcluss.data.pack", "farcluss.packing"},
 }
 
 

@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from farcluss.data.base import IGNORE, Item, Sample
-from farcluss.data.crops import draw_crop, random_window, read_window, resize
+from farcluss.data.base import IGNORE, Item, Sample, read_sample
+from farcluss.data.crops import draw_crop, pick, random_window, read_window, resize
 
-ITEM = Item("x", "x")
+ITEM, MASKED = Item("x", "x"), Item("x", "x", "x")
 
 
 class Memory:
@@ -75,7 +75,7 @@ def test_one_scale_serves_all_axes():
 def test_a_window_inside_is_the_slice_and_all_valid():
     image, mask = noise(3, 9, 11), noise(9, 11, high=2)
     dataset = Memory(image, mask)
-    sample = read_window(dataset, ITEM, [(2, 5), (3, 4)], [0.5] * 3)
+    sample = read_window(dataset, MASKED, [(2, 5), (3, 4)], [0.5] * 3)
     assert np.array_equal(sample.image, image[:, 2:7, 3:7]) and np.array_equal(sample.mask, mask[2:7, 3:7])
     assert sample.valid.all() and dataset.windows == [(slice(2, 7), slice(3, 7))]
 
@@ -90,7 +90,7 @@ def test_a_window_beyond_equals_a_cut_from_the_padded_image(data, dtype, axes):
         place.append((start, data.draw(st.integers(max(1, 1 - start), 20))))
     image = noise(2, *size) if dtype == np.uint8 else noise(2, *size) / np.float32(255)
     mask, valid = noise(*size, high=3), noise(*size, high=2).astype(bool)
-    sample = read_window(Memory(image, mask, valid), ITEM, place, [0.2, 0.7])
+    sample = read_window(Memory(image, mask, valid), MASKED, place, [0.2, 0.7])
 
     wide, cut = [(20, 20)] * axes, tuple(slice(20 + start, 20 + start + length) for start, length in place)
     full = 255 if dtype == np.uint8 else 1
@@ -165,12 +165,25 @@ def test_a_crop_at_scale_one_is_a_cut():
         assert sample.valid.all() and sample.mask is None
 
 
+def test_a_mask_that_nobody_asked_for_is_dropped():
+    dataset = Memory(noise(3, 9, 11), noise(9, 11, high=2))
+    assert read_sample(dataset, ITEM).mask is None and read_sample(dataset, MASKED).mask is not None
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=3), st.data())
+def test_picking_axis_by_axis_is_picking_at_once(shape, data):
+    array = noise(*shape)
+    places = [np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=5))) for n in shape]
+    assert np.array_equal(pick(array, places), array[np.ix_(*places)])
+
+
 def test_flip():
     image, mask, valid = pixels_by_number(6, 6), noise(6, 6, high=3), noise(6, 6, high=2).astype(bool)
 
     def crop(flip):
         rng = np.random.default_rng(5)
-        return draw_crop(Memory(image, mask, valid), ITEM, (4, 4), (0.7, 1.3), flip, [0.5], rng)
+        return draw_crop(Memory(image, mask, valid), MASKED, (4, 4), (0.7, 1.3), flip, [0.5], rng)
 
     for plain, flipped in zip(crop(0.0), crop(1.0), strict=True):
         assert np.array_equal(plain[..., ::-1], flipped)
@@ -197,7 +210,7 @@ def test_labels_out_are_labels_in_and_ignore(data, axes, dtype):
     image = noise(3, *size) if dtype == np.uint8 else noise(3, *size) / np.float32(255)
     mask = noise(*size, high=200)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    sample = draw_crop(Memory(image, mask), ITEM, crop, (0.25, 4.0), 0.5, [0.1, 0.5, 0.9], rng)
+    sample = draw_crop(Memory(image, mask), MASKED, crop, (0.25, 4.0), 0.5, [0.1, 0.5, 0.9], rng)
     assert sample.image.shape == (3, *crop) and sample.mask.shape == sample.valid.shape == crop
     assert sample.image.dtype == dtype and sample.mask.dtype == np.uint8 and sample.valid.dtype == bool
     assert set(np.unique(sample.mask)) <= {*np.unique(mask), IGNORE}

@@ -226,3 +226,21 @@ def test_no_color(bad, key):
     value = {"palette": [bad], "ignore_index": [bad], "classes": {"a": bad}}[key]
     with pytest.raises(ValidationError):
         Data.model_validate({key: value})
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-3, 300), min_size=2, max_size=9, unique=True), st.data())
+def test_eight_bits_are_mapped_as_deeper_masks_are(values, data):
+    """One goes through a table, the other through a search."""
+    classes = dict(zip("abcdefghi", values, strict=False))
+    known = [value for value in values if 0 <= value < 256] or [None]
+    ignored = data.draw(st.integers(0, 255).filter(lambda value: value not in values))
+    pool = st.sampled_from([ignored, *(value for value in known if value is not None)])
+    drawn = data.draw(st.lists(pool | st.integers(0, 255) if data.draw(st.booleans()) else pool, min_size=1))
+    found = []
+    for kind in (np.uint8, np.int64):
+        try:
+            found.append(mapped(np.array([drawn], kind), classes=classes, ignore_index=ignored))
+        except DataError as error:
+            found.append(str(error))
+    assert found[0] == found[1]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from farcluss.data.base import Item, Sample
+from farcluss.errors import DataError
 
 
 class Cubes:
@@ -13,6 +14,8 @@ class Cubes:
         self.data = data
 
     def items(self, split):
+        if split not in ("train", "val"):
+            raise DataError(f"There are no {split} cubes.")
         offset = {"train": 0, "val": 100}[split]
         return [self.parse(str(offset + index)) for index in range(8 if split == "train" else 2)]
 

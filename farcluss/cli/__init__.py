@@ -17,6 +17,7 @@ BUILT_IN = {
     "eval": "Score a weights file.",
     "export": "Write the one file to carry away, and ONNX.",
     "lists": "The published lists of the field: show them, get one.",
+    "pack": "Put the images and masks of a recipe into one file.",
     "plugins": "List, show and create plugins.",
     "predict": "Predict images with a weights file.",
     "recipes": "List, show and copy the shipped recipes.",

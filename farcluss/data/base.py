@@ -97,6 +97,8 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
         raise
     except Exception as error:
         raise PluginError(f"{name}: reading fails: {type(error).__name__}: {error}") from error
+    if item.mask is None:  # nobody asked for it, but drawn data sets have it anyway
+        sample = sample._replace(mask=None)
     image, mask = sample.image, sample.mask
     if image.dtype not in (np.uint8, np.float32):
         raise PluginError(f"{name}: the image is {image.dtype}; it must be uint8, or float32 in [0, 1].")

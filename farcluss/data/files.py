@@ -1,4 +1,9 @@
-"""Images and masks in files: Pillow for pictures, NumPy for `.npy` arrays with any number of channels."""
+"""Images and masks in files: Pillow for pictures, NumPy for `.npy` arrays with any number of channels.
+
+Of a `.npy` array a window is read alone. Pictures are decoded whole and cut before anything is converted: PNG is one
+compressed stream, and Pillow decodes JPEG and TIFF only as a whole. JPEG's draft mode changes pixels, and helps only
+where a window is at least twice as large as its crop. Where decoding is what training waits for, `farcluss pack`.
+"""
 
 import struct
 from dataclasses import dataclass

@@ -67,7 +67,7 @@ class FileDataset:
         Paths are absolute or relative to the root; a slash before a relative path, as some lists have it, is skipped.
         """
         text = line.strip()
-        for image, mask in _pairs(text):
+        for image, mask in pairs(text):
             if path := self._find(image):
                 return self.item(path, (self._find(mask) or self.root / mask) if mask else None)
         image_path = self.image_of(text)
@@ -88,7 +88,7 @@ class FileDataset:
         return self.reader.read(item, window)
 
 
-def _pairs(text: str) -> Iterator[tuple[str, str]]:
+def pairs(text: str) -> Iterator[tuple[str, str]]:
     """All ways to read a line as image and mask: at the tab, whole, then at each run of blanks."""
     if "\t" in text:
         image, _, mask = text.partition("\t")

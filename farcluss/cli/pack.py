@@ -1,0 +1,69 @@
+"""`farcluss pack`."""
+
+from pathlib import Path
+
+import click
+
+from farcluss.cli.common import read_recipe, recipe_options
+
+
+@click.command(epilog="Example: farcluss pack recipes/camvid_1_8.toml -o camvid.h5 --set data.root=/data/camvid")
+@recipe_options
+@click.option("--output", "-o", default=None, type=click.Path(path_type=Path), help="File to write, e.g. camvid.h5.")
+@click.option(
+    "--compression",
+    type=click.Choice(["none", "lzf"]),
+    default="none",
+    show_default=True,
+    help="lzf: smaller where images are smooth, slower to read.",
+)
+@click.option("--overwrite", is_flag=True, default=False, help="Replace a file that exists.")
+@click.option("--verify", is_flag=True, default=False, help="RECIPE is a packed file: read it all and check it.")
+def command(
+    recipe: str,
+    overlays: tuple[str, ...],
+    settings: tuple[str, ...],
+    plugins: tuple[str, ...],
+    output: Path | None,
+    compression: str,
+    overwrite: bool,
+    verify: bool,
+) -> None:
+    """Put all images and masks of RECIPE's data set into one file, which crops are read from many times faster.
+
+    Train from it with --set data.pack=FILE. An interrupted run goes on where it stopped.
+    """
+    if verify:
+        if output or overlays or settings or plugins or overwrite:
+            raise click.UsageError("--verify takes the packed file alone: farcluss pack --verify FILE.h5")
+        _verify(Path(recipe))
+        return
+    if output is None:
+        raise click.UsageError("Say which file to write: -o FILE.h5")
+    loaded = read_recipe(recipe, overlays, settings, plugins)
+    from farcluss.packing import Packing
+
+    packing = Packing(loaded.data, output, "lzf" if compression == "lzf" else "none", overwrite)
+    said = 0
+    with click.progressbar(length=packing.total, label=f"packing {packing.total} images") as bar:
+        for done in packing:
+            bar.update(done - bar.pos)
+            for remark in packing.remarks[said:]:
+                click.echo(remark, err=True)
+            said = len(packing.remarks)
+    images, masks = len(packing.contents.images), len(packing.contents.masks)
+    click.echo(f"wrote {output}: {images} images, {masks} masks, {output.stat().st_size / 2**20:,.1f} MiB")
+
+
+def _verify(path: Path) -> None:
+    from farcluss.packing import inspect
+
+    inspection = inspect(path)
+    with click.progressbar(inspection, label=f"reading {len(inspection)} items") as bar:
+        problems = [problem for problem in bar if problem]
+    for problem in problems:
+        click.echo(f"Problem: {problem}", err=True)
+    if problems:
+        click.echo(f"{len(problems)} of {len(inspection)} items are damaged. Make {path} anew.", err=True)
+        raise click.exceptions.Exit(1)
+    click.echo(f"{path}: {len(inspection)} items, all whole")

@@ -1,0 +1,335 @@
+"""A whole data set in one HDF5 file, chunked so that a crop reads its window alone. `farcluss.packing` writes it.
+
+Layout of the file: attributes say what it is and what it was made from; `classes`, `palette`, `items`, `splits` and
+`lines` hold what the data set knows, `sizes` the spatial size of each image. Arrays are in `images/N` `(Cin, *S)`,
+`masks/N` and `valid/N` `(*S)`, N counting images and masks in the order of `items`, each with its CRC-32 as attribute.
+"""
+
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, prod
+from pathlib import Path, PurePath
+from typing import Any
+from weakref import WeakSet
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from farcluss.data.base import Item, MissingMask, Palette, Sample, Window
+from farcluss.data.filesets import pairs
+from farcluss.data.masks import recipe_palette
+from farcluss.errors import DataError
+from farcluss.recipe import Data
+
+FORMAT, VERSION = "farcluss-pack", 1
+CHECKSUM = "crc32"
+_SIDES = {1: (1 << 15,), 2: (128, 256), 3: (16, 32, 64)}
+_CHUNK_BYTES = 1 << 19  # half of HDF5's chunk cache: chunks that don't fit it are read row by row, seven times slower
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
+"""What h5py raises for a file that is damaged or was changed."""
+
+
+def chunk_shape(shape: tuple[int, ...], itemsize: int, axes: int) -> tuple[int, ...]:
+    """Chunks of an array whose last `axes` axes are spatial: about 128 x 256 pixels, all channels where they fit.
+
+    Sides divide the array evenly, as HDF5 stores the chunks at the edges whole.
+    """
+    sides = [_even(extent, side) for extent, side in zip(shape[-axes:], _SIDES.get(axes, (16,) * axes), strict=True)]
+    return (*(_even(count, _CHUNK_BYTES // (prod(sides) * itemsize)) for count in shape[:-axes]), *sides)
+
+
+def _even(extent: int, side: int) -> int:
+    return ceil(extent / ceil(extent / max(side, 1)))
+
+
+def checksum(array: NDArray[Any]) -> int:
+    """CRC-32 of an array's content."""
+    return zlib.crc32(np.ascontiguousarray(array).data)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that a pack knows but pixels.
+
+    Attributes:
+        origin: what its pixels depend on, by recipe key, see `farcluss.build.data_origin`.
+        root: folder that the names of its images are relative to.
+        lists_decide: whether a mask that a list names goes before the data set's own choice.
+        classes: names.
+        palette: one color per class.
+        items: of all splits and lists.
+        splits: places in `items` of each split.
+        missing: for each split that the data set has not, how it says so.
+        lines: what a line of a list may say, and the place in `items` of what it names.
+    """
+
+    origin: dict[str, Any]
+    root: str
+    lists_decide: bool
+    classes: tuple[str, ...]
+    palette: Palette
+    items: tuple[Item, ...]
+    splits: dict[str, list[int]]
+    missing: dict[str, str]
+    lines: dict[str, int]
+
+    @cached_property
+    def images(self) -> dict[str, int]:
+        """Number of each image."""
+        return {name: number for number, name in enumerate(dict.fromkeys(item.image for item in self.items))}
+
+    @cached_property
+    def masks(self) -> dict[tuple[str, str], int]:
+        """Number of the mask of each image and mask."""
+        found = dict.fromkeys((item.image, item.mask) for item in self.items if item.mask is not None)
+        return {(image, str(mask)): number for number, (image, mask) in enumerate(found)}
+
+    def write(self, file: h5py.File) -> None:
+        """Put it into an empty file."""
+        file.attrs.update({"format": FORMAT, "version": VERSION, CHECKSUM: self.checksum()})
+        file.attrs.update({"root": self.root, "lists_decide": self.lists_decide, "origin": json.dumps(self.origin)})
+        file.attrs["channels"] = self.origin["data.channels"]
+        _write_texts(file, "classes", self.classes)
+        file["palette"] = np.array(self.palette, np.uint8).reshape(-1, 3)
+        _write_texts(file, "items/id", [item.id for item in self.items])
+        _write_texts(file, "items/image", [item.image for item in self.items])
+        _write_texts(file, "items/mask", [item.mask or "" for item in self.items])
+        splits = file.create_group("splits")
+        for split, places in self.splits.items():
+            splits[split] = np.array(places, np.int64)
+        splits.attrs.update(self.missing)
+        _write_texts(file, "lines/text", list(self.lines))
+        file["lines/item"] = np.array(list(self.lines.values()), np.int64)
+
+    @classmethod
+    def read(cls, file: h5py.File) -> "Contents":
+        """Take it from a file. Raises what h5py raises for a damaged one, ValueError for one that is no pack."""
+        if file.attrs.get("format") != FORMAT:
+            raise ValueError("it is no file of `farcluss pack`")
+        if file.attrs["version"] != VERSION:
+            raise ValueError(f"its format is {file.attrs['version']}, this farcluss reads {VERSION}")
+        columns = [_read_texts(file, f"items/{name}") for name in ("id", "image", "mask")]
+        contents = cls(
+            json.loads(file.attrs["origin"]),
+            file.attrs["root"],
+            bool(file.attrs["lists_decide"]),
+            tuple(_read_texts(file, "classes")),
+            tuple(map(tuple, file["palette"][()].tolist())),
+            tuple(Item(id, image, mask or None) for id, image, mask in zip(*columns, strict=True)),
+            {split: places[()].tolist() for split, places in file["splits"].items()},
+            dict(file["splits"].attrs),
+            dict(zip(_read_texts(file, "lines/text"), file["lines/item"][()].tolist(), strict=True)),
+        )
+        if file.attrs[CHECKSUM] != contents.checksum():
+            raise ValueError("its table of contents does not have its checksum")
+        return contents
+
+    def checksum(self) -> int:
+        """CRC-32 of all of it."""
+        return zlib.crc32(self._text())
+
+    def room(self) -> int:
+        """About how many bytes it takes in the file, rather more."""
+        return 4 * len(self._text())
+
+    def _text(self) -> bytes:
+        table = {name: value for name, value in vars(self).items() if name not in ("images", "masks")}
+        return json.dumps(table, sort_keys=True, default=vars).encode()
+
+
+def _write_texts(file: h5py.File, name: str, texts: Any) -> None:
+    file.create_dataset(name, (len(texts),), h5py.string_dtype("utf-8"), data=list(texts) or None)
+
+
+def _read_texts(file: h5py.File, name: str) -> list[str]:
+    return list(file[name].asstr()[()]) if len(file[name]) else []
+
+
+class Handle:
+    """An HDF5 file to read, opened by each process for itself when it first needs it.
+
+    A process that is forked while its parent has the file open would share what HDF5 knows of it. So all handles are
+    closed before a fork, and a pickled one is closed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; nothing is opened yet."""
+        self.path = path
+        self._file: h5py.File | None = None
+        self._pid = 0
+
+    def __call__(self) -> h5py.File:
+        """The open file. Raises DataError when there is none, or HDF5 cannot read it."""
+        if self._file is None or self._pid != os.getpid():
+            self._file, self._pid = open_file(self.path), os.getpid()
+            _OPEN.add(self)
+        return self._file
+
+    def close(self) -> None:
+        """Close it, until it is needed again."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_file": None, "_pid": 0}
+
+
+_OPEN: WeakSet[Handle] = WeakSet()
+
+
+def _close_all() -> None:
+    for handle in list(_OPEN):
+        handle.close()
+    _OPEN.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(before=_close_all)
+
+
+def open_file(path: Path) -> h5py.File:
+    """An HDF5 file to read. Raises DataError that says what is wrong with it."""
+    try:
+        return h5py.File(path, "r", locking=False)  # nobody writes into it, and some file systems have no locks
+    except FileNotFoundError:
+        raise DataError(
+            f"There is no file {path}.\nMake it with `farcluss pack`, or read the original files with --set data.pack="
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {error}.\nGive a file of `farcluss pack`.") from None
+
+
+class Pack:
+    """A data set out of one file, see `farcluss.data.base.Dataset`; the files that it was made from are not needed."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the table of contents.
+
+        Raises:
+            DataError: the file is missing, damaged, unfinished or no pack.
+        """
+        self.path = Path(os.path.abspath(path))
+        with open_file(self.path) as file:
+            try:
+                self.contents = Contents.read(file)
+                if "sizes" not in file:
+                    raise ValueError("it is unfinished")
+                self._sizes = [tuple(extent for extent in row if extent) for row in file["sizes"][()].tolist()]
+                self._valid = {int(name) for name in file["valid"]}
+            except _DAMAGE as error:
+                text = f"{path} cannot be used: {_reason(error)}."
+                raise DataError(f"{text}\nMake it anew with `farcluss pack`.") from None
+        self.classes: tuple[str, ...] = self.contents.classes
+        self.palette: Palette = self.contents.palette
+        self._handle = Handle(self.path)
+
+    def items(self, split: str) -> list[Item]:
+        """Items of a split. Raises DataError when the data set had none."""
+        if split not in self.contents.splits:
+            known = ", ".join(self.contents.splits)
+            text = self.contents.missing.get(split, f"This data set has no {split!r} images; it has {known}.")
+            raise DataError(text)
+        return [self.contents.items[place] for place in self.contents.splits[split]]
+
+    def parse(self, line: str) -> Item:
+        """The item of a list line, as the data set would find it: by image, image and mask, or identifier.
+
+        Raises:
+            DataError: the line names no image of the pack.
+            MissingMask: the line names a mask that is not in the pack, and that counts or is the only one.
+        """
+        text = line.strip()
+        if text in self.contents.lines:
+            return self.contents.items[self.contents.lines[text]]
+        for image, mask in pairs(text):
+            place = next((self.contents.lines[n] for n in self._spellings(image) if n in self.contents.lines), None)
+            if place is not None:
+                item = self.contents.items[place]
+                return self._with_mask(item, mask) if mask else item
+        raise DataError(f"{text!r} names no image of {self.path}. Pack the data set with that list.")
+
+    def _with_mask(self, item: Item, mask: str) -> Item:
+        names = self._spellings(mask)
+        known = next((name for name in names if (item.image, name) in self.contents.masks), None)
+        if known is not None:
+            return Item(item.id, item.image, known)
+        if item.mask is None or self.contents.lists_decide:
+            raise MissingMask(f"the mask {mask} is not in {self.path}. Pack the data set with that list.", item)
+        return item
+
+    def _spellings(self, name: str) -> list[str]:
+        """A path as the pack may know it: as it is, relative to the root, and without a slash before it."""
+        path = PurePath(name)
+        inside = path.relative_to(self.contents.root) if path.is_relative_to(self.contents.root) else path
+        return [name, *(os.path.normpath(p).replace(os.sep, "/") for p in (inside, str(path).lstrip("/" + os.sep)))]
+
+    def size(self, item: Item) -> tuple[int, ...]:
+        """Spatial size `(*S)`; opens nothing."""
+        return self._sizes[self._number(item)]
+
+    def _number(self, item: Item) -> int:
+        if item.image not in self.contents.images:
+            raise DataError(f"{item.image} is not in {self.path}.")
+        return self.contents.images[item.image]
+
+    def read(self, item: Item, window: Window | None = None) -> Sample:
+        """Arrays of an item, or of a window of it, of which only the chunks are read.
+
+        Raises:
+            DataError: the file is damaged; names item and file.
+        """
+        number = self._number(item)
+        inside = (...,) if window is None else window
+        file = self._handle()
+        try:
+            image = file[f"images/{number}"][(slice(None), *inside)]
+            mask = valid = None
+            if item.mask is not None:
+                mask = file[f"masks/{self.contents.masks[item.image, item.mask]}"][inside]
+            if number in self._valid:
+                valid = file[f"valid/{number}"][inside]
+        except _DAMAGE as error:
+            raise DataError(
+                f"{self.path}: item {item.id} cannot be read: {_reason(error)}.\n"
+                "`farcluss pack --verify` names all damaged items; make the file anew."
+            ) from None
+        return Sample(image, mask, valid)
+
+
+def _reason(error: Exception) -> str:
+    return str(error.args[0] if error.args else error).partition("\n")[0].rstrip(".")
+
+
+def open_pack(data: Data, origin: dict[str, Any]) -> Pack:
+    """The pack of a recipe.
+
+    Args:
+        data: its section; `palette` holds for a pack too.
+        origin: what the recipe's pixels depend on, see `farcluss.build.data_origin`.
+
+    Raises:
+        DataError: it cannot be read, or was made from something else; names what differs.
+    """
+    assert data.pack is not None
+    pack = Pack(data.pack)
+    made = pack.contents.origin
+    other = [key for key in dict.fromkeys([*made, *origin]) if made.get(key) != origin.get(key)]
+    if other:
+        shown = "; ".join(f"{key} was {_short(made.get(key))}, is {_short(origin.get(key))}" for key in other[:3])
+        more = f"; and {len(other) - 3} other keys" if len(other) > 3 else ""
+        raise DataError(
+            f"{data.pack} was packed from a recipe of other data: {shown}{more}.\n"
+            "Pack this recipe, or read the original files with --set data.pack="
+        )
+    pack.palette = recipe_palette(data, len(pack.classes)) or pack.palette
+    return pack
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
