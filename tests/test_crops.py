@@ -167,7 +167,9 @@ def test_a_crop_at_scale_one_is_a_cut():
 
 def test_a_mask_that_nobody_asked_for_is_dropped():
     dataset = Memory(noise(3, 9, 11), noise(9, 11, high=2))
-    assert read_sample(dataset, ITEM).mask is None and read_sample(dataset, MASKED).mask is not None
+    window = slice(0, 9), slice(0, 11)
+    assert read_sample(dataset, ITEM, window).mask is None
+    assert read_sample(dataset, MASKED, window).mask is not None
 
 
 @settings(deadline=None)

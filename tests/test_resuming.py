@@ -153,7 +153,7 @@ HARMLESS = {
     "the same rate": ["train.lr=0.0125", "train.scale_lr=1"],
 }
 """Settings that change nothing of what is learned; `LIST` is a list file of the same images."""
-OTHER_KEYS = {"data.unlabeled", "network.pretrained", "train.epochs"}
+OTHER_KEYS = {"data.unlabeled", "data.pack", "network.pretrained", "train.epochs"}
 """Harmless keys that are tried by tests of their own."""
 
 
