@@ -127,8 +127,8 @@ def _unwritten(path: Path, state: dict[str, Any], error: OSError) -> str:
     free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
     room = f"it needs about {mebibytes(_size(state))} MiB, {mebibytes(free)} MiB are free"
     last = newest_whole(path.parent)
-    advice = f"The last one, {last}, is whole: go on from it by --resume" if last else "There is no earlier one"
-    return f"Checkpoint {path} cannot be written: {error.strerror}; {room}.\n{advice} when there is room."
+    advice = f"go on by --resume: {last} is whole" if last else "start anew by --overwrite: there is no earlier one"
+    return f"Checkpoint {path} cannot be written: {error.strerror}; {room}.\nMake room there, then {advice}."
 
 
 def newest_whole(folder: Path) -> Path | None:

@@ -6,7 +6,8 @@ are functions of the step. Only the main process reads and writes the run direct
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -194,24 +195,24 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
 def run_steps(run: Run, display: Display) -> None:
     """Train to the last step or to the first signal: log, draw, save and score where it is due."""
     train = run.recipe.train
-    batches = load_batches(run)
     reach(run, display, None)  # a run may have been stopped between a checkpoint and the evaluation there
-    while run.step < run.steps and not run.stop:
-        logging = (run.step + 1) % train.log_every == 0 or run.step + 1 == run.steps
-        semi = run.recipe.semi_supervised and run.step >= run.recipe.loss.warmup_steps
-        host = next(batches)
-        done = one_step(run, host, semi, logging)
-        run.advance(run.accelerator.num_processes * len(host.images), host.unreadable)
-        run.watch.push(run.step, done.flags, host)
-        take_note(run, display, wait=logging or run.due())
-        if logging:
-            log_step(run, display, done.losses, done.statistics)
-        reach(run, display, host if semi else None)
+    with closing(load_batches(run)) as batches:
+        while run.step < run.steps and not run.stop:
+            logging = (run.step + 1) % train.log_every == 0 or run.step + 1 == run.steps
+            semi = run.recipe.semi_supervised and run.step >= run.recipe.loss.warmup_steps
+            host = next(batches)
+            done = one_step(run, host, semi, logging)
+            run.advance(run.accelerator.num_processes * len(host.images), host.unreadable)
+            run.watch.push(run.step, done.flags, host)
+            take_note(run, display, wait=logging or run.due())
+            if logging:
+                log_step(run, display, done.losses, done.statistics)
+            reach(run, display, host if semi else None)
     if not run.saved:
         save_checkpoint(run)
 
 
-def load_batches(run: Run) -> Iterator[HostBatch]:
+def load_batches(run: Run) -> Generator[HostBatch, None, None]:
     """The batches of this process from the run's step on; unlabeled images only from the step that needs them."""
     recipe, parts, accelerator = run.recipe, run.parts, run.accelerator
     crops = PairedCrops(

@@ -7,7 +7,7 @@ to save, and neither the number of processes nor of workers changes what a step 
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -26,6 +26,10 @@ from farcluss.recipe import Data
 LABELED, UNLABELED = 0, 1
 REPLACEMENTS = 10
 """How many images are tried in place of one that cannot be read."""
+
+
+PATIENCE = 300
+"""Seconds for which a loader process outlives a SIGTERM."""
 
 
 class Address(NamedTuple):
@@ -177,8 +181,8 @@ def collate(samples: list[Drawn]) -> HostBatch:
 
 def host_batches(
     crops: PairedCrops, addresses: Iterator[list[Address]], workers: int, pin_memory: bool
-) -> Iterator[HostBatch]:
-    """Load the batches at `addresses`, in order.
+) -> Generator[HostBatch, None, None]:
+    """Load the batches at `addresses`, in order. Close it: loader processes that are left would delay the end.
 
     Raises:
         SampleError: an item cannot be read; or a worker died.
@@ -211,9 +215,12 @@ def host_batches(
 def start_worker(worker: int) -> None:
     """Set up a loader process: one thread, and signals are the training process's business.
 
-    A scheduler signals all processes of a job. A worker that died of it would end the run before its checkpoint.
+    A scheduler signals all processes of a job. A loader process that died of it would end the run before its
+    checkpoint. So SIGTERM ends it only when the training process has had time to end it in good order.
     """
     torch.set_num_threads(1)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE))
