@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from farcluss.data.base import IGNORE, Dataset, Item, Sample, read_sample
-from farcluss.data.loader import start_worker
+from farcluss.data.loader import Diary, guarded, start_worker
 from farcluss.distributed import all_sum
 from farcluss.errors import Cancelled, FarclussError, SampleError
 
@@ -107,11 +107,13 @@ class WholeImages:
 
     dataset: Dataset
     items: Sequence[Item]
+    diary: Diary
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Item, Sample | FarclussError]:
+        self.diary.note(0, index)
         try:
             return self.items[index], read_sample(self.dataset, self.items[index])
         except FarclussError as error:
@@ -121,12 +123,13 @@ class WholeImages:
 def read_images(
     dataset: Dataset, items: Sequence[Item], workers: int
 ) -> Generator[tuple[Item, Sample | FarclussError], None, None]:
-    """Whole images in order, decoded by `workers` processes. Close it: processes that are left would delay the end."""
-    source: Any = WholeImages(dataset, items)
+    """Whole images in order, decoded by `workers` processes; close it, as `farcluss.data.loader.guarded`."""
     processes = min(workers, len(items))
-    yield from DataLoader(
+    source: Any = WholeImages(dataset, items, Diary(processes))
+    loader: DataLoader[Any] = DataLoader(
         source, batch_size=None, num_workers=processes, collate_fn=_as_is, worker_init_fn=start_worker
     )
+    yield from guarded(loader, source.diary, lambda _, index: items[index].image)
 
 
 def _as_is(sample: Any) -> Any:
@@ -166,6 +169,8 @@ def evaluate(
             if cancelled():
                 left += 1
                 break
+            if isinstance(sample, FarclussError):
+                raise SampleError(str(sample)) from sample
             truth = _truth(item, sample).to(model.device)
             confusion += confusion_matrix(model.probs(sample.image).argmax(0), truth, classes)
     counts = all_sum(torch.cat([confusion.flatten(), left.view(1)])).cpu().numpy()
@@ -174,10 +179,8 @@ def evaluate(
     return Scores(counts[:-1].reshape(classes, classes), tuple(model.classes))
 
 
-def _truth(item: Item, sample: Sample | FarclussError) -> Tensor:
+def _truth(item: Item, sample: Sample) -> Tensor:
     """The mask of an item as a tensor, `IGNORE` where its pixels are not valid. Raises SampleError without one."""
-    if isinstance(sample, FarclussError):
-        raise SampleError(str(sample)) from sample
     if sample.mask is None:
         raise SampleError(f"{item.image} has no mask, so it cannot be scored.")
     truth = torch.from_numpy(np.ascontiguousarray(sample.mask))

@@ -134,7 +134,7 @@ class Train(Section):
     epochs: PositiveInt | None = Field(default=None, description="passes over the unlabeled set")
     batch: PositiveInt = Field(default=8, description="labeled images per step, over all processes; as many unlabeled")
     accumulate: PositiveInt = Field(
-        default=1, description="pieces in which a process sends its batch through the networks, for small memory"
+        default=1, description="micro-batches in which a process sends its batch through the networks, for small memory"
     )
     optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (momentum, nesterov off) or adamw")
     lr: Positive = Field(default=0.001, description="peak learning rate of the encoder")

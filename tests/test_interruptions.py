@@ -113,4 +113,4 @@ def test_all_processes_stop_at_the_same_step(two):
 def test_what_batch_norm_sees_of_two_processes_is_said(two):
     """On CPUs, where it cannot see the others' images."""
     log = (two[0] / "whole" / "log.txt").read_text()
-    assert "Batch norm sees the 2 + as many images of one process here" in log
+    assert "Batch norm sees the images of one process" in log

@@ -38,10 +38,10 @@ lr = 0.02
 ema = 0.9
 log_every = 1
 """
-LOSS_DISTANCE, WEIGHT_DISTANCE = 0.02, 0.02
-"""Largest relative distance of bf16 to float32 after any of 20 steps, in the loss and in the norm of all weights.
+LOSS_DISTANCE, WEIGHT_DISTANCE = 0.01, 0.005
+"""Largest relative distance of bf16 to float32: of each loss after any of the steps, and in the norm of all weights.
 
-bf16 has 8 bits: one rounding is 0.4 %.
+bf16 has 8 bits: one rounding is up to 0.4 %. Seen: supervised 0.07 %, unsupervised 0.4 %, weights 0.15 %.
 """
 KINDS = ("augment", "pseudo_label", "weight", "rebalance", "contrast")
 

@@ -109,19 +109,16 @@ def listed(result: Result) -> dict[str, int]:
     return counts
 
 
-def turns(count: int, stream: int, index: int) -> int:
-    """In how many places of a run it is the turn of an item."""
-    return [item_index(count, 0, stream, place) for place in range(STEPS * BATCH)].count(index)
-
-
 class TestSkipping:
     @pytest.mark.parametrize("workers", [0, 2])
     def test_the_end_of_the_run_lists_what_could_not_be_read(self, home, workers):
         home.cut(MASK, PICTURE)
-        wanted = {MASK: turns(4, LABELED, 2), PICTURE: turns(2, UNLABELED, 1)}
-        assert wanted == {MASK: 5, PICTURE: 10}  # whole passes over four and over two images
+        places = [(MASK, 4, LABELED, 2), (PICTURE, 2, UNLABELED, 1)]
+        turns = {name: [item_index(count, 0, stream, place) for place in range(STEPS * BATCH)].count(index)
+                 for name, count, stream, index in places}  # fmt: skip
+        assert turns == {MASK: 5, PICTURE: 10}  # whole passes over four and over two images
         found = listed(home.run("run", SKIP, f"data.workers={workers}"))
-        assert found == {str(home.images / name): times for name, times in wanted.items()}
+        assert found == {str(home.images / name): times for name, times in turns.items()}
 
     def test_workers_and_interruptions_change_nothing(self, home, monkeypatch):
         good = [home.run(name, *settings) for name, settings in (("good", []), ("skip", [SKIP]))]

@@ -7,7 +7,8 @@ to save, and neither the number of processes nor of workers changes what a step 
 import os
 import re
 import signal
-from collections.abc import Generator, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -81,9 +82,10 @@ class PairedCrops:
         items = self.items[address.stream]
         position = address.step * self.batch + address.slot
         index = item_index(len(items), self.seed, address.stream, position)
-        others = np.random.default_rng([self.seed, *address, 1]).integers(len(items), size=REPLACEMENTS)
         unreadable: list[str] = []
-        tries = [index, *others] if self.data.on_error == "skip" else [index]
+        tries = [index]
+        if self.data.on_error == "skip":
+            tries += list(np.random.default_rng([self.seed, *address, 1]).integers(len(items), size=REPLACEMENTS))
         for each in tries:
             sample = self._draw(address, int(each))
             if not isinstance(sample, FarclussError):
@@ -196,20 +198,47 @@ def host_batches(
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
     )
+    for batch in guarded(loader, crops.diary, lambda stream, index: crops.items[stream][index].image):
+        if batch.error:
+            raise SampleError(batch.error)
+        yield batch
+
+
+def guarded(loader: DataLoader[Any], diary: Diary, name: Callable[[int, int], str]) -> Generator[Any, None, None]:
+    """What a loader gives. Close it: processes that are left would delay the end.
+
+    Args:
+        loader: whose processes write a diary.
+        diary: theirs.
+        name: the file that a line of the diary stands for.
+
+    Raises:
+        SampleError: a loader process died; names what it was reading.
+    """
     try:
-        for batch in loader:
-            if batch.error:
-                raise SampleError(batch.error)
-            yield batch
+        yield from quiet(loader)
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
-        place = crops.diary.last(str(error))
-        reading = f" while reading {crops.items[place[0]][place[1]].image}" if place else ""
+        place = diary.last(str(error))
+        reading = f" while reading {name(*place)}" if place else ""
         raise SampleError(
             f"A loader process died{reading}: {str(error).partition(chr(10))[0]}\n"
             "If memory ran out, set data.workers lower; if that file is broken, take it out."
         ) from error
+
+
+def quiet(loader: DataLoader[Any]) -> Iterator[Any]:
+    """An iterator of a loader that tells of a dead process when its batch is due.
+
+    PyTorch would raise at once, wherever the training process is: in the midst of a step, or in a plugin.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return iterator
 
 
 def start_worker(worker: int) -> None:
