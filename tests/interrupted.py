@@ -125,7 +125,7 @@ def kill_and_resume(folder: Path, kills: int, seed: int, *settings: str) -> dict
     while codes.count(-signal.SIGKILL) < kills or codes[-1] != 0:
         # Every other time in the midst of writing; when all kills are done, the last run is left to end.
         files = (ANYWHERE, WRITING)[len(codes) % 2]
-        event = 0 if codes.count(-signal.SIGKILL) == kills else draw.randint(1, events[files] // 2)
+        event = 0 if codes.count(-signal.SIGKILL) == kills else draw.randint(1, events[files])
         codes.append(wait(start(folder, *settings, output=output, prepare=lambda f=files, e=event: Killer(f, e))))
         if codes[-1] == 0:
             outcomes.append(outcome(folder, output))
