@@ -126,19 +126,19 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         PluginError: a tracker is not installed.
     """
     _refuse_configuration(recipe)
-    try:
-        accelerator = Accelerator(
-            mixed_precision=recipe.train.mixed_precision,
-            log_with=list(recipe.train.trackers) or None,
-            project_dir=str(folder),
-            # Micro-batches are this loop's own: whatever the environment says, Accelerate must not divide by them.
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    accelerator = Accelerator(
+        mixed_precision=recipe.train.mixed_precision,
+        log_with=list(recipe.train.trackers) or None,
+        project_dir=str(folder),
+        # Micro-batches are this loop's own: whatever the environment says, Accelerate must not divide by them.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if accelerator.mixed_precision != "no" and not accelerator.native_amp:
+        raise RunError(
+            f"{accelerator.mixed_precision} is not to be had on {accelerator.device}.\n"
+            "Set train.mixed_precision to no or bf16, or use another device."
         )
-    except ValueError as error:
-        if "mixed precision" not in str(error):
-            raise
-        raise RunError(f"{error}\nSet train.mixed_precision to no or bf16, or use another device.") from None
     if accelerator.distributed_type not in SUPPORTED:
         raise _sharded(accelerator.distributed_type.value)
     if world_size() != accelerator.num_processes:
@@ -188,7 +188,15 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
     bare = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     for module in (teacher, parts.normalize, *parts.stages.modules().values()):
         module.to(accelerator.device)
-    learner = Learner(wrapped, teacher, parts.stages, parts.normalize, recipe.loss, len(parts.dataset.classes))
+    learner = Learner(
+        wrapped,
+        teacher,
+        parts.stages,
+        parts.normalize,
+        recipe.loss,
+        len(parts.dataset.classes),
+        accelerator.autocast,
+    )
     return Run(
         recipe=recipe,
         parts=parts,

@@ -113,9 +113,9 @@ class WholeImages:
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Item, Sample | FarclussError]:
-        self.diary.note(0, index)
         try:
-            return self.items[index], read_sample(self.dataset, self.items[index])
+            with self.diary.reading(0, index):
+                return self.items[index], read_sample(self.dataset, self.items[index])
         except FarclussError as error:
             return self.items[index], error
 

@@ -8,6 +8,7 @@ number of processes nor that of micro-batches changes the result.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -120,11 +121,18 @@ class Learner:
     """Composes student, teacher and stages into a loss. Knows nothing of optimizers, devices or files."""
 
     def __init__(
-        self, student: Any, teacher: nn.Module, stages: Stages, normalize: Normalize, loss: Loss, classes: int
+        self,
+        student: Any,
+        teacher: nn.Module,
+        stages: Stages,
+        normalize: Normalize,
+        loss: Loss,
+        classes: int,
+        autocast: Callable[[], Any] = nullcontext,
     ) -> None:
-        """The student may be wrapped (DDP); it is only ever called as a whole."""
+        """The student may be wrapped (DDP); it is only ever called as a whole. `autocast` is for networks alone."""
         self.student, self.teacher, self.stages = student, teacher, stages
-        self.normalize, self.loss, self.classes = normalize, loss, classes
+        self.normalize, self.loss, self.classes, self.autocast = normalize, loss, classes, autocast
 
     @torch.no_grad()
     def teach(self, batch: Batch, micro_batches: int = 1) -> tuple[Lesson | None, Statistics]:
@@ -284,14 +292,15 @@ class Learner:
         return survey.contrast._replace(loss=survey.contrast.loss + passed - passed.detach())
 
     def _contrast(self, embeddings: Tensor, anchors: Anchors) -> ContrastLoss:
-        inputs = (embeddings, anchors, self.classes)
+        inputs = (wide(embeddings), anchors, self.classes)
         contrast = self.stages.call("contrast", self.stages.contrast, *inputs, gives=ContrastLoss)
         self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
         return contrast
 
     def _predict(self, network: Callable[[Tensor], Prediction], images: Tensor) -> Prediction:
         """A network's prediction for images in [0, 1]. Raises PluginError when it breaks its contract."""
-        prediction = network(self.normalize(images))
+        with self.autocast():
+            prediction = network(self.normalize(images))
         if not isinstance(prediction, Prediction):
             raise PluginError(f"The network gives a {type(prediction).__name__} where a Prediction is due.")
         expect("network", "logits", prediction.logits.shape, (len(images), self.classes, *images.shape[2:]))

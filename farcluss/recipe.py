@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from farcluss.options import Color, Count, NonNegative, Positive, PositiveInt, PositiveRange, Share
 
@@ -204,6 +204,13 @@ class Recipe(Section):
     loss: Loss = Loss()
     train: Train
     eval: Eval = Eval()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if name and (name in (".", "..") or any(c in "/\\" or not c.isprintable() for c in name) or not name.strip()):
+            raise ValueError("a name is that of a folder below runs/: no slashes, not . or .., printable")
+        return name
 
     @property
     def semi_supervised(self) -> bool:

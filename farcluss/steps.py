@@ -52,7 +52,7 @@ def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
     set_learning_rate(run.optimizer, learning_rate(run.step, run.steps, train))
     batch = to_device(host, accelerator.device, semi, logging)
     before = [buffer.clone() for buffer in run.kept]
-    with _place(run, 0), accelerator.autocast():
+    with _place(run, 0):
         lesson, statistics = learner.teach(batch, train.accumulate)
     statistics = sum_table(statistics)
     losses = learn(run, split(batch, lesson, train.accumulate), learner.totals(statistics))
@@ -78,7 +78,7 @@ def learn(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Te
     for number, (micro_batch, known) in enumerate(zip(micro_batches, surveys, strict=True)):
         last = number + 1 == len(micro_batches)
         with contextlib.nullcontext() if last else accelerator.no_sync(learner.student):
-            with _place(run, number + 1), accelerator.autocast():
+            with _place(run, number + 1):
                 losses = learner.losses(*micro_batch, totals, ramp, known)
             # DDP averages gradients over processes, while the shares of a loss add up: hence the factor.
             accelerator.backward(losses["total"] * accelerator.num_processes)
@@ -95,11 +95,11 @@ def survey(run: Run, micro_batches: MicroBatches) -> list[Survey] | list[None]:
     before = [buffer.clone() for buffer in run.buffers]
     glances = []
     for number, micro_batch in enumerate(micro_batches):
-        with _place(run, number + 1), run.accelerator.autocast():
+        with _place(run, number + 1):
             glances.append(learner.glance(*micro_batch))
     for buffer, old in zip(run.buffers, before, strict=True):
         buffer.copy_(old)
-    with _place(run, len(micro_batches) + 1), run.accelerator.autocast():
+    with _place(run, len(micro_batches) + 1):
         return learner.survey(glances)
 
 

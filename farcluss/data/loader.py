@@ -9,6 +9,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ REPLACEMENTS = 10
 """How many images are tried in place of one that cannot be read."""
 
 
-PATIENCE = 300
+PATIENCE = 60
 """Seconds for which a loader process outlives a SIGTERM."""
 
 
@@ -82,28 +83,29 @@ class PairedCrops:
         items = self.items[address.stream]
         position = address.step * self.batch + address.slot
         index = item_index(len(items), self.seed, address.stream, position)
-        unreadable: list[str] = []
-        tries = [index]
-        if self.data.on_error == "skip":
-            tries += list(np.random.default_rng([self.seed, *address, 1]).integers(len(items), size=REPLACEMENTS))
-        for each in tries:
-            sample = self._draw(address, int(each))
-            if not isinstance(sample, FarclussError):
-                return Drawn(address, items[each].id, sample, tuple(unreadable))
-            unreadable.append(str(sample))
+        sample = self._draw(address, index)
+        if self.data.on_error == "stop" or not isinstance(sample, FarclussError):
+            return Drawn(address, items[index].id, sample)
+        unreadable = [_first_line(sample)]
+        others = np.random.default_rng([self.seed, *address, 1]).permutation(len(items))
+        for other in map(int, others[others != index][:REPLACEMENTS]):
+            replacement = self._draw(address, other)
+            if not isinstance(replacement, FarclussError):
+                return Drawn(address, items[other].id, replacement, tuple(unreadable))
+            unreadable.append(_first_line(replacement))
         return Drawn(address, items[index].id, sample, tuple(unreadable))
 
     def _draw(self, address: Address, index: int) -> Any:
         """The crop of an item, or the error."""
         item = self.items[address.stream][index]
-        self.diary.note(address.stream, index)
         if address.stream == UNLABELED and all((address.step + 1) % period for period in self.truth_every):
             item = replace(item, mask=None)
         rng = np.random.default_rng([self.seed, *address])
         try:
-            sample = draw_crop(
-                self.dataset, item, self.crop, self.data.scale, self.data.flip, self.data.channel_mean, rng
-            )
+            with self.diary.reading(address.stream, index):
+                sample = draw_crop(
+                    self.dataset, item, self.crop, self.data.scale, self.data.flip, self.data.channel_mean, rng
+                )
         except FarclussError as error:
             return error
         if len(sample.image) != self.data.channels:
@@ -119,15 +121,26 @@ class Diary:
     def __init__(self, workers: int) -> None:
         self.pages = torch.full((max(workers, 1), 3), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
-    def note(self, stream: int, index: int) -> None:
-        """Write down, in a loader process, which item is read next."""
-        if info := get_worker_info():
+    @contextmanager
+    def reading(self, stream: int, index: int) -> Iterator[None]:
+        """Write down, in a loader process, which item is being read."""
+        info = get_worker_info()
+        if info:
             self.pages[info.id] = torch.tensor([os.getpid(), stream, index])
+        try:
+            yield
+        finally:
+            if info:
+                self.pages[info.id] = -1
 
     def last(self, text: str) -> tuple[int, int] | None:
         """Stream and index of the item that a process was reading whose number stands in `text`."""
         numbers = {int(number) for number in re.findall(r"\d+", text)}
         return next(((stream, index) for pid, stream, index in self.pages.tolist() if pid in numbers), None)
+
+
+def _first_line(error: FarclussError) -> str:
+    return str(error).partition("\n")[0]
 
 
 def step_addresses(
