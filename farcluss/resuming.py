@@ -86,6 +86,8 @@ def find_start(
         anew = "by --overwrite" if folder.exists() else "without --resume"
         advice = f"Start the run anew {anew}" if newest else "Give --resume alone, for the newest whole one"
         raise RunError(f"{error}\n{advice}.") from None
+    if found.path.resolve().parent != folder.checkpoints.resolve():
+        folder.refuse_existing(overwrite=False)  # the checkpoint of one run, the folder of another
     changes = refuse_changes(found.manifest.fingerprint, marks, allow_changes)
     return Start(there, found, (*found.remarks, *changes), found.manifest.step)
 

@@ -345,6 +345,13 @@ def test_going_back_gives_up_what_came_after(recipe, whole, tmp_path):
     assert lines(part) == lines(whole)
 
 
+def test_another_run_is_not_gone_on_over(recipe, whole, part):
+    before = snapshot(part)
+    with pytest.raises(RunError, match="holds a run already"):
+        train(load_recipe(recipe), part, resume=whole / "checkpoints" / "step-00000002.pt")
+    assert snapshot(part) == before
+
+
 def test_a_run_that_another_has_written_to_meanwhile_is_refused(recipe, part, monkeypatch):
     original = engine.prepare
 
