@@ -64,20 +64,23 @@ def take_note(run: Run, display: Display, wait: bool) -> None:
             continue
         run.skipped += 1
         run.skipped_in_row += 1
-        what = " and ".join(outcome.broken)
         if run.accelerator.is_main_process:
             run.folder.record("skip", outcome.step, {"parts": list(outcome.broken)})
         if run.skipped_in_row == 1:
-            display.say(f"step {outcome.step} is skipped: {what} not finite")
+            display.say(f"step {outcome.step} is skipped, as its {broken_parts(outcome)} is not finite")
         if run.skipped_in_row >= run.recipe.train.max_skipped:
             raise give_up(run, outcome)
 
 
+def broken_parts(outcome: Outcome) -> str:
+    """What was not finite in a step, in words."""
+    return " and the ".join(f"{part} loss" if part != "gradient" else part for part in outcome.broken)
+
+
 def give_up(run: Run, outcome: Outcome) -> RunError | SampleError:
     """The error for too many steps that were not finite; writes the images of this process if they are to blame."""
-    kinds = [f"{part} loss" if part != "gradient" else part for part in outcome.broken]
     text = (
-        f"The {' and the '.join(kinds)} of {run.skipped_in_row} steps in a row, up to step {outcome.step}, "
+        f"The {broken_parts(outcome)} of {run.skipped_in_row} steps in a row, up to step {outcome.step}, "
         "were not finite: the training has diverged, or images are broken."
     )
     if not outcome.own:

@@ -30,7 +30,7 @@ from farcluss.atomic import remove_unfinished, write_atomically
 from farcluss.data.base import Item
 from farcluss.data.loader import HostBatch
 from farcluss.data.splits import Splits
-from farcluss.errors import RunError
+from farcluss.errors import RunError, WeightsError
 from farcluss.recipe import Recipe
 from farcluss.weights import read_card
 
@@ -46,7 +46,7 @@ class RunFolder:
 
     def refuse_existing(self, overwrite: bool) -> None:
         """Raise RunError when a run is there already and may not be replaced."""
-        if (self.path / "recipe.toml").exists() and not overwrite:
+        if self.exists() and not overwrite:
             raise RunError(
                 f"{self.path} holds a run already. Go on with it by --resume, replace it by --overwrite,\n"
                 "or choose another folder with --output."
@@ -76,8 +76,11 @@ class RunFolder:
             )
 
     def step_of_best(self) -> int:
-        """Step of weights/best; 0 for none."""
-        return read_card(self.best).step if self.best.exists() else 0
+        """Step of weights/best; 0 for none, the largest number for a file that cannot be read."""
+        try:
+            return read_card(self.best).step if self.best.exists() else 0
+        except WeightsError:
+            return sys.maxsize
 
     def create(self, recipe: Recipe, fresh: bool) -> None:
         """Make the folder of a run; a fresh one replaces what was there."""
