@@ -30,7 +30,7 @@ REPLACEMENTS = 10
 """How many images are tried in place of one that cannot be read."""
 
 
-PATIENCE = 60
+PATIENCE = 20
 """Seconds for which a loader process outlives a SIGTERM."""
 
 
