@@ -9,6 +9,8 @@ import interrupted
 import interrupted_ranks
 import pytest
 
+pytestmark = pytest.mark.slow
+
 KILLS = 6
 """Per scenario; benchmarks/kills.py does more."""
 
