@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 from commandline import cli
 from conftest import write_images
 from tiny_network import TinyNetwork
+from tiny_recipe import tiny_recipe
 
 from farcluss import checkpoints, engine, load_recipe, plugins, train
 from farcluss.data.base import Item
@@ -21,28 +22,7 @@ from farcluss.errors import FarclussError, RunError
 from farcluss.recipe import Recipe
 from farcluss.resuming import fingerprint
 
-RECIPE = """
-[data]
-layout = { name = "shapes", train = 12, val = 2, size = 16 }
-labeled = "4/12"
-crop = 16
-workers = 0
-[network]
-name = "tiny"
-[stages]
-augment = "identity"
-contrast = { name = "prototype", dim = 4, confidence = 0.2 }
-[train]
-steps = 6
-batch = 4
-lr = 0.05
-ema = 0.9
-log_every = 1
-checkpoint_every = 2
-keep_checkpoints = 9
-[eval]
-every = 6
-"""
+RECIPE = tiny_recipe(val=2, size=16, every=6)
 STEPS, BATCH, LR = 6, 4, 0.05
 CHECKPOINT = Path("checkpoints") / f"step-{STEPS:08d}.pt"
 
