@@ -40,9 +40,9 @@ def one_process(folder: Path, kills: int, seed: int) -> dict:
     }
 
 
-def two_processes(folder: Path, kills: int) -> dict:
+def two_processes(folder: Path, kills: int, seed: int) -> dict:
     """The same for one run in two processes."""
-    whole, killed = interrupted_ranks.launch(folder, "whole"), interrupted_ranks.launch(folder, "killed", kills)
+    whole, killed = interrupted_ranks.launch(folder, "whole"), interrupted_ranks.launch(folder, "killed", kills, seed)
     attempts = (whole.pop("attempts"), killed.pop("attempts"))
     return {"kills": attempts[1], "runs": 1, "differ": int(whole != killed)}
 
@@ -56,7 +56,7 @@ def main() -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         results = one_process(Path(one), arguments.kills, arguments.seed)
-        results["2 processes"] = two_processes(Path(two), arguments.rank_kills)
+        results["2 processes"] = two_processes(Path(two), arguments.rank_kills, arguments.seed)
     facts = {"python": platform.python_version(), "torch": torch.__version__, "seed": arguments.seed}
     print(json.dumps(facts | results | {"seconds": round(time.perf_counter() - start)}))
     sys.exit(any(result["differ"] for result in results.values()))

@@ -25,8 +25,10 @@ from torch import nn
 
 from farcluss import load_recipe, train
 from farcluss.build import build_dataset, build_network
+from farcluss.interruption import SIGNALS
 from farcluss.losses import OHEM_BINS
 from farcluss.recipe import Recipe
+from farcluss.watch import LOSSES
 
 # What is measured: the recipe that draws its own images, without warm-up, and with all that is reduced.
 MEASURED = "quickstart"
@@ -203,8 +205,10 @@ def bytes_per_step(recipe: Recipe, network: nn.Module, classes: int, cuda: bool 
         "statistics": 8 * (2 + 2 * classes),
         # sums of embeddings and numbers of pixels, forward; with detached prototypes nothing comes back
         "prototypes": 4 * classes * (dim + 1) if dim else 0,
-        # histogram of probabilities, and how many are kept
-        "hard pixels": 4 * (OHEM_BINS + 1) if recipe.loss.supervised == "ohem" else 0,
+        # which losses are not finite, and which signals have come
+        "flags": 4 * (len(LOSSES) + len(SIGNALS)),
+        # histogram of probabilities in float64, and how many are kept
+        "hard pixels": 8 * (OHEM_BINS + 1) if recipe.loss.supervised == "ohem" else 0,
     }
     if cuda:  # forward (mean, deviation, count), backward (two sums), for each layer
         sizes["batch norm"] = sum(4 * (2 * channels + 1) + 4 * 2 * channels for channels in norms(network))
@@ -284,7 +288,7 @@ def recipe_facts(name: str) -> tuple[dict, Recipe]:
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, recipe.data.channels, recipe.data.crop, recipe.data.crop, device="meta"))
     sizes = bytes_per_step(recipe, network, classes, cuda=True)
-    sums = 1 + 2 * ("prototypes" in sizes) + 2 * ("hard pixels" in sizes)
+    sums = 2 + 2 * ("prototypes" in sizes) + 2 * ("hard pixels" in sizes)
     facts = {
         "operations": counter.get_total_flops(),
         "gradients": sizes["gradients"],

@@ -48,6 +48,6 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what writers left below `folder` that were killed. Nobody else may be writing there."""
-    for path in folder.rglob(f".*{UNFINISHED}"):
+    """Remove what writers left in `folder` that were killed. Nobody else may be writing there."""
+    for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)

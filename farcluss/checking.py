@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,16 +56,17 @@ def inspect(parts: Parts, workers: int, findings: Findings) -> Iterator[int]:
     for name in SETS:
         items = getattr(parts.splits, name)
         counts = np.zeros(classes + 1, np.int64)
-        for item, sample in read_images(parts.dataset, items, workers) if items else ():
-            done += 1
-            yield done
-            if isinstance(sample, FarclussError):
-                findings.problems.append(f"{name} {item.id}: {sample}")
-                continue
-            findings.sizes[name][tuple(sample.image.shape[1:])] += 1
-            if sample.mask is not None:
-                folded = np.where(sample.mask == IGNORE, classes, sample.mask)
-                counts += np.bincount(folded.ravel(), minlength=classes + 1)
+        with closing(read_images(parts.dataset, items, workers if items else 0)) as samples:
+            for item, sample in samples:
+                done += 1
+                yield done
+                if isinstance(sample, FarclussError):
+                    findings.problems.append(f"{name} {item.id}: {sample}")
+                    continue
+                findings.sizes[name][tuple(sample.image.shape[1:])] += 1
+                if sample.mask is not None:
+                    folded = np.where(sample.mask == IGNORE, classes, sample.mask)
+                    counts += np.bincount(folded.ravel(), minlength=classes + 1)
         if counts.any() and name != "unlabeled":
             findings.pixels[name] = counts
 
@@ -85,11 +87,9 @@ def dry_run(recipe: Recipe, parts: Parts, steps: int = 3) -> dict[str, float]:
     parts = Parts(trial, parts.dataset, parts.splits, parts.stages, parts.normalize, parts.crop)
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(trial, parts, make_accelerator(trial, Path(folder)), RunFolder(Path(folder)))
-        batches = load_batches(run)
         times: list[float] = []
         losses: dict[str, torch.Tensor] = {}
-        for _ in range(steps):
-            host = next(batches)
+        for host in load_batches(run):
             start = time.perf_counter()
             losses = one_step(run, host, trial.semi_supervised, logging=False).losses
             if run.accelerator.device.type == "cuda":

@@ -106,11 +106,19 @@ def save(
         _write_manifest(path, manifest)
     except OSError as error:
         raise RunError(_unwritten(path, state, error)) from None
-    there = paths(path.parent)
-    place = there.index(path)
-    for other in (*there[place + 1 :], *there[: max(0, place + 1 - keep)]):
-        other.with_suffix(".json").unlink(missing_ok=True)
-        other.unlink()
+    drop_after(path.parent, step)
+    _remove(paths(path.parent)[:-keep])
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints after a step."""
+    _remove([path for path in paths(folder) if path.stem > f"step-{step:08d}"])
+
+
+def _remove(files: list[Path]) -> None:
+    for path in files:
+        path.with_suffix(".json").unlink(missing_ok=True)  # first: without it there is no checkpoint
+        path.unlink()
 
 
 def note_progress(path: Path, progress: dict[str, Any]) -> None:
@@ -127,8 +135,8 @@ def _unwritten(path: Path, state: dict[str, Any], error: OSError) -> str:
     free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
     room = f"it needs about {mebibytes(_size(state))} MiB, {mebibytes(free)} MiB are free"
     last = newest_whole(path.parent)
-    advice = f"The last one, {last}, is whole: go on from it by --resume" if last else "There is no earlier one"
-    return f"Checkpoint {path} cannot be written: {error.strerror}; {room}.\n{advice} when there is room."
+    advice = f"go on by --resume: {last} is whole" if last else "start anew by --overwrite: there is no earlier one"
+    return f"Checkpoint {path} cannot be written: {error.strerror}; {room}.\nMake room there, then {advice}."
 
 
 def newest_whole(folder: Path) -> Path | None:

@@ -46,26 +46,25 @@ def all_sum(tensor: Tensor) -> Tensor:
     return result
 
 
-def sum_tables(tables: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Entry-wise sum of tables of tensors over the list and over all processes, in one reduction."""
-    keys = list(tables[0])
-    dtype = count_dtype(tables[0][keys[0]].device)
-    flat = torch.stack([torch.cat([table[key].to(dtype).flatten() for key in keys]) for table in tables]).sum(0)
-    parts = torch.split(all_sum(flat), [tables[0][key].numel() for key in keys])
-    return {key: part.view(tables[0][key].shape) for key, part in zip(keys, parts, strict=True)}
+def sum_table(table: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Entry-wise sum of a table of tensors over all processes, in one reduction."""
+    dtype = count_dtype(next(iter(table.values())).device)
+    flat = all_sum(torch.cat([value.to(dtype).flatten() for value in table.values()]))
+    parts = torch.split(flat, [value.numel() for value in table.values()])
+    return {key: part.view(table[key].shape) for key, part in zip(table, parts, strict=True)}
 
 
 def on_main(function: Callable[[], T]) -> T:
     """What `function` gives on the main process, given to all of them. Every process must call it.
 
     Raises:
-        FarclussError: the main process's, on every process.
+        FarclussError, OSError: the main process's, on every process.
     """
     box: list[Any] = [None, None]
     if world_size() == 1 or dist.get_rank() == 0:
         try:
             box[0] = function()
-        except FarclussError as error:
+        except (FarclussError, OSError) as error:
             box[1] = error
     if world_size() > 1:
         dist.broadcast_object_list(box)

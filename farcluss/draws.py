@@ -20,6 +20,7 @@ class _Place:
     step: int = 0
     rank: int = 0
     world: int = 1
+    part: int = 0
     uses: int = 0
 
 
@@ -31,11 +32,19 @@ def _manual_seed(*address: int) -> None:
 
 
 @contextmanager
-def addressed(seed: int, step: int, rank: int = 0, world: int = 1) -> Iterator[None]:
-    """Within it, draws from torch's global generator are a function of the arguments; `rows` knows the processes."""
+def addressed(seed: int, step: int, rank: int = 0, world: int = 1, part: int = 0) -> Iterator[None]:
+    """Within it, draws from torch's global generator are a function of the arguments; `rows` knows the processes.
+
+    Args:
+        seed: of the run.
+        step: of the training.
+        rank: of this process.
+        world: number of processes.
+        part: of the step: 0 for teaching, then 1 and on for the forward of each micro-batch.
+    """
     global _place
-    before, _place = _place, _Place(seed, step, rank, world)
-    _manual_seed(seed, step, rank + 1)
+    before, _place = _place, _Place(seed, step, rank, world, part)
+    _manual_seed(seed, step, part, rank + 1)
     try:
         yield
     finally:
@@ -55,11 +64,11 @@ def common_draws() -> Iterator[None]:
         yield
         return
     _place.uses += 1
-    _manual_seed(_place.seed, _place.step, 0, _place.uses)
+    _manual_seed(_place.seed, _place.step, _place.part, 0, _place.uses)
     try:
         yield
     finally:
-        _manual_seed(_place.seed, _place.step, _place.rank + 1, _place.uses)
+        _manual_seed(_place.seed, _place.step, _place.part, _place.rank + 1, _place.uses)
 
 
 def roll_rows(tensor: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ Accelerate wraps the student and moves tensors; it does not touch the loader, th
 are functions of the step. Only the main process reads and writes the run directory, which machines need not share.
 """
 
-import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, GradientAccumulationPlugin
-from torch import nn
 
 from farcluss.averaging import join_buffers
 from farcluss.build import Parts, build_parts
-from farcluss.checkpoints import Checkpoint
 from farcluss.data.loader import LABELED, UNLABELED, HostBatch, PairedCrops, host_batches, step_addresses
 from farcluss.display import Display
 from farcluss.distributed import on_main, world_size
@@ -27,16 +25,15 @@ from farcluss.interruption import Interruption
 from farcluss.learner import Learner
 from farcluss.lock import Lock
 from farcluss.milestones import announce, conclude, log_step, reach, restore, save_checkpoint, take_note
+from farcluss.networks.base import synchronize_batch_norm
 from farcluss.optimization import build_optimizer
 from farcluss.recipe import Recipe
-from farcluss.resuming import find_start, fingerprint
+from farcluss.resuming import Start, find_start, fingerprint
 from farcluss.runs import RunFolder
 from farcluss.state import Run
 from farcluss.steps import one_step
 from farcluss.watch import Watch
 
-OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT)
-"""Errors of the system that tell of a disk, and not of a connection or a process."""
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 SHARDED = {
     "ACCELERATE_USE_FSDP": "FSDP",
@@ -77,22 +74,15 @@ def train(
     run = prepare(recipe, parts, accelerator, folder)
     if start.checkpoint is not None:
         restore(run, start.checkpoint)
+    start = start.begun()  # without the checkpoint's tensors
     lock = Lock(folder.path / "lock")
     try:
-        remarks = [*start.remarks, *on_main(lambda: _open(run, lock, start.checkpoint))]
-        if recipe.train.trackers:
-            accelerator.init_trackers(recipe.name)
-        with Display(folder, run.step, run.steps, accelerator.is_main_process) as display:
-            announce(run, display, remarks)
-            with Interruption(accelerator.is_main_process) as run.interruption:
-                run_steps(run, display)
-            conclude(run, display)
-        if recipe.train.trackers:
-            accelerator.end_training()
+        remarks = on_main(lambda: [*start.remarks, *_open(run, lock, start)])
+        _train(run, remarks)
     except OSError as error:
-        if error.errno not in OF_FILES:
+        if not folder.is_to_blame(error):
             raise
-        raise folder.unwritable(error, begun=True) from None  # data sets give errors of their own
+        raise folder.unwritable(error, begun=folder.exists()) from error
     finally:
         lock.release()
     if run.stop:
@@ -100,17 +90,32 @@ def train(
     return folder.path
 
 
-def _open(run: Run, lock: Lock, checkpoint: Checkpoint | None) -> list[str]:
+def _open(run: Run, lock: Lock, start: Start) -> list[str]:
     """Lock the run directory and bring it to the state of the run; gives lines to be told. For the main process."""
     folder = run.folder
-    try:
-        remark = lock.acquire()
-        folder.create(run.recipe, fresh=checkpoint is None)
-        folder.forget_after(run.step, run.scored)
-        folder.describe(str(run.accelerator.device), run.accelerator.num_processes, run.parts.splits)
-    except OSError as error:
-        raise folder.unwritable(error, begun=False) from None
+    remark = lock.acquire()
+    if folder.newest() != start.newest:
+        raise RunError(f"Another run has written to {folder.path} meanwhile. Start again.")
+    folder.create(run.recipe, fresh=start.step is None)
+    folder.forget_after(run.step, run.scored)
+    if run.best and folder.step_of_best() > run.step:
+        run.best = {}  # the file is of a later step, which this run may never come to
+    folder.describe(str(run.accelerator.device), run.accelerator.num_processes, run.parts.splits)
     return [remark] if remark else []
+
+
+def _train(run: Run, remarks: list[str]) -> None:
+    """Everything from the first line that is said to the last."""
+    accelerator, trackers = run.accelerator, run.recipe.train.trackers
+    if trackers:
+        accelerator.init_trackers(run.recipe.name)
+    with Display(run.folder, run.step, run.steps, accelerator.is_main_process) as display:
+        announce(run, display, remarks)
+        with Interruption(accelerator.is_main_process) as run.interruption:
+            run_steps(run, display)
+        conclude(run, display)
+    if trackers:
+        accelerator.end_training()
 
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
@@ -120,6 +125,38 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         RunError: FSDP or DeepSpeed is configured, the precision is not to be had, or the batch cannot be split.
         PluginError: a tracker is not installed.
     """
+    _refuse_configuration(recipe)
+    accelerator = Accelerator(
+        mixed_precision=recipe.train.mixed_precision,
+        log_with=list(recipe.train.trackers) or None,
+        project_dir=str(folder),
+        # Micro-batches are this loop's own: whatever the environment says, Accelerate must not divide by them.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if accelerator.mixed_precision != "no" and not accelerator.native_amp:
+        raise RunError(
+            f"{accelerator.mixed_precision} is not to be had on {accelerator.device}.\n"
+            "Set train.mixed_precision to no or bf16, or use another device."
+        )
+    if accelerator.distributed_type not in SUPPORTED:
+        raise _sharded(accelerator.distributed_type.value)
+    if world_size() != accelerator.num_processes:
+        raise RunError(
+            f"{world_size()} processes were started, but Accelerate sees {accelerator.num_processes}: each would train "
+            "alone.\nWithout a GPU, set ACCELERATE_USE_CPU=true in the environment of the launcher."
+        )
+    share = accelerator.num_processes * recipe.train.accumulate
+    if recipe.train.batch % share:
+        raise RunError(
+            f"train.batch = {recipe.train.batch} cannot be split over {accelerator.num_processes} processes and "
+            f"{recipe.train.accumulate} micro-batches.\nUse a multiple of {share}."
+        )
+    return accelerator
+
+
+def _refuse_configuration(recipe: Recipe) -> None:
+    """Refuse what Accelerate is configured for and this loop cannot do, before Accelerate tries."""
     for tracker in recipe.train.trackers:
         if find_spec(tracker) is None:
             raise PluginError(
@@ -128,33 +165,8 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     for variable, name in SHARDED.items():
         if os.environ.get(variable, "false").lower() in ("1", "true"):
             raise _sharded(name)
-    try:
-        accelerator = Accelerator(
-            mixed_precision=recipe.train.mixed_precision,
-            log_with=list(recipe.train.trackers) or None,
-            project_dir=str(folder),
-            # Pieces of a batch are this loop's own: whatever the environment says, Accelerate must not divide by them.
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
-    except ValueError as error:
-        if "mixed precision" not in str(error):
-            raise
-        raise RunError(f"{error}\nSet train.mixed_precision to no or bf16, or use another device.") from None
-    if accelerator.distributed_type not in SUPPORTED:
-        raise _sharded(accelerator.distributed_type.value)
-    if world_size() != accelerator.num_processes:
-        raise RunError(
-            f"{world_size()} processes were started, but Accelerate sees {accelerator.num_processes}: each would train "
-            "alone.\nWithout a GPU, set ACCELERATE_USE_CPU=true in the environment of the launcher."
-        )
-    pieces = accelerator.num_processes * recipe.train.accumulate
-    if recipe.train.batch % pieces:
-        raise RunError(
-            f"train.batch = {recipe.train.batch} cannot be split over {accelerator.num_processes} processes and "
-            f"{recipe.train.accumulate} micro-batches.\nUse a multiple of {pieces}."
-        )
-    return accelerator
+    if not recipe.train.mixed_precision and os.environ.get("ACCELERATE_MIXED_PRECISION", "no") == "fp8":
+        raise RunError("farcluss does not train in fp8.\nSet train.mixed_precision to no, bf16 or fp16.")
 
 
 def _sharded(name: str) -> RunError:
@@ -169,14 +181,22 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
     torch.manual_seed(recipe.train.seed)
     student, teacher = parts.build_networks()
     if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
-        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
+        student = synchronize_batch_norm(student)
     optimizer = build_optimizer(student, recipe.train)
     wrapped, prepared = accelerator.prepare(student, optimizer)
     # The step enters autocast itself; without this a network is also scored in half precision, unlike by `eval`.
     bare = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     for module in (teacher, parts.normalize, *parts.stages.modules().values()):
         module.to(accelerator.device)
-    learner = Learner(wrapped, teacher, parts.stages, parts.normalize, recipe.loss, len(parts.dataset.classes))
+    learner = Learner(
+        wrapped,
+        teacher,
+        parts.stages,
+        parts.normalize,
+        recipe.loss,
+        len(parts.dataset.classes),
+        accelerator.autocast,
+    )
     return Run(
         recipe=recipe,
         parts=parts,
@@ -194,24 +214,25 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
 def run_steps(run: Run, display: Display) -> None:
     """Train to the last step or to the first signal: log, draw, save and score where it is due."""
     train = run.recipe.train
-    batches = load_batches(run)
     reach(run, display, None)  # a run may have been stopped between a checkpoint and the evaluation there
-    while run.step < run.steps and not run.stop:
-        logging = (run.step + 1) % train.log_every == 0 or run.step + 1 == run.steps
-        semi = run.recipe.semi_supervised and run.step >= run.recipe.loss.warmup_steps
-        host = next(batches)
-        done = one_step(run, host, semi, logging)
-        run.advance(run.accelerator.num_processes * len(host.images), host.unreadable)
-        run.watch.push(run.step, done.flags, host)
-        take_note(run, display, wait=logging or run.due())
-        if logging:
-            log_step(run, display, done.losses, done.statistics)
-        reach(run, display, host if semi else None)
+    with closing(load_batches(run)) as batches:
+        while run.step < run.steps and not run.stop:
+            logging = (run.step + 1) % train.log_every == 0 or run.step + 1 == run.steps
+            semi = run.recipe.semi_supervised and run.step >= run.recipe.loss.warmup_steps
+            host = next(batches)
+            done = one_step(run, host, semi, logging)
+            run.advance(run.accelerator.num_processes * len(host.images), host.unreadable)
+            run.watch.push(run.step, done.flags, host)
+            take_note(run, display, wait=logging or run.due() or run.checkpoint_due())
+            if logging:
+                log_step(run, display, done.losses, done.statistics)
+            reach(run, display, host if semi else None)
+    take_note(run, display, wait=True)
     if not run.saved:
         save_checkpoint(run)
 
 
-def load_batches(run: Run) -> Iterator[HostBatch]:
+def load_batches(run: Run) -> Generator[HostBatch, None, None]:
     """The batches of this process from the run's step on; unlabeled images only from the step that needs them."""
     recipe, parts, accelerator = run.recipe, run.parts, run.accelerator
     crops = PairedCrops(

@@ -1,6 +1,7 @@
 """Scores from one confusion matrix over all pixels of all images: the field's mIoU, not a mean over images."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from farcluss.data.base import IGNORE, Dataset, Item, Sample, read_sample
-from farcluss.data.loader import start_worker
+from farcluss.data.loader import Diary, guarded, start_worker
 from farcluss.distributed import all_sum
 from farcluss.errors import Cancelled, FarclussError, SampleError
 
@@ -106,24 +107,29 @@ class WholeImages:
 
     dataset: Dataset
     items: Sequence[Item]
+    diary: Diary
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Item, Sample | FarclussError]:
         try:
-            return self.items[index], read_sample(self.dataset, self.items[index])
+            with self.diary.reading(0, index):
+                return self.items[index], read_sample(self.dataset, self.items[index])
         except FarclussError as error:
             return self.items[index], error
 
 
-def read_images(dataset: Dataset, items: Sequence[Item], workers: int) -> Iterator[tuple[Item, Sample | FarclussError]]:
-    """Whole images in order, decoded by `workers` processes."""
-    source: Any = WholeImages(dataset, items)
+def read_images(
+    dataset: Dataset, items: Sequence[Item], workers: int
+) -> Generator[tuple[Item, Sample | FarclussError], None, None]:
+    """Whole images in order, decoded by `workers` processes; close it, as `farcluss.data.loader.guarded`."""
     processes = min(workers, len(items))
-    return iter(
-        DataLoader(source, batch_size=None, num_workers=processes, collate_fn=_as_is, worker_init_fn=start_worker)
+    source: Any = WholeImages(dataset, items, Diary(processes))
+    loader: DataLoader[Any] = DataLoader(
+        source, batch_size=None, num_workers=processes, collate_fn=_as_is, worker_init_fn=start_worker
     )
+    yield from guarded(loader, source.diary, lambda _, index: items[index].image)
 
 
 def _as_is(sample: Any) -> Any:
@@ -158,19 +164,24 @@ def evaluate(
     classes = len(model.classes)
     confusion = torch.zeros(classes, classes, dtype=torch.int64, device=model.device)
     left = torch.zeros((), dtype=torch.int64, device=model.device)
-    for item, sample in read_images(dataset, items[rank::world], workers):
-        if cancelled():
-            left += 1
-            break
-        if isinstance(sample, FarclussError):
-            raise SampleError(str(sample)) from sample
-        if sample.mask is None:
-            raise SampleError(f"{item.image} has no mask, so it cannot be scored.")
-        truth = torch.from_numpy(np.ascontiguousarray(sample.mask)).to(model.device)
-        if sample.valid is not None:
-            truth = truth.where(torch.from_numpy(sample.valid).to(model.device), IGNORE)
-        confusion += confusion_matrix(model.probs(sample.image).argmax(0), truth, classes)
+    with closing(read_images(dataset, items[rank::world], workers)) as samples:
+        for item, sample in samples:
+            if cancelled():
+                left += 1
+                break
+            if isinstance(sample, FarclussError):
+                raise SampleError(str(sample)) from sample
+            truth = _truth(item, sample).to(model.device)
+            confusion += confusion_matrix(model.probs(sample.image).argmax(0), truth, classes)
     counts = all_sum(torch.cat([confusion.flatten(), left.view(1)])).cpu().numpy()
     if counts[-1]:
         raise Cancelled("The evaluation was cancelled.")
     return Scores(counts[:-1].reshape(classes, classes), tuple(model.classes))
+
+
+def _truth(item: Item, sample: Sample) -> Tensor:
+    """The mask of an item as a tensor, `IGNORE` where its pixels are not valid. Raises SampleError without one."""
+    if sample.mask is None:
+        raise SampleError(f"{item.image} has no mask, so it cannot be scored.")
+    truth = torch.from_numpy(np.ascontiguousarray(sample.mask))
+    return truth if sample.valid is None else truth.where(torch.from_numpy(sample.valid), IGNORE)

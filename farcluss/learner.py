@@ -2,12 +2,13 @@
 
 A step of the paper reads from top to bottom in two functions. `teach` makes views and pseudo-labels, without gradient.
 `losses` shows the student labeled images and strong views in one forward. Between the two, what must be known about the
-whole batch (how many pixels, of which classes) is summed over processes. Where the batch of a process goes through the
-student in several pieces, `glance` and `survey` find what only a forward of all of it can tell. So neither the number
-of processes nor that of pieces changes the result.
+whole batch (how many pixels, of which classes) is summed over processes. Where the images of a process go through the
+student in several micro-batches, `glance` and `survey` find what only a forward of all of them can tell. So neither the
+number of processes nor that of micro-batches changes the result.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from farcluss.stages.weight import normalized_entropy
 
 
 class Batch(NamedTuple):
-    """The images of a process in one step, or a piece of them, on the device and in [0, 1].
+    """The images of a process in one step, or a micro-batch of them, on the device and in [0, 1].
 
     Attributes:
         images: `(B, Cin, *S)` labeled images.
@@ -65,7 +66,7 @@ class Totals(NamedTuple):
 
 
 class Glance(NamedTuple):
-    """What a forward without gradient shows of a piece; None where no loss asks.
+    """What a forward without gradient shows of a micro-batch; None where no loss asks.
 
     Attributes:
         pixel_losses: `(B, *S)`, cross-entropy of the labeled images.
@@ -81,13 +82,13 @@ class Glance(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What the losses of a piece take from the glances at all of them; None where no loss asks.
+    """What the losses of a micro-batch take from the glances at all of them; None where no loss asks.
 
     Attributes:
-        masks: `(B, *S)`, the piece's masks, `IGNORE` at pixels that OHEM leaves out.
+        masks: `(B, *S)`, the micro-batch's masks, `IGNORE` at pixels that OHEM leaves out.
         hard: number of the pixels that it keeps, of all processes.
-        contrast: value of the contrast stage, in equal parts for each piece.
-        slope: `(B, D, *s)`, its gradient with respect to the piece's embeddings.
+        contrast: value of the contrast stage, in equal parts for each micro-batch.
+        slope: `(B, D, *s)`, its gradient with respect to the micro-batch's embeddings.
     """
 
     masks: Tensor | None = None
@@ -120,19 +121,26 @@ class Learner:
     """Composes student, teacher and stages into a loss. Knows nothing of optimizers, devices or files."""
 
     def __init__(
-        self, student: Any, teacher: nn.Module, stages: Stages, normalize: Normalize, loss: Loss, classes: int
+        self,
+        student: Any,
+        teacher: nn.Module,
+        stages: Stages,
+        normalize: Normalize,
+        loss: Loss,
+        classes: int,
+        autocast: Callable[[], Any] = nullcontext,
     ) -> None:
-        """The student may be wrapped (DDP); it is only ever called as a whole."""
+        """The student may be wrapped (DDP); it is only ever called as a whole. `autocast` is for networks alone."""
         self.student, self.teacher, self.stages = student, teacher, stages
-        self.normalize, self.loss, self.classes = normalize, loss, classes
+        self.normalize, self.loss, self.classes, self.autocast = normalize, loss, classes, autocast
 
     @torch.no_grad()
-    def teach(self, batch: Batch, pieces: int = 1) -> tuple[Lesson | None, Statistics]:
+    def teach(self, batch: Batch, micro_batches: int = 1) -> tuple[Lesson | None, Statistics]:
         """Views of the unlabeled images and the teacher's labels for them (eq. 2 to 6).
 
         Args:
             batch: all images of this process.
-            pieces: into how many the teacher's forward is split.
+            micro_batches: into how many the teacher's forward is split.
 
         Returns:
             The lesson (None without unlabeled images), and statistics to be summed over processes before `totals` sees
@@ -144,8 +152,8 @@ class Learner:
         stages, call = self.stages, self.stages.call
         views = call("augment", stages.augment, batch.unlabeled, batch.valid, gives=Views)
         self._check_views(views, batch.unlabeled.shape)
-        truth = [None] * pieces if batch.truth is None else batch.truth.chunk(pieces)
-        parts = zip(views.weak.chunk(pieces), batch.valid.chunk(pieces), truth, strict=True)
+        truth = [None] * micro_batches if batch.truth is None else batch.truth.chunk(micro_batches)
+        parts = zip(views.weak.chunk(micro_batches), batch.valid.chunk(micro_batches), truth, strict=True)
         labeled = [self._label(*part) for part in parts]
         weak = join_labels([labels for labels, _ in labeled])
         labels = tuple(follow(weak) for follow in views.follow)
@@ -207,7 +215,7 @@ class Learner:
 
     @torch.no_grad()
     def glance(self, batch: Batch, lesson: Lesson | None) -> Glance:
-        """A forward of a piece that is only looked at, see `survey`."""
+        """A forward of a micro-batch that is only looked at, see `survey`."""
         prediction = self._predict(self.student, torch.cat([batch.images, *(lesson.views if lesson else ())]))
         pixel_losses = pixel_cross_entropy(prediction.logits[: len(batch.images)], batch.masks)
         if lesson is None or prediction.embeddings is None:
@@ -216,41 +224,43 @@ class Learner:
         return Glance(pixel_losses, batch.masks, wide(prediction.embeddings), anchors)
 
     def survey(self, glances: list[Glance]) -> list[Survey]:
-        """What each piece's losses need to know of the others: which pixels are hard, where prototypes pull.
+        """What each micro-batch's losses need to know of the others: which pixels are hard, where prototypes pull.
 
-        The contrast stage sees the embeddings of all pieces at once; its gradient with respect to them is handed to the
-        second forward, in which each piece passes its part of it on.
+        The contrast stage sees the embeddings of all micro-batches at once; its gradient with respect to them is handed
+        to the second forward, in which each micro-batch passes its part of it on.
         """
-        pieces = len(glances)
-        masks: Sequence[Tensor | None] = [None] * pieces
+        micro_batches = len(glances)
+        masks: Sequence[Tensor | None] = [None] * micro_batches
         hard = None
         if self.loss.supervised == "ohem":
             joined = torch.cat([glance.masks for glance in glances])
             kept = self._hard(torch.cat([glance.pixel_losses for glance in glances]), joined)
             hard = all_sum(kept.sum()).clamp(min=1)
-            masks = torch.where(kept, joined, IGNORE).chunk(pieces)
+            masks = torch.where(kept, joined, IGNORE).chunk(micro_batches)
         embeddings = [glance.embeddings for glance in glances if glance.embeddings is not None]
         if not embeddings:
             return [Survey(each, hard) for each in masks]
         leaf = torch.cat(embeddings).requires_grad_()
         anchors = zip(*(glance.anchors for glance in glances if glance.anchors is not None), strict=True)
         contrast = self._contrast(leaf, Anchors(*(torch.cat(tensors) for tensors in anchors)))
-        slope = torch.autograd.grad(contrast.loss, leaf)[0]
-        share = ContrastLoss(contrast.loss.detach() / pieces, contrast.prototype_cosine / pieces)
+        slope = torch.zeros_like(leaf)
+        if contrast.loss.requires_grad:
+            (slope,) = torch.autograd.grad(contrast.loss, leaf, allow_unused=True, materialize_grads=True)
+        share = ContrastLoss(contrast.loss.detach() / micro_batches, contrast.prototype_cosine / micro_batches)
         parts = zip(masks, torch.split(slope, [len(each) for each in embeddings]), strict=True)
         return [Survey(each, hard, share, part) for each, part in parts]
 
     def losses(
         self, batch: Batch, lesson: Lesson | None, totals: Totals, ramp: float, survey: Survey | None = None
     ) -> dict[str, Tensor]:
-        """This process's shares of the losses of one piece (eq. 4, 8 to 12); shares add up to the global loss.
+        """This process's shares of the losses of one micro-batch (eq. 4, 8 to 12); shares add up to the global loss.
 
         Args:
             batch: the images.
             lesson: None in supervised steps.
             totals: of the whole batch.
             ramp: factor in [0, 1] on the weights of the unsupervised and contrastive losses.
-            survey: None where the batch is in one piece.
+            survey: None where the batch is in one micro-batch.
         """
         views = lesson.views if lesson else ()
         labeled = len(batch.images)
@@ -275,21 +285,22 @@ class Learner:
         return losses
 
     def _pull(self, embeddings: Tensor, batch: Batch, lesson: Lesson, survey: Survey | None) -> ContrastLoss:
-        """The contrast stage on a piece: on its own, or with the value and the gradient that the survey has found."""
+        """The contrast stage on a micro-batch: by itself, or with the value and the gradient of the survey."""
         if survey is None or survey.contrast is None or survey.slope is None:
             return self._contrast(embeddings, self._anchors(batch, lesson, tuple(embeddings.shape[2:])))
         passed = (wide(embeddings) * survey.slope).sum()
         return survey.contrast._replace(loss=survey.contrast.loss + passed - passed.detach())
 
     def _contrast(self, embeddings: Tensor, anchors: Anchors) -> ContrastLoss:
-        inputs = (embeddings, anchors, self.classes)
+        inputs = (wide(embeddings), anchors, self.classes)
         contrast = self.stages.call("contrast", self.stages.contrast, *inputs, gives=ContrastLoss)
         self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
         return contrast
 
     def _predict(self, network: Callable[[Tensor], Prediction], images: Tensor) -> Prediction:
         """A network's prediction for images in [0, 1]. Raises PluginError when it breaks its contract."""
-        prediction = network(self.normalize(images))
+        with self.autocast():
+            prediction = network(self.normalize(images))
         if not isinstance(prediction, Prediction):
             raise PluginError(f"The network gives a {type(prediction).__name__} where a Prediction is due.")
         expect("network", "logits", prediction.logits.shape, (len(images), self.classes, *images.shape[2:]))
@@ -323,25 +334,25 @@ class Learner:
         return Anchors(*(nearest(tensor, size) for tensor in joined))
 
 
-def split(batch: Batch, lesson: Lesson | None, pieces: int) -> list[tuple[Batch, Lesson | None]]:
-    """A batch and its lesson in equal pieces."""
-    parts = [[None] * pieces if tensor is None else tensor.chunk(pieces) for tensor in batch]
+def split(batch: Batch, lesson: Lesson | None, micro_batches: int) -> list[tuple[Batch, Lesson | None]]:
+    """A batch and its lesson in equal micro_batches."""
+    parts = [[None] * micro_batches if tensor is None else tensor.chunk(micro_batches) for tensor in batch]
     batches = [Batch(*part) for part in zip(*parts, strict=True)]
     if lesson is None:
         return [(each, None) for each in batches]
-    views = zip(*(view.chunk(pieces) for view in lesson.views), strict=True)
+    views = zip(*(view.chunk(micro_batches) for view in lesson.views), strict=True)
     lessons = [
-        Lesson(view, tuple(labels.map(lambda tensor, n=n: tensor.chunk(pieces)[n]) for labels in lesson.labels))  # type: ignore[misc]
+        Lesson(view, tuple(labels.map(lambda tensor, n=n: tensor.chunk(micro_batches)[n]) for labels in lesson.labels))  # type: ignore[misc]
         for n, view in enumerate(views)
     ]
     return list(zip(batches, lessons, strict=True))
 
 
-def join_labels(pieces: list[PseudoLabels]) -> PseudoLabels:
-    """Labels of pieces as those of the whole; one piece is not copied."""
-    if len(pieces) == 1:
-        return pieces[0]
-    fields = zip(*(vars(piece).values() for piece in pieces), strict=True)
+def join_labels(micro_batches: list[PseudoLabels]) -> PseudoLabels:
+    """Labels of micro-batches as those of the whole; one micro-batch is not copied."""
+    if len(micro_batches) == 1:
+        return micro_batches[0]
+    fields = zip(*(vars(part).values() for part in micro_batches), strict=True)
     return PseudoLabels(*(torch.cat(tensors) for tensors in fields))
 
 

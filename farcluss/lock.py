@@ -15,6 +15,10 @@ except ImportError:  # Windows has no such locks: there, a second process is not
     fcntl = None  # type: ignore[assignment]
 
 
+_held: set[Path] = set()
+"""Files that this process has locked, which the system would let it lock again."""
+
+
 class Lock:
     """A file that the system locks for one process, and lets go when that ends, however it ends.
 
@@ -35,6 +39,8 @@ class Lock:
         Raises:
             RunError: another process holds it.
         """
+        if self.path.resolve() in _held:
+            raise RunError(f"{self.path.parent} is in use by this very process; choose another folder.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.open("a+", errors="replace")
         file.seek(0)
@@ -55,6 +61,7 @@ class Lock:
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}))
         file.flush()
         self.file = file
+        _held.add(self.path.resolve())
         return f"{_owner(before)} ended without unlocking {self.path.parent}; going on." if before else ""
 
     def release(self) -> None:
@@ -63,6 +70,7 @@ class Lock:
             self.file.truncate(0)
             self.file.close()
             self.file = None
+            _held.discard(self.path.resolve())
 
 
 def _owner(text: str) -> str:

@@ -40,7 +40,7 @@ def hard_pixels(losses: Tensor, masks: Tensor, *, threshold: float, min_kept: in
         min_kept: smallest number of pixels kept, over all processes; all, when there are fewer.
     """
     valid = masks != IGNORE
-    probability = torch.exp(-losses.detach())
+    probability = torch.exp(-losses.detach()).nan_to_num(0.0)  # a NaN has no bin; the step will be skipped
     bins = (probability * OHEM_BINS).long().clamp(max=OHEM_BINS - 1)
     counts = torch.zeros(OHEM_BINS, device=losses.device, dtype=count_dtype(losses.device))
     counts = all_sum(counts.index_add_(0, bins.flatten(), valid.flatten().to(counts.dtype)))

@@ -1,5 +1,6 @@
 """What happens between steps: log, notice, score, draw, checkpoint, restore."""
 
+import hashlib
 import sys
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from farcluss.checkpoints import Checkpoint
 from farcluss.data.base import Item
 from farcluss.data.loader import HostBatch
 from farcluss.display import Display
-from farcluss.distributed import all_sum, gather_on_main
+from farcluss.distributed import all_sum, gather_on_main, on_main
 from farcluss.errors import Cancelled, RunError, SampleError
 from farcluss.evaluation import Scores, evaluate
 from farcluss.learner import Batch
@@ -63,20 +64,23 @@ def take_note(run: Run, display: Display, wait: bool) -> None:
             continue
         run.skipped += 1
         run.skipped_in_row += 1
-        what = " and ".join(outcome.broken)
         if run.accelerator.is_main_process:
             run.folder.record("skip", outcome.step, {"parts": list(outcome.broken)})
         if run.skipped_in_row == 1:
-            display.say(f"step {outcome.step} is skipped: {what} not finite")
+            display.say(f"step {outcome.step} is skipped, as its {broken_parts(outcome)} is not finite")
         if run.skipped_in_row >= run.recipe.train.max_skipped:
             raise give_up(run, outcome)
 
 
+def broken_parts(outcome: Outcome) -> str:
+    """What was not finite in a step, in words."""
+    return " and the ".join(f"{part} loss" if part != "gradient" else part for part in outcome.broken)
+
+
 def give_up(run: Run, outcome: Outcome) -> RunError | SampleError:
     """The error for too many steps that were not finite; writes the images of this process if they are to blame."""
-    kinds = [f"{part} loss" if part != "gradient" else part for part in outcome.broken]
     text = (
-        f"The {' and the '.join(kinds)} of {run.skipped_in_row} steps in a row, up to step {outcome.step}, "
+        f"The {broken_parts(outcome)} of {run.skipped_in_row} steps in a row, up to step {outcome.step}, "
         "were not finite: the training has diverged, or images are broken."
     )
     if not outcome.own:
@@ -128,7 +132,7 @@ def reach(run: Run, display: Display, host: HostBatch | None) -> None:
         return
     if run.due() and host is not None and run.accelerator.is_main_process:
         save_picture(run, to_device(host, run.accelerator.device, semi=True, logging=True))
-    if not run.saved and run.step and (run.step == run.steps or run.step % run.recipe.train.checkpoint_every == 0):
+    if run.checkpoint_due():
         save_checkpoint(run)
     if run.due() and not run.scored:
         score(run, display)
@@ -145,28 +149,36 @@ def score(run: Run, display: Display) -> None:
     except Cancelled:
         run.stop = run.interruption.agreed(run.accelerator.device)
         return
-    summary: dict[str, Any] = {}
-    if scores[kind] is not None:
-        summary = {f"{name}_miou": value.miou for name, value in scores.items() if value is not None}
-        known = {name: value.to_json() for name, value in scores.items() if value is not None}
-        if run.accelerator.is_main_process:
-            run.folder.record("eval", run.step, {**summary, "scores": known})
-            if run.recipe.train.trackers:
-                run.accelerator.log(summary, step=run.step)
-        text = ", ".join(f"{name} mIoU {100 * value.miou:.2f}" for name, value in scores.items() if value is not None)
-        better = scores[kind].miou > run.best.get("miou", -1.0)  # type: ignore[union-attr]  # NaN is not
-        display.scored(f"step {run.step}: {text}{' (best)' if better else ''}")
-    else:
-        better = False
-    facts = {"network": kind, "step": run.step, "selection": "last", **summary}
-    _save(run, run.folder.last, facts, scores[kind])
+    known = {name: value for name, value in scores.items() if value is not None}
+    summary = {f"{name}_miou": value.miou for name, value in known.items()}
+    subject = [kind, *(item.id for item in run.parts.splits.val)]
+    mark = {"of": hashlib.sha256("\n".join(subject).encode()).hexdigest()[:8]}
+    before = run.best.get("miou", -1.0) if run.best.get("of") == mark["of"] else -1.0  # else it was of something else
+    better = kind in known and known[kind].miou > before  # which NaN is not
     if better:
-        run.best = {"step": run.step, "miou": summary[f"{kind}_miou"]}
-        _save(run, run.folder.best, facts | {"selection": f"best {kind} mIoU on data.val"}, scores[kind])
+        run.best = {"step": run.step, "miou": known[kind].miou, **mark}
+    if known:
+        text = ", ".join(f"{name} mIoU {100 * value.miou:.2f}" for name, value in known.items())
+        display.scored(f"step {run.step}: {text}{' (best)' if better else ''}")
     run.scored = True
-    if run.saved and run.accelerator.is_main_process:
-        checkpoints.note_progress(run.folder.checkpoint(run.step), run.progress)
+    on_main(lambda: _write_scores(run, known, summary, better))
     run.clock += time.perf_counter() - start  # the speed that is shown is that of training
+
+
+def _write_scores(run: Run, scores: dict[str, Scores], summary: dict[str, float], better: bool) -> None:
+    kind, folder = run.recipe.eval.network, run.folder
+    if scores:
+        tables = {name: value.to_json() for name, value in scores.items()}
+        folder.record("eval", run.step, {**summary, "scores": tables})
+        if run.recipe.train.trackers:
+            run.accelerator.log(summary, step=run.step)
+    facts = {"network": kind, "step": run.step, **summary}
+    _save(run, folder.last, {**facts, "selection": "last"}, scores.get(kind))
+    if better:
+        _save(run, folder.best, {**facts, "selection": f"best {kind} mIoU on data.val"}, scores.get(kind))
+    if run.saved:
+        folder.flush()
+        checkpoints.note_progress(folder.checkpoint(run.step), run.progress)
 
 
 def save_picture(run: Run, batch: Batch) -> None:
@@ -194,11 +206,10 @@ def _evaluate(run: Run, network: nn.Module, items: list[Item]) -> Scores | None:
 
 
 def _save(run: Run, path: Path, facts: dict[str, Any], scores: Scores | None) -> None:
-    if run.accelerator.is_main_process:
-        kind = run.recipe.eval.network
-        detail = {} if scores is None else {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
-        card = run.parts.card().model_copy(update={"source": kind, "step": run.step, "scores": {**facts, **detail}})
-        save_weights(path, run.networks[kind], card)
+    kind = run.recipe.eval.network
+    detail = {} if scores is None else {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
+    card = run.parts.card().model_copy(update={"source": kind, "step": run.step, "scores": {**facts, **detail}})
+    save_weights(path, run.networks[kind], card)
 
 
 def save_checkpoint(run: Run) -> None:
@@ -206,18 +217,21 @@ def save_checkpoint(run: Run) -> None:
     for counts in gather_on_main(run.fresh):
         run.replaced = dict(Counter(run.replaced) + counts)
     run.fresh = Counter()
-    if run.accelerator.is_main_process:
-        scaler = run.accelerator.scaler
-        state = {
-            "optimizer": run.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler else {},
-            "stages": {name: stage.state_dict() for name, stage in run.parts.stages.modules().items()},
-            **{name: network.state_dict() for name, network in run.networks.items()},
-        }
-        keep = run.recipe.train.keep_checkpoints
-        checkpoints.save(run.folder.checkpoint(run.step), run.step, state, run.progress, run.fingerprint, keep)
+    on_main(lambda: _write_checkpoint(run))
     run.saved = True
-    run.accelerator.wait_for_everyone()
+
+
+def _write_checkpoint(run: Run) -> None:
+    scaler = run.accelerator.scaler
+    state = {
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler else {},
+        "stages": {name: stage.state_dict() for name, stage in run.parts.stages.modules().items()},
+        **{name: network.state_dict() for name, network in run.networks.items()},
+    }
+    keep = run.recipe.train.keep_checkpoints
+    run.folder.flush()
+    checkpoints.save(run.folder.checkpoint(run.step), run.step, state, run.progress, run.fingerprint, keep)
 
 
 def restore(run: Run, checkpoint: Checkpoint) -> None:
@@ -231,14 +245,14 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
         load_optimizer(run.optimizer, state["optimizer"])
         if run.accelerator.scaler and state["scaler"]:
             run.accelerator.scaler.load_state_dict(state["scaler"])
-        for name in PROGRESS:
-            setattr(run, name, progress[name])
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise RunError(
             f"The checkpoint does not fit this recipe: {reason}\nResume with the recipe of the run."
         ) from None
-    run.saved = checkpoint.path.parent == run.folder.checkpoints
+    for name in PROGRESS:
+        setattr(run, name, progress.get(name, getattr(run, name)))
+    run.saved = checkpoint.path.resolve() == run.folder.checkpoint(run.step).resolve()
 
 
 def load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
@@ -267,11 +281,10 @@ def announce(run: Run, display: Display, remarks: Sequence[str]) -> None:
         display.say(report)
     if train.scaled_lr != train.lr:
         display.say(f"train.lr {train.lr:g} -> {train.scaled_lr:g}, as train.batch {train.scale_lr} -> {train.batch}")
-    if run.accelerator.num_processes > 1 and run.accelerator.device.type != "cuda" and _batch_norms(network):
-        display.say(
-            f"Batch norm sees the {train.batch // run.accelerator.num_processes} + as many images of one process "
-            "here: the result depends on the number of processes. On CUDA it sees all."
-        )
+    alone = run.accelerator.num_processes > 1 and run.accelerator.device.type != "cuda"
+    if (alone or train.accumulate > 1) and _batch_norms(network):
+        what = "process, as on CUDA it would not" if alone else "micro-batch"
+        display.say(f"Batch norm sees the images of one {what}: here the result depends on how a batch is split.")
     if run.step:
         display.say(f"resumed at step {run.step} of {run.steps}")
 

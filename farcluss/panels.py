@@ -1,5 +1,6 @@
 """One picture of what the teacher teaches: input, strong view, pseudo-label, uncertainty, prediction."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from farcluss.atomic import write_atomically
 from farcluss.data.base import IGNORE, Palette
 from farcluss.learner import Batch, Learner
 from farcluss.losses import wide
@@ -77,5 +79,6 @@ def save_panel(path: Path, grid: NDArray[np.uint8], columns: int) -> None:
     draw = ImageDraw.Draw(page)
     for column, title in enumerate(COLUMNS[:columns]):
         draw.text((column * (grid.shape[1] + GAP) * factor // columns + 2, 6), title, fill="black", font_size=14)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.save(path)
+    content = io.BytesIO()
+    page.save(content, "PNG")
+    write_atomically(path, content.getvalue())

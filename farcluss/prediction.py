@@ -34,6 +34,8 @@ def plan(inputs: Sequence[str], output: Path, writer: Any) -> list[Job]:
         DataError: nothing matches, two images would write the same file, or a file would replace an image.
     """
     jobs = list(dict.fromkeys(job for text in inputs for job in _jobs(text, output)))
+    for job in jobs:
+        _refuse_leaving(job, output, writer)
     images = {job.image.resolve() for job in jobs}
     owners: dict[Path, Path] = {}
     for path, image in ((path, job.image) for job in jobs for path in writer.outputs(job.target)):
@@ -46,6 +48,18 @@ def plan(inputs: Sequence[str], output: Path, writer: Any) -> list[Job]:
                 "Predict them in two calls, or give their common folder."
             )
     return jobs
+
+
+def _refuse_leaving(job: Job, output: Path, writer: Any) -> None:
+    """Raise DataError when a prediction would be written outside the output folder, through a name or a link."""
+    if not job.target.name.strip("."):
+        raise DataError(f"{job.image} has a name of dots alone, which a prediction cannot have. Rename it.")
+    for path in writer.outputs(job.target):
+        if path.is_symlink() or not path.resolve().is_relative_to(output.resolve()):
+            raise DataError(
+                f"The prediction {path} would be written through a link, to {path.resolve()}.\n"
+                "Remove the link, or give another --output."
+            )
 
 
 def _jobs(text: str, output: Path) -> list[Job]:

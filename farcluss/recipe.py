@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from farcluss.options import Color, Count, NonNegative, Positive, PositiveInt, PositiveRange, Share
 
@@ -137,7 +137,7 @@ class Train(Section):
     epochs: PositiveInt | None = Field(default=None, description="passes over the unlabeled set")
     batch: PositiveInt = Field(default=8, description="labeled images per step, over all processes; as many unlabeled")
     accumulate: PositiveInt = Field(
-        default=1, description="pieces in which a process sends its batch through the networks, for small memory"
+        default=1, description="micro-batches in which a process sends its batch through the networks, for small memory"
     )
     optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (momentum, nesterov off) or adamw")
     lr: Positive = Field(default=0.001, description="peak learning rate of the encoder")
@@ -207,6 +207,13 @@ class Recipe(Section):
     loss: Loss = Loss()
     train: Train
     eval: Eval = Eval()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if name and (name in (".", "..") or any(c in "/\\" or not c.isprintable() for c in name) or not name.strip()):
+            raise ValueError("a name is that of a folder below runs/: no slashes, not . or .., printable")
+        return name
 
     @property
     def semi_supervised(self) -> bool:

@@ -40,10 +40,23 @@ HARMLESS = (
 
 
 class Start(NamedTuple):
-    """Where a run starts: from a checkpoint or from nothing; `remarks` are lines to be told."""
+    """Where a run starts.
 
+    Attributes:
+        newest: the newest checkpoint that was in the run directory, whole or not; None where there was none.
+        checkpoint: what the run goes on from; None for a start from nothing.
+        remarks: lines to be told.
+        step: that of the checkpoint.
+    """
+
+    newest: Path | None
     checkpoint: Checkpoint | None = None
     remarks: tuple[str, ...] = ()
+    step: int | None = None
+
+    def begun(self) -> "Start":
+        """The same without the checkpoint's tensors, which need not stay in memory."""
+        return self._replace(checkpoint=None)
 
 
 def find_start(
@@ -61,19 +74,23 @@ def find_start(
     Raises:
         RunError: there is no whole checkpoint, it differs in what affects training, or another run is in the way.
     """
+    there = folder.newest()
     if resume is None:
-        return Start()
+        return Start(there)
     if resume == "auto" and not folder.has_checkpoint():
-        folder.refuse_existing(overwrite=folder.interrupted(recipe))
-        return Start()
+        folder.refuse_other(recipe)
+        return Start(there)
     newest = resume in ("auto", "newest")
     try:
         found = read_newest(folder.checkpoints) if newest else read(resume)
     except RunError as error:
-        advice = "Start the run anew, without --resume" if newest else "Give --resume alone, for the newest whole one"
+        anew = "by --overwrite" if folder.exists() else "without --resume"
+        advice = f"Start the run anew {anew}" if newest else "Give --resume alone, for the newest whole one"
         raise RunError(f"{error}\n{advice}.") from None
+    if found.path.resolve().parent != folder.checkpoints.resolve():
+        folder.refuse_existing(overwrite=False)  # the checkpoint of one run, the folder of another
     changes = refuse_changes(found.manifest.fingerprint, marks, allow_changes)
-    return Start(found, (*found.remarks, *changes))
+    return Start(there, found, (*found.remarks, *changes), found.manifest.step)
 
 
 def fingerprint(recipe: Recipe, splits: Splits, steps: int, precision: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ RUN/lock               the process that writes     broken/          images of st
 ```
 """
 
+import errno
+import io
 import json
 import math
 import os
@@ -28,8 +30,9 @@ from farcluss.atomic import remove_unfinished, write_atomically
 from farcluss.data.base import Item
 from farcluss.data.loader import HostBatch
 from farcluss.data.splits import Splits
-from farcluss.errors import RunError
+from farcluss.errors import RunError, WeightsError
 from farcluss.recipe import Recipe
+from farcluss.weights import read_card
 
 
 class RunFolder:
@@ -43,35 +46,67 @@ class RunFolder:
 
     def refuse_existing(self, overwrite: bool) -> None:
         """Raise RunError when a run is there already and may not be replaced."""
-        if (self.path / "recipe.toml").exists() and not overwrite:
+        if self.exists() and not overwrite:
             raise RunError(
                 f"{self.path} holds a run already. Go on with it by --resume, replace it by --overwrite,\n"
                 "or choose another folder with --output."
             )
 
-    def interrupted(self, recipe: Recipe) -> bool:
-        """Whether a run of this very recipe is there that ended before its first checkpoint."""
-        path = self.path / "recipe.toml"
-        begun = path.exists() and path.read_text() == recipe_text(recipe)
-        return begun and not self.has_checkpoint()
+    def exists(self) -> bool:
+        """Whether a run is there."""
+        return (self.path / "recipe.toml").exists()
 
     def has_checkpoint(self) -> bool:
         """Whether there is any, whole or not; tensors alone are the rest of a first one that was never finished."""
         found = checkpoints.paths(self.checkpoints)
         return len(found) > 1 or any(self.checkpoints.glob("step-*.json"))
 
+    def newest(self) -> Path | None:
+        """The newest checkpoint, whole or not; None for none."""
+        found = checkpoints.paths(self.checkpoints)
+        return found[-1] if found else None
+
+    def refuse_other(self, recipe: Recipe) -> None:
+        """Raise RunError when a run of another recipe is there that ended before its first checkpoint."""
+        path = self.path / "recipe.toml"
+        if path.exists() and path.read_text() != recipe_text(recipe):
+            raise RunError(
+                f"{self.path} holds a run of another recipe, without a checkpoint. Replace it by --overwrite,\n"
+                "or choose another folder with --output."
+            )
+
+    def step_of_best(self) -> int:
+        """Step of weights/best; 0 for none, the largest number for a file that cannot be read."""
+        try:
+            return read_card(self.best).step if self.best.exists() else 0
+        except WeightsError:
+            return sys.maxsize
+
     def create(self, recipe: Recipe, fresh: bool) -> None:
         """Make the folder of a run; a fresh one replaces what was there."""
+        places = [self.path, *(self.path / name for name in ("checkpoints", "weights", "lists", "pictures", "broken"))]
         self.path.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(self.path)
+        for place in places:
+            remove_unfinished(place)
         if fresh:
+            # Out of the way at once: a run that is killed while it removes them must not leave some to resume from.
+            aside = self.path / "checkpoints.old"
+            shutil.rmtree(aside, ignore_errors=True)
+            if self.checkpoints.exists():
+                self.checkpoints.replace(aside)
+            shutil.rmtree(aside, ignore_errors=True)
             for name in ("metrics.jsonl", "log.txt"):
                 (self.path / name).write_text("")
-            patterns = ("checkpoints/step-*", "pictures/step-*.png", "broken/step-*.npz")
-            old = [path for pattern in patterns for path in self.path.glob(pattern)]
+            old = [path for pattern in ("pictures/step-*.png", "broken/step-*.npz") for path in self.path.glob(pattern)]
             for stale in (*old, self.last, self.best):
                 stale.unlink(missing_ok=True)
         write_atomically(self.path / "recipe.toml", recipe_text(recipe).encode())
+
+    def is_to_blame(self, error: OSError) -> bool:
+        """Whether an error of the system is about this folder or its disk, and not about something else."""
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        inside = isinstance(error.filename, str) and Path(error.filename).is_relative_to(self.path)
+        return error.errno in full or inside
 
     def unwritable(self, error: OSError, begun: bool) -> RunError:
         """What to say of an error of the file system, at the start of a run or in the midst of it."""
@@ -107,11 +142,24 @@ class RunFolder:
             file.write(json.dumps(without_nan(line)) + "\n")
 
     def forget_after(self, step: int, scored: bool) -> None:
-        """Drop the metrics of what a run that resumes at `step` will do again: the evaluation there unless `scored`."""
+        """Drop what a run that resumes at `step` will do again: later checkpoints, and lines of metrics.jsonl.
+
+        Args:
+            step: from which it goes on.
+            scored: whether the evaluation there is done.
+        """
+        checkpoints.drop_after(self.checkpoints, step)
         path = self.path / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _is_before(line, step, scored)]
         write_atomically(path, "".join(line + "\n" for line in kept).encode())
+
+    def flush(self) -> None:
+        """Bring metrics.jsonl to the disk: a checkpoint must not outlive the lines before it."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
 
     def log(self, text: str) -> None:
         """Append to log.txt."""
@@ -133,9 +181,10 @@ class RunFolder:
     def save_broken(self, step: int, rank: int, host: HostBatch) -> Path:
         """Write the images of a process in a step for inspection, to be opened by `numpy.load`."""
         path = self.path / "broken" / f"step-{step:08d}-rank-{rank}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: getattr(host, name).numpy() for name in ("images", "masks", "valid")}
-        np.savez(path, **arrays, labeled=host.labeled, ids=np.array(host.ids, np.str_))
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays, labeled=host.labeled, ids=np.array(host.ids, np.str_))
+        write_atomically(path, buffer.getvalue())
         return path
 
 

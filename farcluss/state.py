@@ -59,6 +59,11 @@ class Run:
         return {"teacher": self.learner.teacher, "student": self.accelerator.unwrap_model(self.learner.student)}
 
     @property
+    def kept(self) -> list[Tensor]:
+        """What a step that is not finite leaves as it was, besides weights: buffers of the student and of stages."""
+        return [*self.buffers, *(b for stage in self.parts.stages.modules().values() for b in stage.buffers())]
+
+    @property
     def progress(self) -> dict[str, Any]:
         """What a manifest keeps."""
         return {name: getattr(self, name) for name in PROGRESS}
@@ -66,6 +71,11 @@ class Run:
     def due(self) -> bool:
         """Whether this step is to be evaluated."""
         return self.step > 0 and (self.step == self.steps or self.step % self.recipe.eval.every == 0)
+
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint of this step is to be written and has not been."""
+        every = self.recipe.train.checkpoint_every
+        return not self.saved and self.step > 0 and (self.step == self.steps or self.step % every == 0)
 
     def advance(self, images: int, unreadable: tuple[str, ...]) -> None:
         """One step more, of which nothing is scored or saved yet."""

@@ -1,4 +1,4 @@
-"""One optimizer step, and how it stays the same on any number of processes and in any number of pieces."""
+"""One optimizer step, and how it stays the same on any number of processes and of micro-batches."""
 
 import contextlib
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from farcluss.averaging import ema_decay, ema_update
 from farcluss.data.loader import HostBatch
-from farcluss.distributed import all_sum, sum_tables
+from farcluss.distributed import all_sum, sum_table
 from farcluss.draws import addressed
 from farcluss.learner import Batch, Lesson, Survey, Totals, split
 from farcluss.optimization import learning_rate, set_learning_rate
@@ -16,7 +16,7 @@ from farcluss.state import Run
 from farcluss.watch import LOSSES
 from farcluss.weights import to_unit
 
-Pieces = list[tuple[Batch, Lesson | None]]
+MicroBatches = list[tuple[Batch, Lesson | None]]
 
 
 class Step(NamedTuple):
@@ -44,18 +44,17 @@ def to_device(host: HostBatch, device: torch.device, semi: bool, logging: bool) 
 
 
 def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
-    """One optimizer step: teach, sum what is global, then learn, in pieces where memory is small.
+    """One optimizer step: teach, sum what is global, then learn, in micro-batches where memory is small.
 
     A step whose loss or gradient is not finite leaves weights, optimizer, teacher and buffers as they were.
     """
     accelerator, learner, train = run.accelerator, run.learner, run.recipe.train
     set_learning_rate(run.optimizer, learning_rate(run.step, run.steps, train))
     batch = to_device(host, accelerator.device, semi, logging)
-    place = (train.seed, run.step, accelerator.process_index, accelerator.num_processes)
-    with addressed(*place), accelerator.autocast():
+    before = [buffer.clone() for buffer in run.kept]
+    with _place(run, 0):
         lesson, statistics = learner.teach(batch, train.accumulate)
-    statistics = sum_tables([statistics])
-    before = [buffer.clone() for buffer in run.buffers]
+    statistics = sum_table(statistics)
     losses = learn(run, split(batch, lesson, train.accumulate), learner.totals(statistics))
     bad, flags = find_broken(run, losses)
     if not accelerator.scaler:  # which has flags of its own, and finds the same
@@ -63,52 +62,51 @@ def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
     run.optimizer.step()
     run.optimizer.zero_grad()
     average_buffers(run)
-    for buffer, old in zip(run.buffers, before, strict=True):
+    for buffer, old in zip(run.kept, before, strict=True):
         torch.where(bad, old, buffer, out=buffer)
     rate = 1 - ema_decay(run.step, train.ema)
     ema_update(learner.teacher, run.networks["student"], torch.where(bad, 0.0, rate))
     return Step(losses, statistics, flags)
 
 
-def learn(run: Run, pieces: Pieces, totals: Totals) -> dict[str, Tensor]:
-    """Forward and backward of all pieces; the sums of their losses."""
+def learn(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Tensor]:
+    """Forward and backward of all micro-batches; the sums of their losses."""
     accelerator, learner, loss = run.accelerator, run.learner, run.recipe.loss
     ramp = min(1.0, (run.step + 1 - loss.warmup_steps) / loss.ramp_steps) if loss.ramp_steps else 1.0
-    surveys = survey(run, pieces)
+    surveys = survey(run, micro_batches)
     summed: dict[str, Tensor] = {}
-    for number, (piece, known) in enumerate(zip(pieces, surveys, strict=True)):
-        last = number + 1 == len(pieces)
+    for number, (micro_batch, known) in enumerate(zip(micro_batches, surveys, strict=True)):
+        last = number + 1 == len(micro_batches)
         with contextlib.nullcontext() if last else accelerator.no_sync(learner.student):
-            with _place(run, number), accelerator.autocast():
-                losses = learner.losses(*piece, totals, ramp, known)
+            with _place(run, number + 1):
+                losses = learner.losses(*micro_batch, totals, ramp, known)
             # DDP averages gradients over processes, while the shares of a loss add up: hence the factor.
             accelerator.backward(losses["total"] * accelerator.num_processes)
         summed = {name: summed.get(name, 0) + value.detach() for name, value in losses.items()}
     return summed
 
 
-def survey(run: Run, pieces: Pieces) -> list[Survey] | list[None]:
-    """What a first forward of all pieces tells each, where there are several and a loss asks; buffers stay."""
+def survey(run: Run, micro_batches: MicroBatches) -> list[Survey] | list[None]:
+    """What a first forward of all micro-batches tells each, where there are several and a loss asks; buffers stay."""
     learner = run.learner
-    pulls = run.parts.dim > 0 and pieces[0][1] is not None
-    if len(pieces) == 1 or not (pulls or run.recipe.loss.supervised == "ohem"):
-        return [None] * len(pieces)
+    pulls = run.parts.dim > 0 and micro_batches[0][1] is not None
+    if len(micro_batches) == 1 or not (pulls or run.recipe.loss.supervised == "ohem"):
+        return [None] * len(micro_batches)
     before = [buffer.clone() for buffer in run.buffers]
     glances = []
-    for number, piece in enumerate(pieces):
-        with _place(run, number), run.accelerator.autocast():
-            glances.append(learner.glance(*piece))
+    for number, micro_batch in enumerate(micro_batches):
+        with _place(run, number + 1):
+            glances.append(learner.glance(*micro_batch))
     for buffer, old in zip(run.buffers, before, strict=True):
         buffer.copy_(old)
-    with _place(run, 0), run.accelerator.autocast():
+    with _place(run, len(micro_batches) + 1):
         return learner.survey(glances)
 
 
-def _place(run: Run, piece: int) -> Any:
-    """The address of what a piece's forward draws, such as dropout: the same in both of its forwards."""
-    accelerator, train = run.accelerator, run.recipe.train
-    rank = accelerator.process_index * train.accumulate + piece
-    return addressed(train.seed, run.step, rank, accelerator.num_processes * train.accumulate)
+def _place(run: Run, part: int) -> Any:
+    """The address of what a part of this step draws, such as dropout: the same in both forwards of a micro-batch."""
+    accelerator = run.accelerator
+    return addressed(run.recipe.train.seed, run.step, accelerator.process_index, accelerator.num_processes, part)
 
 
 def find_broken(run: Run, losses: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -14,26 +14,9 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-RECIPE = """
-[data]
-layout = { name = "shapes", train = 12, val = 3, size = 24 }
-labeled = "4/12"
-crop = 24
-workers = 0
-[network]
-name = "tiny"
-[stages]
-contrast = { name = "prototype", dim = 4, confidence = 0.2 }
-[train]
-steps = 8
-batch = 4
-lr = 0.05
-ema = 0.9
-log_every = 1
-checkpoint_every = 1
-[eval]
-every = 4
-"""
+from tiny_recipe import tiny_recipe
+
+RECIPE = tiny_recipe(augment='"photometric"', steps=8, checkpoint_every=1, keep=2, every=4)
 TIMES = ("time", "memory_gib", "images_per_second")
 
 
@@ -125,7 +108,7 @@ def kill_and_resume(folder: Path, kills: int, seed: int, *settings: str) -> dict
     while codes.count(-signal.SIGKILL) < kills or codes[-1] != 0:
         # Every other time in the midst of writing; when all kills are done, the last run is left to end.
         files = (ANYWHERE, WRITING)[len(codes) % 2]
-        event = 0 if codes.count(-signal.SIGKILL) == kills else draw.randint(1, events[files] // 2)
+        event = 0 if codes.count(-signal.SIGKILL) == kills else draw.randint(1, events[files])
         codes.append(wait(start(folder, *settings, output=output, prepare=lambda f=files, e=event: Killer(f, e))))
         if codes[-1] == 0:
             outcomes.append(outcome(folder, output))

@@ -1,6 +1,6 @@
 """Two processes that are killed or signalled; torchrun starts both anew whenever one has died.
 
-interrupted_ranks.py FOLDER MODE KILLS: MODE is `whole`, `killed` (one process or the other, KILLS times, at random
+interrupted_ranks.py FOLDER MODE KILLS SEED: MODE is `whole`, `killed` (one process or the other, KILLS times, at random
 events, every third time in the midst of writing a checkpoint) or `signalled` (one process alone gets SIGUSR1).
 """
 
@@ -18,11 +18,11 @@ SETTINGS = ["network.name=deeplabv3plus", "network.encoder=test_resnet", "networ
             "network.head_channels=8"]  # fmt: skip
 
 
-def launch(folder: Path, mode: str, kills: int = 0) -> dict:
+def launch(folder: Path, mode: str, kills: int = 0, seed: int = 0) -> dict:
     """Train in two processes until it is done; what the run has come to, and how many attempts it took."""
     (folder / "recipe.toml").write_text(interrupted.RECIPE)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["--max_restarts", str(kills), __file__, str(folder), mode, str(kills)]
+    command += ["--max_restarts", str(kills), __file__, str(folder), mode, str(kills), str(seed)]
     environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else a new attempt may look for the old one's processes
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300 + 60 * kills)
@@ -43,21 +43,23 @@ def signal_one(rank: int) -> None:
     engine.one_step = one_step
 
 
-def main(folder: Path, mode: str, kills: int) -> None:
+def main(folder: Path, mode: str, kills: int, seed: int) -> None:
     import torch.distributed as dist
 
     from farcluss import load_recipe, train
     from farcluss.errors import Stopped
 
     attempt, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
+    settings = SETTINGS
     if mode == "signalled":
         signal_one(rank)
     elif attempt < kills and rank == (attempt % 3 != 2) * (attempt % 2):  # the first process alone writes
         writing = attempt % 3 == 2
-        event = random.Random(attempt).randint(100, 1000 if writing else 12000)
+        event = random.Random(f"{seed} {attempt}").randint(100, 1000 if writing else 12000)
+        settings = [*SETTINGS, f"data.workers={attempt % 2}"]
         interrupted.Killer(interrupted.WRITING if writing else interrupted.ANYWHERE, event)
     try:
-        train(load_recipe(folder / "recipe.toml", (), SETTINGS), folder / mode, resume="auto")
+        train(load_recipe(folder / "recipe.toml", (), settings), folder / mode, resume="auto")
     except Stopped as stop:
         (folder / f"stopped-{rank}").write_text(f"{stop.signal} {stop}")
     sys.setprofile(None)
@@ -69,4 +71,4 @@ def main(folder: Path, mode: str, kills: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

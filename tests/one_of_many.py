@@ -8,28 +8,10 @@ import os
 import sys
 from pathlib import Path
 
+from tiny_recipe import tiny_recipe
+
 # A recipe whose steps do not depend on how a batch is split, but for rounding.
-RECIPE = """
-[data]
-layout = { name = "shapes", train = 12, val = 3, size = 24 }
-labeled = "4/12"
-crop = 24
-workers = 0
-[network]
-name = "tiny"
-[stages]
-augment = { name = "photometric", cutmix = 0.5 }
-contrast = { name = "prototype", dim = 4, confidence = 0.2 }
-[train]
-steps = 6
-batch = 4
-lr = 0.05
-ema = 0.9
-log_every = 1
-checkpoint_every = 2
-[eval]
-every = 3
-"""
+RECIPE = tiny_recipe(augment='{ name = "photometric", cutmix = 0.5 }', keep=2)
 
 
 def train_tiny(recipe: str, output: str) -> None:

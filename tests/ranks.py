@@ -9,28 +9,11 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
-RECIPE = """
-[data]
-layout = { name = "shapes", train = 24, val = 5, size = 24 }
-labeled = "12/24"
-crop = 24
-workers = 0
-[network]
-name = "tiny"
-[stages]
-augment = "photometric"
-contrast = { name = "prototype", dim = 4, confidence = 0.2 }
-[train]
-steps = 5
-batch = 8
-lr = 0.005
-ema = 0.9
-log_every = 1
-checkpoint_every = 1
-keep_checkpoints = 9
-[eval]
-every = 5
-"""
+from tiny_recipe import tiny_recipe
+
+RECIPE = tiny_recipe(
+    train=24, val=5, labeled=12, augment='"photometric"', steps=5, batch=8, lr=0.005, checkpoint_every=1, every=5
+)
 
 
 DOUBLE = ["network.name=tiny64", "data.val=none"]

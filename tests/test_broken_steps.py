@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from farcluss import engine, steps
+from farcluss import engine, plugins, steps
 from farcluss.checkpoints import read
 from farcluss.errors import FarclussError
 from farcluss.reading import load_recipe
 from farcluss.runs import RunFolder
+from farcluss.stages.weight import UniformWeight
 
 RECIPE = """
 [data]
@@ -114,11 +115,14 @@ def break_gradients(monkeypatch, *numbers):
 BREAKS = {"supervised": break_images, "unsupervised": break_losses, "gradient": break_gradients}
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+SETTINGS = {"sgd": [], "adamw": ["train.optimizer=adamw"], "ohem": ["loss.supervised=ohem", "loss.ohem_min_kept=200"]}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("part", BREAKS)
-def test_a_broken_step_changes_nothing(recipe_file, monkeypatch, part, optimizer):
+def test_a_broken_step_changes_nothing(recipe_file, monkeypatch, part, settings):
     BREAKS[part](monkeypatch, 1, 4, 5)
-    folder = train(recipe_file, f"train.optimizer={optimizer}")
+    folder = train(recipe_file, *SETTINGS[settings])
     states = {step: state(folder, step) for step in range(1, 9)}
     for step in range(2, 9):
         same = all(torch.equal(states[step][name], states[step - 1][name]) for name in states[step])
@@ -169,11 +173,42 @@ def test_steps_after_it_are_those_of_a_run_without_it(recipe_file, monkeypatch):
 
 
 def test_in_pieces_too(recipe_file, monkeypatch):
-    break_gradients(monkeypatch, 3)  # the first of the two pieces of the second step
+    break_gradients(monkeypatch, 3)  # the first of the two micro-batches of the second step
     folder = train(recipe_file, "train.accumulate=2", "train.steps=3")
     states = [state(folder, step) for step in (1, 2, 3)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not all(torch.equal(states[1][name], states[2][name]) for name in states[0])
+
+
+def test_mining_in_micro_batches_too(recipe_file, monkeypatch):
+    break_images(monkeypatch, 2)
+    folder = train(recipe_file, *SETTINGS["ohem"], "train.accumulate=2", "train.steps=3")
+    states = [state(folder, step) for step in (1, 2, 3)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not all(torch.equal(states[1][name], states[2][name]) for name in states[0])
+
+
+class Adaptive(UniformWeight):
+    """A stage with a state: the mean of all probabilities it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, probs: torch.Tensor) -> torch.Tensor:
+        self.seen += probs.amax(1).mean()
+        return super().forward(probs)
+
+
+def test_the_state_of_stages_stays_too(recipe_file, monkeypatch):
+    plugins.register("weight", "adaptive", Adaptive)
+    try:
+        break_images(monkeypatch, 2)
+        folder = train(recipe_file, "stages.weight=adaptive", "train.steps=3")
+    finally:
+        plugins.unregister("weight", "adaptive")
+    seen = [read(folder / "checkpoints" / f"step-{n:08d}.pt").state["stages"]["weight"]["seen"] for n in (1, 2, 3)]
+    assert 0 < seen[0] == seen[1] < seen[2]
 
 
 def test_too_many_in_a_row_end_the_run(recipe_file, monkeypatch):

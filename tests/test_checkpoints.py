@@ -237,7 +237,9 @@ class TestAtomicFiles:
         assert checkpoints.read_newest(folder).remarks == ()
         for name in (".hidden", "my.part"):
             (folder / name).write_text("of somebody else")
-        atomic.remove_unfinished(folder.parent)
+        atomic.remove_unfinished(folder.parent)  # whose folders may hold other runs
+        assert left.exists()
+        atomic.remove_unfinished(folder)
         assert set(snapshot(folder)) == {*before, folder / ".hidden", folder / "my.part"}
 
     def test_a_writer_that_is_interrupted(self, tmp_path):
@@ -310,7 +312,7 @@ class TestAFullDisk:
         text = str(caught.value)
         assert len(text.splitlines()) <= 3 and f"{folder / 'step-00000004.pt'} cannot be written" in text
         assert f"needs about {4 * size / 2**20:.1f} MiB" in text and "1,234.5 MiB are free" in text
-        assert f"{folder / 'step-00000003.pt'}, is whole" in text and "--resume" in text
+        assert f"{folder / 'step-00000003.pt'} is whole" in text and "--resume" in text
         assert snapshot(folder) == before
 
     @pytest.mark.parametrize("damage", ["bit flipped", "manifest missing"])
@@ -319,7 +321,7 @@ class TestAFullDisk:
         fill("step-00000004.pt")
         with pytest.raises(RunError) as caught:
             save(folder, 4)
-        assert f"{folder / 'step-00000002.pt'}, is whole" in str(caught.value)
+        assert f"{folder / 'step-00000002.pt'} is whole" in str(caught.value)
 
 
 LIMITED = """
@@ -368,7 +370,7 @@ class TestARunOnAFullDisk:
         refusal = python(LIMITED, "run", whole.parent / "tiny.toml", "-o", run).refusal
         assert f"{run / 'checkpoints' / 'step-00000004.pt'} cannot be written" in refusal
         assert os.strerror(errno.EFBIG) in refusal and "MiB are free" in refusal
-        assert f"{run / 'checkpoints' / 'step-00000002.pt'}, is whole" in refusal
+        assert f"{run / 'checkpoints' / 'step-00000002.pt'} is whole" in refusal
         self.assert_goes_on(whole, run, 2)
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The number of processes, and of pieces in each, changes nothing but rounding."""
+"""The number of processes, and of micro_batches in each, changes nothing but rounding."""
 
 import json
 from pathlib import Path
@@ -17,16 +17,16 @@ RUNS = {
     "everything": [MOVES, PULL, *OHEM, "loss.contrastive=1.0", "train.lr=0.05", *ranks.DOUBLE],
     "adamw": ["train.optimizer=adamw", "train.clip=0.1", "loss.warmup_steps=2", *ranks.DOUBLE],
 }
-# Further runs of a number of processes, in several pieces each: name -> (the run that they repeat, pieces).
-PIECES = {
-    1: {f"{name}-{pieces}": (name, pieces) for name in RUNS for pieces in (2, 8)},
+# Further runs by number of processes, in several micro-batches each: name -> (the run that they repeat, how many).
+SPLIT = {
+    1: {f"{name}-{micro_batches}": (name, micro_batches) for name in RUNS for micro_batches in (2, 8)},
     2: {"everything-2": ("everything", 2)},
     4: {},
 }
 
 
 def runs_of(world: int) -> dict[str, list[str]]:
-    further = {variant: [*RUNS[name], f"train.accumulate={n}"] for variant, (name, n) in PIECES[world].items()}
+    further = {variant: [*RUNS[name], f"train.accumulate={n}"] for variant, (name, n) in SPLIT[world].items()}
     return RUNS | further
 
 
@@ -34,7 +34,7 @@ def runs_of(world: int) -> dict[str, list[str]]:
 def folders(tmp_path_factory):
     """The folder of all runs by number of processes."""
     found = {}
-    for world in PIECES:
+    for world in SPLIT:
         found[world] = tmp_path_factory.mktemp(f"world{world}")
         (found[world] / "recipe.toml").write_text(ranks.RECIPE)
         if world == 1:
@@ -50,12 +50,12 @@ def lines(folder: Path, kind: str) -> list[dict]:
 
 
 CASES = [(world, name, name) for world in (2, 4) for name in RUNS]
-CASES += [(world, name, variant) for world in PIECES for variant, (name, _) in PIECES[world].items()]
+CASES += [(world, name, variant) for world in SPLIT for variant, (name, _) in SPLIT[world].items()]
 
 
 @pytest.mark.parametrize(("world", "name", "variant"), CASES)
 def test_the_split_changes_nothing(folders, world, name, variant):
-    """Against one process with one piece: losses, statistics and weights after each of five steps."""
+    """Against one process with one micro-batch: losses, statistics and weights after each of five steps."""
     one, other = folders[1] / name, folders[world] / variant
     tolerance = 1e-5 if name == "defaults" else 1e-12  # in float32 and in float64
     for mine, theirs in zip(lines(one, "train"), lines(other, "train"), strict=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_network import TinyNetwork
+from tiny_recipe import tiny_recipe
 
 from farcluss import plugins
 from farcluss.checkpoints import read
@@ -17,28 +18,7 @@ from farcluss.errors import FarclussError
 from farcluss.reading import load_recipe
 from farcluss.scoring import score_file
 
-RECIPE = """
-[data]
-layout = { name = "shapes", train = 12, val = 3, size = 24 }
-labeled = "4/12"
-crop = 24
-workers = 0
-[network]
-name = "tiny"
-[stages]
-augment = "identity"
-contrast = { name = "prototype", dim = 4, confidence = 0.2 }
-[train]
-steps = 6
-batch = 4
-lr = 0.05
-ema = 0.9
-log_every = 1
-checkpoint_every = 2
-keep_checkpoints = 9
-[eval]
-every = 3
-"""
+RECIPE = tiny_recipe()
 
 
 @pytest.fixture

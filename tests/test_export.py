@@ -56,8 +56,8 @@ class TestWeights:
 
     def test_scores_of_another_step_are_left_out(self, trained_run, tmp_path):
         run = shutil.copytree(trained_run, tmp_path / "run")
-        path = run / "checkpoints" / "step-00000012.pt"
-        checkpoints.save(path, 9, checkpoints.read(path).state, {}, {}, keep=1)
+        state = checkpoints.read(run / "checkpoints" / "step-00000012.pt").state
+        checkpoints.save(run / "checkpoints" / "step-00000009.pt", 9, state, {}, {}, keep=1)
         model = load_source(run, "teacher")
         assert (model.card.step, model.card.scores) == (9, {})
 

@@ -9,7 +9,9 @@ import interrupted
 import interrupted_ranks
 import pytest
 
-KILLS = 8
+pytestmark = pytest.mark.slow
+
+KILLS = 6
 """Per scenario; benchmarks/kills.py does more."""
 
 
@@ -96,8 +98,8 @@ def two(tmp_path_factory):
 
 def test_killed_in_two_processes_it_ends_the_same(two):
     folder, whole = two
-    killed = interrupted_ranks.launch(folder, "killed", 4)
-    assert killed.pop("attempts") == 4
+    killed = interrupted_ranks.launch(folder, "killed", 3)
+    assert killed.pop("attempts") == 3
     assert killed == {name: value for name, value in whole.items() if name != "attempts"}
 
 
@@ -113,4 +115,4 @@ def test_all_processes_stop_at_the_same_step(two):
 def test_what_batch_norm_sees_of_two_processes_is_said(two):
     """On CPUs, where it cannot see the others' images."""
     log = (two[0] / "whole" / "log.txt").read_text()
-    assert "Batch norm sees the 2 + as many images of one process here" in log
+    assert "Batch norm sees the images of one process" in log

@@ -175,13 +175,13 @@ def test_two_equal_views_have_the_loss_of_one():
 def test_pieces_are_equal_runs_of_the_batch(axes):
     learner, batch = make(augment=TwoViews(), axes=axes), make_batch(axes)
     lesson, _ = learner.teach(batch)
-    pieces = split(batch, lesson, 2)
-    assert [len(tensor) for piece, _ in pieces for tensor in piece] == [1] * 10
-    for found, wanted in zip(zip(*(piece for piece, _ in pieces), strict=True), batch, strict=True):
+    micro_batches = split(batch, lesson, 2)
+    assert [len(tensor) for piece, _ in micro_batches for tensor in piece] == [1] * 10
+    for found, wanted in zip(zip(*(piece for piece, _ in micro_batches), strict=True), batch, strict=True):
         assert torch.equal(torch.cat(found), wanted)
     for number, (view, labels) in enumerate(zip(*lesson, strict=True)):
-        assert torch.equal(torch.cat([part.views[number] for _, part in pieces]), view)
-        joined = join_labels([part.labels[number] for _, part in pieces])
+        assert torch.equal(torch.cat([part.views[number] for _, part in micro_batches]), view)
+        joined = join_labels([part.labels[number] for _, part in micro_batches])
         assert all(torch.equal(*pair) for pair in zip(vars(joined).values(), vars(labels).values(), strict=True))
     bare = Batch(batch.images, batch.masks)
     for piece, part in split(bare, None, 2):
@@ -191,10 +191,10 @@ def test_pieces_are_equal_runs_of_the_batch(axes):
 
 def test_labels_taught_in_pieces_are_those_of_the_whole():
     batch, learner = make_batch(), make()
-    whole, pieces = learner.teach(batch), learner.teach(batch, 2)
-    for one, other in zip(vars(whole[0].labels[0]).values(), vars(pieces[0].labels[0]).values(), strict=True):
+    whole, micro_batches = learner.teach(batch), learner.teach(batch, 2)
+    for one, other in zip(vars(whole[0].labels[0]).values(), vars(micro_batches[0].labels[0]).values(), strict=True):
         torch.testing.assert_close(one, other)
-    torch.testing.assert_close(whole[1], pieces[1])
+    torch.testing.assert_close(whole[1], micro_batches[1])
 
 
 class BadWeight(Weight):

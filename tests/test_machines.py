@@ -16,6 +16,8 @@ import torch
 
 from farcluss.checkpoints import read
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 MACHINES, WORLD = 2, 2
 PATIENCE = 300  # seconds

@@ -264,7 +264,7 @@ class TestAnExistingRun:
 
     def test_nothing_to_resume(self, run, tmp_path):
         refusal = run("--resume").refusal
-        assert f"{tmp_path / 'run'} has no checkpoint.\nStart the run anew, without --resume." in refusal
+        assert f"{tmp_path / 'run'} has no checkpoint.\nStart the run anew without --resume." in refusal
 
 
 class TestPlugins:

@@ -13,36 +13,16 @@ from accelerate.state import AcceleratorState
 from commandline import cli
 from conftest import write_images
 from tiny_network import TinyNetwork
+from tiny_recipe import tiny_recipe
 
-from farcluss import checkpoints, load_recipe, plugins, train
+from farcluss import checkpoints, engine, load_recipe, plugins, train
 from farcluss.data.base import Item
 from farcluss.data.splits import Splits
 from farcluss.errors import FarclussError, RunError
 from farcluss.recipe import Recipe
 from farcluss.resuming import fingerprint
 
-RECIPE = """
-[data]
-layout = { name = "shapes", train = 12, val = 2, size = 16 }
-labeled = "4/12"
-crop = 16
-workers = 0
-[network]
-name = "tiny"
-[stages]
-augment = "identity"
-contrast = { name = "prototype", dim = 4, confidence = 0.2 }
-[train]
-steps = 6
-batch = 4
-lr = 0.05
-ema = 0.9
-log_every = 1
-checkpoint_every = 2
-keep_checkpoints = 9
-[eval]
-every = 6
-"""
+RECIPE = tiny_recipe(val=2, size=16, every=6)
 STEPS, BATCH, LR = 6, 4, 0.05
 CHECKPOINT = Path("checkpoints") / f"step-{STEPS:08d}.pt"
 
@@ -324,10 +304,46 @@ def test_nothing_to_go_on_from(recipe, part, left):
     for path in (part / "checkpoints").glob("*"):
         path.unlink() if left == "nothing" else path.write_bytes(b"damaged")
     before = snapshot(part)
-    with pytest.raises(RunError, match=rf"{part} has no (whole )?checkpoint.*(?s:.)*anew, without --resume") as caught:
+    with pytest.raises(RunError, match=rf"{part} has no (whole )?checkpoint.*(?s:.)*anew by --overwrite") as caught:
         train(load_recipe(recipe), part, resume="newest")
     assert len(str(caught.value).splitlines()) <= 3
     assert snapshot(part) == before
+
+
+def test_going_back_gives_up_what_came_after(recipe, whole, tmp_path):
+    """Later checkpoints are of a run that is no more: a run that is killed then must not go on from them."""
+    part = tmp_path / "back"
+    shutil.copytree(whole, part)
+    later = [path.name for path in (part / "checkpoints").glob("*") if path.stem > "step-00000002"]
+    assert later
+    with pytest.raises(RuntimeError, match="cut off"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "one_step", lambda *arguments: (_ for _ in ()).throw(RuntimeError("cut off")))
+        train(load_recipe(recipe), part, resume=part / "checkpoints" / "step-00000002.pt")
+    assert not [name for name in later if (part / "checkpoints" / name).exists()]
+    train(load_recipe(recipe), part, resume="auto")
+    assert_same(whole, part)
+    assert lines(part) == lines(whole)
+
+
+def test_another_run_is_not_gone_on_over(recipe, whole, part):
+    before = snapshot(part)
+    with pytest.raises(RunError, match="holds a run already"):
+        train(load_recipe(recipe), part, resume=whole / "checkpoints" / "step-00000002.pt")
+    assert snapshot(part) == before
+
+
+def test_a_run_that_another_has_written_to_meanwhile_is_refused(recipe, part, monkeypatch):
+    original = engine.prepare
+
+    def prepare(*arguments):
+        newest = sorted((part / "checkpoints").glob("*.pt"))[-1]
+        for suffix in (".pt", ".json"):
+            shutil.copy(newest.with_suffix(suffix), newest.with_name(f"step-00000099{suffix}"))
+        return original(*arguments)
+
+    monkeypatch.setattr(engine, "prepare", prepare)
+    with pytest.raises(RunError, match="Another run has written to"):
+        train(load_recipe(recipe), part, resume="newest")
 
 
 class TestAuto:
@@ -347,7 +363,7 @@ class TestAuto:
     def test_leaves_another_run_without_a_checkpoint_alone(self, recipe, part):
         shutil.rmtree(part / "checkpoints")
         before = snapshot(part)
-        with pytest.raises(RunError, match=r"holds a run already.*--overwrite"):
+        with pytest.raises(RunError, match=r"holds a run of another recipe, without a checkpoint.*--overwrite"):
             train(load_recipe(recipe, (), ["train.lr=0.1"]), part, resume="auto")
         assert snapshot(part) == before
 

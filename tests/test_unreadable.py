@@ -19,9 +19,9 @@ from torch.utils.data import get_worker_info
 
 from farcluss import checkpoints, engine, plugins
 from farcluss.data.base import Item, Sample
-from farcluss.data.folder import folder
+from farcluss.data.files import FileReader
 from farcluss.data.loader import LABELED, UNLABELED, PairedCrops, host_batches, item_index, step_addresses
-from farcluss.errors import DataError, SampleError
+from farcluss.errors import DataError
 from farcluss.recipe import Data
 
 STEPS, BATCH, EVERY = 10, 2, 2
@@ -68,10 +68,8 @@ class Home:
 @pytest.fixture
 def home(image_folder):
     plugins.register("network", "tiny", TinyNetwork)
-    plugins.register("dataset", "watched", watched)
     yield Home(image_folder)
     plugins.unregister("network", "tiny")
-    plugins.unregister("dataset", "watched")
 
 
 def patch_step(monkeypatch, before) -> None:
@@ -111,35 +109,21 @@ def listed(result: Result) -> dict[str, int]:
     return counts
 
 
-def turns(count: int, stream: int, index: int) -> int:
-    """In how many places of a run it is the turn of an item."""
-    return [item_index(count, 0, stream, place) for place in range(STEPS * BATCH)].count(index)
-
-
 class TestSkipping:
     @pytest.mark.parametrize("workers", [0, 2])
     def test_the_end_of_the_run_lists_what_could_not_be_read(self, home, workers):
         home.cut(MASK, PICTURE)
-        wanted = {MASK: turns(4, LABELED, 2), PICTURE: turns(2, UNLABELED, 1)}
-        assert wanted == {MASK: 5, PICTURE: 10}  # whole passes over four and over two images
+        places = [(MASK, 4, LABELED, 2), (PICTURE, 2, UNLABELED, 1)]
+        turns = {name: [item_index(count, 0, stream, place) for place in range(STEPS * BATCH)].count(index)
+                 for name, count, stream, index in places}  # fmt: skip
+        assert turns == {MASK: 5, PICTURE: 10}  # whole passes over four and over two images
         found = listed(home.run("run", SKIP, f"data.workers={workers}"))
-        assert found == {str(home.images / name): times for name, times in wanted.items()}
-
-    def test_each_broken_file_has_a_line(self, home):
-        """Also where one is drawn in place of another, so that it is to be read more often than it is its turn."""
-        names = ["images/train/0.png", "masks/train/1.png", MASK]
-        home.cut(*names)
-        found = listed(home.run("run", SKIP))
-        assert found.keys() == {str(home.images / name) for name in names}
-        assert min(found.values()) >= 5
-
-    def test_nothing_is_said_or_changed_where_all_can_be_read(self, home):
-        whole, skipping = home.run("whole"), home.run("skipping", SKIP)
-        assert whole.code == skipping.code == 0 and "could not be read" not in skipping.out
-        home.assert_equal("whole", "skipping")
+        assert found == {str(home.images / name): times for name, times in turns.items()}
 
     def test_workers_and_interruptions_change_nothing(self, home, monkeypatch):
-        assert home.run("good").code == 0
+        good = [home.run(name, *settings) for name, settings in (("good", []), ("skip", [SKIP]))]
+        assert all(result.code == 0 and "could not be read" not in result.out for result in good)
+        home.assert_equal("good", "skip")
         home.cut(MASK, PICTURE)
         whole = listed(home.run("whole", SKIP))
         assert listed(home.run("workers", SKIP, "data.workers=2")) == whole
@@ -163,7 +147,13 @@ class TestSkipping:
     def test_two_processes_change_nothing_but_rounding(self, home):
         home.cut(MASK, PICTURE)
         assert home.run("one", SKIP).code == 0
-        in_two_processes(home, "two")
+        script = home.recipe.with_name("two.py")
+        script.write_text(TWO)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+        command += [str(home.recipe), str(home.folder("two")), "network.name=tiny", SKIP]
+        environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
         assert home.newest("two").manifest.progress["replaced"] == home.newest("one").manifest.progress["replaced"]
         home.assert_equal("one", "two", tolerance=1e-5)
 
@@ -192,16 +182,6 @@ train(load_recipe(sys.argv[1], (), sys.argv[3:]), sys.argv[2])
 assert dist.get_world_size() == 2
 dist.destroy_process_group()
 """
-
-
-def in_two_processes(home: Home, name: str) -> None:
-    script = home.recipe.with_name("two.py")
-    script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(script), str(home.recipe), str(home.folder(name)), "network.name=tiny", SKIP]
-    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 class Numbers:
@@ -237,91 +217,83 @@ def test_a_batch_names_the_images_that_it_holds(workers):
     assert said.keys() == places.keys() and all(said[text] >= times for text, times in places.items())
 
 
-class Watched:
-    """The folder as a data set that kills the loader process which reads `victim`, a path's end.
-
-    After `calm` reads in that process, and when there is a file `go`, where that is named.
-    """
-
-    def __init__(self, inner, victim: str, calm: int, go: str) -> None:
-        self.inner, self.victim, self.calm, self.go, self.reads = inner, victim, calm, go, 0
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
+def kill_reader(monkeypatch, victim: str, ready=lambda reads: True) -> None:
+    """Have the loader processes die that read `victim`, a path's end, when `ready` after so many reads of theirs."""
+    original, reads = FileReader.read, []
 
     def read(self, item, window=None):
-        self.reads += 1
-        if get_worker_info() and self.victim and item.image.endswith(self.victim) and self.reads > self.calm:
-            wait_for(lambda: not self.go or Path(self.go).exists())
+        reads.append(item)
+        if get_worker_info() and item.image.endswith(victim) and ready(len(reads)):
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.inner.read(item, window)
+        return original(self, item, window)
+
+    monkeypatch.setattr(FileReader, "read", read)
 
 
-def watched(data: Data, *, victim: str = "", calm: int = 0, go: str = "") -> Watched:
-    places = {"images": "images/train", "masks": "masks/train", "val_images": "images/val", "val_masks": "masks/val"}
-    return Watched(folder(data, **places), victim, calm, go)
-
-
-def wait_for(condition) -> None:
+def wait_for(condition) -> bool:
     """Patiently; signals are handled meanwhile."""
     for _ in range(2000):
         if condition():
-            return
+            return True
         time.sleep(0.01)
     raise AssertionError("what was waited for has not come")
 
 
-class OneKillsTheOther(Numbers):
-    """The second of two loader processes kills the first, which has read its four images."""
+SECOND = """
+import os, signal, time
+from pathlib import Path
+from torch.utils.data import get_worker_info
+from farcluss import plugins
+from farcluss.data.shapes import Shapes
 
-    broken = frozenset()
-
-    def __init__(self, notes: Path) -> None:
-        self.notes = notes
-
+class Second(Shapes):
     def read(self, item, window=None):
-        if get_worker_info().id == 0:
-            with self.notes.open("a") as file:
-                file.write(f"{os.getpid()}\n")
-        else:
-            wait_for(lambda: self.notes.exists() and len(self.notes.read_text().split()) == 4)
+        worker, notes, parent = get_worker_info(), Path("notes"), os.getppid()
+        if worker and worker.id == 0:
+            with notes.open("a") as file:
+                print(os.getpid(), file=file)
+        elif worker:
+            while not notes.exists() or len(notes.read_text().split()) < 4:
+                time.sleep(0.01)
             time.sleep(0.5)  # the batch is on its way
-            os.kill(int(self.notes.read_text().split()[0]), signal.SIGKILL)
-            time.sleep(1)
+            os.kill(int(notes.read_text().split()[0]), signal.SIGKILL)
+            while os.getppid() == parent:
+                time.sleep(0.1)
+            os._exit(0)
         return super().read(item, window)
+
+plugins.register("dataset", "second", Second)
+"""
+"""A data set of which the second of two loader processes kills the first, which has read its batch, and hangs then."""
 
 
 class TestADeadLoaderProcess:
     @pytest.mark.parametrize("name", ["images/train/2.png", PICTURE])
     @pytest.mark.parametrize("on_error", ["stop", "skip"])
-    def test_is_named_with_the_image_that_it_was_reading(self, home, name, on_error):
-        settings = [f'data.layout={{ name = "watched", victim = "{name}" }}', f"data.on_error={on_error}"]
-        assert home.run("alone", *settings).code == 0  # nobody dies without loader processes
-        refusal = home.run("run", *settings, "data.workers=2").refusal
+    def test_is_named_with_the_image_that_it_was_reading(self, home, monkeypatch, name, on_error):
+        kill_reader(monkeypatch, name)
+        assert home.run("alone", f"data.on_error={on_error}").code == 0  # nobody dies without loader processes
+        refusal = home.run("run", f"data.on_error={on_error}", "data.workers=2").refusal
         assert f"died while reading {home.images / name}" in refusal and "data.workers" in refusal
 
     def test_also_while_a_step_is_computed(self, home, monkeypatch):
         go = home.recipe.with_name("go")
-        layout = f'data.layout={{ name = "watched", victim = "{PICTURE}", calm = {2 * 2 * BATCH}, go = "{go}" }}'
+        # Two steps are loaded; in the third the process waits until the second is computed.
+        kill_reader(monkeypatch, PICTURE, lambda reads: reads > 2 * 2 * BATCH and wait_for(go.exists))
+        # The sleep ends early when the death is noticed.
+        patch_step(monkeypatch, lambda step: (go.touch(), time.sleep(2)) if step == 1 else None)
+        assert f"died while reading {home.images / PICTURE}" in home.run("run", "data.workers=1").refusal
 
-        def let_it_die(step):
-            if step == 1:  # two steps have been loaded, and the process waits in the third
-                go.touch()
-                time.sleep(2)  # ends early when the death is noticed
-
-        patch_step(monkeypatch, let_it_die)
-        refusal = home.run("run", layout, "data.workers=1").refusal
-        assert f"died while reading {home.images / PICTURE}" in refusal
-
-    def test_that_was_idle_is_not_said_to_have_read_anything(self, tmp_path):
-        items = [Item(str(n), f"{n}.png", "mask") for n in range(8)]
-        crops = PairedCrops(OneKillsTheOther(tmp_path / "notes"), (items, []), Data(scale=(1, 1)), (8, 8), 4, 0)
-        batches = host_batches(crops, step_addresses(0, 2, 4, (LABELED,), 0, 1), 2, False)
-        with pytest.raises(SampleError, match="loader process died") as caught:
-            list(batches)
-        assert "while reading" not in str(caught.value)
-
-    def test_is_named_in_the_evaluation_too(self, home):
-        layout = 'data.layout={ name = "watched", victim = "images/val/1.png" }'
-        refusal = home.run("run", layout, "data.workers=2").refusal
+    def test_is_named_in_the_evaluation_too(self, home, monkeypatch):
+        kill_reader(monkeypatch, "images/val/1.png")
+        refusal = home.run("run", "data.workers=2").refusal
         assert "loader process died" in refusal and str(home.images / "images/val/1.png") in refusal
+
+    def test_that_was_idle_is_not_blamed_and_one_that_hangs_does_not_keep_the_run(self, tiny_recipe, tmp_path):
+        (tmp_path / "second.py").write_text(SECOND)
+        command = [sys.executable, "-m", "farcluss", "run", str(tiny_recipe), "--plugin", "second.py"]
+        settings = ['data.layout={ name = "second", train = 12, size = 32 }', "data.workers=2"]
+        command += [word for setting in settings for word in ("--set", setting)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90)
+        refusal = Result(done.returncode, done.stdout, done.stderr).refusal
+        assert "loader process died" in refusal and "while reading" not in refusal

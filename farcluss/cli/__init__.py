@@ -105,6 +105,8 @@ def explain(error: Exception) -> str:
     """What to say of an error that no part of farcluss has foreseen."""
     if type(error).__name__ == "OutOfMemoryError":
         return "The device's memory is full. Lower train.batch or data.crop, or raise train.accumulate."
+    if type(error).__name__ == "DistBackendError" or "onnection closed by peer" in str(error):
+        return "Another process of this run has ended; its own message says why."
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
     first = str(error).strip().partition("\n")[0]

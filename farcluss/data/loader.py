@@ -7,7 +7,9 @@ to save, and neither the number of processes nor of workers changes what a step 
 import os
 import re
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -26,6 +28,10 @@ from farcluss.recipe import Data
 LABELED, UNLABELED = 0, 1
 REPLACEMENTS = 10
 """How many images are tried in place of one that cannot be read."""
+
+
+PATIENCE = 20
+"""Seconds for which a loader process outlives a SIGTERM."""
 
 
 class Address(NamedTuple):
@@ -77,27 +83,29 @@ class PairedCrops:
         items = self.items[address.stream]
         position = address.step * self.batch + address.slot
         index = item_index(len(items), self.seed, address.stream, position)
-        others = np.random.default_rng([self.seed, *address, 1]).integers(len(items), size=REPLACEMENTS)
-        unreadable: list[str] = []
-        tries = [index, *others] if self.data.on_error == "skip" else [index]
-        for each in tries:
-            sample = self._draw(address, int(each))
-            if not isinstance(sample, FarclussError):
-                return Drawn(address, items[each].id, sample, tuple(unreadable))
-            unreadable.append(str(sample))
+        sample = self._draw(address, index)
+        if self.data.on_error == "stop" or not isinstance(sample, FarclussError):
+            return Drawn(address, items[index].id, sample)
+        unreadable = [_first_line(sample)]
+        others = np.random.default_rng([self.seed, *address, 1]).permutation(len(items))
+        for other in map(int, others[others != index][:REPLACEMENTS]):
+            replacement = self._draw(address, other)
+            if not isinstance(replacement, FarclussError):
+                return Drawn(address, items[other].id, replacement, tuple(unreadable))
+            unreadable.append(_first_line(replacement))
         return Drawn(address, items[index].id, sample, tuple(unreadable))
 
     def _draw(self, address: Address, index: int) -> Any:
         """The crop of an item, or the error."""
         item = self.items[address.stream][index]
-        self.diary.note(address.stream, index)
         if address.stream == UNLABELED and all((address.step + 1) % period for period in self.truth_every):
             item = replace(item, mask=None)
         rng = np.random.default_rng([self.seed, *address])
         try:
-            sample = draw_crop(
-                self.dataset, item, self.crop, self.data.scale, self.data.flip, self.data.channel_mean, rng
-            )
+            with self.diary.reading(address.stream, index):
+                sample = draw_crop(
+                    self.dataset, item, self.crop, self.data.scale, self.data.flip, self.data.channel_mean, rng
+                )
         except FarclussError as error:
             return error
         if len(sample.image) != self.data.channels:
@@ -113,15 +121,26 @@ class Diary:
     def __init__(self, workers: int) -> None:
         self.pages = torch.full((max(workers, 1), 3), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
-    def note(self, stream: int, index: int) -> None:
-        """Write down, in a loader process, which item is read next."""
-        if info := get_worker_info():
+    @contextmanager
+    def reading(self, stream: int, index: int) -> Iterator[None]:
+        """Write down, in a loader process, which item is being read."""
+        info = get_worker_info()
+        if info:
             self.pages[info.id] = torch.tensor([os.getpid(), stream, index])
+        try:
+            yield
+        finally:
+            if info:
+                self.pages[info.id] = -1
 
     def last(self, text: str) -> tuple[int, int] | None:
         """Stream and index of the item that a process was reading whose number stands in `text`."""
         numbers = {int(number) for number in re.findall(r"\d+", text)}
         return next(((stream, index) for pid, stream, index in self.pages.tolist() if pid in numbers), None)
+
+
+def _first_line(error: FarclussError) -> str:
+    return str(error).partition("\n")[0]
 
 
 def step_addresses(
@@ -177,8 +196,8 @@ def collate(samples: list[Drawn]) -> HostBatch:
 
 def host_batches(
     crops: PairedCrops, addresses: Iterator[list[Address]], workers: int, pin_memory: bool
-) -> Iterator[HostBatch]:
-    """Load the batches at `addresses`, in order.
+) -> Generator[HostBatch, None, None]:
+    """Load the batches at `addresses`, in order. Close it: loader processes that are left would delay the end.
 
     Raises:
         SampleError: an item cannot be read; or a worker died.
@@ -192,28 +211,58 @@ def host_batches(
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
     )
+    for batch in guarded(loader, crops.diary, lambda stream, index: crops.items[stream][index].image):
+        if batch.error:
+            raise SampleError(batch.error)
+        yield batch
+
+
+def guarded(loader: DataLoader[Any], diary: Diary, name: Callable[[int, int], str]) -> Generator[Any, None, None]:
+    """What a loader gives. Close it: processes that are left would delay the end.
+
+    Args:
+        loader: whose processes write a diary.
+        diary: theirs.
+        name: the file that a line of the diary stands for.
+
+    Raises:
+        SampleError: a loader process died; names what it was reading.
+    """
     try:
-        for batch in loader:
-            if batch.error:
-                raise SampleError(batch.error)
-            yield batch
+        yield from quiet(loader)
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):
             raise
-        place = crops.diary.last(str(error))
-        reading = f" while reading {crops.items[place[0]][place[1]].image}" if place else ""
+        place = diary.last(str(error))
+        reading = f" while reading {name(*place)}" if place else ""
         raise SampleError(
             f"A loader process died{reading}: {str(error).partition(chr(10))[0]}\n"
             "If memory ran out, set data.workers lower; if that file is broken, take it out."
         ) from error
 
 
+def quiet(loader: DataLoader[Any]) -> Iterator[Any]:
+    """An iterator of a loader that tells of a dead process when its batch is due.
+
+    PyTorch would raise at once, wherever the training process is: in the midst of a step, or in a plugin.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return iterator
+
+
 def start_worker(worker: int) -> None:
     """Set up a loader process: one thread, and signals are the training process's business.
 
-    A scheduler signals all processes of a job. A worker that died of it would end the run before its checkpoint.
+    A scheduler signals all processes of a job. A loader process that died of it would end the run before its
+    checkpoint. So SIGTERM ends it only when the training process has had time to end it in good order.
     """
     torch.set_num_threads(1)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE))

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Prediction(NamedTuple):
@@ -30,3 +30,14 @@ class NetworkModule(Protocol):
 
     def head_parameters(self) -> list[str]:
         """Names of the parameters that learn at `train.head_lr`: all but the pretrained encoder's."""
+
+
+def synchronize_batch_norm(network: nn.Module) -> nn.Module:
+    """The network with batch norms whose statistics are those of all processes; CUDA only.
+
+    timm's own conversion: torch's would drop the activations that timm's norms contain.
+    """
+    from timm.layers import convert_sync_batchnorm
+
+    converted: nn.Module = convert_sync_batchnorm(network)
+    return converted

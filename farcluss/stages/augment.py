@@ -50,6 +50,8 @@ def warp_labels(labels: PseudoLabels, matrix: Tensor) -> PseudoLabels:
 def apply(operation: Any, images: Tensor) -> Tensor:
     """A kornia operation on `(B, C, H, W)`, its parameters drawn for the whole batch, see `farcluss.draws`."""
     total, mine = rows(len(images))
+    # Drawn on the CPU: kornia looks at the values, for which the host would have to wait.
+    operation.set_rng_device_and_dtype(torch.device("cpu"), torch.float32)
     with common_draws():
         drawn = operation.forward_parameters((total, *images.shape[1:]))
     shared = {"order", "forward_input_shape"}  # one for all samples: the order of jitter, and the shape itself
