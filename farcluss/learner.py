@@ -236,7 +236,7 @@ class Learner:
             joined = torch.cat([glance.masks for glance in glances])
             kept = self._hard(torch.cat([glance.pixel_losses for glance in glances]), joined)
             hard = all_sum(kept.sum()).clamp(min=1)
-            masks = torch.where(kept, joined, IGNORE).chunk(micro_batches)
+            masks = torch.where(kept, joined, IGNORE).split([len(glance.masks) for glance in glances])
         embeddings = [glance.embeddings for glance in glances if glance.embeddings is not None]
         if not embeddings:
             return [Survey(each, hard) for each in masks]
@@ -271,12 +271,14 @@ class Learner:
         losses["total"] = losses["supervised"] + unused
         if lesson is None or totals.pixels is None or totals.class_weights is None:
             return losses
-        strong = prediction.logits[labeled:].chunk(len(views))
-        omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in lesson.labels)
-        parts = [fuzzy_kl(*each) for each in zip(strong, lesson.labels, omega, strict=True)]
-        losses["unsupervised"] = sum_of(parts) / totals.pixels
-        weighted = self.loss.unsupervised * losses["unsupervised"]
-        if prediction.embeddings is not None:
+        weighted = torch.zeros_like(losses["total"])
+        if views:
+            strong = prediction.logits[labeled:].chunk(len(views))
+            omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in lesson.labels)
+            parts = [fuzzy_kl(*each) for each in zip(strong, lesson.labels, omega, strict=True)]
+            losses["unsupervised"] = sum_of(parts) / totals.pixels
+            weighted = self.loss.unsupervised * losses["unsupervised"]
+        if prediction.embeddings is not None and (views or survey):
             contrast = self._pull(prediction.embeddings, batch, lesson, survey)
             losses["contrastive"] = contrast.loss
             losses["prototype_cosine"] = contrast.prototype_cosine / world_size()
@@ -334,8 +336,13 @@ class Learner:
         return Anchors(*(nearest(tensor, size) for tensor in joined))
 
 
-def split(batch: Batch, lesson: Lesson | None, micro_batches: int) -> list[tuple[Batch, Lesson | None]]:
-    """A batch and its lesson in equal micro_batches."""
+def split(
+    batch: Batch, lesson: Lesson | None, micro_batches: int, apart: bool = False
+) -> list[tuple[Batch, Lesson | None]]:
+    """A batch and its lesson in equal micro-batches.
+
+    With `apart`, each of them becomes two: its labeled images, then its strong views.
+    """
     parts = [[None] * micro_batches if tensor is None else tensor.chunk(micro_batches) for tensor in batch]
     batches = [Batch(*part) for part in zip(*parts, strict=True)]
     if lesson is None:
@@ -345,7 +352,16 @@ def split(batch: Batch, lesson: Lesson | None, micro_batches: int) -> list[tuple
         Lesson(view, tuple(labels.map(lambda tensor, n=n: tensor.chunk(micro_batches)[n]) for labels in lesson.labels))  # type: ignore[misc]
         for n, view in enumerate(views)
     ]
-    return list(zip(batches, lessons, strict=True))
+    if not apart:
+        return list(zip(batches, lessons, strict=True))
+    return [
+        part
+        for each, known in zip(batches, lessons, strict=True)
+        for part in (
+            (Batch(each.images, each.masks), Lesson((), ())),
+            (each._replace(images=each.images[:0], masks=each.masks[:0]), known),
+        )
+    ]
 
 
 def join_labels(micro_batches: list[PseudoLabels]) -> PseudoLabels:

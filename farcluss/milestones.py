@@ -282,9 +282,11 @@ def announce(run: Run, display: Display, remarks: Sequence[str]) -> None:
     if train.scaled_lr != train.lr:
         display.say(f"train.lr {train.lr:g} -> {train.scaled_lr:g}, as train.batch {train.scale_lr} -> {train.batch}")
     alone = run.accelerator.num_processes > 1 and run.accelerator.device.type != "cuda"
-    if (alone or train.accumulate > 1) and _batch_norms(network):
-        what = "process, as on CUDA it would not" if alone else "micro-batch"
-        display.say(f"Batch norm sees the images of one {what}: here the result depends on how a batch is split.")
+    apart = train.split_backward and run.recipe.semi_supervised
+    if (alone or apart or train.accumulate > 1) and _batch_norms(network):
+        part = "micro-batch's labeled or unlabeled images" if apart else "micro-batch's images"
+        seen = "one process's images, as on CUDA it would not" if alone else f"one {part}"
+        display.say(f"Batch norm sees {seen}: here the result depends on how a batch is split.")
     if run.step:
         display.say(f"resumed at step {run.step} of {run.steps}")
 

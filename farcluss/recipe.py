@@ -139,6 +139,10 @@ class Train(Section):
     accumulate: PositiveInt = Field(
         default=1, description="micro-batches in which a process sends its batch through the networks, for small memory"
     )
+    split_backward: bool = Field(
+        default=False,
+        description="labeled images go through the student first, strong views after their backward: for small memory",
+    )
     optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (momentum, nesterov off) or adamw")
     lr: Positive = Field(default=0.001, description="peak learning rate of the encoder")
     scale_lr: bool | PositiveInt = Field(

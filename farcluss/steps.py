@@ -55,7 +55,8 @@ def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
     with _place(run, 0):
         lesson, statistics = learner.teach(batch, train.accumulate)
     statistics = sum_table(statistics)
-    losses = learn(run, split(batch, lesson, train.accumulate), learner.totals(statistics))
+    micro_batches = split(batch, lesson, train.accumulate, train.split_backward)
+    losses = learn(run, micro_batches, learner.totals(statistics))
     bad, flags = find_broken(run, losses)
     if not accelerator.scaler:  # which has flags of its own, and finds the same
         run.optimizer.optimizer.found_inf = bad.float()
@@ -82,15 +83,17 @@ def learn(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Te
                 losses = learner.losses(*micro_batch, totals, ramp, known)
             # DDP averages gradients over processes, while the shares of a loss add up: hence the factor.
             accelerator.backward(losses["total"] * accelerator.num_processes)
-        summed = {name: summed.get(name, 0) + value.detach() for name, value in losses.items()}
+        summed |= {name: summed.get(name, 0) + value.detach() for name, value in losses.items()}
     return summed
 
 
 def survey(run: Run, micro_batches: MicroBatches) -> list[Survey] | list[None]:
-    """What a first forward of all micro-batches tells each, where there are several and a loss asks; buffers stay."""
-    learner = run.learner
+    """What a first forward of all micro-batches tells each, where a loss spans several; buffers stay."""
+    learner, several = run.learner, run.recipe.train.accumulate > 1
+    mines = run.recipe.loss.supervised == "ohem" and several
     pulls = run.parts.dim > 0 and micro_batches[0][1] is not None
-    if len(micro_batches) == 1 or not (pulls or run.recipe.loss.supervised == "ohem"):
+    spans = several or (len(micro_batches) > 1 and run.parts.stages.contrast.include_labeled)
+    if not (mines or (pulls and spans)):
         return [None] * len(micro_batches)
     before = [buffer.clone() for buffer in run.buffers]
     glances = []

@@ -1,4 +1,4 @@
-"""The number of processes, and of micro_batches in each, changes nothing but rounding."""
+"""The number of processes, and of the parts in which each sends its batch, changes nothing but rounding."""
 
 import json
 from pathlib import Path
@@ -10,23 +10,27 @@ import torch
 from farcluss.checkpoints import read
 
 MOVES = 'stages.augment={ name = "photometric", cutmix = 1.0, degrees = 20.0 }'
-PULL = 'stages.contrast={ name = "prototype", dim = 4, confidence = 0.2, detach = false, repulsion = 0.5 }'
+PULL = 'stages.contrast={ name = "prototype", dim = 4, confidence = 0.2, detach = false, repulsion = 0.5, '
+PULL += "include_labeled = true }"
 OHEM = ["loss.supervised=ohem", "loss.ohem_threshold=0.1", "loss.ohem_min_kept=300"]
 RUNS = {
     "defaults": [],
     "everything": [MOVES, PULL, *OHEM, "loss.contrastive=1.0", "train.lr=0.05", *ranks.DOUBLE],
     "adamw": ["train.optimizer=adamw", "train.clip=0.1", "loss.warmup_steps=2", *ranks.DOUBLE],
 }
-# Further runs by number of processes, in several micro-batches each: name -> (the run that they repeat, how many).
+# Further runs by number of processes, their batch in several parts: name -> (the run that they repeat, settings).
+APART = "train.split_backward=true"
 SPLIT = {
-    1: {f"{name}-{micro_batches}": (name, micro_batches) for name in RUNS for micro_batches in (2, 8)},
-    2: {"everything-2": ("everything", 2)},
+    1: {f"{name}-{n}": (name, [f"train.accumulate={n}"]) for name in RUNS for n in (2, 8)}
+    | {f"{name}-apart": (name, [APART]) for name in RUNS}
+    | {"everything-2-apart": ("everything", [APART, "train.accumulate=2"])},
+    2: {"everything-2": ("everything", ["train.accumulate=2"]), "everything-apart": ("everything", [APART])},
     4: {},
 }
 
 
 def runs_of(world: int) -> dict[str, list[str]]:
-    further = {variant: [*RUNS[name], f"train.accumulate={n}"] for variant, (name, n) in SPLIT[world].items()}
+    further = {variant: [*RUNS[name], *settings] for variant, (name, settings) in SPLIT[world].items()}
     return RUNS | further
 
 

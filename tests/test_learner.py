@@ -189,6 +189,22 @@ def test_pieces_are_equal_runs_of_the_batch(axes):
         assert (*piece[2:], part) == (None,) * 4
 
 
+def test_micro_batches_apart_are_labeled_images_then_strong_views():
+    learner, batch = make(augment=TwoViews()), make_batch()
+    lesson, _ = learner.teach(batch)
+    parts = split(batch, lesson, 2, apart=True)
+    assert [(len(part.images), len(part.masks), len(known.views)) for part, known in parts] == [
+        (1, 1, 0),
+        (0, 0, 2),
+    ] * 2
+    for (labeled, _), (_, known), (whole, lesson_of) in zip(
+        parts[::2], parts[1::2], split(batch, lesson, 2), strict=True
+    ):
+        assert torch.equal(labeled.images, whole.images) and torch.equal(labeled.masks, whole.masks)
+        assert all(torch.equal(*pair) for pair in zip(known.views, lesson_of.views, strict=True))
+    assert len(split(Batch(batch.images, batch.masks), None, 2, apart=True)) == 2
+
+
 def test_labels_taught_in_pieces_are_those_of_the_whole():
     batch, learner = make_batch(), make()
     whole, micro_batches = learner.teach(batch), learner.teach(batch, 2)

@@ -218,6 +218,9 @@ def test_bad_contrast():
     assert "test_invalid_pixels_do_not_matter" in failures(ContrastTester, stage=blind)
     always = bad(lambda forward, e, a, c: ContrastLoss(e.square().mean(), e.new_zeros(())))
     assert "no confident pixel" in failures(ContrastTester, stage=always)["test_zero_without_confident_pixels"]
+    blind_to_kind = bad(lambda forward, e, a, c: forward(e, a._replace(labeled=a.labeled & False), c))
+    name = "test_labeled_pixels_do_not_matter_unless_included"
+    assert "labeled pixels" in failures(ContrastTester, stage=blind_to_kind)[name]
     nothing = bad(lambda forward, e, a, c: ContrastLoss(e.sum() * 0, e.new_zeros(())))
     assert "get no gradient" in failures(ContrastTester, stage=nothing)["test_contract"]
 

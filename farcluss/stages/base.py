@@ -154,9 +154,11 @@ class Contrast(nn.Module):
 
     Attributes:
         dim: size D of the embeddings that the network must give; 0 for none.
+        include_labeled: whether labeled pixels have a part in the loss.
     """
 
     dim: int = 0
+    include_labeled: bool = True
 
     @abstractmethod
     def forward(self, embeddings: Tensor, anchors: Anchors, classes: int) -> ContrastLoss:

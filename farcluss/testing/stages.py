@@ -283,6 +283,17 @@ class ContrastTester(PixelStageTester):
             found = seeded(self.call, self.build(), (moved, changed, classes))
             expect_same("with other contents at invalid pixels", found, wanted)
 
+    def test_labeled_pixels_do_not_matter_unless_included(self) -> None:
+        """Without `include_labeled`, what labeled pixels hold does not change the loss: they may be left out."""
+        for dim in self.dims:
+            stage = self.build()
+            if stage.include_labeled:
+                continue
+            embeddings, anchors, classes = seeded(self.inputs, *SIZES[dim])
+            moved = torch.where(anchors.labeled.unsqueeze(1), 3.0, embeddings)
+            wanted, found = (seeded(self.call, stage, (e, anchors, classes)) for e in (embeddings, moved))
+            expect_same("with other contents at labeled pixels, although include_labeled is False", found, wanted)
+
     def gradient(self, stage: Any, embeddings: Tensor, anchors: Anchors, classes: int) -> tuple[Tensor, Tensor]:
         """Loss, and its gradient in the embeddings."""
         leaf = embeddings.clone().requires_grad_()
