@@ -1,12 +1,10 @@
 """Checking a recipe against the disk, and one step of it against the machine."""
 
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +12,13 @@ import torch
 
 from farcluss.build import Parts, build_parts
 from farcluss.data.base import IGNORE
-from farcluss.engine import load_batches, make_accelerator, prepare
+from farcluss.engine import load_batches
 from farcluss.errors import FarclussError
 from farcluss.evaluation import read_images
 from farcluss.milestones import memory_gib
 from farcluss.recipe import Recipe
-from farcluss.runs import RunFolder
 from farcluss.steps import one_step
+from farcluss.trial import trial
 
 SETS = ("labeled", "unlabeled", "val")
 
@@ -72,26 +70,17 @@ def inspect(parts: Parts, workers: int, findings: Findings) -> Iterator[int]:
 
 
 def dry_run(recipe: Recipe, parts: Parts, steps: int = 3) -> dict[str, float]:
-    """Do a few full steps of a recipe (encoder from scratch, past its warm-up) and measure them.
+    """Do a few full steps of a recipe and measure them.
 
     Returns:
         `seconds_per_step` (the fastest one), `memory_gib` (peak), `parameters_millions` and `loss`.
     """
-    network = recipe.network
-    if network.pretrained is True:
-        network = network.model_copy(update={"pretrained": False})
-    loss = recipe.loss.model_copy(update={"warmup_steps": 0, "ramp_steps": 0})
-    train = recipe.train.model_copy(update={"steps": steps, "epochs": None, "trackers": []})
-    data = recipe.data.model_copy(update={"workers": 0})
-    trial = recipe.model_copy(update={"network": network, "loss": loss, "train": train, "data": data})
-    parts = Parts(trial, parts.dataset, parts.splits, parts.stages, parts.normalize, parts.crop)
-    with tempfile.TemporaryDirectory() as folder:
-        run = prepare(trial, parts, make_accelerator(trial, Path(folder)), RunFolder(Path(folder)))
+    with trial(recipe, parts, steps, workers=0) as run:
         times: list[float] = []
         losses: dict[str, torch.Tensor] = {}
         for host in load_batches(run):
             start = time.perf_counter()
-            losses = one_step(run, host, trial.semi_supervised, logging=False).losses
+            losses = one_step(run, host, recipe.semi_supervised, logging=False).losses
             if run.accelerator.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)

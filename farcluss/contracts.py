@@ -9,6 +9,7 @@ from torch import nn
 
 from farcluss.errors import FarclussError, PluginError
 from farcluss.stages.base import Augment, Contrast, PseudoLabel, Rebalance, Weight
+from farcluss.timing import span
 
 T = TypeVar("T")
 
@@ -36,7 +37,8 @@ class Stages:
             PluginError: the stage fails, or gives another type; names the plugin.
         """
         try:
-            result = stage(*arguments)
+            with span(kind):
+                result = stage(*arguments)
         except (FarclussError, torch.OutOfMemoryError):
             raise
         except Exception as error:

@@ -24,6 +24,7 @@ from farcluss.recipe import Loss
 from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Views
 from farcluss.stages.rebalance import class_counts
 from farcluss.stages.weight import normalized_entropy
+from farcluss.timing import span
 
 
 class Batch(NamedTuple):
@@ -156,7 +157,8 @@ class Learner:
         parts = zip(views.weak.chunk(micro_batches), batch.valid.chunk(micro_batches), truth, strict=True)
         labeled = [self._label(*part) for part in parts]
         weak = join_labels([labels for labels, _ in labeled])
-        labels = tuple(follow(weak) for follow in views.follow)
+        with span("augment"):
+            labels = tuple(follow(weak) for follow in views.follow)
         statistics |= {
             "rebalance": sum_of(
                 [call("rebalance", stages.rebalance.statistics, each, self.classes, gives=Tensor) for each in labels]
@@ -236,7 +238,7 @@ class Learner:
             joined = torch.cat([glance.masks for glance in glances])
             kept = self._hard(torch.cat([glance.pixel_losses for glance in glances]), joined)
             hard = all_sum(kept.sum()).clamp(min=1)
-            masks = torch.where(kept, joined, IGNORE).split([len(glance.masks) for glance in glances])
+            masks = torch.split(torch.where(kept, joined, IGNORE), [len(glance.masks) for glance in glances])
         embeddings = [glance.embeddings for glance in glances if glance.embeddings is not None]
         if not embeddings:
             return [Survey(each, hard) for each in masks]
@@ -265,7 +267,8 @@ class Learner:
         views = lesson.views if lesson else ()
         labeled = len(batch.images)
         prediction = self._predict(self.student, torch.cat([batch.images, *views]))
-        losses = {"supervised": self._supervised(prediction.logits[:labeled], batch.masks, totals, survey)}
+        with span("losses"):
+            losses = {"supervised": self._supervised(prediction.logits[:labeled], batch.masks, totals, survey)}
         # The head takes part in every step, with weight 0 in supervised ones: DDP waits for every parameter.
         unused = 0 if prediction.embeddings is None else prediction.embeddings.sum() * 0
         losses["total"] = losses["supervised"] + unused
@@ -273,10 +276,11 @@ class Learner:
             return losses
         weighted = torch.zeros_like(losses["total"])
         if views:
-            strong = prediction.logits[labeled:].chunk(len(views))
-            omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in lesson.labels)
-            parts = [fuzzy_kl(*each) for each in zip(strong, lesson.labels, omega, strict=True)]
-            losses["unsupervised"] = sum_of(parts) / totals.pixels
+            with span("losses"):
+                strong = prediction.logits[labeled:].chunk(len(views))
+                omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in lesson.labels)
+                parts = [fuzzy_kl(*each) for each in zip(strong, lesson.labels, omega, strict=True)]
+                losses["unsupervised"] = sum_of(parts) / totals.pixels
             weighted = self.loss.unsupervised * losses["unsupervised"]
         if prediction.embeddings is not None and (views or survey):
             contrast = self._pull(prediction.embeddings, batch, lesson, survey)
@@ -301,7 +305,7 @@ class Learner:
 
     def _predict(self, network: Callable[[Tensor], Prediction], images: Tensor) -> Prediction:
         """A network's prediction for images in [0, 1]. Raises PluginError when it breaks its contract."""
-        with self.autocast():
+        with span("teacher" if network is self.teacher else "student"), self.autocast():
             prediction = network(self.normalize(images))
         if not isinstance(prediction, Prediction):
             raise PluginError(f"The network gives a {type(prediction).__name__} where a Prediction is due.")

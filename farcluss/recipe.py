@@ -139,6 +139,9 @@ class Train(Section):
     accumulate: PositiveInt = Field(
         default=1, description="micro-batches in which a process sends its batch through the networks, for small memory"
     )
+    compile: bool = Field(
+        default=False, description="compile networks and losses; the first steps then take minutes, later ones less"
+    )
     split_backward: bool = Field(
         default=False,
         description="labeled images go through the student first, strong views after their backward: for small memory",

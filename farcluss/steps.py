@@ -13,6 +13,7 @@ from farcluss.draws import addressed
 from farcluss.learner import Batch, Lesson, Survey, Totals, split
 from farcluss.optimization import learning_rate, set_learning_rate
 from farcluss.state import Run
+from farcluss.timing import span
 from farcluss.watch import LOSSES
 from farcluss.weights import to_unit
 
@@ -50,23 +51,26 @@ def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
     """
     accelerator, learner, train = run.accelerator, run.learner, run.recipe.train
     set_learning_rate(run.optimizer, learning_rate(run.step, run.steps, train))
-    batch = to_device(host, accelerator.device, semi, logging)
+    with span("copy"):
+        batch = to_device(host, accelerator.device, semi, logging)
     before = [buffer.clone() for buffer in run.kept]
     with _place(run, 0):
         lesson, statistics = learner.teach(batch, train.accumulate)
     statistics = sum_table(statistics)
     micro_batches = split(batch, lesson, train.accumulate, train.split_backward)
     losses = learn(run, micro_batches, learner.totals(statistics))
-    bad, flags = find_broken(run, losses)
-    if not accelerator.scaler:  # which has flags of its own, and finds the same
-        run.optimizer.optimizer.found_inf = bad.float()
-    run.optimizer.step()
-    run.optimizer.zero_grad()
+    with span("optimizer"):
+        bad, flags = find_broken(run, losses)
+        if not accelerator.scaler:  # which has flags of its own, and finds the same
+            run.optimizer.optimizer.found_inf = bad.float()
+        run.optimizer.step()
+        run.optimizer.zero_grad()
     average_buffers(run)
     for buffer, old in zip(run.kept, before, strict=True):
         torch.where(bad, old, buffer, out=buffer)
-    rate = 1 - ema_decay(run.step, train.ema)
-    ema_update(learner.teacher, run.networks["student"], torch.where(bad, 0.0, rate))
+    with span("ema"):
+        rate = 1 - ema_decay(run.step, train.ema)
+        ema_update(learner.teacher, run.networks["student"], torch.where(bad, 0.0, rate))
     return Step(losses, statistics, flags)
 
 
@@ -82,7 +86,8 @@ def learn(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Te
             with _place(run, number + 1):
                 losses = learner.losses(*micro_batch, totals, ramp, known)
             # DDP averages gradients over processes, while the shares of a loss add up: hence the factor.
-            accelerator.backward(losses["total"] * accelerator.num_processes)
+            with span("backward"):
+                accelerator.backward(losses["total"] * accelerator.num_processes)
         summed |= {name: summed.get(name, 0) + value.detach() for name, value in losses.items()}
     return summed
 

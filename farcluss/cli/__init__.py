@@ -13,6 +13,7 @@ import click
 from farcluss.errors import FarclussError, SampleError, Stopped, suggestion
 
 BUILT_IN = {
+    "bench": "Measure loader and step of a recipe, and say what to change.",
     "check": "Validate a recipe against the files on disk and dry-run one step.",
     "eval": "Score a weights file.",
     "export": "Write the one file to carry away, and ONNX.",

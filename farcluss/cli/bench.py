@@ -1,0 +1,77 @@
+"""`farcluss bench`."""
+
+import os
+from typing import Any
+
+import click
+
+from farcluss.cli.common import emit_json, json_option, read_recipe, recipe_options
+
+WORDS = {
+    "wait": "waiting for the loader",
+    "copy": "copying the batch to the device",
+    "augment": "stage: strong views",
+    "teacher": "forward without gradient",
+    "pseudo_label": "stage",
+    "weight": "stage",
+    "rebalance": "stage",
+    "student": "forward",
+    "losses": "supervised and unsupervised",
+    "contrast": "stage",
+    "backward": "of student and losses",
+    "optimizer": "checks, clipping, update",
+    "ema": "update of the teacher",
+    "other": "all the rest",
+}
+
+
+@click.command(epilog="Example: farcluss bench recipes/camvid_1_8.toml --set data.root=/data/camvid")
+@recipe_options
+@click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Timed steps.")
+@json_option
+def command(
+    recipe: str,
+    overlays: tuple[str, ...],
+    settings: tuple[str, ...],
+    plugins: tuple[str, ...],
+    steps: int,
+    as_json: bool,
+) -> None:
+    """Measure loader and step of RECIPE on this machine: where the time goes, and what to change.
+
+    It trains a network from scratch for a moment and writes nothing. Start it like `run`, by `accelerate launch` for
+    several devices.
+    """
+    loaded = read_recipe(recipe, overlays, settings, plugins)
+    from farcluss.benching import advise, bench
+    from farcluss.build import build_parts
+
+    figures = bench(loaded, build_parts(loaded), steps)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    advice = advise(figures, loaded)
+    if as_json:
+        emit_json({**figures.to_json(), "advice": advice})
+    else:
+        _report(figures, advice)
+
+
+def _report(figures: Any, advice: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    facts = figures.to_json()
+    speed = f"{figures.step:.3f} s per step, {facts['images_per_second']:.1f} images/s"
+    click.echo(f"{figures.device} x {figures.processes}: {speed}, {figures.memory_gib:.2f} GiB at most")
+    table = Table("part of a step", "", "ms", "%")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    total = sum(figures.parts.values())
+    for name, seconds in figures.parts.items():
+        table.add_row(name.replace("_", " "), WORDS[name], f"{1000 * seconds:.1f}", f"{100 * seconds / total:.1f}")
+    table.add_row("sum", "timed part by part", f"{1000 * total:.1f}", "100.0", style="bold")
+    Console().print(table)
+    loads = " and ".join(f"{1000 * seconds:.1f} ms per {kind} image" for kind, seconds in figures.load.items())
+    click.echo(f"loading takes a core {loads}: data.workers is {figures.workers}, {figures.needed_workers} keep up")
+    for sentence in advice:
+        click.echo(f"-> {sentence}")
