@@ -18,7 +18,7 @@ from farcluss.contracts import Stages, expect
 from farcluss.data.base import IGNORE
 from farcluss.distributed import all_sum, count_dtype, world_size
 from farcluss.errors import PluginError
-from farcluss.losses import fuzzy_kl, hard_pixels, pixel_cross_entropy, wide
+from farcluss.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target, wide, wide_softmax
 from farcluss.networks.base import Prediction
 from farcluss.recipe import Loss
 from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Views
@@ -171,7 +171,7 @@ class Learner:
     def _label(self, weak: Tensor, valid: Tensor, truth: Tensor | None) -> tuple[PseudoLabels, Statistics]:
         """The teacher's labels of some weak views, and facts about them where the truth is known."""
         stages, call = self.stages, self.stages.call
-        probs = wide(self._predict(self.teacher, weak).logits).softmax(1)
+        probs = wide_softmax(self._predict(self.teacher, weak).logits)
         fuzzy = call("pseudo_label", stages.pseudo_label, probs, gives=FuzzyLabels)
         weight = call("weight", stages.weight, probs, gives=Tensor)
         labels = PseudoLabels(fuzzy.values, fuzzy.classes, weight, probs.amax(1), valid)
@@ -264,31 +264,35 @@ class Learner:
             ramp: factor in [0, 1] on the weights of the unsupervised and contrastive losses.
             survey: None where the batch is in one micro-batch.
         """
-        views = lesson.views if lesson else ()
-        labeled = len(batch.images)
-        prediction = self._predict(self.student, torch.cat([batch.images, *views]))
+        prediction = self._predict(self.student, torch.cat([batch.images, *(lesson.views if lesson else ())]))
         with span("losses"):
-            losses = {"supervised": self._supervised(prediction.logits[:labeled], batch.masks, totals, survey)}
+            losses = self._divergences(prediction.logits, batch, lesson, totals, survey)
         # The head takes part in every step, with weight 0 in supervised ones: DDP waits for every parameter.
         unused = 0 if prediction.embeddings is None else prediction.embeddings.sum() * 0
         losses["total"] = losses["supervised"] + unused
-        if lesson is None or totals.pixels is None or totals.class_weights is None:
+        if lesson is None or "unsupervised" not in losses:
             return losses
-        weighted = torch.zeros_like(losses["total"])
-        if views:
-            with span("losses"):
-                strong = prediction.logits[labeled:].chunk(len(views))
-                omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in lesson.labels)
-                parts = [fuzzy_kl(*each) for each in zip(strong, lesson.labels, omega, strict=True)]
-                losses["unsupervised"] = sum_of(parts) / totals.pixels
-            weighted = self.loss.unsupervised * losses["unsupervised"]
-        if prediction.embeddings is not None and (views or survey):
+        weighted = self.loss.unsupervised * losses["unsupervised"]
+        if prediction.embeddings is not None and (lesson.views or survey):
             contrast = self._pull(prediction.embeddings, batch, lesson, survey)
             losses["contrastive"] = contrast.loss
             losses["prototype_cosine"] = contrast.prototype_cosine / world_size()
             weighted = weighted + self.loss.contrastive * losses["contrastive"]
         losses["total"] = losses["total"] + ramp * weighted
         return losses
+
+    def _divergences(
+        self, logits: Tensor, batch: Batch, lesson: Lesson | None, totals: Totals, survey: Survey | None
+    ) -> dict[str, Tensor]:
+        """The supervised loss and, in steps that have one, the unsupervised loss."""
+        masks, count = self._counted(logits[: len(batch.images)], batch.masks, totals, survey)
+        targets = [true_target(masks)]
+        if lesson is None or totals.pixels is None or totals.class_weights is None:
+            return {"supervised": divergences(logits, targets)[0] / count}
+        omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in lesson.labels)
+        targets += map(fuzzy_target, lesson.labels, omega)
+        sums = divergences(logits, targets)
+        return {"supervised": sums[0] / count, "unsupervised": sums[1:].sum() / totals.pixels}
 
     def _pull(self, embeddings: Tensor, batch: Batch, lesson: Lesson, survey: Survey | None) -> ContrastLoss:
         """The contrast stage on a micro-batch: by itself, or with the value and the gradient of the survey."""
@@ -315,29 +319,30 @@ class Learner:
             raise PluginError(f"The network gives no embeddings, which {self.stages.name('contrast')} needs.")
         return prediction
 
-    def _supervised(self, logits: Tensor, masks: Tensor, totals: Totals, survey: Survey | None) -> Tensor:
+    def _counted(self, logits: Tensor, masks: Tensor, totals: Totals, survey: Survey | None) -> tuple[Tensor, Tensor]:
+        """The masks of the pixels that the supervised loss counts, and their number over all processes."""
         if self.loss.supervised == "cross-entropy":
-            return pixel_cross_entropy(logits, masks).sum() / totals.labeled
+            return masks, totals.labeled
         if survey is not None and survey.masks is not None and survey.hard is not None:
-            return pixel_cross_entropy(logits, survey.masks).sum() / survey.hard
-        losses = pixel_cross_entropy(logits, masks)
-        kept = self._hard(losses, masks)
-        return torch.where(kept, losses, 0).sum() / all_sum(kept.sum()).clamp(min=1)
+            return survey.masks, survey.hard
+        kept = self._hard(pixel_cross_entropy(logits, masks), masks)
+        return torch.where(kept, masks, IGNORE), all_sum(kept.sum()).clamp(min=1)
 
     def _hard(self, losses: Tensor, masks: Tensor) -> Tensor:
         return hard_pixels(losses, masks, threshold=self.loss.ohem_threshold, min_kept=self.loss.ohem_min_kept)
 
     def _anchors(self, batch: Batch, lesson: Lesson, size: tuple[int, ...]) -> Anchors:
         """What is known about each pixel of the embedding map: labels at its size, by nearest neighbor."""
-        known = batch.masks != IGNORE
+        masks = nearest(batch.masks, size)
+        known = masks != IGNORE
         one = known.float()
-        true = Anchors(torch.where(known, batch.masks.long(), 0), one, one, known, torch.ones_like(known))
-        guessed = [
-            Anchors(each.classes[:, 0], each.confidence, each.weight, each.valid, torch.zeros_like(each.valid))
-            for each in lesson.labels
-        ]
-        joined = (torch.cat(tensors) for tensors in zip(true, *guessed, strict=True))
-        return Anchors(*(nearest(tensor, size) for tensor in joined))
+        true = Anchors(torch.where(known, masks, 0).long(), one, one, known, torch.ones_like(known))
+        guessed = []
+        for labels in lesson.labels:
+            facts = labels.classes[:, 0], labels.confidence, labels.weight, labels.valid
+            classes, confidence, weight, valid = (nearest(fact, size) for fact in facts)
+            guessed.append(Anchors(classes, confidence, weight, valid, torch.zeros_like(valid)))
+        return Anchors(*(torch.cat(tensors) for tensors in zip(true, *guessed, strict=True)))
 
 
 def split(

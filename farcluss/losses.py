@@ -1,9 +1,18 @@
-"""Losses as sums over pixels; the caller divides by a global count, so that devices do not change the result."""
+"""Losses as sums over pixels; the caller divides by a global count, so that devices do not change the result.
+
+They all are one sum: of a pixel's weight times the divergence of the student from a sparse label, whose simplest case
+is a true class. Forward and backward go through the logits in chunks and keep nothing between them but logits and
+labels, so the gradient is the only other tensor of the logits' size.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
+from farcluss.chunks import boxes, by_chunks
 from farcluss.data.base import IGNORE
 from farcluss.distributed import all_sum, count_dtype
 from farcluss.stages.base import PseudoLabels
@@ -16,14 +25,66 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def wide_softmax(logits: Tensor) -> Tensor:
+    """Probabilities of `(B, C, *S)`, in float32 or wider, without a widened copy of the logits."""
+    return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+class Target(NamedTuple):
+    """What the student should say about some images. Constant: gradients flow to the logits alone.
+
+    Attributes:
+        values: `(B, K, *S)`, share of each class.
+        classes: `(B, K, *S)` integer; anything where `valid` is False.
+        weight: `(B, 1, *S)`, factor on a pixel's divergence.
+        valid: `(B, 1, *S)` bool; nothing of the other pixels counts, not even a NaN.
+    """
+
+    values: Tensor
+    classes: Tensor
+    weight: Tensor
+    valid: Tensor
+
+
+def true_target(masks: Tensor) -> Target:
+    """The classes of `masks` `(B, *S)`, except `IGNORE`: the divergence is the cross-entropy."""
+    classes = masks.unsqueeze(1)
+    one = torch.ones((), device=masks.device).expand(classes.shape)
+    return Target(one, classes, one, classes != IGNORE)
+
+
+def fuzzy_target(labels: PseudoLabels, pixel_weight: Tensor) -> Target:
+    """The pseudo-labels, weighted by `w_i omega(i)` of eq. 8; `pixel_weight` `(B, *S)` is omega."""
+    weight = labels.weight.detach() * pixel_weight.detach()
+    return Target(labels.values.detach(), labels.classes, weight.unsqueeze(1), labels.valid.unsqueeze(1))
+
+
+def divergences(logits: Tensor, targets: Sequence[Target]) -> Tensor:
+    """Weighted divergence from each target, summed over its pixels: `sum_i m_i w_i KL(q_i || s_i)` of eq. 4 and 8.
+
+    Works on the kept classes alone, `KL = sum_k q_k (log q_k - log s_k)`: no dense one-hot is built. One call for all
+    targets lets their gradients be written into one tensor.
+
+    Args:
+        logits: student's, `(B, C, *S)`.
+        targets: of runs of the images, in their order.
+
+    Returns:
+        `(len(targets),)`, in float32 or wider.
+    """
+    sums: Tensor = _Divergences.apply(logits, *(tensor for target in targets for tensor in target))
+    return sums
+
+
 def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Cross-entropy per pixel `(B, *S)`, in float32 or wider; 0 where the pixel is ignored.
+    """Cross-entropy per pixel `(B, *S)`, in float32 or wider; 0 where the pixel is ignored. Without gradient.
 
     Args:
         logits: `(B, C, *S)`.
         masks: `(B, *S)` integer, class index or `IGNORE`.
     """
-    return F.cross_entropy(wide(logits), masks.long(), ignore_index=IGNORE, reduction="none")
+    (losses,) = by_chunks(lambda *chunk: (_divergence(*chunk),), logits.detach(), *true_target(masks))
+    return losses[:, 0]
 
 
 def hard_pixels(losses: Tensor, masks: Tensor, *, threshold: float, min_kept: int) -> Tensor:
@@ -40,30 +101,62 @@ def hard_pixels(losses: Tensor, masks: Tensor, *, threshold: float, min_kept: in
         min_kept: smallest number of pixels kept, over all processes; all, when there are fewer.
     """
     valid = masks != IGNORE
-    probability = torch.exp(-losses.detach()).nan_to_num(0.0)  # a NaN has no bin; the step will be skipped
-    bins = (probability * OHEM_BINS).long().clamp(max=OHEM_BINS - 1)
-    counts = torch.zeros(OHEM_BINS, device=losses.device, dtype=count_dtype(losses.device))
-    counts = all_sum(counts.index_add_(0, bins.flatten(), valid.flatten().to(counts.dtype)))
+    probability = torch.exp(-losses).nan_to_num_(0.0)  # a NaN has no bin; the step will be skipped
+    bins = (probability * OHEM_BINS).int().clamp_(max=OHEM_BINS - 1).masked_fill_(~valid, OHEM_BINS).flatten()
+    counts = torch.zeros(OHEM_BINS + 1, device=losses.device, dtype=count_dtype(losses.device))
+    counts = all_sum(counts.index_add_(0, bins, counts.new_ones(()).expand(bins.shape))[:-1])
     enough = counts.cumsum(0) >= min_kept
     edge = torch.where(enough.any(), (enough.to(torch.uint8).argmax() + 1) / OHEM_BINS, 1.0)
     return valid & (probability <= edge.clamp(min=threshold))
 
 
-def fuzzy_kl(logits: Tensor, labels: PseudoLabels, pixel_weight: Tensor) -> Tensor:
-    """Weighted `sum_i m_i w_i omega(i) KL(q_i || s_i)` of eq. 4 and 8, not yet divided by N.
+class _Divergences(torch.autograd.Function):
+    """See `divergences`; takes the tensors of the targets one after the other."""
 
-    Works on the K kept classes alone: `KL = sum_k q_k (log q_k - log s_k)`; no dense one-hot is built. Labels and
-    weights are constants: gradients flow to the logits only.
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, *tensors)
+        targets = _targets(tensors)
+        sums = torch.zeros(len(targets), device=logits.device, dtype=wide(logits[:0]).dtype)
+        for total, images, target in zip(sums, _runs(logits, targets), targets, strict=True):
+            for box in boxes(images):
+                total += _divergence(images[box], *(tensor[box] for tensor in target)).sum()
+        return sums
 
-    Args:
-        logits: student's, `(B, C, *S)`.
-        labels: values and classes `(B, K, *S)`, weight and valid `(B, *S)`.
-        pixel_weight: omega(i), `(B, *S)`.
-    """
-    logits = wide(logits)
-    log_probs = logits.gather(1, labels.classes) - logits.logsumexp(1, keepdim=True)
-    # Zeroed before use: 0 * NaN of an invalid pixel would be NaN in the backward pass.
-    values = torch.where(labels.valid.unsqueeze(1), labels.values, 0).detach().to(logits.dtype)
-    weight = torch.where(labels.valid, labels.weight * pixel_weight, 0).detach()
-    divergence = (torch.xlogy(values, values) - values * log_probs).sum(1)
-    return torch.where(labels.valid, weight * divergence, 0).sum()
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
+        logits, *tensors = ctx.saved_tensors
+        targets, gradient = _targets(tensors), torch.empty_like(logits)
+        runs = zip(slopes, _runs(logits, targets), _runs(gradient, targets), targets, strict=True)
+        for slope, images, result, target in runs:
+            for box in boxes(images):
+                result[box] = _gradient(images[box], *(tensor[box] for tensor in target), slope)
+        return gradient, *(None for _ in tensors)
+
+
+def _targets(tensors: Sequence[Tensor]) -> list[Target]:
+    size = len(Target._fields)
+    return [Target(*tensors[start : start + size]) for start in range(0, len(tensors), size)]
+
+
+def _runs(tensor: Tensor, targets: Iterable[Target]) -> tuple[Tensor, ...]:
+    """The images of each target, as views."""
+    return tensor.split([len(target.valid) for target in targets])
+
+
+def _divergence(logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
+    """`(B, 1, *S)`, the weighted divergence of each pixel."""
+    log_probs = wide(logits).log_softmax(1).gather(1, torch.where(valid, classes, 0).long())
+    values = values.to(log_probs.dtype)
+    divergence = (torch.xlogy(values, values) - values * log_probs).sum(1, keepdim=True)
+    return torch.where(valid, weight * divergence, 0).to(log_probs.dtype)
+
+
+def _gradient(logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor, slope: Tensor) -> Tensor:
+    """`(B, C, *S)`, `slope` times the gradient of the summed weighted divergence: `w (sum(q) softmax - q)`."""
+    gradient = wide(logits).softmax(1)
+    values = torch.where(valid, slope * weight * values, 0).to(gradient.dtype)
+    gradient *= values.sum(1, keepdim=True)
+    gradient.scatter_add_(1, torch.where(valid, classes, 0).long(), -values)
+    return gradient.masked_fill_(~valid, 0)  # 0 times the NaN of an invalid pixel would be NaN

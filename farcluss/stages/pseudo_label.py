@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from farcluss.chunks import by_chunks
 from farcluss.options import PositiveInt
 from farcluss.stages.base import FuzzyLabels, PseudoLabel
 
@@ -16,15 +17,18 @@ def top_classes(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         values and classes, each `(B, min(k, C), *S)`.
     """
-    values, classes = [], []
-    rest = probs
-    for kept in range(min(k, probs.shape[1])):
-        value, index = rest.max(1, keepdim=True)
-        values.append(value)
-        classes.append(index)
-        if kept + 1 < min(k, probs.shape[1]):
-            rest = rest.scatter(1, index, float("-inf"))
-    return torch.cat(values, 1), torch.cat(classes, 1)
+    values, classes = by_chunks(lambda chunk: _top_classes(chunk, min(k, probs.shape[1])), probs)
+    return values, classes
+
+
+def _top_classes(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`top_classes` of few pixels, all at once."""
+    found = [probs.max(1, keepdim=True)]
+    rest = probs.clone() if k > 1 else probs
+    for _ in range(k - 1):
+        rest.scatter_(1, found[-1].indices, float("-inf"))
+        found.append(rest.max(1, keepdim=True))
+    return torch.cat([each.values for each in found], 1), torch.cat([each.indices for each in found], 1)
 
 
 def fuzzy_labels(probs: Tensor, k: int) -> FuzzyLabels:

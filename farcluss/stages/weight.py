@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from farcluss.chunks import by_chunks
 from farcluss.options import NonNegative, Positive, Share
 from farcluss.stages.base import Weight
 
@@ -19,7 +20,8 @@ def normalized_entropy(probs: Tensor) -> Tensor:
     Returns:
         `(B, *S)`.
     """
-    return (-torch.xlogy(probs, probs).sum(1) / math.log(probs.shape[1])).clamp(0, 1)
+    (information,) = by_chunks(lambda chunk: (torch.xlogy(chunk, chunk).sum(1, keepdim=True),), probs)
+    return (-information[:, 0] / math.log(probs.shape[1])).clamp(0, 1)
 
 
 class EntropyWeight(Weight):
