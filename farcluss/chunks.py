@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
+import torch
 from torch import Tensor
 
 # Values per chunk: on a CPU what its cache holds, elsewhere enough to outweigh the start of a kernel.
@@ -14,8 +15,11 @@ Box = tuple[slice, ...]
 def boxes(tensor: Tensor) -> Iterator[Box]:
     """Indices that cut `(B, C, *S)` into chunks of bounded size, each of them a view with all its channels.
 
-    The same indices cut any other tensor `(B, ?, *S)`.
+    The same indices cut any other tensor `(B, ?, *S)`. For a compiler it is one chunk: it fuses the work on a pixel.
     """
+    if torch.compiler.is_compiling():
+        yield (slice(None),)
+        return
     values = CPU_VALUES if tensor.device.type == "cpu" else DEVICE_VALUES
     batch, channels, *space = tensor.shape
     for rows, *box in _split((batch, *space), max(1, values // channels)):

@@ -5,7 +5,7 @@ are functions of the step. Only the main process reads and writes the run direct
 """
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -196,6 +196,7 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
         recipe.loss,
         len(parts.dataset.classes),
         accelerator.autocast,
+        compiler() if recipe.train.compile else lambda function: function,
     )
     return Run(
         recipe=recipe,
@@ -209,6 +210,19 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
         fingerprint=fingerprint(recipe, parts.splits, parts.steps(), accelerator.mixed_precision),
         watch=Watch(),
     )
+
+
+def compiler() -> Callable[[Any], Any]:
+    """`torch.compile`. Raises RunError where it has not what it needs."""
+    try:
+        torch.compile(lambda tensor: tensor.sin().sum())(torch.zeros(2))
+    except Exception as error:  # many kinds, by device and by what is missing
+        reason = str(error).strip().partition("\n")[0]
+        raise RunError(
+            f"train.compile = true does not work here: {reason}\n"
+            "On a CPU it needs a C++ compiler such as g++, on CUDA Triton; or set train.compile = false."
+        ) from None
+    return torch.compile
 
 
 def run_steps(run: Run, display: Display) -> None:

@@ -130,10 +130,15 @@ class Learner:
         loss: Loss,
         classes: int,
         autocast: Callable[[], Any] = nullcontext,
+        compiled: Callable[[Any], Any] = lambda function: function,
     ) -> None:
-        """The student may be wrapped (DDP); it is only ever called as a whole. `autocast` is for networks alone."""
+        """The student may be wrapped (DDP); it is only ever called as a whole.
+
+        `autocast` is for networks alone, `compiled` makes networks and losses faster.
+        """
         self.student, self.teacher, self.stages = student, teacher, stages
         self.normalize, self.loss, self.classes, self.autocast = normalize, loss, classes, autocast
+        self._compiled = {function: compiled(function) for function in (student, teacher, divergences)}
 
     @torch.no_grad()
     def teach(self, batch: Batch, micro_batches: int = 1) -> tuple[Lesson | None, Statistics]:
@@ -288,10 +293,10 @@ class Learner:
         masks, count = self._counted(logits[: len(batch.images)], batch.masks, totals, survey)
         targets = [true_target(masks)]
         if lesson is None or totals.pixels is None or totals.class_weights is None:
-            return {"supervised": divergences(logits, targets)[0] / count}
+            return {"supervised": self._compiled[divergences](logits, targets)[0] / count}
         omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in lesson.labels)
         targets += map(fuzzy_target, lesson.labels, omega)
-        sums = divergences(logits, targets)
+        sums = self._compiled[divergences](logits, targets)
         return {"supervised": sums[0] / count, "unsupervised": sums[1:].sum() / totals.pixels}
 
     def _pull(self, embeddings: Tensor, batch: Batch, lesson: Lesson, survey: Survey | None) -> ContrastLoss:
@@ -307,10 +312,10 @@ class Learner:
         self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
         return contrast
 
-    def _predict(self, network: Callable[[Tensor], Prediction], images: Tensor) -> Prediction:
+    def _predict(self, network: nn.Module, images: Tensor) -> Prediction:
         """A network's prediction for images in [0, 1]. Raises PluginError when it breaks its contract."""
         with span("teacher" if network is self.teacher else "student"), self.autocast():
-            prediction = network(self.normalize(images))
+            prediction = self._compiled[network](self.normalize(images))
         if not isinstance(prediction, Prediction):
             raise PluginError(f"The network gives a {type(prediction).__name__} where a Prediction is due.")
         expect("network", "logits", prediction.logits.shape, (len(images), self.classes, *images.shape[2:]))

@@ -49,8 +49,8 @@ class Target(NamedTuple):
 def true_target(masks: Tensor) -> Target:
     """The classes of `masks` `(B, *S)`, except `IGNORE`: the divergence is the cross-entropy."""
     classes = masks.unsqueeze(1)
-    one = torch.ones((), device=masks.device).expand(classes.shape)
-    return Target(one, classes, one, classes != IGNORE)
+    one = torch.ones((), device=masks.device)
+    return Target(one.expand(classes.shape), classes, one.expand(classes.shape), classes != IGNORE)
 
 
 def fuzzy_target(labels: PseudoLabels, pixel_weight: Tensor) -> Target:

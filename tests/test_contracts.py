@@ -8,6 +8,7 @@ from tiny_network import TinyNetwork
 
 from farcluss.data.base import Item, Sample, read_sample
 from farcluss.errors import DataError, PluginError
+from farcluss.learner import Learner
 from farcluss.networks.base import Prediction
 from farcluss.stages.augment import Identity
 from farcluss.stages.pseudo_label import Fuzzy
@@ -109,8 +110,9 @@ class Plain(TinyNetwork):
     ],
 )
 def test_networks(network, words):
-    learner, batch = make(), make_batch()
-    learner.teacher = network(2, 4, 3, False).double()
+    whole, batch = make(), make_batch()
+    teacher = network(2, 4, 3, False).double()
+    learner = Learner(whole.student, teacher, whole.stages, whole.normalize, whole.loss, whole.classes)
     assert isinstance(learner.student(batch.images), Prediction)
     with pytest.raises(PluginError, match=words):
         learner.teach(batch)
