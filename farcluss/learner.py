@@ -316,9 +316,7 @@ class Learner:
             raise PluginError(f"The network gives no embeddings, which {self.stages.name('contrast')} needs.")
         return prediction
 
-    def _counted(
-        self, logits: Tensor, masks: Tensor, totals: Totals, survey: Survey | None
-    ) -> tuple[Tensor, Tensor]:
+    def _counted(self, logits: Tensor, masks: Tensor, totals: Totals, survey: Survey | None) -> tuple[Tensor, Tensor]:
         """The masks of the pixels that the supervised loss counts, and their number over all processes."""
         if self.loss.supervised == "cross-entropy":
             return masks, totals.labeled
