@@ -30,14 +30,19 @@ def wide_softmax(logits: Tensor) -> Tensor:
     return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
+def safe_log(probs: Tensor) -> Tensor:
+    """Logarithm that is finite at 0, so that `0 log 0 = 0`; several times faster than `torch.xlogy`."""
+    return probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
+
+
 class Target(NamedTuple):
     """What the student should say about some images. Constant: gradients flow to the logits alone.
 
     Attributes:
         values: `(B, K, *S)`, share of each class.
-        classes: `(B, K, *S)` integer; anything where `valid` is False.
+        classes: `(B, K, *S)` integer, in [0, C) everywhere.
         weight: `(B, 1, *S)`, factor on a pixel's divergence.
-        valid: `(B, 1, *S)` bool; nothing of the other pixels counts, not even a NaN.
+        valid: `(B, 1, *S)` bool; of the other pixels nothing counts, not even a NaN.
     """
 
     values: Tensor
@@ -48,9 +53,9 @@ class Target(NamedTuple):
 
 def true_target(masks: Tensor) -> Target:
     """The classes of `masks` `(B, *S)`, except `IGNORE`: the divergence is the cross-entropy."""
-    classes = masks.unsqueeze(1)
+    valid = (masks != IGNORE).unsqueeze(1)
     one = torch.ones((), device=masks.device)
-    return Target(one.expand(classes.shape), classes, one.expand(classes.shape), classes != IGNORE)
+    return Target(one.expand(valid.shape), torch.where(valid, masks.unsqueeze(1), 0), one.expand(valid.shape), valid)
 
 
 def fuzzy_target(labels: PseudoLabels, pixel_weight: Tensor) -> Target:
@@ -124,14 +129,14 @@ class _Divergences(torch.autograd.Function):
         return sums
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
         logits, *tensors = ctx.saved_tensors
         targets, gradient = _targets(tensors), torch.empty_like(logits)
         runs = zip(slopes, _runs(logits, targets), _runs(gradient, targets), targets, strict=True)
         for slope, images, result, target in runs:
             for box in boxes(images):
-                result[box] = _gradient(images[box], *(tensor[box] for tensor in target), slope)
+                result[box] = _gradient(slope, images[box], *(tensor[box] for tensor in target))
         return gradient, *(None for _ in tensors)
 
 
@@ -142,21 +147,21 @@ def _targets(tensors: Sequence[Tensor]) -> list[Target]:
 
 def _runs(tensor: Tensor, targets: Iterable[Target]) -> tuple[Tensor, ...]:
     """The images of each target, as views."""
-    return tensor.split([len(target.valid) for target in targets])
+    return torch.split(tensor, [len(target.valid) for target in targets])
 
 
 def _divergence(logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
     """`(B, 1, *S)`, the weighted divergence of each pixel."""
-    log_probs = wide(logits).log_softmax(1).gather(1, torch.where(valid, classes, 0).long())
+    log_probs = wide(logits).log_softmax(1).gather(1, classes.long())
     values = values.to(log_probs.dtype)
-    divergence = (torch.xlogy(values, values) - values * log_probs).sum(1, keepdim=True)
+    divergence = (values * (safe_log(values) - log_probs)).sum(1, keepdim=True)
     return torch.where(valid, weight * divergence, 0).to(log_probs.dtype)
 
 
-def _gradient(logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor, slope: Tensor) -> Tensor:
+def _gradient(slope: Tensor, logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
     """`(B, C, *S)`, `slope` times the gradient of the summed weighted divergence: `w (sum(q) softmax - q)`."""
     gradient = wide(logits).softmax(1)
     values = torch.where(valid, slope * weight * values, 0).to(gradient.dtype)
     gradient *= values.sum(1, keepdim=True)
-    gradient.scatter_add_(1, torch.where(valid, classes, 0).long(), -values)
+    gradient.scatter_add_(1, classes.long(), -values)
     return gradient.masked_fill_(~valid, 0)  # 0 times the NaN of an invalid pixel would be NaN

@@ -13,7 +13,7 @@ from torch import Tensor
 from farcluss.atomic import write_atomically
 from farcluss.data.base import IGNORE, Palette
 from farcluss.learner import Batch, Learner
-from farcluss.losses import wide
+from farcluss.losses import wide_softmax
 from farcluss.stages.weight import normalized_entropy
 
 COLUMNS = ("input", "strong view", "pseudo-label", "uncertainty", "prediction", "truth")
@@ -34,7 +34,7 @@ def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> tuple[NDArra
     assert batch.unlabeled is not None and batch.valid is not None and batch.truth is not None
     views = learner.stages.augment(batch.unlabeled, batch.valid)
     weak = learner.normalize(views.weak)
-    probs = wide(learner.teacher(weak).logits).softmax(1)
+    probs = wide_softmax(learner.teacher(weak).logits)
     labels = learner.stages.pseudo_label(probs).classes[:, 0]
     student: Any = getattr(learner.student, "module", learner.student)
     training = student.training

@@ -21,7 +21,7 @@ from farcluss.data.base import Palette
 from farcluss.errors import WeightsError
 from farcluss.inference import predict_probs
 from farcluss.learner import Normalize
-from farcluss.losses import wide
+from farcluss.losses import wide_softmax
 from farcluss.recipe import Eval, Recipe
 
 
@@ -134,7 +134,7 @@ class Model:
         return self.probs(image).argmax(0).to(torch.uint8).cpu().numpy()
 
     def _forward(self, images: Tensor) -> Tensor:
-        return wide(self.network(images).logits).softmax(1)
+        return wide_softmax(self.network(images).logits)
 
 
 def to_unit(images: Tensor) -> Tensor:

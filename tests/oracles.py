@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from farcluss.stages.base import Anchors, PseudoLabels
 
@@ -159,6 +160,32 @@ def gradient(function, x, step=1e-6):
         down[i] -= step
         result[i] = (function(up) - function(down)) / (2 * step)
     return result
+
+
+# -------------------------------------------------------------- the losses as one would write them, dense and at once
+
+
+def plain_kl(logits, labels, pixel_weight):
+    """Eq. 4, 8 before the division by N, with a dense label for every class of every pixel."""
+    q = torch.zeros_like(logits).scatter_(1, labels.classes, labels.values)
+    divergence = functional.kl_div(logits.log_softmax(1), q, reduction="none").sum(1)
+    return torch.where(labels.valid, labels.weight * pixel_weight * divergence, 0).sum()
+
+
+def plain_cross_entropy(logits, masks):
+    """Summed cross-entropy over the pixels that are not ignored."""
+    return functional.nll_loss(logits.log_softmax(1), masks.long(), ignore_index=IGNORE, reduction="sum")
+
+
+def plain_ohem(logits, masks, threshold, min_kept):
+    """Cross-entropy, summed over the pixels kept by a sort of all probabilities; and their number."""
+    losses = functional.nll_loss(logits.log_softmax(1), masks.long(), ignore_index=IGNORE, reduction="none")
+    known = masks != IGNORE
+    probs = torch.exp(-losses.detach())
+    hardest = probs[known].sort().values
+    bound = hardest[min(min_kept, len(hardest)) - 1].clamp(min=threshold)
+    kept = known & (probs <= bound)
+    return torch.where(kept, losses, 0).sum(), kept.sum()
 
 
 # ---------------------------------------------------------------------------------------------------------- inputs

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farcluss.losses import fuzzy_kl, hard_pixels, pixel_cross_entropy
+from farcluss import chunks
+from farcluss.data.base import IGNORE
+from farcluss.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
 from farcluss.stages.pseudo_label import Fuzzy
 from farcluss.stages.rebalance import MedianFrequency
 from farcluss.stages.weight import EntropyWeight
@@ -17,19 +19,32 @@ from farcluss.stages.weight import EntropyWeight
 BIN = 1 / 4096
 
 
+@pytest.fixture(autouse=True, params=[None, 20], ids=["whole", "chunks"])
+def chunked(request, monkeypatch):
+    """All of it once as it is, and once in chunks of one to ten pixels."""
+    if request.param:
+        monkeypatch.setattr(chunks, "CPU_VALUES", request.param)
+
+
 def cross_entropy(logits, masks):
     """Sum over the pixels that are not ignored, and their number."""
+    (total,) = divergences(logits, [true_target(masks)])
     losses = pixel_cross_entropy(logits, masks)
-    assert losses.shape == masks.shape
-    return losses.sum(), (masks != oracles.IGNORE).sum().double()
+    assert losses.shape == masks.shape and not losses.requires_grad
+    torch.testing.assert_close(losses.sum(), total.detach(), rtol=1e-4, atol=1e-4)
+    return total, (masks != oracles.IGNORE).sum().double()
 
 
 def ohem(logits, masks, threshold, min_kept):
     """Sum over the hard pixels, and their number."""
-    losses = pixel_cross_entropy(logits, masks)
-    kept = hard_pixels(losses, masks, threshold=threshold, min_kept=min_kept)
+    kept = hard_pixels(pixel_cross_entropy(logits, masks), masks, threshold=threshold, min_kept=min_kept)
     assert kept.shape == masks.shape and kept.dtype == torch.bool
-    return torch.where(kept, losses, 0).sum(), kept.sum().double()
+    return cross_entropy(logits, torch.where(kept, masks, IGNORE))[0], kept.sum().double()
+
+
+def fuzzy_kl(logits, labels, pixel_weight):
+    """Weighted sum over the valid pixels."""
+    return divergences(logits, [fuzzy_target(labels, pixel_weight)])[0]
 
 
 def pair(result):

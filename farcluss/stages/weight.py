@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from farcluss.chunks import by_chunks
+from farcluss.losses import safe_log
 from farcluss.options import NonNegative, Positive, Share
 from farcluss.stages.base import Weight
 
@@ -20,7 +21,7 @@ def normalized_entropy(probs: Tensor) -> Tensor:
     Returns:
         `(B, *S)`.
     """
-    (information,) = by_chunks(lambda chunk: (torch.xlogy(chunk, chunk).sum(1, keepdim=True),), probs)
+    (information,) = by_chunks(lambda chunk: ((chunk * safe_log(chunk)).sum(1, keepdim=True),), probs)
     return (-information[:, 0] / math.log(probs.shape[1])).clamp(0, 1)
 
 
