@@ -30,6 +30,7 @@ from farcluss.optimization import build_optimizer
 from farcluss.recipe import Recipe
 from farcluss.resuming import Start, find_start, fingerprint
 from farcluss.runs import RunFolder
+from farcluss.startup import collector_at_rest
 from farcluss.state import Run
 from farcluss.steps import one_step
 from farcluss.watch import Watch
@@ -65,13 +66,14 @@ def train(
         Stopped: a signal has asked for the end; a checkpoint has been written.
     """
     folder = RunFolder(Path(output) if output else Path("runs") / recipe.name)
-    accelerator = make_accelerator(recipe, folder.path)
-    if resume is None:
-        on_main(lambda: folder.refuse_existing(overwrite))
-    parts = build_parts(recipe)
-    marks = fingerprint(recipe, parts.splits, parts.steps(), accelerator.mixed_precision)
-    start = on_main(lambda: find_start(folder, recipe, resume, marks, allow_changes))
-    run = prepare(recipe, parts, accelerator, folder)
+    with collector_at_rest():
+        accelerator = make_accelerator(recipe, folder.path)
+        if resume is None:
+            on_main(lambda: folder.refuse_existing(overwrite))
+        parts = build_parts(recipe)
+        marks = fingerprint(recipe, parts.splits, parts.steps(), accelerator.mixed_precision)
+        start = on_main(lambda: find_start(folder, recipe, resume, marks, allow_changes))
+        run = prepare(recipe, parts, accelerator, folder)
     if start.checkpoint is not None:
         restore(run, start.checkpoint)
     start = start.begun()  # without the checkpoint's tensors

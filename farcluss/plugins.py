@@ -6,8 +6,10 @@ recipe. Built-in plugins are registered by the entry points of farcluss's own di
 
 import ast
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -79,12 +81,24 @@ def find(group: str | None = None) -> Iterator[Plugin]:
     third_party = os.environ.get("FARCLUSS_PLUGINS") != ""
     groups = GROUPS if group is None else (group,)
     found = {Plugin(g, name, origin, "") for (g, name), (_, origin) in _registered.items() if g in groups}
-    points = entry_points()  # once: each call reads the metadata of every installed distribution
-    for kind, point in ((g, point) for g in groups for point in points.select(group=f"farcluss.{g}")):
-        owner, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
-        if third_party or owner == "farcluss":
-            found.add(Plugin(kind, point.name, owner, version, point))
+    for plugin in _installed(tuple(sys.path)):
+        if plugin.group in groups and (third_party or plugin.distribution == "farcluss"):
+            found.add(plugin)
     return iter(sorted(found, key=lambda p: (groups.index(p.group), p.name, p.distribution)))
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
+    """The entry points on `sys.path`, of every group: kept, as it reads files of every installed distribution."""
+    points = entry_points()
+    found = []
+    owners: dict[int, tuple[str, str]] = {}  # reading a distribution's name parses its metadata
+    for kind, point in ((g, point) for g in GROUPS for point in points.select(group=f"farcluss.{g}")):
+        dist = point.dist
+        if id(dist) not in owners:
+            owners[id(dist)] = (dist.name, dist.version) if dist else ("unknown", "")
+        found.append(Plugin(kind, point.name, *owners[id(dist)], point))
+    return tuple(found)
 
 
 def get(group: str, name: str) -> Plugin:

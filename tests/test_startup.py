@@ -1,5 +1,8 @@
 """What the quick commands import: not torch, which takes seconds, and the package alone nothing at all."""
 
+import gc
+import sys
+
 import pytest
 from commandline import python
 
@@ -12,6 +15,15 @@ try:
 except SystemExit as stop:
     print('code:', stop.code or 0){MODULES}
 """
+TRAIN = f"""
+import sys
+from farcluss import load_recipe, train
+train(load_recipe(sys.argv[1], settings=["train.steps=1"]), sys.argv[2]){MODULES}
+"""
+UNUSED = {"h5py", "segmentation_models_pytorch", "onnx", "tensorboard", "wandb"}
+"""What belongs to other commands, networks and settings than those of a plain run."""
+STRANGE = {"transformers", "deepspeed", "torchmetrics", "scipy", "sklearn", "pandas", "matplotlib", "cv2", "skimage"}
+"""What the libraries in use would take in passing."""
 HEAVY = {"torch", "timm", "kornia", "accelerate", "numpy", "PIL", "h5py", "safetensors"}
 
 
@@ -83,3 +95,62 @@ def test_the_public_names():
         assert getattr(farcluss, name) is not None
     with pytest.raises(AttributeError, match=r"module 'farcluss' has no attribute 'trian'"):
         _ = farcluss.trian
+
+
+def test_the_engine_alone_imports_no_plugin():
+    names = loaded(python(f"import sys, farcluss.engine{MODULES}"))
+    assert {"torch", "accelerate"} <= names
+    assert not names & (UNUSED | STRANGE | {"timm", "torchvision", "kornia"})
+
+
+def test_a_run_imports_only_what_it_uses(tiny_recipe, tmp_path):
+    result = python(TRAIN, tiny_recipe, tmp_path / "run")
+    assert result.code == 0, result.err
+    assert {"torch", "timm", "kornia"} <= loaded(result)
+    assert not loaded(result) & (UNUSED | STRANGE)
+
+
+def test_the_installed_distributions_are_read_once(tiny_recipe, monkeypatch, tmp_path):
+    from farcluss import build, load_recipe, plugins
+
+    calls, read = [], plugins.entry_points
+    monkeypatch.setattr(plugins, "entry_points", lambda: calls.append(0) or read())
+    plugins._installed.cache_clear()
+    build.build_parts(load_recipe(tiny_recipe))
+    assert len(calls) == 1
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])  # others may be installed there
+    assert [*plugins.find()]
+    assert len(calls) == 2
+
+
+def test_garbage_is_looked_for_again_when_a_run_is_built(tiny_recipe, monkeypatch, tmp_path):
+    from farcluss import engine, load_recipe
+
+    seen = {}
+
+    def watched(name, function):
+        def call(*arguments):
+            seen[name] = gc.isenabled()
+            return function(*arguments)
+
+        monkeypatch.setattr(engine, name, call)
+
+    watched("build_parts", engine.build_parts)
+    watched("one_step", engine.one_step)
+    engine.train(load_recipe(tiny_recipe, settings=["train.steps=1"]), tmp_path / "run")
+    assert seen == {"build_parts": False, "one_step": True}
+
+
+@pytest.mark.parametrize("working", [True, False])
+def test_the_collector_is_left_as_it_was(working):
+    from farcluss.startup import collector_at_rest
+
+    before = gc.isenabled()
+    try:
+        (gc.enable if working else gc.disable)()
+        with pytest.raises(KeyError), collector_at_rest():
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() == working
+    finally:
+        (gc.enable if before else gc.disable)()
