@@ -1,9 +1,9 @@
 """Scores from one confusion matrix over all pixels of all images: the field's mIoU, not a mean over images."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,13 @@ from farcluss.data.base import IGNORE, Dataset, Item, Sample, read_sample
 from farcluss.data.loader import Diary, guarded, start_worker
 from farcluss.distributed import all_sum
 from farcluss.errors import Cancelled, FarclussError, SampleError
+from farcluss.inference import images_per_forward
 
 if TYPE_CHECKING:
     from farcluss.weights import Model
+
+HELD = 2**24
+"""Pixels of images that wait for others of their size, at most."""
 
 
 def confusion_matrix(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
@@ -26,14 +30,16 @@ def confusion_matrix(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
     Args:
         predicted: `(...)` integer, class index.
         masks: `(...)` integer, class index or `IGNORE`.
-        classes: C.
+        classes: C, below `IGNORE`.
 
     Returns:
         `(C, C)` int64, on the device of `predicted`.
     """
-    valid = masks != IGNORE
-    pairs = masks[valid].long() * classes + predicted[valid].long()
-    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+    # Ignored pixels fall in the last of 256 rows, which is left out. Selecting the others would make the host wait for
+    # a GPU, and so would a bincount, which asks for its largest value.
+    pairs = (masks.int() * classes + predicted.int()).flatten()
+    counts = torch.zeros((IGNORE + 1) * classes, dtype=torch.int64, device=pairs.device)
+    return counts.index_add_(0, pairs, torch.ones_like(pairs, dtype=torch.int64)).view(-1, classes)[:classes]
 
 
 @dataclass(frozen=True)
@@ -121,13 +127,30 @@ class WholeImages:
 
 
 def read_images(
-    dataset: Dataset, items: Sequence[Item], workers: int
-) -> Generator[tuple[Item, Sample | FarclussError], None, None]:
-    """Whole images in order, decoded by `workers` processes; close it, as `farcluss.data.loader.guarded`."""
+    dataset: Dataset,
+    items: Sequence[Item],
+    workers: int,
+    convert: Callable[[Any], Any] | None = None,
+    pin_memory: bool = False,
+) -> Generator[tuple[Item, Any], None, None]:
+    """Whole images in order, decoded by `workers` processes; close it, as `farcluss.data.loader.guarded`.
+
+    Args:
+        dataset: reads them.
+        items: which.
+        workers: loader processes.
+        convert: what a loader process makes of an item and its `Sample` or error; None leaves them as they are.
+        pin_memory: put tensors where a GPU can fetch them.
+    """
     processes = min(workers, len(items))
     source: Any = WholeImages(dataset, items, Diary(processes))
     loader: DataLoader[Any] = DataLoader(
-        source, batch_size=None, num_workers=processes, collate_fn=_as_is, worker_init_fn=start_worker
+        source,
+        batch_size=None,
+        num_workers=processes,
+        collate_fn=convert or _as_is,
+        pin_memory=pin_memory,
+        worker_init_fn=start_worker,
     )
     yield from guarded(loader, source.diary, lambda _, index: items[index].image)
 
@@ -136,8 +159,48 @@ def _as_is(sample: Any) -> Any:
     return sample
 
 
-def evaluate(
-    model: "Model",
+class Scene(NamedTuple):
+    """An image `(Cin, *S)`, uint8 or float in [0, 1], and its mask `(*S)` uint8, `IGNORE` where pixels do not count."""
+
+    image: Tensor
+    mask: Tensor
+
+
+def to_scene(read: tuple[Item, Sample | FarclussError]) -> tuple[Item, Scene | FarclussError]:
+    """What is scored of an item that has been read; an error travels as a value."""
+    item, sample = read
+    if isinstance(sample, FarclussError):
+        return item, sample
+    if sample.mask is None:
+        return item, SampleError(f"{item.image} has no mask, so it cannot be scored.")
+    mask = sample.mask if sample.valid is None else np.where(sample.valid, sample.mask, np.uint8(IGNORE))
+    return item, Scene(*(torch.from_numpy(np.ascontiguousarray(array)) for array in (sample.image, mask)))
+
+
+def same_sizes(scenes: Iterable[Scene], device: torch.device) -> Iterator[list[Scene]]:
+    """Scenes in groups of one size, as many as go through a network together on `device`; not in order."""
+    held: dict[Any, list[Scene]] = {}
+    pixels = 0
+    for scene in scenes:
+        key = scene.image.shape, scene.image.dtype
+        held.setdefault(key, []).append(scene)
+        pixels += scene.mask.numel()
+        if len(held[key]) < images_per_forward(scene.mask.shape, device):
+            if pixels <= HELD:
+                continue
+            key = max(held, key=lambda each: len(held[each]))
+        pixels -= sum(each.mask.numel() for each in held[key])
+        yield held.pop(key)
+    yield from held.values()
+
+
+def evaluate(model: "Model", dataset: Dataset, items: Sequence[Item], **options: Any) -> Scores:
+    """Score a model on `items`, each counted once whatever the number of processes; see `evaluate_all`."""
+    return evaluate_all([model], dataset, items, **options)[0]
+
+
+def evaluate_all(
+    models: Sequence["Model"],
     dataset: Dataset,
     items: Sequence[Item],
     *,
@@ -145,43 +208,58 @@ def evaluate(
     rank: int = 0,
     world: int = 1,
     cancelled: Callable[[], bool] = lambda: False,
-) -> Scores:
-    """Score a model on `items`, each counted once whatever the number of processes.
+) -> list[Scores]:
+    """Score several models on `items` in one pass, each image counted once whatever the number of processes.
+
+    Images of one size go through a network together. A network treats each of them by itself, so this does not change
+    what is predicted, except where two classes are equal up to rounding.
 
     Args:
-        model: predicts at the images' own size.
+        models: of the same classes, on one device; they predict at the images' own size.
         dataset: reads them.
         items: with masks.
         workers: loader processes.
         rank: of this process; it takes every `world`-th item.
         world: number of processes; all must call this.
-        cancelled: asked before each image whether to give up.
+        cancelled: asked before each image and each forward whether to give up.
+
+    Returns:
+        One for each model.
 
     Raises:
         SampleError: an image cannot be read, has no mask, or a mask of another size.
         Cancelled: any process has given up; on all of them.
     """
-    classes = len(model.classes)
-    confusion = torch.zeros(classes, classes, dtype=torch.int64, device=model.device)
-    left = torch.zeros((), dtype=torch.int64, device=model.device)
-    with closing(read_images(dataset, items[rank::world], workers)) as samples:
-        for item, sample in samples:
-            if cancelled():
-                left += 1
-                break
-            if isinstance(sample, FarclussError):
-                raise SampleError(str(sample)) from sample
-            truth = _truth(item, sample).to(model.device)
-            confusion += confusion_matrix(model.probs(sample.image).argmax(0), truth, classes)
-    counts = all_sum(torch.cat([confusion.flatten(), left.view(1)])).cpu().numpy()
-    if counts[-1]:
+    classes, device = len(models[0].classes), models[0].device
+    counts = torch.zeros(len(models), classes, classes, dtype=torch.int64, device=device)
+    left = torch.zeros(1, dtype=torch.int64, device=device)
+    with closing(read_images(dataset, items[rank::world], workers, to_scene, device.type == "cuda")) as samples:
+        try:
+            for group in same_sizes(_arriving(samples, cancelled), device):
+                _give_up_if(cancelled)
+                images, masks = (
+                    torch.stack([each.to(device, non_blocking=True) for each in part])
+                    for part in zip(*group, strict=True)
+                )
+                for table, model in zip(counts, models, strict=True):
+                    table += confusion_matrix(model.classify(images), masks, classes)
+        except Cancelled:
+            left += 1
+    totals = all_sum(torch.cat([counts.flatten(), left])).cpu().numpy()
+    _give_up_if(lambda: bool(totals[-1]))
+    tables = totals[:-1].reshape(counts.shape)
+    return [Scores(table, tuple(model.classes)) for table, model in zip(tables, models, strict=True)]
+
+
+def _arriving(samples: Iterable[tuple[Item, Any]], cancelled: Callable[[], bool]) -> Iterator[Scene]:
+    """Scenes as they are read. Raises SampleError at the first that cannot be scored, Cancelled when told to."""
+    for _, scene in samples:
+        _give_up_if(cancelled)
+        if isinstance(scene, FarclussError):
+            raise SampleError(str(scene)) from scene
+        yield scene
+
+
+def _give_up_if(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
         raise Cancelled("The evaluation was cancelled.")
-    return Scores(counts[:-1].reshape(classes, classes), tuple(model.classes))
-
-
-def _truth(item: Item, sample: Sample) -> Tensor:
-    """The mask of an item as a tensor, `IGNORE` where its pixels are not valid. Raises SampleError without one."""
-    if sample.mask is None:
-        raise SampleError(f"{item.image} has no mask, so it cannot be scored.")
-    truth = torch.from_numpy(np.ascontiguousarray(sample.mask))
-    return truth if sample.valid is None else truth.where(torch.from_numpy(sample.valid), IGNORE)

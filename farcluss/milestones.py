@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from farcluss import checkpoints
 from farcluss.checkpoints import Checkpoint
-from farcluss.data.base import Item
 from farcluss.data.loader import HostBatch
 from farcluss.display import Display
 from farcluss.distributed import all_sum, gather_on_main, on_main
 from farcluss.errors import Cancelled, RunError, SampleError
-from farcluss.evaluation import Scores, evaluate
+from farcluss.evaluation import Scores, evaluate_all
 from farcluss.learner import Batch
 from farcluss.panels import draw_panel, save_panel
 from farcluss.state import PROGRESS, Run
@@ -145,11 +144,10 @@ def score(run: Run, display: Display) -> None:
     """
     start, kind = time.perf_counter(), run.recipe.eval.network
     try:
-        scores = {name: _evaluate(run, network, run.parts.splits.val) for name, network in run.networks.items()}
+        known = _evaluate(run)
     except Cancelled:
         run.stop = run.interruption.agreed(run.accelerator.device)
         return
-    known = {name: value for name, value in scores.items() if value is not None}
     summary = {f"{name}_miou": value.miou for name, value in known.items()}
     subject = [kind, *(item.id for item in run.parts.splits.val)]
     mark = {"of": hashlib.sha256("\n".join(subject).encode()).hexdigest()[:8]}
@@ -189,20 +187,21 @@ def save_picture(run: Run, batch: Batch) -> None:
         save_panel(run.folder.path / "pictures" / f"step-{run.step:08d}.png", grid, columns)
 
 
-def _evaluate(run: Run, network: nn.Module, items: list[Item]) -> Scores | None:
-    if not items:
-        return None
+def _evaluate(run: Run) -> dict[str, Scores]:
+    """Scores of each network on the validation set; none where there is none."""
+    if not run.parts.splits.val:
+        return {}
     accelerator = run.accelerator
-    model = Model(network, run.parts.card())
-    return evaluate(
-        model,
+    scores = evaluate_all(
+        [Model(network, run.parts.card()) for network in run.networks.values()],
         run.parts.dataset,
-        items,
+        run.parts.splits.val,
         workers=run.recipe.data.workers,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         cancelled=lambda: bool(run.interruption.signal),
     )
+    return dict(zip(run.networks, scores, strict=True))
 
 
 def _save(run: Run, path: Path, facts: dict[str, Any], scores: Scores | None) -> None:

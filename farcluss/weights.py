@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from farcluss import plugins
 from farcluss.atomic import write_atomically
 from farcluss.data.base import Palette
 from farcluss.errors import WeightsError
-from farcluss.inference import predict_probs
+from farcluss.inference import Forward, predict_classes, predict_probs
 from farcluss.learner import Normalize
 from farcluss.losses import wide_softmax
 from farcluss.recipe import Eval, Recipe
@@ -111,30 +112,49 @@ class Model:
         self.network.to(device)
         return self
 
-    @torch.no_grad()
     def probs(self, image: NDArray[Any]) -> Tensor:
         """Probabilities `(C, *S)` float32 of one image `(Cin, *S)`, uint8 or float in [0, 1].
 
         Raises:
             WeightsError: the image has another number of channels than the network takes.
         """
-        if image.shape[0] != self.card.channels:
-            raise WeightsError(f"The image has {image.shape[0]} channels, the network takes {self.card.channels}.")
-        images = to_unit(torch.from_numpy(np.ascontiguousarray(image)).to(self.device))[None]
-        training = self.network.training
-        self.network.eval()
-        try:
-            normalized = self.normalize.to(self.device)(images)
-            return predict_probs(self._forward, normalized, **dict(self.card.inference))[0]
-        finally:
-            self.network.train(training)
+        return self._infer(predict_probs, lambda views: wide_softmax(self._logits(views)), _one(image))[0]
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Class index `(B, *S)` int64 of images of one size `(B, Cin, *S)`, uint8 or float in [0, 1].
+
+        It is the class of largest probability, without the probabilities where a single view of the image decides. The
+        same image in another batch may differ where two classes are equal up to rounding.
+
+        Raises:
+            WeightsError: the images have another number of channels than the network takes.
+        """
+        return self._infer(predict_classes, self._logits, images)
 
     def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """Class index `(*S)` uint8 of one image `(Cin, *S)`, uint8 or float in [0, 1]."""
-        return self.probs(image).argmax(0).to(torch.uint8).cpu().numpy()
+        return self.classify(_one(image))[0].to(torch.uint8).cpu().numpy()
 
-    def _forward(self, images: Tensor) -> Tensor:
-        return wide_softmax(self.network(images).logits)
+    @torch.no_grad()
+    def _infer(self, predict: Callable[..., Tensor], forward: Forward, images: Tensor) -> Tensor:
+        """What `predict` makes of images, with the network in evaluation mode meanwhile."""
+        if images.shape[1] != self.card.channels:
+            raise WeightsError(f"The image has {images.shape[1]} channels, the network takes {self.card.channels}.")
+        training = self.network.training
+        self.network.eval()
+        try:
+            normalized = self.normalize.to(self.device)(to_unit(images.to(self.device)))
+            return predict(forward, normalized, **dict(self.card.inference))
+        finally:
+            self.network.train(training)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images).logits
+        return logits
+
+
+def _one(image: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image))[None]
 
 
 def to_unit(images: Tensor) -> Tensor:

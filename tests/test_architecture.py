@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "farcluss.networks": {"options", "errors"},
     "farcluss.inference": {"losses"},
     "farcluss.data": {"recipe", "options", "errors"},
-    "farcluss.evaluation": {"data", "distributed", "errors"},
+    "farcluss.evaluation": {"data", "inference", "distributed", "errors"},
     "farcluss.packing": {"build", "data", "evaluation", "recipe", "atomic", "errors"},
     "farcluss.learner": {
         "contracts",
