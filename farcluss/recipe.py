@@ -75,8 +75,8 @@ class Data(Section):
     flip: Share = Field(default=0.5, description="chance of a horizontal flip")
     jpeg_draft: bool = Field(
         default=False,
-        description="decode a JPEG smaller where the crop shows it reduced by 2 or more: much faster, pixels differ "
-        "slightly; no effect with `pack`",
+        description="decode a JPEG smaller where the crop shows it reduced by 2 or more: about twice as fast, "
+        "pixels differ slightly; no effect with `pack`",
     )
     workers: Count = Field(default=4, description="loader processes per training process")
     on_error: Literal["stop", "skip"] = Field(
