@@ -232,9 +232,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["no", "bf16"], default="no")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--grid", action="store_true", help="bf16: two encoders, three crops, compiled or not"
-    )
+    parser.add_argument("--grid", action="store_true", help="bf16: two encoders, three crops, compiled or not")
     arguments = parser.parse_args()
     plugins.register("dataset", "noise", Noise)
     jobs = [arguments]

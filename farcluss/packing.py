@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from farcluss.build import build_dataset, data_origin
 from farcluss.data.base import Dataset, Item, Palette, Sample, Window
 from farcluss.data.pack import CHECKSUM, Contents, Pack, checksum, chunk_shape
 from farcluss.data.splits import resolve
-from farcluss.errors import DataError, FarclussError
+from farcluss.errors import DataError, FarclussError, PluginError
 from farcluss.evaluation import read_images
 from farcluss.recipe import Data
 
@@ -90,6 +91,11 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
     used += [*chosen.labeled, *chosen.unlabeled, *chosen.val, *listener.lines.values()]
     root = Path(os.path.abspath(data.root))
     firsts = {item.image: item for item in reversed(used)}
+    if twins := next(((item, firsts[item.image]) for item in used if item.id != firsts[item.image].id), None):
+        raise PluginError(
+            f"{type(dataset).__name__} gives {twins[0].image} as image of the items {twins[1].id} and {twins[0].id}.\n"
+            "A pack knows images by that name alone: it must be another for each item."
+        )
     lines = {line: item for image in dict.fromkeys(item.image for item in used)
              for line, item in find_names(dataset, firsts[image], root).items()} | listener.lines  # fmt: skip
     places = {item: place for place, item in enumerate(dict.fromkeys([*used, *lines.values()]))}
@@ -161,6 +167,8 @@ class Packing:
         """
         if not output.parent.is_dir():
             raise DataError(f"{output.parent} is not a folder. Create it, or write to another place with -o.")
+        if output.is_dir():
+            raise DataError(f"{output} is a folder. Give the name of a file, as {output / 'data.h5'}.")
         if output.exists() and not overwrite:
             raise DataError(f"{output} exists already. Use --overwrite, or another name.")
         self.output, self.part = output, output.with_name(output.name + UNFINISHED)
@@ -276,10 +284,13 @@ class Packing:
             file.flush()
 
     def _reserve(self, file: h5py.File, size: int) -> None:
-        """Have room for `size` more bytes, or raise OSError: after a write that fails, HDF5 crashes the process."""
+        """Have room for `size` more bytes, or raise OSError: after a write that fails, HDF5 crashes the process.
+
+        Room for twice as many, as chunks at the edges are stored whole, and each has a line in an index.
+        """
         if not hasattr(os, "posix_fallocate"):
             return
-        end = file.id.get_filesize() + size + RESERVE
+        end = file.id.get_filesize() + 2 * size + RESERVE
         with self.part.open("rb+") as part:
             if (have := os.fstat(part.fileno()).st_size) < end:
                 os.posix_fallocate(part.fileno(), have, end - have)
@@ -328,20 +339,24 @@ def is_damaged(stored: h5py.Dataset) -> bool:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Reading all of a pack; iterate it, and it gives the identifiers of damaged items, None for whole ones."""
+    """Reading all of a pack; iterate it, and it says what is damaged of each image, None for whole ones."""
 
     pack: Pack
     path: Path
 
     def __len__(self) -> int:
-        return len(self.pack.contents.items)
+        return len(self._items)
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        return readings(list(self.pack.contents.items))
 
     def __iter__(self) -> Iterator[str | None]:
-        """One text or None per item."""
+        """One text or None per image and mask."""
         contents = self.pack.contents
         with h5py.File(self.path, "r", locking=False) as file:
             known: dict[str, bool] = {}
-            for item in contents.items:
+            for item in self._items:
                 number = contents.images[item.image]
                 names = [f"images/{number}", *([f"valid/{number}"] if f"valid/{number}" in file else [])]
                 if item.mask is not None:

@@ -48,7 +48,7 @@ def test_without_a_compiler_the_error_says_so(recipe, tmp_path, monkeypatch):
         raise RuntimeError("No working C++ compiler found\nsecond line")
 
     monkeypatch.setattr(torch, "compile", lambda function: fails)
-    with pytest.raises(RunError, match="train.compile = true does not work here: No working C") as caught:
+    with pytest.raises(RunError, match=r"train\.compile = true does not work here: No working C") as caught:
         train(load_recipe(recipe, (), ["train.compile=true"]), tmp_path / "run")
     assert len(str(caught.value).splitlines()) == 2 and "train.compile = false" in str(caught.value)
     assert not (tmp_path / "run").exists()

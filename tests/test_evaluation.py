@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import select
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
-from farcluss.data.base import IGNORE, Item
+from farcluss.data.base import IGNORE, Item, Sample
 from farcluss.errors import DataError
 from farcluss.evaluation import Scores, confusion_matrix, evaluate, read_images
 
@@ -184,3 +187,23 @@ def test_images_come_in_order_whatever_the_workers():
 def test_an_unreadable_image_does_not_stop_the_others():
     items = [Item("0", "0", "0"), Item("x", "broken", "x"), Item("1", "1", "1")]
     assert [isinstance(sample, DataError) for _, sample in read_images(Scenes(), items, 0)] == [False, True, False]
+
+
+def test_no_loader_process_outlives_a_killed_one(tmp_path):
+    """They hold a pipe; its other end reads the end of the file when the last of them is gone."""
+
+    class Large:
+        classes = ("a", "b")
+
+        def read(self, item, window=None):  # more than a pipe takes, so that a loader process waits for a reader
+            return Sample(np.zeros((3, 1024, 1024), np.uint8))
+
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        for _ in read_images(Large(), [Item(str(n), "x") for n in range(40)], 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.close(writer)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert select.select([reader], [], [], 60)[0] and os.read(reader, 1) == b""
+    os.close(reader)

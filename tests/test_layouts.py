@@ -475,3 +475,9 @@ def test_cityscapes_auto_looks_at_the_training_masks(tmp_path):
     dataset = cityscapes(Data(root=tmp_path))
     assert (dataset.read(dataset.items("train")[0]).mask == 0).all()
     assert dataset.items("val")[0].mask.endswith("labelIds.png")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    dataset = folder(Data(root=tmp_path, classes=["a", "b"]))
+    with pytest.raises(DataError, match=r"The name of '.*\\udcff\.png' is not in UTF-8\. Rename the file\."):
+        dataset.item(tmp_path / os.fsdecode(b"\xff.png"))

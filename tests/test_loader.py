@@ -230,3 +230,13 @@ def test_masks_of_unlabeled_images_are_read_for_diagnostics_alone():
             found[stream, step + 1] = bool(Noting.read_masks)
     assert all(found[LABELED, step] for step in range(1, 11))
     assert [step for step in range(1, 11) if found[UNLABELED, step]] == [3, 6, 9, 10]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_hand_over_eight_bits(crops, workers):
+    """Five bytes per pixel of a sample: three of the image, one of the mask, one that says whether it is valid."""
+    (batch,) = load(crops, last=1, workers=workers)
+    assert (batch.images.dtype, batch.masks.dtype, batch.valid.dtype) == (torch.uint8, torch.uint8, torch.bool)
+    tensors = batch.images, batch.masks, batch.valid
+    assert [tuple(tensor.shape) for tensor in tensors] == [(8, 3, 16, 16), (8, 16, 16), (8, 16, 16)]
+    assert sum(tensor.untyped_storage().nbytes() for tensor in tensors) == 8 * 16 * 16 * 5

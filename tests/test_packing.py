@@ -8,15 +8,18 @@ import signal
 import h5py
 import numpy as np
 import pytest
+import torch
 from commandline import cli
-from packs import forked, pack, sections
+from packs import Windows, forked, pack, sections
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
-from farcluss import packing
+from farcluss import packing, plugins
 from farcluss.build import build_dataset
 from farcluss.data.base import Item
 from farcluss.data.folder import folder
 from farcluss.data.pack import CHECKSUM
-from farcluss.errors import DataError
+from farcluss.errors import DataError, PluginError
 from farcluss.packing import FLUSH_EVERY, Packing, survey
 from farcluss.recipe import Data
 
@@ -151,6 +154,8 @@ class TestRefused:
             Packing(SHAPES, tmp_path / "nowhere" / "x.h5")
         with pytest.raises(DataError, match=r"x\.h5 exists already\. Use --overwrite"):
             Packing(SHAPES, whole)
+        with pytest.raises(DataError, match=r"is a folder\. Give the name of a file, as .*data\.h5"):
+            Packing(SHAPES, tmp_path, overwrite=True)
         (path := tmp_path / "x.h5").write_text("old")
         pack(SHAPES, path, overwrite=True)
         assert everything(path) == everything(whole)
@@ -185,6 +190,20 @@ class TestRefused:
         assert next(iter(writing)) == 3
         pack(data, path)
         assert len(build_dataset(data.model_copy(update={"pack": path})).items("train")) == 6
+
+    def test_items_that_share_the_name_of_their_image(self, tmp_path):
+        """Slices of one volume, which only their identifiers tell apart: a pack would give all of them the same."""
+
+        class Slices(Windows):
+            def parse(self, line):
+                return Item(line, "volume", "volume")
+
+        plugins.register("dataset", "slices", lambda data: Slices({"slice 1": None, "slice 2": None}))
+        try:
+            with pytest.raises(PluginError, match=r"Slices gives volume as image of the items slice 1 and slice 2\."):
+                Packing(Data(layout="slices", val="none"), tmp_path / "x.h5")
+        finally:
+            plugins.unregister("dataset", "slices")
 
     def test_no_images_and_no_folder(self, tmp_path):
         (tmp_path / "images").mkdir()
@@ -227,16 +246,26 @@ class TestCommand:
     def recipe(self, tmp_path, tiny_recipe):
         return tiny_recipe
 
-    def test_pack_verify_and_train(self, recipe, tmp_path):
+    def test_pack_verify_and_train(self, recipe, tmp_path, monkeypatch):
+        """A run from the pack ends in the weights of a run without, whatever loads the images."""
         path = tmp_path / "x.h5"
         result = cli("pack", recipe, "-o", path)
         assert result.code == 0 and f"wrote {path}: 75 images, 75 masks" in result.out, result
-        assert cli("pack", "--verify", path).out.endswith("items, all whole\n")
-        run = cli("run", recipe, "--set", f"data.pack={path}", "--output", tmp_path / "run")
-        assert run.code == 0, run
-        plain = cli("run", recipe, "--output", tmp_path / "plain")
-        metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("run", "plain")]
-        assert plain.code == 0 and losses(metrics[0]) == losses(metrics[1]) != []
+        assert cli("pack", "--verify", path).out.endswith("75 images, all whole\n")
+        make, found = DataLoader.__init__, {}
+        for source, workers, context in (("", 0, None), (path, 0, None), (path, 2, "fork"), (path, 2, "spawn")):
+            monkeypatch.setattr(DataLoader, "__init__", lambda self, *a, context=context, **k: make(
+                self, *a, **k | ({"multiprocessing_context": context} if k["num_workers"] else {})))  # fmt: skip
+            output = tmp_path / f"run {len(found)}"
+            keys = "--set", f"data.pack={source}", "--set", f"data.workers={workers}"
+            run = cli("run", recipe, *keys, "--output", output)
+            assert run.code == 0, run
+            found[bool(source), workers, context] = load_file(output / "weights" / "last.safetensors")
+        wanted = found.pop((False, 0, None))
+        assert len(found) == 3 and len(wanted) > 9
+        for way, weights in found.items():
+            assert weights.keys() == wanted.keys(), way
+            assert all(torch.equal(weights[name], wanted[name]) for name in wanted), way
 
     def test_an_unpacked_run_goes_on_packed(self, recipe, tmp_path):
         path = tmp_path / "x.h5"
@@ -245,6 +274,10 @@ class TestCommand:
         more = ["--set", "train.steps=3", "--output", tmp_path / "run", "--resume", "auto"]
         result = cli("run", recipe, *more, "--set", f"data.pack={path}", "--allow-changes")
         assert result.code == 0 and "data.pack" not in result.out + result.err, result
+        (tmp_path / "x.h5").rename(tmp_path / "away.h5")
+        assert "There is no file" in cli("eval", tmp_path / "run" / "weights" / "last.safetensors").refusal
+        moved = cli("eval", tmp_path / "run" / "weights" / "last.safetensors", "--data", tmp_path)
+        assert moved.code == 0, moved  # that folder, not what was packed from another
         empty = cli("eval", tmp_path / "run" / "weights" / "last.safetensors", "--set", "data.pack=")
         assert empty.code == 0, empty
 
@@ -262,7 +295,7 @@ class TestCommand:
             "Problem: train/0004: damaged mask",
             "Problem: train/0005: damaged mask",
         ]
-        assert f"3 of {len(build_dataset_items(path))} items are damaged. Make {path} anew." in result.err
+        assert f"3 of 75 images are damaged. Make {path} anew." in result.err
 
     @pytest.mark.parametrize(
         ("words", "code", "said"),
@@ -279,15 +312,6 @@ class TestCommand:
         monkeypatch.chdir(tmp_path)
         result = cli("pack", *(word.format(recipe=recipe) for word in words))
         assert result.code == code and said in result.err and len(result.err.splitlines()) <= 4, result
-
-
-def build_dataset_items(path):
-    with h5py.File(path, locking=False) as file:
-        return file["items/id"][()]
-
-
-def losses(text):
-    return [line[line.index('"total"') :].split(",")[0] for line in text.splitlines() if '"total"' in line]
 
 
 class TestOpening:

@@ -41,7 +41,7 @@ def command(
     if strange := sorted(set(keys) - {"data", "eval"}):
         raise click.UsageError(f"--set {strange[0]}: only keys of [data] and [eval] matter to scores.")
     if root is not None:
-        keys.setdefault("data", {})["root"] = root
+        keys["data"] = {"pack": None} | keys.get("data", {}) | {"root": root}  # these files, not the packed ones
     if split is not None:
         keys.setdefault("data", {})["val"] = split
     scores = score_file(weights, keys, device=pick_device(device), workers=workers)

@@ -59,11 +59,11 @@ def _verify(path: Path) -> None:
     from farcluss.packing import inspect
 
     inspection = inspect(path)
-    with click.progressbar(inspection, label=f"reading {len(inspection)} items") as bar:
+    with click.progressbar(inspection, label=f"reading {len(inspection)} images") as bar:
         problems = [problem for problem in bar if problem]
     for problem in problems:
         click.echo(f"Problem: {problem}", err=True)
     if problems:
-        click.echo(f"{len(problems)} of {len(inspection)} items are damaged. Make {path} anew.", err=True)
+        click.echo(f"{len(problems)} of {len(inspection)} images are damaged. Make {path} anew.", err=True)
         raise click.exceptions.Exit(1)
-    click.echo(f"{path}: {len(inspection)} items, all whole")
+    click.echo(f"{path}: {len(inspection)} images, all whole")

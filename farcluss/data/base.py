@@ -55,6 +55,20 @@ class Sample(NamedTuple):
     valid: NDArray[np.bool_] | None = None
 
 
+class Reduced(NamedTuple):
+    """A window of an item whose image has fewer pixels than the window, each the mean of a square.
+
+    Attributes:
+        image: `(Cin, *s)`.
+        box: per axis, where the window begins and ends in `image`; it may begin and end within a pixel.
+        mask: `(*S)` of the window, not reduced; None for an item without a mask.
+    """
+
+    image: NDArray[np.uint8]
+    box: tuple[tuple[float, float], ...]
+    mask: NDArray[np.uint8] | None
+
+
 class Dataset(Protocol):
     """A data set: what an entry point of the group `farcluss.dataset` builds.
 

@@ -1,13 +1,15 @@
 """Random scale, crop and flip: cut the window from the source first, then resize, so that the work follows the crop."""
 
+from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn.functional import interpolate
 
-from farcluss.data.base import IGNORE, Dataset, Item, Sample, Window, read_sample
+from farcluss.data.base import IGNORE, Dataset, Item, Reduced, Sample, Window, read_sample
 
 
 def random_window(
@@ -29,21 +31,65 @@ def random_window(
 
 def read_window(dataset: Dataset, item: Item, place: list[tuple[int, int]], mean: list[float]) -> Sample:
     """Read a window that may extend beyond the image: outside, the image is `mean` and nothing is valid."""
-    size = dataset.size(item)
-    inside = [(max(start, 0), min(start + length, extent)) for (start, length), extent in zip(place, size, strict=True)]
-    window: Window = tuple(slice(*bounds) for bounds in inside)
+    window, pads = clip(place, dataset.size(item))
     sample = read_sample(dataset, item, window)
     lengths = [length for _, length in place]
     valid = np.ones(sample.image.shape[1:], bool) if sample.valid is None else sample.valid
     if list(sample.image.shape[1:]) == lengths:
         return sample._replace(valid=valid)
-    pads = [(low - start, start + length - high) for (start, length), (low, high) in zip(place, inside, strict=True)]
-    image = np.empty((sample.image.shape[0], *lengths), sample.image.dtype)
-    fill = np.array(mean).reshape(-1, *[1] * len(lengths))
-    image[:] = (fill * 255).round() if image.dtype == np.uint8 else fill
-    image[(slice(None), *(slice(a, n - b) for (a, b), n in zip(pads, lengths, strict=True)))] = sample.image
     mask = None if sample.mask is None else np.pad(sample.mask, pads, constant_values=IGNORE)
-    return Sample(image, mask, np.pad(valid, pads, constant_values=False))
+    return Sample(pad_image(sample.image, pads, mean), mask, np.pad(valid, pads, constant_values=False))
+
+
+def clip(place: list[tuple[int, int]], size: tuple[int, ...]) -> tuple[Window, list[tuple[int, int]]]:
+    """The part of a window that lies in an image of `size`, and how far the window extends beyond, per axis."""
+    inside = [(max(start, 0), min(start + length, extent)) for (start, length), extent in zip(place, size, strict=True)]
+    pads = [(low - start, start + length - high) for (start, length), (low, high) in zip(place, inside, strict=True)]
+    return tuple(slice(*bounds) for bounds in inside), pads
+
+
+def pad_image(image: NDArray[Any], pads: list[tuple[int, int]], mean: list[float]) -> NDArray[Any]:
+    """An image `(Cin, *S)` with pixels of `mean` around it."""
+    lengths = [before + extent + after for (before, after), extent in zip(pads, image.shape[1:], strict=True)]
+    padded = np.empty((image.shape[0], *lengths), image.dtype)
+    fill = np.array(mean).reshape(-1, *[1] * len(lengths))
+    padded[:] = (fill * 255).round() if image.dtype == np.uint8 else fill
+    padded[(slice(None), *(slice(a, n - b) for (a, b), n in zip(pads, lengths, strict=True)))] = image
+    return padded
+
+
+def read_reduced(
+    dataset: Dataset, item: Item, place: list[tuple[int, int]], crop: tuple[int, ...], mean: list[float]
+) -> Sample | None:
+    """The crop of a window from an image that the data set reads smaller: mask and `valid` exact, pixels not quite.
+
+    None where the crop shows the image reduced by less than 2, or the data set cannot read this one smaller.
+    """
+    factor = min(length // side for (_, length), side in zip(place, crop, strict=True))
+    read = getattr(dataset, "read_reduced", None)
+    if factor < 2 or read is None:
+        return None
+    window, pads = clip(place, dataset.size(item))
+    reduced: Reduced | None = read(item, window, factor)
+    if reduced is None:
+        return None
+    around, box = [], []
+    for part, (low, high), (before, after) in zip(window, reduced.box, pads, strict=True):
+        scale = (high - low) / (part.stop - part.start)
+        around.append((ceil(before * scale), ceil(after * scale)))
+        box.append((around[-1][0] + low - before * scale, around[-1][0] + high + after * scale))
+    image = pad_image(reduced.image, around, mean)
+    valid = np.pad(np.ones([part.stop - part.start for part in window], bool), pads, constant_values=False)
+    mask = None if reduced.mask is None else np.pad(reduced.mask, pads, constant_values=IGNORE)
+    return Sample(resize_box(image, crop, box), _nearest(mask, crop), _nearest(valid, crop))
+
+
+def resize_box(image: NDArray[Any], size: tuple[int, ...], box: list[tuple[float, float]]) -> NDArray[Any]:
+    """A part of an image `(Cin, H, W)`, whose edges may lie within pixels, at another size: `resize` in its manner."""
+    (top, bottom), (left, right) = box
+    pictures = (Image.fromarray(channel) for channel in image)
+    bilinear = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(p.resize(size[::-1], bilinear, (left, top, right, bottom))) for p in pictures])
 
 
 def resize(sample: Sample, size: tuple[int, ...]) -> Sample:
@@ -57,11 +103,15 @@ def resize(sample: Sample, size: tuple[int, ...]) -> Sample:
     else:
         floats = interpolate(tensor.float(), size, mode=mode)[0]
         image = (floats if tensor.is_floating_point() else floats.round().to(tensor.dtype)).numpy()
-    places = [
-        ((np.arange(n) + 0.5) * old / n).astype(np.int64) for n, old in zip(size, sample.image.shape[1:], strict=True)
-    ]
-    mask = None if sample.mask is None else pick(sample.mask, places)
-    return Sample(image, mask, None if sample.valid is None else pick(sample.valid, places))
+    return Sample(image, _nearest(sample.mask, size), _nearest(sample.valid, size))
+
+
+def _nearest(array: NDArray[Any] | None, size: tuple[int, ...]) -> NDArray[Any] | None:
+    if array is None:
+        return None
+    return pick(
+        array, [((np.arange(n) + 0.5) * old / n).astype(np.int64) for n, old in zip(size, array.shape, strict=True)]
+    )
 
 
 def pick(array: NDArray[Any], places: list[NDArray[np.int64]]) -> NDArray[Any]:
@@ -79,8 +129,11 @@ def draw_crop(
     flip: float,
     mean: list[float],
     rng: np.random.Generator,
+    draft: bool = False,
 ) -> Sample:
     """One training crop of `item`: random scale and place, then a horizontal flip by chance `flip`.
+
+    With `draft`, images that are shown reduced by at least 2 are read smaller where the data set can do that.
 
     Returns:
         Arrays of spatial size `crop`; `valid` is always given, False beyond the image; pixels there have the value
@@ -88,8 +141,9 @@ def draw_crop(
     """
     place = random_window(dataset.size(item), crop, scale, rng)
     flipped = rng.uniform() < flip
-    sample = read_window(dataset, item, place, mean)
-    sample = resize(sample, crop)
+    sample = read_reduced(dataset, item, place, crop, mean) if draft else None
+    if sample is None:
+        sample = resize(read_window(dataset, item, place, mean), crop)
     if flipped:
         sample = Sample(*(None if array is None else array[..., ::-1] for array in sample))  # type: ignore[arg-type]
     return sample

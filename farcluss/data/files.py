@@ -1,12 +1,14 @@
 """Images and masks in files: Pillow for pictures, NumPy for `.npy` arrays with any number of channels.
 
 Of a `.npy` array a window is read alone. Pictures are decoded whole and cut before anything is converted: PNG is one
-compressed stream, and Pillow decodes JPEG and TIFF only as a whole. JPEG's draft mode changes pixels, and helps only
-where a window is at least twice as large as its crop. Where decoding is what training waits for, `farcluss pack`.
+compressed stream, and Pillow decodes JPEG and TIFF only as a whole. Where a window is at least twice as large as its
+crop, a JPEG can be decoded smaller, which is faster and changes pixels. Where decoding is what training waits for,
+`farcluss pack`.
 """
 
 import struct
 from dataclasses import dataclass
+from math import ceil, floor
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from farcluss.data.base import Item, Sample, Window
+from farcluss.data.base import Item, Reduced, Sample, Window
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
 
@@ -31,6 +33,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns an image of each EXIF orientation upright; 1 is upright."""
+_MIRRORED = {2: (0, 1), 3: (1, 1), 4: (1, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}
+"""Of which axes of the upright image the first pixel is a last one of the stored image, by EXIF orientation."""
 _DEEP = {"I;16", "I;16B", "I;16L", "I"}
 
 
@@ -57,9 +61,23 @@ class FileReader:
             DataError: a file is missing or damaged, has other channels than wanted, unknown mask values, or the mask
                 is of another size than the image.
         """
-        image = read_image(item.image, self.channels, window)
+        return Sample(read_image(item.image, self.channels, window), self._mask(item, window))
+
+    def read_reduced(self, item: Item, window: Window, factor: int) -> Reduced | None:
+        """A window of an item whose image, a JPEG, is decoded 2, 4 or 8 times smaller, by `factor` at most.
+
+        Returns:
+            The mask is that of `read`, the image about its mean over squares. None for what is no JPEG.
+
+        Raises:
+            DataError: as `read`.
+        """
+        found = read_draft(item.image, self.channels, window, factor)
+        return found and Reduced(*found, self._mask(item, window))
+
+    def _mask(self, item: Item, window: Window | None) -> NDArray[np.uint8] | None:
         if item.mask is None:
-            return Sample(image)
+            return None
         sizes = image_size(item.image), image_size(item.mask)
         if sizes[0] != sizes[1]:
             (height, width), (mask_height, mask_width) = sizes
@@ -67,7 +85,7 @@ class FileReader:
                 f"{item.mask} is {mask_width} x {mask_height} pixels, its image {item.image} is {width} x {height}.\n"
                 "Every mask must be of the size of its image."
             )
-        return Sample(image, self.masks.apply(read_mask(item.mask, self.masks.colors, window), item.mask))
+        return self.masks.apply(read_mask(item.mask, self.masks.colors, window), item.mask)
 
 
 def _open(path: str) -> Image.Image:
@@ -122,19 +140,23 @@ def image_size(path: str) -> tuple[int, int]:
 def _decode(path: str, window: Window | None) -> Image.Image:
     """An image upright, cropped to the window. Raises DataError for a damaged file."""
     with _open(path) as image:
-        try:
-            turn = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))  # Pillow turns TIFF itself
-            upright = image if turn is None else image.transpose(turn)
-            if window is not None:
-                rows, columns = window
-                upright = upright.crop((columns.start, rows.start, columns.stop, rows.stop))
-            upright.load()
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise DataError(
-                f"{path} cannot be decoded: {error}. It is probably truncated.\n"
-                "Replace the file or take it out of the lists."
-            ) from None
-        return upright
+        return _upright(image, path, window)
+
+
+def _upright(image: Image.Image, path: str, window: Window | None) -> Image.Image:
+    try:
+        turn = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))  # Pillow turns TIFF itself
+        upright = image if turn is None else image.transpose(turn)
+        if window is not None:
+            rows, columns = window
+            upright = upright.crop((columns.start, rows.start, columns.stop, rows.stop))
+        upright.load()
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path} cannot be decoded: {error}. It is probably truncated.\n"
+            "Replace the file or take it out of the lists."
+        ) from None
+    return upright
 
 
 def read_image(path: str, channels: int, window: Window | None = None) -> NDArray[np.uint8] | NDArray[np.float32]:
@@ -147,19 +169,51 @@ def read_image(path: str, channels: int, window: Window | None = None) -> NDArra
     """
     if path.lower().endswith(".npy"):
         array = _array(path)
-        array = array if window is None else array[window]
-    else:
-        image = _decode(path, window)
-        if image.mode not in _DEEP and image.mode != "F":
-            wanted = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
-            try:
-                image = image.convert(wanted) if wanted else image
-            except ValueError:
-                raise DataError(f"{path} is in {image.mode} colors, which Pillow cannot convert to {wanted}.") from None
-        array = np.asarray(image)
-        if image.mode == "I":  # 16 bits, as some files and versions of Pillow have them
-            array = array.clip(0, 65535).astype(np.uint16)
-        array = array[..., None] if array.ndim == 2 else array
+        return _with_channels(array if window is None else array[window], channels, path)
+    return _with_channels(_pixels(_decode(path, window), channels, path), channels, path)
+
+
+def read_draft(
+    path: str, channels: int, window: Window, factor: int
+) -> tuple[NDArray[Any], tuple[tuple[float, float], ...]] | None:
+    """A window of a JPEG decoded smaller, see `FileReader.read_reduced`: image and box."""
+    if not path.lower().endswith((".jpg", ".jpeg")):
+        return None
+    factor = min(8, 1 << factor.bit_length() - 1)  # what libjpeg can; asked for another, Pillow may take a larger one
+    with _open(path) as image:
+        width, height = image.size
+        orientation = _orientation(image)
+        drafted = image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
+        if drafted is None:
+            return None
+        reduction = width / drafted[1][2]
+        # The last pixel of a row stands for fewer where the factor does not divide it; mirrored, that is the first.
+        extents = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+        missing = [
+            -extent % reduction if mirrored else 0.0
+            for extent, mirrored in zip(extents, _MIRRORED.get(orientation, (0, 0)), strict=True)
+        ]
+        spans = [((w.start + m) / reduction, (w.stop + m) / reduction) for w, m in zip(window, missing, strict=True)]
+        picture = _upright(image, path, tuple(slice(floor(low), ceil(high)) for low, high in spans))
+    pixels = _with_channels(_pixels(picture, channels, path), channels, path)
+    return pixels, tuple((low - floor(low), high - floor(low)) for low, high in spans)
+
+
+def _pixels(image: Image.Image, channels: int, path: str) -> NDArray[Any]:
+    """A picture as `(H, W, bands)`, in the colors that `channels` stands for."""
+    if image.mode not in _DEEP and image.mode != "F":
+        wanted = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
+        try:
+            image = image.convert(wanted) if wanted else image
+        except ValueError:
+            raise DataError(f"{path} is in {image.mode} colors, which Pillow cannot convert to {wanted}.") from None
+    array = np.asarray(image)
+    if image.mode == "I":  # 16 bits, as some files and versions of Pillow have them
+        array = array.clip(0, 65535).astype(np.uint16)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _with_channels(array: NDArray[Any], channels: int, path: str) -> NDArray[np.uint8] | NDArray[np.float32]:
     if array.shape[2] == 1 and channels == 3:
         array = np.repeat(array, 3, axis=2)
     if array.shape[2] != channels:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from farcluss.data.base import Item, MissingMask, Palette, Sample, Window
+from farcluss.data.base import Item, MissingMask, Palette, Reduced, Sample, Window
 from farcluss.data.files import SUFFIXES, FileReader
 from farcluss.errors import DataError
 
@@ -49,7 +49,12 @@ class FileDataset:
 
         Raises:
             MissingMask: a list names a mask that does not exist, and the layout knows no other.
+            DataError: the image's name is no text.
         """
+        try:
+            str(image).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"The name of {str(image)!r} is not in UTF-8. Rename the file.") from None
         image = Path(os.path.abspath(image))  # one spelling per image, so that overlaps are seen
         if listed and listed.is_file() and self.lists_decide:
             mask: Path | None = listed
@@ -86,6 +91,10 @@ class FileDataset:
     def read(self, item: Item, window: Window | None = None) -> Sample:
         """Arrays of an item, see `FileReader.read`."""
         return self.reader.read(item, window)
+
+    def read_reduced(self, item: Item, window: Window, factor: int) -> Reduced | None:
+        """A window of which an image reduced by `factor` is enough, see `FileReader.read_reduced`."""
+        return self.reader.read_reduced(item, window, factor)
 
 
 def pairs(text: str) -> Iterator[tuple[str, str]]:

@@ -8,10 +8,12 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from multiprocessing import parent_process
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,8 +105,9 @@ class PairedCrops:
         rng = np.random.default_rng([self.seed, *address])
         try:
             with self.diary.reading(address.stream, index):
+                data = self.data
                 sample = draw_crop(
-                    self.dataset, item, self.crop, self.data.scale, self.data.flip, self.data.channel_mean, rng
+                    self.dataset, item, self.crop, data.scale, data.flip, data.channel_mean, rng, data.jpeg_draft
                 )
         except FarclussError as error:
             return error
@@ -255,7 +258,7 @@ def quiet(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def start_worker(worker: int) -> None:
-    """Set up a loader process: one thread, and signals are the training process's business.
+    """Set up a loader process: one thread, signals are the training process's business, and no life after it.
 
     A scheduler signals all processes of a job. A loader process that died of it would end the run before its
     checkpoint. So SIGTERM ends it only when the training process has had time to end it in good order.
@@ -266,3 +269,12 @@ def start_worker(worker: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE))
+    if parent := parent_process():
+        threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
+
+
+def _end_with(parent: int | None) -> None:
+    """End this process with its parent: killed, that leaves a pipe nobody empties, and this one would wait forever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -1,12 +1,13 @@
 """Seconds per training sample and core: from PNG files, from a pack, and by the pipeline that is common in the field.
 
-python benchmarks/data.py                 # 2048 x 1024 images, crop 801, scale 0.5 to 2
-python benchmarks/data.py --samples 40 --rounds 7
+python benchmarks/loader.py                 # 2048 x 1024 images, crop 801, scale 0.5 to 2
+python benchmarks/loader.py --samples 40 --rounds 7
 
 The common pipeline, written here from its description: decode the whole image, resize all of it by a random scale, pad
 and crop, flip; of an unlabeled sample make two strong views by color jitter, grayscale and blur; turn every view into a
 normalized float tensor. farcluss makes one crop in a worker and leaves views and normalization to the device, so what
-is compared is the work of a loader process per sample. Ways take turns in every round; the median round counts.
+is compared is the work of a loader process per sample. What the device has to do instead is the line `views`: as many
+strong views, and normalization, of batches on the CPU. Ways take turns in every round; the median round counts.
 """
 
 import argparse
@@ -31,10 +32,12 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from farcluss.build import build_dataset
 from farcluss.data.base import IGNORE
 from farcluss.data.crops import draw_crop
+from farcluss.learner import Normalize
 from farcluss.packing import Packing
 from farcluss.recipe import Data
+from farcluss.stages.augment import Photometric
 
-SIZE, CROP, SCALE, CLASSES = (1024, 2048), 801, (0.5, 2.0), 19
+SIZE, CROP, SCALE, CLASSES, BATCH = (1024, 2048), 801, (0.5, 2.0), 19, 5
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 WAYS = ("common", "png", "pack", "pack lzf")
 
@@ -146,6 +149,22 @@ def farcluss_way(data: Data, labeled: bool) -> Callable[[int], object]:
     return way
 
 
+def views_way() -> Callable[[int], object]:
+    """What the device does to unlabeled crops that the common pipeline does in the loader, on the CPU, per batch."""
+    photometric, normalize = Photometric(), Normalize(MEAN.tolist(), STD.tolist())
+    crops = torch.randint(0, 256, (BATCH, 3, CROP, CROP), dtype=torch.uint8)
+    valid = torch.ones(BATCH, CROP, CROP, dtype=torch.bool)
+
+    def way(number: int) -> object:
+        if number % BATCH:
+            return None
+        images = crops / 255
+        strong = [photometric(images, valid).strong[0] for _ in range(2)]
+        return [normalize(view) for view in (images, *strong)]
+
+    return way
+
+
 def revision() -> str:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
@@ -172,6 +191,7 @@ def measure(samples: int, rounds: int, count: int) -> dict[str, dict[str, float]
                 )
             }
             ways |= {name: farcluss_way(data, labeled) for name, data in sections.items()}
+            ways |= {} if labeled else {"views": views_way()}
             table[kind] = {name: round(median(t), 2) for name, t in time_ways(ways, samples, rounds).items()}
         table["bytes"] = {"png": sum(path.stat().st_size for path in root.rglob("*.png"))}
         table["bytes"] |= {
@@ -182,7 +202,7 @@ def measure(samples: int, rounds: int, count: int) -> dict[str, dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=30, help="per round")
+    parser.add_argument("--samples", type=int, default=30, help="per round, a multiple of 5")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=6)
     arguments = parser.parse_args()
@@ -193,6 +213,8 @@ def main() -> None:
     for kind in ("labeled", "unlabeled"):
         row = table[kind]
         print(f"{kind:14}" + "".join(f"{row[name]:12.1f}" for name in WAYS))
+        if "views" in row:
+            print(f"{'  views':14}{'':12}" + f"{row['views']:12.1f}" * 3 + "  on the device, here the CPU")
         print(f"{'  times faster':14}" + "".join(f"{row['common'] / row[name]:12.1f}" for name in WAYS))
     line = {
         "size": SIZE,
@@ -212,7 +234,7 @@ def main() -> None:
         "revision": revision(),
         "date": date.today().isoformat(),
     }
-    results = Path(__file__).parent / "results" / "data.jsonl"
+    results = Path(__file__).parent / "results" / "loader.jsonl"
     results.parent.mkdir(exist_ok=True)
     with results.open("a") as file:
         file.write(json.dumps(line) + "\n")
