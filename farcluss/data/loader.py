@@ -277,4 +277,4 @@ def _end_with(parent: int | None) -> None:
     """End this process with its parent: killed, that leaves a pipe nobody empties, and this one would wait forever."""
     while os.getppid() == parent:
         time.sleep(1)
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
