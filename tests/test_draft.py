@@ -84,7 +84,7 @@ def test_every_value_is_where_it_belongs(pictures, data):
     assert np.abs(reduced - whole).max() <= 4
     # Rounded to 8 bits three times; pixels that stand for fewer at the image's edge are farther off.
     edge = any(start < 8 or start + n > extent - 8 for (start, n), extent in zip(place, size, strict=True))
-    assert np.abs(reduced - ramp(*centers(place, crop)))[INNER].max() < (3.2 if edge else 2.1)
+    assert np.abs(reduced - ramp(*centers(place, crop)))[INNER].max() < (3.2 if edge else 2.5)
 
 
 @pytest.mark.parametrize("crop", [(22, 25), (13, 12), (7, 7)])
@@ -116,7 +116,7 @@ def test_windows_beyond_the_image(pictures, data):
     reach = [n / side + 8 for (_, n), side in zip(place, crop, strict=True)]  # of the filter, and a reduced pixel
     inside = np.logical_and.outer(*((c > r) & (c < n - r) for c, r, n in zip(middles, reach, size, strict=True)))
     outside = np.logical_or.outer(*((c < -r) | (c > n + r) for c, r, n in zip(middles, reach, size, strict=True)))
-    assert np.abs(reduced - ramp(*middles))[:, inside].max(initial=0) < 2.1
+    assert np.abs(reduced - ramp(*middles))[:, inside].max(initial=0) < 3.2
     assert np.array_equal(reduced[:, outside], whole[:, outside])
 
 

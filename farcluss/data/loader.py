@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from multiprocessing import parent_process
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -269,12 +268,11 @@ def start_worker(worker: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE))
-    if parent := parent_process():
-        threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_with(parent: int | None) -> None:
+def _end_with(parent: int) -> None:
     """End this process with its parent: killed, that leaves a pipe nobody empties, and this one would wait forever."""
     while os.getppid() == parent:
         time.sleep(1)
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
