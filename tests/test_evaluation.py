@@ -3,6 +3,7 @@ import math
 import os
 import select
 import signal
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,11 +11,16 @@ import torch
 from evaluation_processes import CLASSES, Scenes, build_model, score_as
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 
+from farcluss import inference
 from farcluss.data.base import IGNORE, Item, Sample
-from farcluss.errors import DataError
-from farcluss.evaluation import Scores, confusion_matrix, evaluate, read_images
+from farcluss.errors import Cancelled, DataError, SampleError
+from farcluss.evaluation import Scene, Scores, confusion_matrix, evaluate, evaluate_all, read_images, same_sizes
+from farcluss.networks.base import Prediction
+from farcluss.weights import Model
 
 
 def counted(predicted, masks, classes):
@@ -207,3 +213,160 @@ def test_no_loader_process_outlives_a_killed_one(tmp_path):
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert select.select([reader], [], [], 60)[0] and os.read(reader, 1) == b""
     os.close(reader)
+
+
+# Several images and several models at once.
+
+
+class Neighbors(nn.Module):
+    """Logits of a pixel, its neighbors and its place, rounded alike in every batch; notes the batches."""
+
+    def __init__(self, sign=1.0):
+        super().__init__()
+        self.sign, self.batches = nn.Parameter(torch.tensor(sign)), []
+
+    def forward(self, images):
+        self.batches.append(tuple(images.shape))
+        gray = images[:, :1]
+        slope = torch.linspace(0, 1, images.shape[-1]).expand_as(gray)
+        views = [gray, gray.roll(1, -1), gray.roll(1, -2) + 0.1, slope]
+        return Prediction(self.sign * torch.cat(views, 1), None)
+
+
+def neighbors(sign=1.0, **settings):
+    return Model(Neighbors(sign), build_model(**settings).card)
+
+
+class ManyScenes(Scenes):
+    """Eleven scenes of two sizes; notes what is read."""
+
+    def __init__(self):
+        self.read_names = []
+
+    def items(self, split):
+        return [Item(str(n), str(n), str(n)) for n in range(11)]
+
+    def size(self, item):
+        return (7, 9) if int(item.id) % 3 else (6, 8)
+
+    def read(self, item, window=None):
+        self.read_names.append(item.image)
+        return super().read(item, window)
+
+
+SETTINGS = [
+    {},
+    {"flip": True},
+    {"scales": (0.5, 1.0, 1.5)},
+    {"window": (4, 5)},
+    {"window": (4, 4), "stride": 0.5, "flip": True, "scales": (1.0, 1.25)},
+]
+
+
+@pytest.mark.parametrize("limit", [1, 150, 2**18])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_images_together_score_as_one_by_one(settings, limit, monkeypatch):
+    scenes, wanted = ManyScenes(), np.zeros((4, 4), np.int64)
+    for item in scenes.items("val"):
+        image, mask, valid = scenes.read(item)
+        probs = neighbors(**settings).probs(image).numpy()
+        wanted += counted(probs.argmax(0), mask if valid is None else np.where(valid, mask, IGNORE), 4)
+    monkeypatch.setattr(inference, "CPU_PIXELS", limit)
+    model = neighbors(**settings)
+    assert np.array_equal(evaluate(model, scenes, scenes.items("val")).confusion, wanted)
+    sizes = [batch[0] for batch in model.network.batches]
+    assert max(sizes) == 1 if limit == 1 else max(sizes) > 1
+    assert all(batch[0] == 1 or batch[0] * batch[2] * batch[3] <= limit for batch in model.network.batches)
+
+
+def test_several_models_are_scored_in_one_pass():
+    models = [neighbors(), neighbors(-1.0), neighbors(flip=True)]
+    apart = [evaluate(model, ManyScenes(), ManyScenes().items("val")).confusion.tolist() for model in models]
+    scenes = ManyScenes()
+    together = evaluate_all(models, scenes, scenes.items("val"))
+    assert [scores.confusion.tolist() for scores in together] == apart
+    assert apart[0] != apart[1] and sorted(scenes.read_names, key=int) == [str(n) for n in range(11)]
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count[function.name().partition(".")[0]] += 1
+        return function(*args, **(kwargs or {}))
+
+    def waiting(self):
+        """How often the host would wait for a GPU."""
+        names = ("nonzero", "_local_scalar_dense", "bincount", "masked_select", "equal")
+        return sum(self.count[f"aten::{name}"] for name in names)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_the_host_waits_for_the_device_no_more_often_with_more_images(settings):
+    scenes, waits = Scenes(), []
+    for number in (1, 5):  # of different sizes
+        with Operations() as noted:
+            evaluate(build_model(**settings), scenes, scenes.items("val")[:number])
+        assert noted.count["aten::index_add_"] == number
+        waits.append(noted.waiting())
+    assert waits == [1, 1]  # the loader's seed
+
+
+def test_waiting_is_noticed():
+    mask = torch.tensor([1, 255])
+    with Operations() as noted:
+        mask[mask != IGNORE].max().item()
+    assert noted.count["aten::_local_scalar_dense"] == 1 and noted.waiting() > 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 2), st.booleans()), max_size=30), st.integers(0, 12))
+def test_groups_hold_each_scene_once_and_are_of_one_size(shapes, limit):
+    scenes = [
+        Scene(
+            torch.full((1, rows, columns), n, dtype=torch.float32 if deep else torch.uint8), torch.zeros(rows, columns)
+        )
+        for n, (rows, columns, deep) in enumerate(shapes)
+    ]
+    taken = []
+
+    def arriving():
+        for scene in scenes:
+            taken.append(scene)
+            yield scene
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "CPU_PIXELS", limit)
+        patch.setattr("farcluss.evaluation.HELD", 10)
+        given_back = []
+        for group in same_sizes(arriving(), torch.device("cpu")):
+            assert len({(each.image.shape, each.image.dtype) for each in group}) == 1
+            assert len(group) == 1 or len(group) * group[0].mask.numel() <= limit
+            given_back += group
+            waiting = [each for each in taken if not any(each is other for other in given_back)]
+            assert sum(each.mask.numel() for each in waiting) <= 10
+    assert sorted(int(each.image.flatten()[0]) for each in given_back) == list(range(len(scenes)))
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 11])
+def test_an_evaluation_can_be_cancelled_before_each_image(after):
+    scenes, asked = ManyScenes(), []
+
+    def cancelled():
+        asked.append(len(scenes.read_names))
+        return len(asked) > after
+
+    with pytest.raises(Cancelled):
+        evaluate(neighbors(), scenes, scenes.items("val"), cancelled=cancelled)
+    assert len(asked) == after + 1 and asked[:11] == list(range(1, min(after + 1, 11) + 1))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_image_that_cannot_be_scored_is_named(workers):
+    items = [*ManyScenes().items("val")[:4], Item("4", "4"), *ManyScenes().items("val")[5:]]
+    with pytest.raises(SampleError, match=r"^4 has no mask, so it cannot be scored\.$"):
+        evaluate(neighbors(), Scenes(), items, workers=workers)

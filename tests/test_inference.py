@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from farcluss.inference import predict_probs, resize, running_mean, sliding, starts
+from farcluss import inference
+from farcluss.inference import even_parts, predict_classes, predict_probs, resize, running_mean, sliding, starts
 
 # (image, window) per axis: windows of all sizes, but few of them where there are three axes.
 SIZES = st.one_of(
@@ -166,3 +167,84 @@ def test_resize_leaves_what_has_the_size():
     images = noise(1, 2, 5, 6)
     assert resize(images, (5, 6)) is images
     assert resize(images, (0, 3)).shape == (1, 2, 1, 3)
+
+
+# Several images or windows at once.
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 60), st.integers(1, 20))
+def test_even_parts(number, most):
+    parts = even_parts(number, most)
+    assert [n for part in parts for n in range(number)[part]] == list(range(number))
+    sizes = [part.stop - part.start for part in parts]
+    assert len(parts) == int(np.ceil(number / most))
+    assert not sizes or (max(sizes) <= most and max(sizes) - min(sizes) <= 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(SIZES, STRIDES, st.booleans(), st.integers(1, 4), st.integers(1, 300))
+def test_no_forward_holds_more_pixels_than_allowed_and_none_less_than_it_could(axes, stride, whole, batch, limit):
+    size, window = zip(*axes, strict=True)
+    seen = []
+
+    def forward(images):
+        seen.append((len(images), int(np.prod(images.shape[2:]))))
+        return images * 2
+
+    images = noise(batch, 1, *size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "CPU_PIXELS", limit)
+        batch = min(batch, max(1, limit // int(np.prod(size))))  # as `farcluss.evaluation` hands them over
+        probs = predict_probs(forward, images[:batch], window=None if whole else window, stride=stride)
+    torch.testing.assert_close(probs, images[:batch] * 2, rtol=1e-6, atol=0)
+    assert all(number == 1 or number * pixels <= limit for number, pixels in seen)
+    together = limit // seen[0][1]  # the fewest forwards that do: each takes whole images
+    least = sum(number for number, _ in seen) / batch / max(1, together // batch)
+    assert len(seen) == int(np.ceil(least))
+
+
+def test_large_views_of_many_images_go_in_parts():
+    seen = []
+
+    def forward(images):
+        seen.append(tuple(images.shape))
+        return by_pixel(images)
+
+    images = noise(4, 1, 6, 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "CPU_PIXELS", 240)
+        found = predict_probs(forward, images, scales=(1.0, 2.0))
+    assert seen == [(4, 1, 6, 10), *[(1, 1, 12, 20)] * 4]
+    wanted = torch.cat([predict_probs(by_pixel, image[None], scales=(1.0, 2.0)) for image in images])
+    torch.testing.assert_close(found, wanted)
+
+
+@settings(deadline=None, max_examples=40)
+@given(SIZES, STRIDES, st.booleans(), st.booleans(), st.sampled_from([(1.0,), (0.5, 1.0), (1.5,)]))
+def test_classes_are_those_of_largest_probability(axes, stride, flip, whole, scales):
+    size, window = zip(*axes, strict=True)
+    images = noise(2, 1, *size)
+    ways = {"window": None if whole else window, "stride": stride, "flip": flip, "scales": scales}
+
+    def logits(views):
+        return torch.cat([views, 1 - views, views.roll(1, -1)], 1)
+
+    probs = predict_probs(lambda views: logits(views).softmax(1), images, **ways)
+    best = probs.gather(1, predict_classes(logits, images, **ways)[:, None])
+    torch.testing.assert_close(best[:, 0], probs.amax(1), rtol=0, atol=1e-6)  # equal classes may change places
+
+
+@pytest.mark.parametrize("settings", [{}, {"flip": True}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_of_equal_classes_is_taken(settings, dtype):
+    values = torch.tensor([1.0, 3.0, 3.0, 2.0], dtype=dtype).view(1, 4, 1, 1)
+    found = predict_classes(lambda images: values.expand(len(images), 4, 5, 7), noise(2, 1, 5, 7), **settings)
+    assert found.dtype == torch.int64 and found.tolist() == torch.ones(2, 5, 7).tolist()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_single_view_is_decided_without_probabilities(memory_format):
+    logits = (noise(2, 5, 6, 7) * 200).to(memory_format=memory_format)  # whose probabilities saturate
+    logits[:, 3] = logits.amax(1) + 1e-4
+    assert (predict_classes(lambda _: logits, noise(2, 1, 6, 7)) == 3).all()
