@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "farcluss.draws": set(),
     "farcluss.atomic": set(),
     "farcluss.averaging": set(),
+    "farcluss.background": set(),
     "farcluss.startup": set(),
     "farcluss.distributed": {"errors"},
     "farcluss.interruption": {"distributed"},
