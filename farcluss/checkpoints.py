@@ -8,6 +8,7 @@ checkpoints/step-00001000.json   checksum and size of that file, progress of the
 The manifest is written last: a checkpoint without one is not whole.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -79,6 +80,27 @@ class _Digest:
 def paths(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first, whole or not."""
     return sorted(folder.glob("step-*.pt"))
+
+
+def snapshot(value: Any) -> Any:
+    """A copy of nested values, all tensors in host memory: what was is kept while training goes on."""
+    copied = _copy(value)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.current_stream().synchronize()  # once for all copies
+    return copied
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        if not value.is_cuda:
+            return value.to("cpu", copy=True)
+        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+    if isinstance(value, dict):
+        result = copy.copy(value)  # keeps what a module's state says of itself besides its entries
+        result.update((key, _copy(inner)) for key, inner in value.items())
+        return result
+    return type(value)(map(_copy, value)) if isinstance(value, list | tuple) else value
 
 
 def save(

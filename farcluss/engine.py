@@ -113,7 +113,7 @@ def _train(run: Run, remarks: list[str]) -> None:
         accelerator.init_trackers(run.recipe.name)
     with Display(run.folder, run.step, run.steps, accelerator.is_main_process) as display:
         announce(run, display, remarks)
-        with Interruption(accelerator.is_main_process) as run.interruption:
+        with Interruption(accelerator.is_main_process) as run.interruption, run.writer:
             run_steps(run, display)
         conclude(run, display)
     if trackers:
@@ -246,6 +246,7 @@ def run_steps(run: Run, display: Display) -> None:
     take_note(run, display, wait=True)
     if not run.saved:
         save_checkpoint(run)
+    on_main(run.writer.wait)
 
 
 def load_batches(run: Run) -> Generator[HostBatch, None, None]:

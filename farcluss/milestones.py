@@ -143,6 +143,7 @@ def score(run: Run, display: Display) -> None:
     A signal makes it stop without a result; the run that resumes does it again.
     """
     start, kind = time.perf_counter(), run.recipe.eval.network
+    on_main(run.writer.wait)  # its checkpoint gets a note of the scores, and no loader is forked beside a thread
     try:
         known = _evaluate(run)
     except Cancelled:
@@ -212,15 +213,20 @@ def _save(run: Run, path: Path, facts: dict[str, Any], scores: Scores | None) ->
 
 
 def save_checkpoint(run: Run) -> None:
-    """Write everything that another process needs to go on as if nothing had happened."""
+    """Have all written that another process needs to go on as if nothing had happened; training waits for a copy only.
+
+    Raises:
+        RunError: the checkpoint before could not be written.
+    """
     for counts in gather_on_main(run.fresh):
         run.replaced = dict(Counter(run.replaced) + counts)
     run.fresh = Counter()
-    on_main(lambda: _write_checkpoint(run))
+    on_main(lambda: _submit_checkpoint(run))
     run.saved = True
 
 
-def _write_checkpoint(run: Run) -> None:
+def _submit_checkpoint(run: Run) -> None:
+    run.writer.wait()  # first, so that there are never two copies
     scaler = run.accelerator.scaler
     state = {
         "optimizer": run.optimizer.state_dict(),
@@ -228,9 +234,11 @@ def _write_checkpoint(run: Run) -> None:
         "stages": {name: stage.state_dict() for name, stage in run.parts.stages.modules().items()},
         **{name: network.state_dict() for name, network in run.networks.items()},
     }
+    state, progress = checkpoints.snapshot((state, run.progress))
     keep = run.recipe.train.keep_checkpoints
     run.folder.flush()
-    checkpoints.save(run.folder.checkpoint(run.step), run.step, state, run.progress, run.fingerprint, keep)
+    path, step = run.folder.checkpoint(run.step), run.step
+    run.writer.submit(lambda: checkpoints.save(path, step, state, progress, run.fingerprint, keep))
 
 
 def restore(run: Run, checkpoint: Checkpoint) -> None:

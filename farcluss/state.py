@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from farcluss.background import Background
 from farcluss.build import Parts
 from farcluss.interruption import Interruption
 from farcluss.learner import Learner
@@ -38,7 +39,7 @@ class Run:
     scored: bool = False
     """Whether the evaluation that is due at this step has been done."""
     saved: bool = False
-    """Whether a checkpoint of this step has been written."""
+    """Whether a checkpoint of this step has been written, or is being written."""
     skipped: int = 0
     skipped_in_row: int = 0
     replaced: dict[str, int] = field(default_factory=dict)
@@ -52,6 +53,8 @@ class Run:
     clock: float = field(default_factory=time.perf_counter)
     """When that was."""
     interruption: Interruption = field(default_factory=Interruption)
+    writer: Background = field(default_factory=Background)
+    """Writes the checkpoints, on the main process."""
 
     @property
     def networks(self) -> dict[str, nn.Module]:

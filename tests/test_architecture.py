@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "farcluss.averaging": set(),
     "farcluss.timing": set(),
     "farcluss.chunks": set(),
+    "farcluss.background": set(),
     "farcluss.startup": set(),
     "farcluss.distributed": {"errors"},
     "farcluss.interruption": {"distributed"},
