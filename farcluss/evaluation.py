@@ -20,8 +20,8 @@ from farcluss.inference import images_per_forward
 if TYPE_CHECKING:
     from farcluss.weights import Model
 
-HELD = 2**24
-"""Pixels of images that wait for others of their size, at most."""
+HELD, HELD_SCENES = 2**24, 128
+"""Pixels and number of images that wait for others of their size, at most; each may hold two file descriptors open."""
 
 
 def confusion_matrix(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
@@ -186,12 +186,16 @@ def same_sizes(scenes: Iterable[Scene], device: torch.device) -> Iterator[list[S
         held.setdefault(key, []).append(scene)
         pixels += scene.mask.numel()
         if len(held[key]) < images_per_forward(scene.mask.shape, device):
-            if pixels <= HELD:
+            if pixels <= HELD and sum(map(len, held.values())) <= HELD_SCENES:
                 continue
-            key = max(held, key=lambda each: len(held[each]))
-        pixels -= sum(each.mask.numel() for each in held[key])
+            key = max(held, key=lambda each: _pixels(held[each]))
+        pixels -= _pixels(held[key])
         yield held.pop(key)
     yield from held.values()
+
+
+def _pixels(group: list[Scene]) -> int:
+    return sum(scene.mask.numel() for scene in group)
 
 
 def evaluate(model: "Model", dataset: Dataset, items: Sequence[Item], **options: Any) -> Scores:
