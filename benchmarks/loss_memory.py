@@ -30,8 +30,8 @@ from farcluss.stages.base import PseudoLabels
 from farcluss.stages.pseudo_label import fuzzy_labels
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import memory  # noqa: E402
-import oracles  # noqa: E402
+import memory
+import oracles
 
 THRESHOLD, SHARE_KEPT = 0.7, 1 / 16
 
@@ -143,7 +143,9 @@ def main() -> None:
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     table = {device: measure(batch, classes, crop, device, arguments.rounds) for device in devices}
     print(f"{batch} images, {classes} classes, {crop} x {crop}; memory above the logits, in units of the logits")
-    print(f"{'device':8}{'loss':14}{'plain':>9}{'farcluss':>10}{'ratio':>8}{'plain ms':>11}{'farcluss':>10}{'ratio':>8}")
+    print(
+        f"{'device':8}{'loss':14}{'plain':>9}{'farcluss':>10}{'ratio':>8}{'plain ms':>11}{'farcluss':>10}{'ratio':>8}"
+    )
     for device, losses in table.items():
         for name, ways in losses.items():
             cells = f"{device:8}{name:14}"
@@ -151,7 +153,9 @@ def main() -> None:
                 plain, ours = ways["plain"][key], ways["farcluss"][key]
                 cells += f"{plain:{shape}}{ours:10.2f}{ours / plain:8.2f}"
             print(cells)
-    record("loss_memory", {"batch": batch, "classes": classes, "crop": crop, "rounds": arguments.rounds, "table": table})
+    record(
+        "loss_memory", {"batch": batch, "classes": classes, "crop": crop, "rounds": arguments.rounds, "table": table}
+    )
 
 
 if __name__ == "__main__":
