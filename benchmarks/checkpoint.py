@@ -6,21 +6,17 @@ python benchmarks/checkpoint.py --encoder resnet101s --device cuda
 
 import argparse
 import hashlib
-import json
 import os
-import platform
-import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import torch
+from recording import record
 
 from farcluss import checkpoints
 from farcluss.background import Background
@@ -105,7 +101,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    before = os.getloadavg()
     state = make_state(arguments.encoder, arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         one_round(state, Path(folder))  # warms up
@@ -115,24 +110,13 @@ def main() -> None:
     print(f"{arguments.encoder} on {arguments.device}, {size / 2**20:.0f} MiB; seconds")
     for name, value in table.items():
         print(f"{name:22}{value:9.3f}{' times' if name.startswith('loop') else ''}")
-    commit = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    line = {
+    figures = {
         "encoder": arguments.encoder,
-        "device": torch.cuda.get_device_name() if arguments.device.startswith("cuda") else arguments.device,
         "bytes": size,
         "rounds": arguments.rounds,
         "seconds": table,
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "load_average": [before, os.getloadavg()],
-        },
-        "versions": {name: version(name) for name in ("torch", "timm")},
-        "revision": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "date": date.today().isoformat(),
     }
-    with (Path(__file__).parent / "results" / "checkpoint.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    record("checkpoint", figures)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,9 @@ import argparse
 import copy
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from scaling import recipe_facts, revision
+from recording import record
+from scaling import recipe_facts
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -254,12 +252,11 @@ def main() -> None:
         shares()
         return
     torch.set_num_threads(arguments.threads)
-    before = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.root is None:
             write_images(Path(folder), arguments.images)
         figures = measure(arguments.root or Path(folder), arguments)
-    line = {
+    facts = {
         "data": "drawn" if arguments.root is None else "camvid",
         "size": SIZE,
         "split": arguments.split,
@@ -268,17 +265,8 @@ def main() -> None:
         "threads": arguments.threads,
         **figures,
         "share": shares(),
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "load_average": [before, os.getloadavg()],
-        },
-        "versions": {name: version(name) for name in ("farcluss", "torch", "timm", "numpy", "pillow")},
-        "revision": revision(),
-        "date": date.today().isoformat(),
     }
-    with (Path(__file__).parent / "results" / "evaluation.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    record("evaluation", facts)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from farcluss.stages.weight import EntropyWeight
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import memory
-from loss_memory import record
+from recording import record
 
 IMAGES, DIM = 2, 128
 CLASSES, KEPT, CROP = 19, 3, 257  # where something else varies

@@ -11,23 +11,18 @@ strong views, and normalization, of batches on the CPU. Ways take turns in every
 """
 
 import argparse
-import json
-import os
-import platform
 import random
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from recording import record
 
 from farcluss.build import build_dataset
 from farcluss.data.base import IGNORE
@@ -165,11 +160,6 @@ def views_way() -> Callable[[int], object]:
     return way
 
 
-def revision() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-
 def measure(samples: int, rounds: int, count: int) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -207,7 +197,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=6)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    before = os.getloadavg()
     table = measure(arguments.samples, arguments.rounds, arguments.images)
     print(f"{'ms per sample':14}" + "".join(f"{name:>12}" for name in WAYS))
     for kind in ("labeled", "unlabeled"):
@@ -216,7 +205,7 @@ def main() -> None:
         if "views" in row:
             print(f"{'  views':14}{'':12}" + f"{row['views']:12.1f}" * 3 + "  on the device, here the CPU")
         print(f"{'  times faster':14}" + "".join(f"{row['common'] / row[name]:12.1f}" for name in WAYS))
-    line = {
+    figures = {
         "size": SIZE,
         "crop": CROP,
         "scale": SCALE,
@@ -225,19 +214,8 @@ def main() -> None:
         "images": arguments.images,
         "milliseconds": {kind: table[kind] for kind in ("labeled", "unlabeled")},
         "bytes": table["bytes"],
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "load_average": [before, os.getloadavg()],
-        },
-        "versions": {name: version(name) for name in ("torch", "numpy", "pillow", "h5py")},
-        "revision": revision(),
-        "date": date.today().isoformat(),
     }
-    results = Path(__file__).parent / "results" / "loader.jsonl"
-    results.parent.mkdir(exist_ok=True)
-    with results.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    record("loader", figures)
 
 
 if __name__ == "__main__":

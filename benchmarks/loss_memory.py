@@ -9,19 +9,14 @@ The dense forms are those that the tests hold the losses against. Both take turn
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 import torch
+from recording import record
 from torch import Tensor
 
 from farcluss.data.base import IGNORE
@@ -110,27 +105,6 @@ def measure(batch: int, classes: int, crop: int, device: str, rounds: int) -> di
             for way, step in steps.items()
         }
     return table
-
-
-def record(script: str, figures: dict[str, object]) -> None:
-    """Append figures, with all that they depend on, to the script's results."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    line = figures | {
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "load": round(os.getloadavg()[0], 2),
-        },
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("farcluss", "torch", "numpy")},
-        "revision": subprocess.run(command, capture_output=True, text=True).stdout.strip(),
-        "date": date.today().isoformat(),
-    }
-    results = Path(__file__).parent / "results" / f"{script}.jsonl"
-    results.parent.mkdir(exist_ok=True)
-    with results.open("a") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def main() -> None:

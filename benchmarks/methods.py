@@ -7,12 +7,10 @@ A run that is complete in the output folder is read, not repeated.
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-from datetime import date
 from pathlib import Path
 from statistics import mean
+
+from recording import record, revision
 
 from farcluss import load_recipe, train
 
@@ -26,12 +24,6 @@ def scores(folder: Path, steps: int) -> dict | None:
         return None
     curve = [100 * line["teacher_miou"] for line in evaluations]
     return {"last": round(curve[-1], 2), "best": round(max(curve), 2)}
-
-
-def revision() -> str:
-    """The source's revision: that of a run, which may be older than the table it stands in."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> None:
@@ -54,20 +46,16 @@ def main() -> None:
             revisions.add((folder / "revision").read_text() if (folder / "revision").exists() else "unknown")
             table.setdefault(method, []).append(scores(folder, recipe.train.steps))
     facts = json.loads((folder / "environment.json").read_text())
-    line = {
+    figures = {
         "recipe": arguments.recipe,
         "settings": arguments.settings,
         "seeds": arguments.seeds,
         "methods": table,
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "device": facts["device"]},
         "versions": facts["versions"],
+        "device": facts["device"],
         "commits": sorted(revisions),
-        "date": date.today().isoformat(),
     }
-    results = Path(__file__).parent / "results" / "methods.jsonl"
-    results.parent.mkdir(exist_ok=True)
-    with results.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    record("methods", figures)
     print(f"{'method':14}" + "".join(f"  seed {seed:<3}" for seed in arguments.seeds) + "  mean   (last mIoU %)")
     for method, runs in table.items():
         last = [run["last"] for run in runs]

@@ -9,18 +9,16 @@ import argparse
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median, quantiles
 
 import torch
+from recording import record
 from torch import nn
 
 from farcluss import load_recipe, train
@@ -131,7 +129,7 @@ def measure(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(MEASURED, [], SETTINGS)
     network = build(recipe, len(recipe_classes(recipe)), "cpu")
     formula = bytes_per_step(recipe, network, len(recipe_classes(recipe)))
-    line = {
+    figures = {
         "recipe": MEASURED,
         "settings": SETTINGS,
         "steps": arguments.steps - SKIPPED - 2,
@@ -139,15 +137,8 @@ def measure(arguments: argparse.Namespace) -> None:
         "rows": rows,
         "sent_per_step": sent,
         "formula_bytes": formula,
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "device": "cpu",
-                    "load": round(os.getloadavg()[1], 2)},
-        "versions": {name: version(name) for name in ("farcluss", "torch", "accelerate", "timm", "numpy")},
-        "commit": revision(),
-        "date": date.today().isoformat(),
-    }  # fmt: skip
-    results = Path(__file__).parent / "results" / "scaling.jsonl"
-    with results.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    }
+    record("scaling", figures)
     print("kind    ranks  batch  s/step  (median)  images/s  speedup  efficiency")
     for row in rows:
         shapes = {"kind": "6", "ranks": "5", "batch": "5", "seconds_per_step": "6.3f", "median": "8.3f",
@@ -156,12 +147,6 @@ def measure(arguments: argparse.Namespace) -> None:
     print(f"\nreduced in a step, counted: {sent['bytes']:,} bytes in {sent['calls']} calls; by the formula: "
           + ", ".join(f"{name} {size:,}" for name, size in formula.items())
           + f", together {sum(formula.values()):,}")  # fmt: skip
-
-
-def revision() -> str:
-    """The source's revision."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 # --------------------------------------------------------------------------------------------------------------------

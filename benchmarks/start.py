@@ -5,17 +5,14 @@ python benchmarks/start.py --rounds 9 --set data.workers=0
 """
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
+
+from recording import record
 
 RUN = ["run", "quickstart", "--set", "train.steps=2", "--set", "train.log_every=1", "--set", "eval.every=1000"]
 
@@ -54,7 +51,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--set", dest="settings", action="append", default=[], help="of the quickstart")
     arguments = parser.parse_args()
-    before = os.getloadavg()
     ways = measure(arguments.rounds, arguments.settings)
     rows = {
         name: {
@@ -67,23 +63,12 @@ def main() -> None:
     print(f"{'seconds to':12}{'wall':>10}{'fastest':>10}{'CPU':>10}")
     for name, row in rows.items():
         print(f"{name:12}{row['wall']:10.2f}{row['fastest']:10.2f}{row['cpu']:10.2f}")
-    commit = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    line = {
+    figures = {
         "settings": arguments.settings,
         "rounds": arguments.rounds,
         "seconds": rows,
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "load_average": [before, os.getloadavg()],
-        },
-        "versions": {name: version(name) for name in ("farcluss", "torch", "timm", "kornia", "accelerate")},
-        "python": platform.python_version(),
-        "revision": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-        "date": date.today().isoformat(),
     }
-    with (Path(__file__).parent / "results" / "start.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    record("start", figures)
 
 
 if __name__ == "__main__":

@@ -11,23 +11,17 @@ and a step that is timed part by part take turns; medians count. On CUDA the lea
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
-from datetime import date
-from importlib.metadata import version
 from itertools import product
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from recording import record
 from torch.utils.flop_counter import FlopCounterMode
 
 from farcluss import plugins
@@ -199,29 +193,6 @@ def show(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
     print(f"  {figures['images_per_second']:.2f} images/s, {figures['memory_gib']:.2f} GiB{share}", flush=True)
 
 
-def record(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
-    revision = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    cuda = torch.cuda.is_available()
-    line = {
-        **{name: value for name, value in vars(arguments).items() if name != "grid"},
-        **figures,
-        "machine": {
-            "device": torch.cuda.get_device_name() if cuda else platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "load_average": os.getloadavg(),
-        },
-        "versions": {name: version(name) for name in ("torch", "timm", "kornia", "accelerate")},
-        "revision": revision,
-        "date": date.today().isoformat(),
-    }
-    path = Path(__file__).parent / "results" / "step.jsonl"
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default="resnet50s")
@@ -244,7 +215,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory():
             figures = measure(job)
         show(job, figures)
-        record(job, figures)
+        settings = {name: value for name, value in vars(job).items() if name != "grid"}
+        record("step", {**settings, **figures})
 
 
 if __name__ == "__main__":
