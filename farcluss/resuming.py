@@ -30,6 +30,7 @@ HARMLESS = (
     "train.steps",
     "train.epochs",
     "train.scale_lr",
+    "train.compile",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",

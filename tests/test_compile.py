@@ -31,6 +31,7 @@ def test_a_compiled_run_equals_a_plain_one(recipe, tmp_path):
         folder = train(load_recipe(recipe, (), [*settings, f"train.compile={compiled}"]), tmp_path / compiled)
         table = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         runs[compiled] = table, read(folder / "checkpoints/step-00000003.pt").state
+    assert train(load_recipe(recipe, (), settings), folder, resume="newest") == folder  # goes on without compiling
     counters = torch._dynamo.utils.counters
     assert counters["stats"]["unique_graphs"] >= 3 and not counters["graph_break"]
     for plain, fast in zip(*(table for table, _ in runs.values()), strict=True):

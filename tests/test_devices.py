@@ -22,7 +22,7 @@ RUNS = {
 APART = "train.split_backward=true"
 SPLIT = {
     1: {f"{name}-{n}": (name, [f"train.accumulate={n}"]) for name in RUNS for n in (2, 8)}
-    | {f"{name}-apart": (name, [APART]) for name in RUNS}
+    | {f"{name}-apart": (name, [APART]) for name in ("defaults", "everything")}
     | {"everything-2-apart": ("everything", [APART, "train.accumulate=2"])},
     2: {"everything-2": ("everything", ["train.accumulate=2"]), "everything-apart": ("everything", [APART])},
     4: {},

@@ -89,6 +89,7 @@ TEACHING = {
     "data.crop=12": "data.crop: 16 -> 12",
     "data.scale=[1, 1.5]": "data.scale: [0.5, 2.0] -> [1.0, 1.5]",
     "data.flip=0": "data.flip: 0.5 -> 0.0",
+    "data.jpeg_draft=true": "data.jpeg_draft: False -> True",
     "network.axes=3": "network.axes: nothing -> 3",
     "network.name=deeplabv3plus": "network.name: tiny -> deeplabv3plus",
     "stages.augment=photometric": "stages.augment.name: identity -> photometric",
@@ -107,6 +108,7 @@ TEACHING = {
     "train.steps=8": "train.steps: 6 -> 8",
     "train.batch=2": "train.batch: 4 -> 2",
     "train.accumulate=2": "train.accumulate: 1 -> 2",
+    "train.split_backward=true": "train.split_backward: False -> True",
     "train.optimizer=adamw": "train.optimizer: sgd -> adamw",
     "train.lr=0.1": "train.lr: 0.05 -> 0.1",
     "train.scale_lr=16": "train.lr: 0.05 -> 0.0125",
@@ -133,7 +135,7 @@ HARMLESS = {
     "the same rate": ["train.lr=0.0125", "train.scale_lr=1"],
 }
 """Settings that change nothing of what is learned; `LIST` is a list file of the same images."""
-OTHER_KEYS = {"data.unlabeled", "data.pack", "network.pretrained", "train.epochs"}
+OTHER_KEYS = {"data.unlabeled", "data.pack", "network.pretrained", "train.epochs", "train.compile"}
 """Harmless keys that are tried by tests of their own."""
 
 
