@@ -11,7 +11,8 @@ and a step that is timed part by part take turns; medians count. On CUDA the lea
 """
 
 import argparse
-import tempfile
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -148,12 +149,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 parts.append(dict(watch.seconds))
                 for name, value in once.items():
                     times[name].append(value)
+        memory = memory_gib(device)  # before the operations are counted, which needs more
         with FlopCounterMode(display=False) as counter:
             bare_step_eager(run, host)
         figures = {name: median(values) for name, values in times.items()}
         figures["ratio"] = median(step / bare for bare, step in zip(times["bare"], times["step"], strict=True))
         figures["images_per_second"] = 2 * arguments.batch / figures["step"]
-        figures["memory_gib"] = memory_gib(device)
+        figures["memory_gib"] = memory
         figures["tflop"] = counter.get_total_flops() / 1e12
         if device.type == "cuda":
             figures["peak_tflops"] = matmul_tflops(device, arguments.precision)
@@ -206,17 +208,15 @@ def main() -> None:
     parser.add_argument("--grid", action="store_true", help="bf16: two encoders, three crops, compiled or not")
     arguments = parser.parse_args()
     plugins.register("dataset", "noise", Noise)
-    jobs = [arguments]
-    if arguments.grid:
-        cases = product(("resnet50s", "resnet101s"), (321, 513, 801), (False, True))
-        changes = [{"encoder": e, "crop": crop, "compile": c, "precision": "bf16"} for e, crop, c in cases]
-        jobs = [argparse.Namespace(**{**vars(arguments), **change}) for change in changes]
-    for job in jobs:
-        with tempfile.TemporaryDirectory():
-            figures = measure(job)
-        show(job, figures)
-        settings = {name: value for name, value in vars(job).items() if name != "grid"}
-        record("step", {**settings, **figures})
+    if arguments.grid:  # each in a process of its own, whose peak of memory is its own
+        for encoder, crop, compiled in product(("resnet50s", "resnet101s"), (321, 513, 801), ([], ["--compile"])):
+            given = ["--encoder", encoder, "--crop", str(crop), "--precision", "bf16", "--batch", str(arguments.batch)]
+            subprocess.run([sys.executable, __file__, *given, *compiled], check=False)
+        return
+    figures = measure(arguments)
+    show(arguments, figures)
+    settings = {name: value for name, value in vars(arguments).items() if name != "grid"}
+    record("step", {**settings, **figures})
 
 
 if __name__ == "__main__":

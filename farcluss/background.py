@@ -8,20 +8,20 @@ class Background:
     """Runs a job in a thread; use it as a context manager, which does not leave before the job is done."""
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._done: threading.Event | None = None
         self._error: BaseException | None = None
 
     def submit(self, job: Callable[[], object]) -> None:
         """Start a job when the one before is done. Raises that one's error, and then starts nothing."""
         self.wait()
-        self._thread = threading.Thread(target=self._run, args=(job,), name="farcluss-background")
-        self._thread.start()
+        self._done = threading.Event()
+        threading.Thread(target=self._run, args=(job, self._done), name="farcluss-background").start()
 
     def wait(self) -> None:
         """Until the job is done. Raises its error, once."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        if self._done is not None:
+            self._done.wait()  # not `Thread.join`, which takes a thread for ended once it has been interrupted
+            self._done = None
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -38,8 +38,10 @@ class Background:
             if kind is None:
                 raise
 
-    def _run(self, job: Callable[[], object]) -> None:
+    def _run(self, job: Callable[[], object], done: threading.Event) -> None:
         try:
             job()
         except BaseException as error:
             self._error = error
+        finally:
+            done.set()

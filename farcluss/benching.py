@@ -26,10 +26,21 @@ WARM_UP = 4
 """Steps before the clock counts: first batches, first allocations, compilation."""
 DECODED = 24
 """Samples of each kind that are loaded to see what one costs."""
-NETWORK = ("teacher", "student", "backward", "optimizer")
-PARTS = ("wait", "copy", "augment", "teacher", "pseudo_label", "weight", "rebalance", "student", "losses", "contrast",
-         "backward", "optimizer", "ema", "other")  # fmt: skip
+NETWORK = ("teacher", "student", "backward")
+PARTS = ("wait", "copy", "augment", "teacher", "pseudo_label", "weight", "rebalance", "survey", "student", "losses",
+         "contrast", "backward", "optimizer", "ema", "other")  # fmt: skip
 """In the order of a step."""
+
+
+REASONS = {
+    "copy": "Copying to the device, which a smaller data.crop or 8-bit images shorten,",
+    "survey": "The survey of the whole batch, which train.accumulate = 1 saves,",
+    "losses": "The loss, which fewer classes or a smaller data.crop shorten,",
+    "optimizer": "The optimizer, which a larger train.batch makes rarer per image,",
+    "ema": "The teacher's average, which a larger train.batch makes rarer per image,",
+    "other": "What has no name here",
+}
+"""What can be said of parts that should be small."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +49,20 @@ class Figures:
 
     Attributes:
         device: its type.
+        precision: in which the networks compute: no, bf16 or fp16.
         step: seconds of a step, as in training.
         parts: seconds of each part of a step, timed one by one, see `PARTS`.
         load: seconds of a core to load one sample, labeled and unlabeled.
         images: that a process loads per step.
         workers: loader processes.
-        cores: of this machine.
+        cores: that this process may use.
         processes: that train.
         memory_gib: peak, of the device on CUDA, of the process elsewhere.
         memory_share: of the device's memory; None without one of its own.
     """
 
     device: str
+    precision: str
     step: float
     parts: dict[str, float]
     load: dict[str, float]
@@ -86,12 +99,13 @@ def bench(recipe: Recipe, parts: Parts, steps: int) -> Figures:
         total = torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else None
         return Figures(
             device=device.type,
+            precision=run.accelerator.mixed_precision,
             step=median(whole),
             parts={name: median(each.get(name, 0.0) for each in timed) for name in PARTS},
             load=load,
             images=len(load) * recipe.train.batch // run.accelerator.num_processes,
             workers=recipe.data.workers,
-            cores=os.cpu_count() or 1,
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             processes=run.accelerator.num_processes,
             memory_gib=used,
             memory_share=used / total if total else None,
@@ -153,12 +167,15 @@ def advise(figures: Figures, recipe: Recipe) -> list[str]:
     found = []
     if shares["wait"] > 0.05:
         found.append(_advise_loader(figures, recipe, shares["wait"]))
-    if figures.device == "cuda" and train.mixed_precision == "no":
+    if figures.device == "cuda" and figures.precision == "no":
         found.append('The networks compute in float32: train.mixed_precision = "bf16" is about twice as fast.')
     for kind in ("augment", "pseudo_label", "weight", "rebalance", "contrast"):
         if shares[kind] > 0.1:
             name = getattr(recipe.stages, kind).name
             found.append(f"Stage {kind}/{name} takes {100 * shares[kind]:.0f} % of a step; see docs/performance.md.")
+    for part, sentence in REASONS.items():
+        if shares[part] > 0.1:
+            found.append(f"{sentence} takes {100 * shares[part]:.0f} % of a step.")
     if figures.memory_share and figures.memory_share > 0.9:
         found.append("The device's memory is nearly full: train.split_backward or train.accumulate need less.")
     if figures.memory_share and figures.memory_share < 0.5 and train.accumulate > 1:
@@ -176,6 +193,10 @@ def _advise_loader(figures: Figures, recipe: Recipe, share: float) -> str:
     needed, room = figures.needed_workers, figures.cores // figures.processes
     if figures.workers < needed <= room:
         return f"{text}Raise data.workers from {figures.workers} to {needed}."
-    if recipe.data.pack is None:
+    if figures.workers < needed and recipe.data.pack is None:
         return f"{text}Pack the data set: farcluss pack RECIPE -o FILE.h5, then --set data.pack=FILE.h5."
-    return f"{text}{needed} loader processes would keep up; this machine has {room} cores for each that trains."
+    if figures.workers >= needed:
+        return (
+            f"{text}Its {figures.workers} loader processes could keep up: the disk, or copying between them, is slow."
+        )
+    return f"{text}{needed} loader processes would keep up; there are {room} cores for each process that trains."

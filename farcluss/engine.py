@@ -198,7 +198,7 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
         recipe.loss,
         len(parts.dataset.classes),
         accelerator.autocast,
-        compiler() if recipe.train.compile else lambda function: function,
+        compiler(accelerator.device) if recipe.train.compile else lambda function: function,
     )
     return Run(
         recipe=recipe,
@@ -214,10 +214,10 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
     )
 
 
-def compiler() -> Callable[[Any], Any]:
-    """`torch.compile`. Raises RunError where it has not what it needs."""
+def compiler(device: torch.device) -> Callable[[Any], Any]:
+    """`torch.compile`. Raises RunError where it has not what it needs for a device."""
     try:
-        torch.compile(lambda tensor: tensor.sin().sum())(torch.zeros(2))
+        torch.compile(lambda tensor: tensor.sin().sum())(torch.zeros(2, device=device))
     except Exception as error:  # many kinds, by device and by what is missing
         reason = str(error).strip().partition("\n")[0]
         raise RunError(
@@ -231,6 +231,7 @@ def run_steps(run: Run, display: Display) -> None:
     """Train to the last step or to the first signal: log, draw, save and score where it is due."""
     train = run.recipe.train
     reach(run, display, None)  # a run may have been stopped between a checkpoint and the evaluation there
+    on_main(run.writer.wait)  # no loader is forked beside a thread
     with closing(load_batches(run)) as batches:
         while run.step < run.steps and not run.stop:
             logging = (run.step + 1) % train.log_every == 0 or run.step + 1 == run.steps

@@ -76,7 +76,7 @@ class Glance(NamedTuple):
         anchors: of the embeddings.
     """
 
-    pixel_losses: Tensor
+    pixel_losses: Tensor | None
     masks: Tensor
     embeddings: Tensor | None
     anchors: Anchors | None
@@ -224,7 +224,8 @@ class Learner:
     def glance(self, batch: Batch, lesson: Lesson | None) -> Glance:
         """A forward of a micro-batch that is only looked at, see `survey`."""
         prediction = self._predict(self.student, torch.cat([batch.images, *(lesson.views if lesson else ())]))
-        pixel_losses = pixel_cross_entropy(prediction.logits[: len(batch.images)], batch.masks)
+        mines, labeled = self.loss.supervised == "ohem", prediction.logits[: len(batch.images)]
+        pixel_losses = pixel_cross_entropy(labeled, batch.masks) if mines else None
         if lesson is None or prediction.embeddings is None:
             return Glance(pixel_losses, batch.masks, None, None)
         anchors = self._anchors(batch, lesson, tuple(prediction.embeddings.shape[2:]))
@@ -239,9 +240,10 @@ class Learner:
         micro_batches = len(glances)
         masks: Sequence[Tensor | None] = [None] * micro_batches
         hard = None
-        if self.loss.supervised == "ohem":
+        pixel_losses = [glance.pixel_losses for glance in glances if glance.pixel_losses is not None]
+        if pixel_losses:
             joined = torch.cat([glance.masks for glance in glances])
-            kept = self._hard(torch.cat([glance.pixel_losses for glance in glances]), joined)
+            kept = self._hard(torch.cat(pixel_losses), joined)
             hard = all_sum(kept.sum()).clamp(min=1)
             masks = torch.split(torch.where(kept, joined, IGNORE), [len(glance.masks) for glance in glances])
         embeddings = [glance.embeddings for glance in glances if glance.embeddings is not None]

@@ -111,6 +111,7 @@ def get(group: str, name: str) -> Plugin:
     if not plugins:
         names = [plugin.name for plugin in known]
         listed = ", ".join(dict.fromkeys(names)) or "none"
+        _installed.cache_clear()  # what is installed in the meantime, as from a notebook, is found the next time
         raise PluginError(f"there is no {group} plugin {name!r}{suggestion(name, names)} Known: {listed}.")
     return plugins[0]
 

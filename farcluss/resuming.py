@@ -9,7 +9,7 @@ from farcluss.checkpoints import Checkpoint, read, read_newest
 from farcluss.data.base import Item
 from farcluss.data.splits import Splits
 from farcluss.errors import RunError
-from farcluss.recipe import Recipe
+from farcluss.recipe import Recipe, Train
 from farcluss.runs import RunFolder
 
 # Sections and keys that change what is watched, where files lie or how fast it goes, not what is learned. The images
@@ -90,7 +90,7 @@ def find_start(
         raise RunError(f"{error}\n{advice}.") from None
     if found.path.resolve().parent != folder.checkpoints.resolve():
         folder.refuse_existing(overwrite=False)  # the checkpoint of one run, the folder of another
-    changes = refuse_changes(found.manifest.fingerprint, marks, allow_changes)
+    changes = refuse_changes(_defaults() | found.manifest.fingerprint, marks, allow_changes)
     return Start(there, found, (*found.remarks, *changes), found.manifest.step)
 
 
@@ -103,14 +103,21 @@ def fingerprint(recipe: Recipe, splits: Splits, steps: int, precision: str) -> d
         steps: of the whole training.
         precision: the mixed precision that is used, wherever it was configured.
     """
-    table = {
-        key: value
-        for key, value in _flat(recipe.model_dump(mode="json")).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
-    }
     images = {f"images of data.{name}": _digest(getattr(splits, name)) for name in ("labeled", "unlabeled")}
     known = {"train.lr": recipe.train.scaled_lr, "train.steps": steps, "train.mixed_precision": precision}
-    return table | known | images
+    return _marks(recipe) | known | images
+
+
+def _marks(recipe: Recipe) -> dict[str, Any]:
+    """The values of a recipe that affect training, by key path."""
+    table = _flat(recipe.model_dump(mode="json")).items()
+    return {k: v for k, v in table if not any(k == name or k.startswith(f"{name}.") for name in HARMLESS)}
+
+
+def _defaults() -> dict[str, Any]:
+    """What keys mean that an older farcluss did not have: scalar ones of `data`, `loss` and `train`."""
+    marks = _marks(Recipe(train=Train(steps=1)))
+    return {key: value for key, value in marks.items() if key.startswith(("data.", "loss.", "train."))}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -103,11 +103,11 @@ def survey(run: Run, micro_batches: MicroBatches) -> list[Survey] | list[None]:
     before = [buffer.clone() for buffer in run.buffers]
     glances = []
     for number, micro_batch in enumerate(micro_batches):
-        with _place(run, number + 1):
+        with _place(run, number + 1), span("survey"):
             glances.append(learner.glance(*micro_batch))
     for buffer, old in zip(run.buffers, before, strict=True):
         buffer.copy_(old)
-    with _place(run, len(micro_batches) + 1):
+    with _place(run, len(micro_batches) + 1), span("survey"):
         return learner.survey(glances)
 
 

@@ -8,13 +8,14 @@ import click
 from farcluss.cli.common import emit_json, json_option, read_recipe, recipe_options
 
 WORDS = {
-    "wait": "waiting for the loader",
+    "wait": "for samples: decode, or loader processes",
     "copy": "copying the batch to the device",
     "augment": "stage: strong views",
     "teacher": "forward without gradient",
     "pseudo_label": "stage",
     "weight": "stage",
     "rebalance": "stage",
+    "survey": "first forward of all micro-batches",
     "student": "forward",
     "losses": "supervised and unsupervised",
     "contrast": "stage",

@@ -34,7 +34,7 @@ def command(
     Train from it with --set data.pack=FILE. An interrupted run goes on where it stopped.
     """
     if verify:
-        if output or overlays or settings or plugins or overwrite:
+        if output or overlays or settings or plugins or overwrite or compression != "none":
             raise click.UsageError("--verify takes the packed file alone: farcluss pack --verify FILE.h5")
         _verify(Path(recipe))
         return

@@ -201,7 +201,8 @@ def open_file(path: Path) -> h5py.File:
             f"There is no file {path}.\nMake it with `farcluss pack`, or read the original files with --set data.pack="
         ) from None
     except OSError as error:
-        raise DataError(f"{path} cannot be opened: {error}.\nGive a file of `farcluss pack`.") from None
+        reason = "it is no file of `farcluss pack`" if "file signature" in str(error) else error
+        raise DataError(f"{path} cannot be opened: {reason}.\nGive a file that `farcluss pack` has written.") from None
 
 
 class Pack:
