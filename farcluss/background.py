@@ -8,20 +8,24 @@ class Background:
     """Runs a job in a thread; use it as a context manager, which does not leave before the job is done."""
 
     def __init__(self) -> None:
-        self._done: threading.Event | None = None
+        self._job: tuple[threading.Thread, threading.Event] | None = None
         self._error: BaseException | None = None
 
     def submit(self, job: Callable[[], object]) -> None:
         """Start a job when the one before is done. Raises that one's error, and then starts nothing."""
         self.wait()
-        self._done = threading.Event()
-        threading.Thread(target=self._run, args=(job, self._done), name="farcluss-background").start()
+        done = threading.Event()
+        thread = threading.Thread(target=self._run, args=(job, done), name="farcluss-background")
+        self._job = thread, done
+        thread.start()
 
     def wait(self) -> None:
         """Until the job is done. Raises its error, once."""
-        if self._done is not None:
-            self._done.wait()  # not `Thread.join`, which takes a thread for ended once it has been interrupted
-            self._done = None
+        if self._job is not None:
+            thread, done = self._job
+            done.wait()  # first, as `join` takes a thread for ended once it has been interrupted
+            thread.join()
+            self._job = None
         error, self._error = self._error, None
         if error is not None:
             raise error

@@ -1,7 +1,10 @@
 """What goes on beside the training: one job at a time, none of whose errors is lost, and copies that stay."""
 
 import json
+import os
+import signal
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -68,6 +71,20 @@ class TestBackground:
             raise KeyError
         assert done == [1]
 
+    def test_a_wait_that_is_interrupted_is_taken_up_when_leaving(self):
+        go, done = threading.Event(), []
+
+        def job():
+            go.wait(20)
+            done.append(1)
+
+        with pytest.raises(KeyboardInterrupt), Background() as background:
+            background.submit(job)
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Timer(0.5, go.set).start()
+            background.wait()
+        assert done == [1]
+
 
 class TestSnapshot:
     def test_what_was_is_kept(self):
@@ -132,6 +149,26 @@ class TestARun:
         torch.testing.assert_close(momentum, seen["momentum"], rtol=0, atol=0)
         assert two.manifest.progress["step"] == two.manifest.step == 2
         assert not two.manifest.progress["scored"]
+
+    def test_forks_no_loader_beside_the_writing(self, tmp_path, monkeypatch):
+        """Not even where a run goes on from the checkpoint of another, which it writes down first."""
+        first = engine.train(self.recipe(tmp_path, "train.steps=4"), tmp_path / "first")
+        threads, save, load = [], checkpoints.save, engine.load_batches
+
+        def slow_save(*arguments):
+            time.sleep(0.5)
+            save(*arguments)
+
+        def watched(run):
+            threads.extend(thread.name for thread in threading.enumerate())
+            return load(run)
+
+        monkeypatch.setattr(checkpoints, "save", slow_save)
+        monkeypatch.setattr(engine, "load_batches", watched)
+        given = first / "checkpoints" / "step-00000002.pt"
+        second = engine.train(self.recipe(tmp_path, "train.steps=4"), tmp_path / "second", resume=given)
+        assert threads and "farcluss-background" not in threads
+        assert (second / "checkpoints" / "step-00000002.json").exists()
 
     def test_notes_the_scores_after_the_writing(self, tmp_path, monkeypatch):
         events = []
