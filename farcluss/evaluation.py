@@ -1,9 +1,11 @@
 """Scores from one confusion matrix over all pixels of all images: the field's mIoU, not a mean over images."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from farcluss.inference import images_per_forward
 if TYPE_CHECKING:
     from farcluss.weights import Model
 
+T = TypeVar("T")
+R = TypeVar("R")
 HELD, HELD_SCENES = 2**24, 128
 """Pixels and number of images that wait for others of their size, at most; each may hold two file descriptors open."""
 
@@ -239,20 +243,50 @@ def evaluate_all(
     left = torch.zeros(1, dtype=torch.int64, device=device)
     with closing(read_images(dataset, items[rank::world], workers, to_scene, device.type == "cuda")) as samples:
         try:
-            for group in same_sizes(_arriving(samples, cancelled), device):
-                _give_up_if(cancelled)
-                images, masks = (
-                    torch.stack([each.to(device, non_blocking=True) for each in part])
-                    for part in zip(*group, strict=True)
-                )
-                for table, model in zip(counts, models, strict=True):
-                    table += confusion_matrix(model.classify(images), masks, classes)
+            with ExitStack() as stack:
+                for model in models:
+                    stack.enter_context(model.evaluating())
+                groups = same_sizes(_arriving(samples, cancelled), device)
+                for found in spread(lambda group: _count(models, group, cancelled), groups, device):
+                    counts += found
         except Cancelled:
             left += 1
     totals = all_sum(torch.cat([counts.flatten(), left])).cpu().numpy()
     _give_up_if(lambda: bool(totals[-1]))
     tables = totals[:-1].reshape(counts.shape)
     return [Scores(table, tuple(model.classes)) for table, model in zip(tables, models, strict=True)]
+
+
+def _count(models: Sequence["Model"], group: list[Scene], cancelled: Callable[[], bool]) -> Tensor:
+    """Confusion matrices `(M, C, C)` of each model on scenes of one size. Raises Cancelled when told to."""
+    _give_up_if(cancelled)
+    device, classes = models[0].device, len(models[0].classes)
+    parts = zip(*group, strict=True)
+    images, masks = (torch.stack([each.to(device, non_blocking=True) for each in part]) for part in parts)
+    return torch.stack([confusion_matrix(model.classify(images), masks, classes) for model in models])
+
+
+def spread(function: Callable[[T], R], things: Iterable[T], device: torch.device) -> Iterator[R]:
+    """`function` of each thing, in order; on a CPU in as many threads as PyTorch has, with one core each.
+
+    Whole images use a processor better than the parts of one do: small convolutions gain little by a second core.
+    """
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if threads == 1:
+        yield from map(function, things)
+        return
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    pending: deque[Future[R]] = deque()
+    try:
+        for thing in things:
+            pending.append(pool.submit(function, thing))
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # the number is one for all threads that come later
 
 
 def _arriving(samples: Iterable[tuple[Item, Any]], cancelled: Callable[[], bool]) -> Iterator[Scene]:

@@ -113,9 +113,10 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images."""
+        """Normalized images, in the memory format of the networks, see `farcluss.weights.build_network`."""
         shape = (1, -1, *[1] * (images.dim() - 2))
-        return (images - self.mean.view(shape)) / self.std.view(shape)
+        normalized = (images - self.mean.view(shape)) / self.std.view(shape)
+        return normalized.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else normalized
 
 
 class Learner:

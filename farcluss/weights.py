@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +141,21 @@ class Model:
         """What `predict` makes of images, with the network in evaluation mode meanwhile."""
         if images.shape[1] != self.card.channels:
             raise WeightsError(f"The image has {images.shape[1]} channels, the network takes {self.card.channels}.")
-        training = self.network.training
-        self.network.eval()
-        try:
+        with self.evaluating():
             normalized = self.normalize.to(self.device)(to_unit(images.to(self.device)))
             return predict(forward, normalized, **dict(self.card.inference))
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The network in evaluation mode; enter it once before several threads use the model."""
+        training = self.network.training
+        if training:
+            self.network.eval()
+        try:
+            yield
         finally:
-            self.network.train(training)
+            if training:
+                self.network.train()
 
     def _logits(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images).logits

@@ -3,6 +3,7 @@ import math
 import os
 import select
 import signal
+import threading
 from collections import Counter
 
 import numpy as np
@@ -18,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 from farcluss import inference
 from farcluss.data.base import IGNORE, Item, Sample
 from farcluss.errors import Cancelled, DataError, SampleError
-from farcluss.evaluation import Scene, Scores, confusion_matrix, evaluate, evaluate_all, read_images, same_sizes
+from farcluss.evaluation import Scene, Scores, confusion_matrix, evaluate, evaluate_all, read_images, same_sizes, spread
 from farcluss.networks.base import Prediction
 from farcluss.weights import Model
 
@@ -371,3 +372,31 @@ def test_the_image_that_cannot_be_scored_is_named(workers):
     items = [*ManyScenes().items("val")[:4], Item("4", "4"), *ManyScenes().items("val")[5:]]
     with pytest.raises(SampleError, match=r"^4 has no mask, so it cannot be scored\.$"):
         evaluate(neighbors(), Scenes(), items, workers=workers)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_nothing(threads):
+    """Neither results nor their order, nor how many threads PyTorch has afterwards, by an error too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model, seen = neighbors(), []
+        model.network.train()
+        scores = evaluate(model, ManyScenes(), ManyScenes().items("val"))
+        assert model.network.training and torch.get_num_threads() == threads
+
+        def half(number):
+            seen.append((threading.get_ident(), torch.get_num_threads()))
+            return 1 // (number - 20) if number > 19 else number / 2
+
+        device = torch.device("cpu")
+        assert list(spread(half, iter(range(20)), device)) == [number / 2 for number in range(20)]
+        assert {count for _, count in seen} == {1}
+        assert (threading.get_ident() in dict(seen)) == (threads == 1)
+        with pytest.raises(ZeroDivisionError):
+            list(spread(half, range(30), device))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    alone = evaluate(neighbors(), ManyScenes(), ManyScenes().items("val"))
+    assert np.array_equal(scores.confusion, alone.confusion)
