@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,13 +18,15 @@ from farcluss.data.base import IGNORE, Dataset, Item, Sample, read_sample
 from farcluss.data.loader import Diary, guarded, start_worker
 from farcluss.distributed import all_sum
 from farcluss.errors import Cancelled, FarclussError, SampleError
-from farcluss.inference import images_per_forward
+from farcluss.inference import CPU_PIXELS, images_per_forward
 
 if TYPE_CHECKING:
     from farcluss.weights import Model
 
 T = TypeVar("T")
 R = TypeVar("R")
+THREADS = 16
+"""Small images that are scored at once on a CPU, at most."""
 HELD, HELD_SCENES = 2**24, 128
 """Pixels and number of images that wait for others of their size, at most; each may hold two file descriptors open."""
 
@@ -247,7 +250,9 @@ def evaluate_all(
                 for model in models:
                     stack.enter_context(model.evaluating())
                 groups = same_sizes(_arriving(samples, cancelled), device)
-                for found in spread(lambda group: _count(models, group, cancelled), groups, device):
+                most = CPU_PIXELS if device.type == "cpu" else 0
+                count = partial(_count, models, cancelled=cancelled)
+                for found in spread(count, groups, lambda group: _pixels(group) <= most):
                     counts += found
         except Cancelled:
             left += 1
@@ -266,27 +271,33 @@ def _count(models: Sequence["Model"], group: list[Scene], cancelled: Callable[[]
     return torch.stack([confusion_matrix(model.classify(images), masks, classes) for model in models])
 
 
-def spread(function: Callable[[T], R], things: Iterable[T], device: torch.device) -> Iterator[R]:
-    """`function` of each thing, in order; on a CPU in as many threads as PyTorch has, with one core each.
+def spread(function: Callable[[T], R], things: Iterable[T], small: Callable[[T], bool]) -> Iterator[R]:
+    """`function` of each thing, in order; of small ones in as many threads as PyTorch has, with one core each.
 
-    Whole images use a processor better than the parts of one do: small convolutions gain little by a second core.
+    Small images use a processor better than the parts of one do, as small convolutions gain little by a second core.
+    Large ones gain much, and several at once would not fit the memory.
     """
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    if threads == 1:
-        yield from map(function, things)
-        return
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    threads = min(torch.get_num_threads(), THREADS)
+    pool = ThreadPoolExecutor(threads, initializer=_use_one_core)
     pending: deque[Future[R]] = deque()
     try:
         for thing in things:
-            pending.append(pool.submit(function, thing))
-            if len(pending) > threads:
+            together = threads > 1 and small(thing)
+            while pending and not (together and len(pending) <= threads):
                 yield pending.popleft().result()
+            if together:
+                pending.append(pool.submit(function, thing))
+            else:
+                yield function(thing)
         while pending:
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # the number is one for all threads that come later
+        torch.set_num_threads(torch.get_num_threads())  # those of this thread, for all that come later
+
+
+def _use_one_core() -> None:
+    torch.set_num_threads(1)
 
 
 def _arriving(samples: Iterable[tuple[Item, Any]], cancelled: Callable[[], bool]) -> Iterator[Scene]:

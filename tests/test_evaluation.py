@@ -386,15 +386,18 @@ def test_threads_change_nothing(threads):
         assert model.network.training and torch.get_num_threads() == threads
 
         def half(number):
-            seen.append((threading.get_ident(), torch.get_num_threads()))
+            seen.append((number, threading.get_ident(), torch.get_num_threads()))
             return 1 // (number - 20) if number > 19 else number / 2
 
-        device = torch.device("cpu")
-        assert list(spread(half, iter(range(20)), device)) == [number / 2 for number in range(20)]
-        assert {count for _, count in seen} == {1}
-        assert (threading.get_ident() in dict(seen)) == (threads == 1)
+        def large(number):
+            return number in (0, 3, 4, 19)
+
+        assert list(spread(half, iter(range(20)), lambda number: not large(number))) == [n / 2 for n in range(20)]
+        here = {number for number, thread, _ in seen if thread == threading.get_ident()}
+        assert here == ({0, 3, 4, 19} if threads > 1 else set(range(20)))
+        assert all(count == (threads if large(number) else 1) for number, _, count in seen)
         with pytest.raises(ZeroDivisionError):
-            list(spread(half, range(30), device))
+            list(spread(half, range(30), lambda number: True))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
