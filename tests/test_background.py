@@ -78,11 +78,15 @@ class TestBackground:
             go.wait(20)
             done.append(1)
 
-        with pytest.raises(KeyboardInterrupt), Background() as background:
-            background.submit(job)
-            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-            threading.Timer(0.5, go.set).start()
-            background.wait()
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+        try:
+            with pytest.raises(KeyboardInterrupt), Background() as background:
+                background.submit(job)
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+                threading.Timer(0.5, go.set).start()
+                background.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert done == [1]
 
 
