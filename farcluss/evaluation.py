@@ -264,11 +264,14 @@ def evaluate_all(
 
 def _count(models: Sequence["Model"], group: list[Scene], cancelled: Callable[[], bool]) -> Tensor:
     """Confusion matrices `(M, C, C)` of each model on scenes of one size. Raises Cancelled when told to."""
-    _give_up_if(cancelled)
     device, classes = models[0].device, len(models[0].classes)
     parts = zip(*group, strict=True)
     images, masks = (torch.stack([each.to(device, non_blocking=True) for each in part]) for part in parts)
-    return torch.stack([confusion_matrix(model.classify(images), masks, classes) for model in models])
+    tables = []
+    for model in models:
+        _give_up_if(cancelled)
+        tables.append(confusion_matrix(model.classify(images), masks, classes))
+    return torch.stack(tables)
 
 
 def spread(function: Callable[[T], R], things: Iterable[T], small: Callable[[T], bool]) -> Iterator[R]:
