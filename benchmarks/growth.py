@@ -14,7 +14,6 @@ before there is a gradient, so with few classes `learn` shows that. The exponent
 logarithms: 1 is linear.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -42,7 +41,7 @@ from farcluss.stages.weight import EntropyWeight
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import memory
-from recording import record
+from recording import record, small_or_whole
 
 IMAGES, DIM = 2, 128
 CLASSES, KEPT, CROP = 19, 3, 257  # where something else varies
@@ -182,11 +181,7 @@ def exponent(rows: list[dict[str, float]], name: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    arguments = small_or_whole(__doc__)
     rounds, crop = arguments.rounds, 129 if arguments.small else CROP
     crops = (65, 129, 257) if arguments.small else (129, 257, 513, 801)
     tables = {

@@ -8,7 +8,6 @@ allocator's events, on CUDA it is what PyTorch counts. Time is that of the proce
 The dense forms are those that the tests hold the losses against. Both take turns in every round; the median counts.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from recording import record
+from recording import record, small_or_whole
 from torch import Tensor
 
 from farcluss.data.base import IGNORE
@@ -108,11 +107,7 @@ def measure(batch: int, classes: int, crop: int, device: str, rounds: int) -> di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    arguments = small_or_whole(__doc__)
     batch, classes, crop = (2, 19, 257) if arguments.small else (4, 19, 801)
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     table = {device: measure(batch, classes, crop, device, arguments.rounds) for device in devices}

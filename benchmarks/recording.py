@@ -1,5 +1,6 @@
 """What every benchmark writes down: a line of JSON with its figures and all that they depend on."""
 
+import argparse
 import json
 import os
 import platform
@@ -45,3 +46,14 @@ def revision() -> str:
     """The source's revision."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def small_or_whole(description: str | None) -> argparse.Namespace:
+    """Arguments `--small` and `--rounds`, for what is measured on one core."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    torch.set_num_threads(1)
+    return parser.parse_args()

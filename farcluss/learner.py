@@ -177,7 +177,7 @@ class Learner:
     def _label(self, weak: Tensor, valid: Tensor, truth: Tensor | None) -> tuple[PseudoLabels, Statistics]:
         """The teacher's labels of some weak views, and facts about them where the truth is known."""
         stages, call = self.stages, self.stages.call
-        probs = wide_softmax(self._predict(self.teacher, weak).logits)
+        probs = wide_softmax(self._predict(self.teacher, weak, "teacher").logits)
         fuzzy = call("pseudo_label", stages.pseudo_label, probs, gives=FuzzyLabels)
         weight = call("weight", stages.weight, probs, gives=Tensor)
         labels = PseudoLabels(fuzzy.values, fuzzy.classes, weight, probs.amax(1), valid)
@@ -224,7 +224,7 @@ class Learner:
     @torch.no_grad()
     def glance(self, batch: Batch, lesson: Lesson | None) -> Glance:
         """A forward of a micro-batch that is only looked at, see `survey`."""
-        prediction = self._predict(self.student, torch.cat([batch.images, *(lesson.views if lesson else ())]))
+        prediction = self._see(batch, lesson, "survey")
         mines, labeled = self.loss.supervised == "ohem", prediction.logits[: len(batch.images)]
         pixel_losses = pixel_cross_entropy(labeled, batch.masks) if mines else None
         if lesson is None or prediction.embeddings is None:
@@ -272,13 +272,13 @@ class Learner:
             ramp: factor in [0, 1] on the weights of the unsupervised and contrastive losses.
             survey: None where the batch is in one micro-batch.
         """
-        prediction = self._predict(self.student, torch.cat([batch.images, *(lesson.views if lesson else ())]))
+        prediction = self._see(batch, lesson, "student")
         with span("losses"):
             losses = self._divergences(prediction.logits, batch, lesson, totals, survey)
         # The head takes part in every step, with weight 0 in supervised ones: DDP waits for every parameter.
         unused = 0 if prediction.embeddings is None else prediction.embeddings.sum() * 0
         losses["total"] = losses["supervised"] + unused
-        if lesson is None or "unsupervised" not in losses:
+        if lesson is None:
             return losses
         weighted = self.loss.unsupervised * losses["unsupervised"]
         if prediction.embeddings is not None and (lesson.views or survey):
@@ -295,12 +295,12 @@ class Learner:
         """The supervised loss and, in steps that have one, the unsupervised loss."""
         masks, count = self._counted(logits[: len(batch.images)], batch.masks, totals, survey)
         targets = [true_target(masks)]
-        if lesson is None or totals.pixels is None or totals.class_weights is None:
-            return {"supervised": self._compiled[divergences](logits, targets)[0] / count}
-        omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in lesson.labels)
-        targets += map(fuzzy_target, lesson.labels, omega)
+        if lesson is not None and totals.class_weights is not None:
+            omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in lesson.labels)
+            targets += map(fuzzy_target, lesson.labels, omega)
         sums = self._compiled[divergences](logits, targets)
-        return {"supervised": sums[0] / count, "unsupervised": sums[1:].sum() / totals.pixels}
+        unsupervised = {} if totals.pixels is None else {"unsupervised": sums[1:].sum() / totals.pixels}
+        return {"supervised": sums[0] / count, **unsupervised}
 
     def _pull(self, embeddings: Tensor, batch: Batch, lesson: Lesson, survey: Survey | None) -> ContrastLoss:
         """The contrast stage on a micro-batch: by itself, or with the value and the gradient of the survey."""
@@ -315,9 +315,13 @@ class Learner:
         self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
         return contrast
 
-    def _predict(self, network: nn.Module, images: Tensor) -> Prediction:
-        """A network's prediction for images in [0, 1]. Raises PluginError when it breaks its contract."""
-        with span("teacher" if network is self.teacher else "student"), self.autocast():
+    def _see(self, batch: Batch, lesson: Lesson | None, part: str) -> Prediction:
+        """The student's prediction for labeled images and strong views, in one forward."""
+        return self._predict(self.student, torch.cat([batch.images, *(lesson.views if lesson else ())]), part)
+
+    def _predict(self, network: nn.Module, images: Tensor, part: str) -> Prediction:
+        """A network's prediction for images in [0, 1], timed as `part`. Raises PluginError: it breaks its contract."""
+        with span(part), self.autocast():
             prediction = self._compiled[network](self.normalize(images))
         if not isinstance(prediction, Prediction):
             raise PluginError(f"The network gives a {type(prediction).__name__} where a Prediction is due.")

@@ -62,3 +62,19 @@ def test_a_step_has_a_span_for_each_of_its_parts(tiny_recipe, tmp_path, monkeypa
     stages = {"augment", "teacher", "pseudo_label", "weight", "rebalance", "contrast"}
     assert [set(watch.seconds) for watch in watches] == [network | stages] * 2
     assert all(seconds >= 0 for watch in watches for seconds in watch.seconds.values())
+
+
+def test_the_first_of_two_forwards_is_the_survey(tiny_recipe, tmp_path, monkeypatch):
+    """With micro-batches, each goes through the student twice: to be looked at, and to learn."""
+    seen, original = [], engine.one_step
+
+    def one_step(run, *rest):
+        hook = run.networks["student"].register_forward_hook(lambda *_: seen.append(timing._listener._names[-1]))
+        with Stopwatch(CPU):
+            step = original(run, *rest)
+        hook.remove()
+        return step
+
+    monkeypatch.setattr(engine, "one_step", one_step)
+    train(load_recipe(tiny_recipe, (), ["data.val=none", "train.steps=1", "train.accumulate=2"]), tmp_path / "run")
+    assert seen == ["survey", "survey", "student", "student"]
