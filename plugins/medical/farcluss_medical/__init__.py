@@ -1,0 +1,1 @@
+"""Medical volumes for farcluss. Everything is reached by entry points."""
