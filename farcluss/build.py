@@ -50,7 +50,10 @@ class Parts:
 
     def card(self) -> Card:
         """What the weights files of this recipe say."""
-        return card_of(self.recipe, self.dataset.classes, self.dataset.palette, self.dim, self.crop)
+        recipe, dataset = self.recipe, self.dataset
+        layout = recipe.data.layout.model_copy(update=getattr(dataset, "carried", {}))
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"layout": layout})})
+        return card_of(recipe, dataset.classes, dataset.palette, self.dim, self.crop)
 
 
 def build_dataset(data: Data) -> Dataset:

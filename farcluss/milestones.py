@@ -181,8 +181,8 @@ def _write_scores(run: Run, scores: dict[str, Scores], summary: dict[str, float]
 
 
 def save_picture(run: Run, batch: Batch) -> None:
-    """Write pictures/step-*.png: what the teacher says about a batch. Two-dimensional data only."""
-    if len(run.parts.crop) == 2:
+    """Write pictures/step-*.png: what the teacher says about a batch; of volumes, their middle planes."""
+    if len(run.parts.crop) > 1:
         shown = Batch(*(tensor[:PICTURES] for tensor in batch))  # type: ignore[index]
         grid, columns = draw_panel(run.learner, shown, run.parts.dataset.palette)
         save_panel(run.folder.path / "pictures" / f"step-{run.step:08d}.png", grid, columns)

@@ -42,20 +42,33 @@ def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> tuple[NDArra
     student.train(training)
     colors = torch.tensor([*palette, *[INVALID] * (IGNORE + 1 - len(palette))], dtype=torch.uint8)
     columns = [
-        _pictures(views.weak),
-        _pictures(views.strong[0]),
-        colors[labels.where(batch.valid, IGNORE).cpu()],
-        _pictures(normalized_entropy(probs).unsqueeze(1)),
-        colors[predicted.where(batch.valid, IGNORE).cpu()],
+        _pictures(_plane(views.weak, 2)),
+        _pictures(_plane(views.strong[0], 2)),
+        colors[_plane(labels.where(batch.valid, IGNORE), 1).cpu()],
+        _pictures(_plane(normalized_entropy(probs).unsqueeze(1), 2)),
+        colors[_plane(predicted.where(batch.valid, IGNORE), 1).cpu()],
     ]
     if bool((batch.truth != IGNORE).any()):
-        columns.append(colors[batch.truth.long().cpu()])
+        columns.append(colors[_plane(batch.truth.long(), 1).cpu()])
     return _grid([column.numpy() for column in columns]), len(columns)
 
 
+def _plane(tensor: Tensor, leading: int) -> Tensor:
+    """The middle plane of what has more than two axes after the `leading` ones."""
+    while tensor.dim() > leading + 2:
+        tensor = tensor[..., tensor.shape[-1] // 2]
+    return tensor
+
+
 def _pictures(images: Tensor) -> Tensor:
-    """`(B, Cin, H, W)` in [0, 1] as `(B, H, W, 3)` uint8; of other than RGB the first channel is shown."""
+    """`(B, Cin, H, W)` as `(B, H, W, 3)` uint8; of other than RGB the first channel is shown.
+
+    What is not in [0, 1] is shown from the smallest to the largest value of each image.
+    """
     shown = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
+    low, high = shown.amin((1, 2, 3), keepdim=True), shown.amax((1, 2, 3), keepdim=True)
+    unit = (low >= 0) & (high <= 1)
+    shown = torch.where(unit, shown, (shown - low) / (high - low).clamp(min=1e-6))
     return (shown * 255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu()
 
 

@@ -4,19 +4,22 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from farcluss.data.files import SUFFIXES, read_image
 from farcluss.errors import DataError, FarclussError
 from farcluss.weights import Model
+from farcluss.writers import Writer
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image and where its prediction goes (a path without extension)."""
+    """One case, of one or more files, and where its prediction goes (a path without extension)."""
 
-    image: Path
+    files: tuple[Path, ...]
     target: Path
+
+    @property
+    def image(self) -> Path:
+        """The first file, for messages."""
+        return self.files[0]
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,24 @@ class Outcome:
     error: str = ""
 
 
-def plan(inputs: Sequence[str], output: Path, writer: Any) -> list[Job]:
+def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
     """Jobs for files, folders (with sub-folders, whose structure is kept) and globs.
 
     Raises:
         DataError: nothing matches, two images would write the same file, or a file would replace an image.
     """
-    jobs = list(dict.fromkeys(job for text in inputs for job in _jobs(text, output)))
+    found = dict.fromkeys(pair for text in inputs for pair in _files(text, output, writer))
+    folders: dict[tuple[Path, Path], list[Path]] = {}
+    for path, folder in found:
+        folders.setdefault((path.parent, folder), []).append(path)
+    jobs = [
+        Job(files, folder / name)
+        for (_, folder), paths in folders.items()
+        for name, files in writer.cases(paths)
+    ]
     for job in jobs:
         _refuse_leaving(job, output, writer)
-    images = {job.image.resolve() for job in jobs}
+    images = {path.resolve() for job in jobs for path in job.files}
     owners: dict[Path, Path] = {}
     for path, image in ((path, job.image) for job in jobs for path in writer.outputs(job.target)):
         if path.resolve() in images:
@@ -50,7 +61,7 @@ def plan(inputs: Sequence[str], output: Path, writer: Any) -> list[Job]:
     return jobs
 
 
-def _refuse_leaving(job: Job, output: Path, writer: Any) -> None:
+def _refuse_leaving(job: Job, output: Path, writer: Writer) -> None:
     """Raise DataError when a prediction would be written outside the output folder, through a name or a link."""
     if not job.target.name.strip("."):
         raise DataError(f"{job.image} has a name of dots alone, which a prediction cannot have. Rename it.")
@@ -62,32 +73,34 @@ def _refuse_leaving(job: Job, output: Path, writer: Any) -> None:
             )
 
 
-def _jobs(text: str, output: Path) -> list[Job]:
+def _files(text: str, output: Path, writer: Writer) -> list[tuple[Path, Path]]:
+    """The files that an input names, each with the folder that its prediction goes to."""
     if not text.strip():
         raise DataError("An input is empty; give an image, a folder or a glob.")
     path = Path(text)
     if path.is_file():
-        return [Job(path, output / path.stem)]
+        return [(path, output)]
     if path.is_dir():
-        below = [p.relative_to(path) for p in _images(path.rglob("*"))]
+        below = [p.relative_to(path) for p in _images(path.rglob("*"), writer)]
         shown = [p for p in below if not any(part.startswith(".") for part in p.parts)]
-        jobs = [Job(path / p, output / p.with_suffix("")) for p in shown]
+        found = [(path / p, output / p.parent) for p in shown]
     else:
         try:
-            found = _images(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+            matching = _images(Path(path.anchor).glob(str(path.relative_to(path.anchor))), writer)
         except ValueError as error:
             raise DataError(f"{text} is no image, no folder and no glob: {error}.") from None
-        jobs = [Job(p, output / p.stem) for p in found]
-    if not jobs:
+        found = [(p, output) for p in matching]
+    if not found:
         raise DataError(f"{text} is no image, no folder with images and no glob that matches any.")
-    return jobs
+    return found
 
 
-def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+def _images(paths: Iterable[Path], writer: Writer) -> list[Path]:
+    ends = tuple(writer.suffixes)
+    return sorted(p for p in paths if p.name.lower().endswith(ends) and not p.name.startswith("."))
 
 
-def refuse_existing(jobs: list[Job], writer: Any) -> None:
+def refuse_existing(jobs: list[Job], writer: Writer) -> None:
     """Raise DataError when a prediction would overwrite a file."""
     taken = [path for job in jobs for path in writer.outputs(job.target) if path.exists()]
     if taken:
@@ -107,12 +120,11 @@ def make_folder(output: Path) -> None:
         raise DataError(f"The folder {output} cannot be written: {reason}. Choose another --output.")
 
 
-def predict_files(model: Model, jobs: list[Job], writer: Any) -> Iterator[Outcome]:
+def predict_files(model: Model, jobs: list[Job], writer: Writer) -> Iterator[Outcome]:
     """Predict and write every job; one that fails is reported, the others go on."""
     for job in jobs:
         try:
-            image = read_image(str(job.image), model.card.channels)
-            writer.write(job.target, image, model.probs(image).cpu().numpy())
+            writer.predict(model, job.files, job.target)
         except FarclussError as error:
             yield Outcome(job, str(error))
         else:

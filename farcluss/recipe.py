@@ -207,6 +207,7 @@ class Eval(Section):
     network: Literal["teacher", "student"] = Field(
         default="teacher", description="which one weights/*.safetensors hold"
     )
+    writer: Part = Field(default=Part(name="png"), description="what `farcluss predict` writes: plugin and its options")
 
 
 class Recipe(Section):
@@ -236,4 +237,5 @@ class Recipe(Section):
 def parts(recipe: Recipe) -> list[tuple[str, str, Part]]:
     """Every plugin that a recipe names: key path, group, part."""
     stages = [(f"stages.{kind}", kind, getattr(recipe.stages, kind)) for kind in Stages.model_fields]
-    return [("data.layout", "dataset", recipe.data.layout), ("network", "network", recipe.network), *stages]
+    data, writer = ("data.layout", "dataset", recipe.data.layout), ("eval.writer", "writer", recipe.eval.writer)
+    return [data, ("network", "network", recipe.network), *stages, writer]

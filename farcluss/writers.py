@@ -1,15 +1,38 @@
 """Predictions to files."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from farcluss.data.base import Palette
+from farcluss.data.files import SUFFIXES, read_image
 from farcluss.errors import DataError
 from farcluss.options import Share
+
+if TYPE_CHECKING:
+    from farcluss.weights import Card, Model
+
+
+class Writer(Protocol):
+    """What an entry point of the group `farcluss.writer` builds, called as `build(card, **options)` with a `Card`.
+
+    Attributes:
+        suffixes: ends of the names of files that it predicts, in lower case with their dot.
+    """
+
+    suffixes: Sequence[str]
+
+    def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
+        """Names of the predictions of one folder's files, and the files that each is made from."""
+
+    def outputs(self, target: Path) -> list[Path]:
+        """The files that `predict` makes for `target`, a path without extension."""
+
+    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> None:
+        """Read one case, predict and write it. Raises FarclussError that names the file."""
 
 
 class PngWriter:
@@ -25,17 +48,28 @@ class PngWriter:
         alpha: opacity of the colors in the overlay.
     """
 
+    suffixes = tuple(SUFFIXES)
+
     def __init__(
         self,
-        palette: Palette,
+        card: "Card",
         *,
         overlay: bool = False,
         probs: bool = False,
         entropy: bool = False,
         alpha: Share = 0.5,
     ) -> None:
-        self.colors = np.array(palette, np.uint8)
+        self.colors = np.array(card.palette, np.uint8)
         self.overlay, self.probs, self.entropy, self.alpha = overlay, probs, entropy, alpha
+
+    def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
+        """Each file by itself."""
+        return [(path.stem, (path,)) for path in files]
+
+    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> None:
+        """Predict one image and write it. Raises FarclussError that names the file."""
+        image = read_image(str(files[0]), model.card.channels)
+        self.write(target, image, model.probs(image).cpu().numpy())
 
     def outputs(self, target: Path) -> list[Path]:
         """The files that `write` makes for `target`, a path without extension."""

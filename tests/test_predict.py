@@ -163,22 +163,29 @@ class TestContent:
 
     def test_another_writer(self, tmp_path, photos, predict):
         class Note:
-            def __init__(self, palette, *, overlay=False, probs=False, entropy=False):
-                self.palette = palette
+            suffixes = (".jpg", ".png")
+
+            def __init__(self, card, *, word="note"):
+                self.classes, self.word = card.classes, word
+
+            def cases(self, files):  # all of a folder in one
+                return [("both", tuple(sorted(files)))]
 
             def outputs(self, target):
                 return [target.with_name(target.name + ".txt")]
 
-            def write(self, target, image, probs):
+            def predict(self, model, files, target):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                self.outputs(target)[0].write_text(f"{len(self.palette)} {image.shape} {probs.shape}")
+                text = f"{self.word} {len(self.classes)} {model.card.channels} {[path.name for path in files]}"
+                self.outputs(target)[0].write_text(text)
 
         plugins.register("writer", "note", Note)
         try:
-            assert predict(photos / "a.jpg", "--writer", "note").code == 0
+            assert predict(photos / "a.jpg", photos / "b.c.png", "--writer", "note", "--set", "word=two").code == 0
+            assert "no such option" in predict(photos / "a.jpg", "--writer", "note", "--overlay").refusal
         finally:
             plugins.unregister("writer", "note")
-        assert (tmp_path / "out" / "a.txt").read_text() == "4 (3, 13, 11) (4, 13, 11)"
+        assert (tmp_path / "out" / "both.txt").read_text() == "two 4 3 ['a.jpg', 'b.c.png']"
 
     def test_an_unknown_writer(self, photos, predict):
         assert "no writer plugin 'pgn'; did you mean 'png'?" in predict(photos, "--writer", "pgn").refusal

@@ -15,7 +15,10 @@ from farcluss.cli.common import device_option
 @click.option("--probs", is_flag=True, default=False, help="Also write probabilities, float16 .npy (C, H, W).")
 @click.option("--entropy", is_flag=True, default=False, help="Also write normalized entropy, 0 black to 1 white.")
 @click.option("--overwrite", is_flag=True, default=False, help="Replace files that exist.")
-@click.option("--writer", default="png", show_default=True, help="Writer plugin.")
+@click.option("--writer", default=None, help="Writer plugin; default: that of the weights' recipe.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Set an option of the writer; repeatable."
+)
 @device_option
 def command(
     weights: str,
@@ -25,21 +28,27 @@ def command(
     probs: bool,
     entropy: bool,
     overwrite: bool,
-    writer: str,
+    writer: str | None,
+    settings: tuple[str, ...],
     device: str,
 ) -> None:
-    """Predict INPUTS (images, folders or globs) with WEIGHTS and write index PNGs with the classes' palette.
+    """Predict INPUTS (images, folders or globs) with WEIGHTS and write what the recipe's writer makes.
 
-    An image that cannot be read is reported at the end, with exit code 1; the others are predicted all the same.
+    For pictures that are index PNGs with the classes' palette. An image that cannot be read is reported at the end, with exit code 1; the others are predicted all the same.
     """
     from farcluss import plugins
     from farcluss.cli.common import pick_device
     from farcluss.prediction import make_folder, plan, predict_files, refuse_existing
+    from farcluss.reading import merge_settings
+    from farcluss.recipe import Part
     from farcluss.weights import load
 
     model = load(weights, pick_device(device))
-    options = {"overlay": overlay, "probs": probs, "entropy": entropy}
-    built = plugins.build("writer", writer, options, model.card.palette)
+    usual = Part.model_validate(model.card.recipe.get("eval", {}).get("writer", "png"))
+    options = usual.options if writer in (None, usual.name) else {}
+    options |= {name: True for name, wanted in (("overlay", overlay), ("probs", probs), ("entropy", entropy)) if wanted}
+    options |= merge_settings(settings)
+    built = plugins.build("writer", writer or usual.name, options, model.card)
     jobs = plan(inputs, Path(output), built)
     if not overwrite:
         refuse_existing(jobs, built)

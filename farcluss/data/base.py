@@ -26,11 +26,19 @@ class Item:
         id: identifier, unique in the data set and independent of where its root lies.
         image: what the data set reads the image from (for files, the path).
         mask: what it reads the mask from; None for an image without a mask.
+        group: what must not be divided between training and held-out images, such as a patient; empty for the image
+            alone. Shares are drawn by groups.
     """
 
     id: str
     image: str
     mask: str | None = None
+    group: str = ""
+
+    @property
+    def unit(self) -> str:
+        """The group, or the image where it has none."""
+        return self.group or self.image
 
 
 class MissingMask(DataError):
@@ -74,6 +82,14 @@ class Dataset(Protocol):
 
     The entry point is called with the recipe's `[data]` section and the layout's own options, keyword-only. Reading
     happens in worker processes: keep no open handles in the object.
+
+    It may have more, which is used where it is there:
+
+    - `read_reduced(item, window, factor) -> Reduced | None`, for `data.jpeg_draft`;
+    - `place(item, lengths, rng) -> tuple[int, ...] | None`: where a crop of `lengths` pixels begins, per axis; None
+      leaves it to chance. Items of the unlabeled stream come without their mask;
+    - `findings() -> list[str]`: what `farcluss check` has to report beyond items that cannot be read;
+    - `carried`: options of the layout as weights files shall have them, with files replaced by their content.
     """
 
     @property

@@ -1,5 +1,6 @@
 """Random scale, crop and flip: cut the window from the source first, then resize, so that the work follows the crop."""
 
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -12,21 +13,27 @@ from torch.nn.functional import interpolate
 from farcluss.data.base import IGNORE, Dataset, Item, Reduced, Sample, Window, read_sample
 
 
-def random_window(
-    size: tuple[int, ...], crop: tuple[int, ...], scale: tuple[float, float], rng: np.random.Generator
-) -> list[tuple[int, int]]:
-    """Where a crop lies in an image of `size`: one (start, length) per axis, possibly beyond the image.
-
-    A crop of `c` pixels at scale `s` shows `c / s` pixels of the source. Where the source is smaller, the window
-    extends beyond it, by a random share on each side.
-    """
+def random_lengths(crop: tuple[int, ...], scale: tuple[float, float], rng: np.random.Generator) -> list[int]:
+    """Pixels of the source that a crop shows, per axis: `c / s` for a crop of `c` pixels at a random scale `s`."""
     factor = rng.uniform(*scale)
-    place = []
-    for extent, side in zip(size, crop, strict=True):
-        length = max(1, round(side / factor))
-        room = extent - length
-        place.append((int(rng.integers(min(room, 0), max(room, 0) + 1)), length))
-    return place
+    return [max(1, round(side / factor)) for side in crop]
+
+
+def random_place(size: tuple[int, ...], lengths: list[int], rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Where a window of `lengths` lies in an image of `size`: one (start, length) per axis, possibly beyond the image.
+
+    Where the source is smaller, the window extends beyond it, by a random share on each side.
+    """
+    rooms = [extent - length for extent, length in zip(size, lengths, strict=True)]
+    starts = [int(rng.integers(min(room, 0), max(room, 0) + 1)) for room in rooms]
+    return list(zip(starts, lengths, strict=True))
+
+
+def choose_place(dataset: Dataset, item: Item, lengths: list[int], rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Where a window lies: where the data set wants it, else anywhere."""
+    wanted = getattr(dataset, "place", None)
+    starts = wanted(item, lengths, rng) if wanted else None
+    return random_place(dataset.size(item), lengths, rng) if starts is None else list(zip(starts, lengths, strict=True))
 
 
 def read_window(dataset: Dataset, item: Item, place: list[tuple[int, int]], mean: list[float]) -> Sample:
@@ -130,16 +137,19 @@ def draw_crop(
     mean: list[float],
     rng: np.random.Generator,
     draft: bool = False,
+    blind: bool = False,
 ) -> Sample:
     """One training crop of `item`: random scale and place, then a horizontal flip by chance `flip`.
 
-    With `draft`, images that are shown reduced by at least 2 are read smaller where the data set can do that.
+    With `draft`, images that are shown reduced by at least 2 are read smaller where the data set can do that. With
+    `blind`, the mask is not known when the crop's place is chosen.
 
     Returns:
         Arrays of spatial size `crop`; `valid` is always given, False beyond the image; pixels there have the value
         `mean`.
     """
-    place = random_window(dataset.size(item), crop, scale, rng)
+    placed = replace(item, mask=None) if blind else item
+    place = choose_place(dataset, placed, random_lengths(crop, scale, rng), rng)
     flipped = rng.uniform() < flip
     sample = read_reduced(dataset, item, place, crop, mean) if draft else None
     if sample is None:

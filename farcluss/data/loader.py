@@ -105,8 +105,9 @@ class PairedCrops:
         try:
             with self.diary.reading(address.stream, index):
                 data = self.data
+                blind = address.stream == UNLABELED
                 sample = draw_crop(
-                    self.dataset, item, self.crop, data.scale, data.flip, data.channel_mean, rng, data.jpeg_draft
+                    self.dataset, item, self.crop, data.scale, data.flip, data.channel_mean, rng, data.jpeg_draft, blind
                 )
         except FarclussError as error:
             return error

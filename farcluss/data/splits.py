@@ -39,31 +39,38 @@ def parse_share(text: str) -> float | None:
     return share
 
 
+Unit = list[Item]
+"""The items of one group, or a single item without one."""
+
+
 def draw_share(items: Sequence[Item], share: float, seed: int, salt: str) -> list[Item]:
-    """A share of `items` (at least one) by a seeded hash of their ids: the order of the items does not matter."""
-    ranked = hash_order(items, seed, salt)
-    return ranked[: max(1, round(len(items) * share))]
+    """A share of the units of `items` (at least one) by a seeded hash: the order of the items does not matter."""
+    units = hash_order(items, seed, salt)
+    return [item for unit in units[: max(1, round(len(units) * share))] for item in unit]
 
 
-def hash_order(items: Iterable[Item], seed: int, salt: str) -> list[Item]:
-    """`items` in the order of a seeded hash of their ids."""
+def hash_order(items: Iterable[Item], seed: int, salt: str) -> list[Unit]:
+    """The units of `items` in the order of a seeded hash of their names, or of the ids of items without a group."""
+    units: dict[str, Unit] = {}
+    for item in items:
+        units.setdefault(item.unit, []).append(item)
 
-    def key(item: Item) -> tuple[bytes, str]:  # two files may share an id: a.jpg and a.png
-        return hashlib.sha256(f"{salt}:{seed}:{item.id}".encode()).digest(), item.image
+    def key(unit: Unit) -> tuple[bytes, str]:  # two files may share an id: a.jpg and a.png
+        return hashlib.sha256(f"{salt}:{seed}:{unit[0].group or unit[0].id}".encode()).digest(), unit[0].image
 
-    return sorted(items, key=key)
+    return sorted((sorted(unit, key=lambda item: item.id) for unit in units.values()), key=key)
 
 
-def cover_classes(dataset: Dataset, drawn: list[Item], rest: Sequence[Item]) -> list[Item]:
-    """Exchange drawn items until every class is in one of them, where the masks allow.
+def cover_classes(dataset: Dataset, drawn: list[Unit], rest: Sequence[Unit]) -> list[Unit]:
+    """Exchange drawn units until every class is in one of them, where the masks allow.
 
-    For each class that is missing, the first item of `rest` that has it replaces the last drawn one that is not the
+    For each class that is missing, the first unit of `rest` that has it replaces the last drawn one that is not the
     only holder of a class. Masks are read one by one, and only while a class is missing.
     """
     held: list[set[int]] = []
     found: set[int] = set()
-    for item in drawn:
-        held.append(classes_of(dataset, item))
+    for unit in drawn:
+        held.append(classes_of(dataset, unit))
         found |= held[-1]
         if len(found) == len(dataset.classes):
             return drawn
@@ -81,13 +88,18 @@ def cover_classes(dataset: Dataset, drawn: list[Item], rest: Sequence[Item]) -> 
     return drawn
 
 
-def classes_of(dataset: Dataset, item: Item) -> set[int]:
-    """The classes in an item's mask; none for one that cannot be read, which `check` and training report."""
-    try:
-        mask = dataset.read(item).mask
-    except DataError:
-        return set()
-    return set() if mask is None else set(np.unique(mask).tolist()) - {IGNORE}
+def classes_of(dataset: Dataset, unit: Unit) -> set[int]:
+    """The classes in the masks of a unit; none in one that cannot be read, which `check` and training report."""
+    found: set[int] = set()
+    for item in unit:
+        try:
+            mask = dataset.read(item).mask
+        except DataError:
+            continue
+        found |= set() if mask is None else set(np.unique(mask).tolist()) - {IGNORE}
+        if len(found) == len(dataset.classes):
+            break
+    return found
 
 
 def read_list(path: Path, dataset: Dataset, need_masks: bool = True) -> list[Item]:
@@ -133,9 +145,9 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
         DataError: a list is missing, empty or contradictory, a set is empty, sets overlap, or a mask is missing.
     """
     val = _resolve_val(dataset, data)
-    held_out = {item.image for item in val}
+    held_out = {item.unit for item in val}
     labeled, companion = _resolve_labeled(dataset, data, held_out)
-    taken = {item.image for item in labeled} | held_out
+    taken = {item.image for item in labeled}
     if data.unlabeled == "none":
         unlabeled = []
     elif data.unlabeled != "rest":
@@ -143,7 +155,8 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
     elif companion is not None:
         unlabeled = read_list(companion, dataset, need_masks=False)
     else:
-        unlabeled = [item for item in dataset.items("train") if item.image not in taken]
+        train = dataset.items("train")
+        unlabeled = [item for item in train if item.image not in taken and item.unit not in held_out]
     for key, items in (("labeled", labeled), ("val", val)):
         bare = [item for item in items if item.mask is None]
         if bare:
@@ -175,13 +188,12 @@ def _resolve_val(dataset: Dataset, data: Data) -> list[Item]:
 def _resolve_labeled(dataset: Dataset, data: Data, held_out: set[str]) -> tuple[list[Item], Path | None]:
     """Labeled items, and the list of unlabeled ones where a published list has one."""
     if data.labeled == "all":
-        return [item for item in _masked(dataset.items("train")) if item.image not in held_out], None
+        return [item for item in _masked(dataset.items("train")) if item.unit not in held_out], None
     if share := parse_share(data.labeled):
-        pool = [item for item in _masked(dataset.items("train")) if item.image not in held_out]
-        drawn = draw_share(pool, share, data.draw_seed, "labeled")
-        chosen = {item.id for item in drawn}
-        rest = [item for item in hash_order(pool, data.draw_seed, "labeled") if item.id not in chosen]
-        return cover_classes(dataset, drawn, rest), None
+        pool = [item for item in _masked(dataset.items("train")) if item.unit not in held_out]
+        units = hash_order(pool, data.draw_seed, "labeled")
+        count = max(1, round(len(units) * share))
+        return [item for unit in cover_classes(dataset, units[:count], units[count:]) for item in unit], None
     if path := find_list(data.labeled, data):
         return read_list(path, dataset), None
     if data.labeled not in published.PUBLISHED and (Path(data.labeled).suffix or "/" in data.labeled):
@@ -220,3 +232,12 @@ def _check_disjoint(sets: dict[str, list[Item]]) -> None:
                     f"{len(shared)} images are both in data.{first} and in data.{second}, the first is {shared[0]}.\n"
                     "Take them out of one list, or set data.allow_overlap = true."
                 )
+    held_out = {item.group for item in sets["val"]} - {""}
+    for name in ("labeled", "unlabeled"):
+        shared = sorted({item.group for item in sets[name]} & held_out)
+        if shared:
+            raise DataError(
+                f"{len(shared)} groups are both in data.{name} and in data.val, the first is {shared[0]}: "
+                "scores would be of what was trained on.\n"
+                "Keep each group in one set, or set data.allow_overlap = true."
+            )
