@@ -1,0 +1,118 @@
+"""What has been preprocessed, on disk: arrays that are mapped, so that a crop reads its window alone.
+
+MONAI's persistent cache would load a whole volume for each crop. A file's name holds a hash of everything that its
+content depends on: the settings, and path, size and time of the files it was made from.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farcluss.data.masks import MaskMap
+from farcluss.errors import DataError
+from farcluss_medical.cases import Case
+from farcluss_medical.crops import foreground, nonzero_box
+from farcluss_medical.preprocessing import Preprocessing
+from farcluss_medical.volumes import read_header, read_image, read_label
+
+VERSION = 1
+"""To be raised when preprocessing changes."""
+SPOTS = 10_000
+"""Foreground voxels that are remembered of each class."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of arrays."""
+
+    folder: Path
+
+    def image(self, case: Case, preprocessing: Preprocessing) -> NDArray[np.float32]:
+        """The preprocessed image `(C, *S)` float32 of a case, mapped."""
+        return self._keep(case, "image", case.images, preprocessing.facts(), lambda: _image(case, preprocessing))
+
+    def box(self, case: Case, preprocessing: Preprocessing) -> tuple[list[int], list[int]]:
+        """First and last-but-one places of what is not 0 in the preprocessed image."""
+        def make() -> NDArray[np.int64]:
+            return np.array(nonzero_box(self.image(case, preprocessing)))
+
+        low, high = self._keep(case, "box", case.images, preprocessing.facts(), make).tolist()
+        return low, high
+
+    def mask(self, case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.uint8]:
+        """The mask `(*S)` of a labeled case on the grid of its image, mapped."""
+        return self._of_label("mask", case, preprocessing, masks, lambda: _mask(case, preprocessing, masks))
+
+    def foreground(self, case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.int32]:
+        """`(N, 1 + axes)` class and place of voxels of all classes but the first, at most `SPOTS` of each."""
+        def make() -> NDArray[np.int32]:
+            spots = foreground(self.mask(case, preprocessing, masks), len(masks.names))
+            order = np.random.default_rng(0).permutation(len(spots))
+            chosen = [order[spots[order, 0] == kind][:SPOTS] for kind in np.unique(spots[:, 0])]
+            return spots[np.sort(np.concatenate([*chosen, np.zeros(0, np.int64)]))]
+
+        return self._of_label("foreground", case, preprocessing, masks, make)
+
+    def _of_label(
+        self, kind: str, case: Case, preprocessing: Preprocessing, masks: MaskMap, make: Callable[[], Any]
+    ) -> NDArray[Any]:
+        facts = {"spacing": preprocessing.spacing, "codes": masks.codes.tolist(), "targets": masks.targets.tolist()}
+        return self._keep(case, kind, (case.label or "",), facts, make)
+
+    def _keep(
+        self, case: Case, kind: str, files: tuple[str, ...], facts: dict[str, Any], make: Callable[[], NDArray[Any]]
+    ) -> NDArray[Any]:
+        """An array from the folder, made where it is not there yet. Raises DataError: the folder cannot be written."""
+        name = re.sub(r"[^\w.-]", "_", case.id)
+        path = self.folder / f"{name}-{_key(kind, files, facts)}.{kind}.npy"
+        if not path.exists():
+            array = make()
+            try:
+                _write(path, array)
+            except OSError as error:
+                raise DataError(
+                    f"The cache {self.folder} cannot be written: {error.strerror}. Set data.layout.cache elsewhere."
+                ) from None
+        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _key(kind: str, files: tuple[str, ...], facts: dict[str, Any]) -> str:
+    try:
+        stats = [(os.path.abspath(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}. Check data.root and the lists.") from None
+    text = json.dumps([VERSION, kind, facts, stats], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _write(path: Path, array: NDArray[Any]) -> None:
+    """Write under a temporary name first: several processes may make one array at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, array)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _image(case: Case, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    return preprocessing.image(read_image(case.images))
+
+
+def _mask(case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.uint8]:
+    assert case.label is not None
+    header = read_header(case.images[0])
+    values = read_label(case.label, case.images[0], header)
+    return preprocessing.mask(masks.apply(values, case.label), header.affine)

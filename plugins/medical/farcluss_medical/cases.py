@@ -1,0 +1,129 @@
+"""Cases: which files belong together, in which split, and what is wrong with them before a voxel is read."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from farcluss.errors import DataError
+from farcluss_medical.volumes import Header, difference, read_header
+
+SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".h5", ".hdf5")
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan.
+
+    Attributes:
+        id: identifier, unique in the data set.
+        images: a file with all channels, or a file per channel in their order.
+        label: file with the classes; None for an unlabeled case.
+        group: patient; empty where every case is one of its own.
+    """
+
+    id: str
+    images: tuple[str, ...]
+    label: str | None = None
+    group: str = ""
+
+    @property
+    def patient(self) -> str:
+        """What must not be divided between training and held-out cases."""
+        return self.group or self.id
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a layout has found.
+
+    Attributes:
+        splits: cases by split: train (labeled and unlabeled), val, test.
+        problems: what is missing or contradictory; these cases are in no split.
+        classes: names and label values that the data set itself gives; empty where it gives none.
+    """
+
+    splits: Mapping[str, Sequence[Case]]
+    problems: Sequence[str] = ()
+    classes: Mapping[str, int | list[int]] = field(default_factory=dict)
+
+
+def stem(path: str | Path) -> str:
+    """Name of a file without the extensions that volumes have."""
+    name = Path(path).name
+    ends = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
+    return name[: -len(max(ends, key=len))] if ends else name
+
+
+def volumes_in(folder: Path) -> dict[str, Path]:
+    """Volumes in a folder by their stem, without hidden files. Raises DataError when two have one stem."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES) or path.suffix.lower() == ".img":
+            continue
+        if (other := found.setdefault(stem(path), path)) != path:
+            raise DataError(f"{other} and {path} are both called {stem(path)}. Remove one of them.")
+    return found
+
+
+def verify(index: Index, channels: int) -> tuple[Index, dict[str, Header]]:
+    """The cases of an index whose files exist and agree, with their headers; what is wrong joins the problems.
+
+    Args:
+        index: of a layout.
+        channels: image channels that the recipe wants.
+    """
+    problems, headers = [*index.problems, *_twice(index.splits)], dict[str, Header]()
+    splits: dict[str, list[Case]] = {}
+    for split, cases in index.splits.items():
+        splits[split] = []
+        for case in cases:
+            found, header = _defects(case, channels)
+            problems += found
+            if not found and header is not None:
+                splits[split].append(case)
+                headers[case.id] = header
+    return Index(splits, problems, index.classes), headers
+
+
+def _defects(case: Case, channels: int) -> tuple[list[str], Header | None]:
+    """What is wrong with the headers of a case, and the header of its first image."""
+    names = [*case.images, *([case.label] if case.label else [])]
+    missing = [f"{path} does not exist (case {case.id})." for path in names if not Path(path).is_file()]
+    if missing:
+        return missing, None
+    try:
+        headers = [read_header(path) for path in names]
+    except DataError as error:
+        return [str(error)], None
+    images = headers[: len(case.images)]
+    pairs = zip(names[1:], headers[1:], strict=True)
+    found = [text for path, header in pairs if (text := difference(names[0], headers[0], path, header))]
+    if (count := sum(header.channels for header in images)) != channels:
+        given = " and ".join(case.images[:2]) + (" ..." if len(case.images) > 2 else "")
+        found.append(f"{given}: {count} channels, but data.channels is {channels}.")
+    if case.label and headers[-1].channels > 1:
+        found.append(f"{case.label} has {headers[-1].channels} values per voxel; a label has one class per voxel.")
+    return found, headers[0]
+
+
+def _twice(splits: Mapping[str, Sequence[Case]]) -> Iterable[str]:
+    """Patients that are in more than one split."""
+    owners: dict[str, str] = {}
+    told = set()
+    for split, cases in splits.items():
+        for case in cases:
+            other = owners.setdefault(case.patient, split)
+            if other != split and case.patient not in told:
+                told.add(case.patient)
+                yield f"Patient {case.patient} is in both {other} and {split}: scores would be of what was trained on."
+
+
+def refusal(problems: Sequence[str]) -> str:
+    """What to say of problems when nothing may be left out."""
+    shown = "\n".join(problems[:SHOWN])
+    more = f"\n... and {len(problems) - SHOWN} more." if len(problems) > SHOWN else ""
+    return (
+        f"{shown}{more}\nMend {'it' if len(problems) == 1 else 'them'} (`farcluss check` lists all), or leave these "
+        'cases out with --set data.on_error=skip.'
+    )

@@ -1,0 +1,171 @@
+"""Cases as a data set of farcluss: volumes, or the slices of volumes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farcluss.data.base import Item, Palette, Sample, Window
+from farcluss.data.masks import MaskMap
+from farcluss.errors import DataError
+from farcluss.recipe import Data
+from farcluss_medical.cache import Cache
+from farcluss_medical.cases import Case, Index, refusal
+from farcluss_medical.crops import around, foreground, nonzero_box, within
+from farcluss_medical.preprocessing import Preprocessing
+from farcluss_medical.volumes import Header
+
+
+@dataclass(frozen=True)
+class VolumeDataset:
+    """Preprocessed volumes `(C, *S)` float32, their axes right, anterior, superior; with a `slice_axis`, their slices.
+
+    Attributes:
+        data: section of the recipe.
+        index: of the cases that can be used.
+        headers: of their first image files, by case.
+        masks: from label values to classes.
+        palette: one color per class.
+        preprocessing: what is done to every case.
+        slice_axis: axis across which volumes are cut to slices; None for volumes.
+        foreground: chance that a labeled crop contains a voxel of a class other than the first.
+        cache: keeps what has been preprocessed.
+    """
+
+    data: Data
+    index: Index
+    headers: Mapping[str, Header]
+    masks: MaskMap
+    palette: Palette
+    preprocessing: Preprocessing
+    slice_axis: int | None
+    foreground: float
+    cache: Cache
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in order of index."""
+        return self.masks.names
+
+    @property
+    def carried(self) -> Data:
+        """The section as weights files have it: usable without the fingerprint's file, and where the data is not."""
+        options = {
+            "slice_axis": "auto" if self.slice_axis is None else self.slice_axis,
+            "spacing": None if self.preprocessing.spacing is None else list(self.preprocessing.spacing),
+            "fingerprint": list(self.preprocessing.fingerprint),
+        }
+        values: dict[str, Any] = {}
+        for code, target in zip(self.masks.codes.tolist(), self.masks.targets.tolist(), strict=True):
+            if target < len(self.classes):
+                values.setdefault(self.classes[target], []).append(code)
+        classes = {name: values[name] for name in self.classes}
+        layout = self.data.layout.model_copy(update=options)
+        return self.data.model_copy(update={"layout": layout, "classes": classes, "reduce_zero_label": False})
+
+    def findings(self) -> list[str]:
+        """What is missing or contradictory among the files."""
+        return list(self.index.problems)
+
+    def items(self, split: str) -> list[Item]:
+        """Items of a split: a case each, or a slice each. Raises DataError when files are missing or contradictory."""
+        if split not in self.index.splits:
+            known = ", ".join(self.index.splits)
+            raise DataError(f"The data set has no split {split!r}; it has {known}. Set data.val to a share or a list.")
+        if self.index.problems and self.data.on_error == "stop":
+            raise DataError(refusal(self.index.problems))
+        return [item for case in self.index.splits[split] for item in self._items(case)]
+
+    def parse(self, line: str) -> Item:
+        """The item of a line: a case, or with slices `CASE/NUMBER`."""
+        name, _, number = line.strip().rpartition("/") if self.slice_axis is not None else (line.strip(), "", "")
+        case = self._cases.get(name)
+        if case is None:
+            raise DataError(f"{line.strip()!r} is no case of this data set; write {self._example()}.")
+        items = self._items(case)
+        if self.slice_axis is None:
+            return items[0]
+        if not number.isdecimal() or int(number) >= len(items):
+            raise DataError(f"{line.strip()!r}: case {name} has the slices 0 to {len(items) - 1}.")
+        return items[int(number)]
+
+    def size(self, item: Item) -> tuple[int, ...]:
+        """Size of a volume, or of its slices."""
+        size = self.preprocessing.size(self.headers[self._find(item)[0].id])
+        return size if self.slice_axis is None else (*size[: self.slice_axis], *size[self.slice_axis + 1 :])
+
+    def read(self, item: Item, window: Window | None = None) -> Sample:
+        """A volume or slice, or a window of it, from the cache. Raises DataError that names the file."""
+        case, number = self._find(item)
+        part = self._part(number, window or (slice(None),) * len(self.size(item)))
+        image = np.array(self.cache.image(case, self.preprocessing)[(slice(None), *part)])
+        mask = None if item.mask is None else np.array(self._mask(case)[part])
+        return Sample(image, mask)
+
+    def place(self, item: Item, lengths: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
+        """Where a crop begins: around a foreground voxel by chance where the item has a label, else in what is not 0.
+
+        Foreground is drawn by class first, so that rare classes are seen as often as common ones.
+        """
+        size = self.size(item)
+        case, number = self._find(item)
+        if item.mask is not None and rng.uniform() < self.foreground:
+            spots = self._spots(case, number)
+            if len(spots):
+                kind = rng.choice(np.unique(spots[:, 0]))
+                spot = rng.choice(spots[spots[:, 0] == kind])[1:]
+                return around(spot, size, lengths, rng)
+        low, high = self._box(case, number)
+        return within(low, high, size, lengths, rng)
+
+    @cached_property
+    def _cases(self) -> dict[str, Case]:
+        return {case.id: case for cases in self.index.splits.values() for case in cases}
+
+    def _example(self) -> str:
+        case = next(iter(self._cases), "CASE")
+        return case if self.slice_axis is None else f"{case}/0"
+
+    def _items(self, case: Case) -> list[Item]:
+        image, label = case.images[0], case.label
+        if self.slice_axis is None:
+            return [Item(case.id, image, label, case.patient)]
+        count = self.preprocessing.size(self.headers[case.id])[self.slice_axis]
+        names = [f"{number:03d}" for number in range(count)]
+        return [Item(f"{case.id}/{n}", f"{image}#{n}", label and f"{label}#{n}", case.patient) for n in names]
+
+    def _find(self, item: Item) -> tuple[Case, int]:
+        """The case and number of the slice of an item."""
+        if self.slice_axis is None:
+            return self._cases[item.id], 0
+        name, _, number = item.id.rpartition("/")
+        return self._cases[name], int(number)
+
+    def _part(self, number: int, window: Window) -> Window:
+        axis = self.slice_axis
+        return window if axis is None else (*window[:axis], number, *window[axis:])  # type: ignore[return-value]
+
+    def _mask(self, case: Case) -> NDArray[np.uint8]:
+        return self.cache.mask(case, self.preprocessing, self.masks)
+
+    def _spots(self, case: Case, number: int) -> NDArray[Any]:
+        """`(N, 1 + axes)` class and place of foreground voxels."""
+        if self.slice_axis is None:
+            return self.cache.foreground(case, self.preprocessing, self.masks)
+        mask = self._mask(case)[self._part(number, (slice(None),) * (len(self.headers[case.id].shape) - 1))]
+        return foreground(mask, len(self.classes))
+
+    def _box(self, case: Case, number: int) -> tuple[Sequence[int], Sequence[int]]:
+        """First and last-but-one places of what is not 0 in a volume or slice."""
+        if self.slice_axis is None:
+            return self.cache.box(case, self.preprocessing)
+        image = self.cache.image(case, self.preprocessing)
+        return nonzero_box(image[(slice(None), *self._part(number, (slice(None),) * (image.ndim - 2)))])
+
+    def without_normalization(self) -> "VolumeDataset":
+        """The same cases with the intensities of their files, for statistics."""
+        return replace(self, preprocessing=replace(self.preprocessing, normalize="none", spacing=None, fingerprint=()))
+

@@ -1,0 +1,139 @@
+"""The options that all layouts of volumes share, written down once."""
+
+import functools
+import inspect
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from farcluss.data.masks import build_mask_map, choose_palette
+from farcluss.data.splits import find_list
+from farcluss.errors import DataError, RecipeError
+from farcluss.options import Positive, Share
+from farcluss.recipe import Data
+from farcluss_medical.cache import Cache
+from farcluss_medical.cases import Index, verify
+from farcluss_medical.dataset import VolumeDataset
+from farcluss_medical.preprocessing import Normalization, Preprocessing
+from farcluss_medical.volumes import Header, Orientation
+
+Fingerprint = list[dict[str, float]]
+
+
+def volumes(
+    data: Data,
+    index: Index,
+    *,
+    dimensions: Literal[2, 3] = 3,
+    slice_axis: Literal["auto", 0, 1, 2] = "auto",
+    normalize: Normalization = "zscore",
+    spacing: list[Positive] | Literal["fingerprint"] | None = None,
+    fingerprint: str | Fingerprint = "",
+    foreground: Share = 1 / 3,
+    cache: str = "farcluss-cache",
+) -> VolumeDataset:
+    """A data set of the cases of an index.
+
+    Args:
+        dimensions: 3 for patches of volumes, 2 for their slices.
+        slice_axis: axis across which volumes are cut to slices, 0 right, 1 anterior, 2 superior; `auto`: the one with
+            the largest spacing.
+        normalize: `zscore` per case and channel over nonzero voxels (MR), `ct` by the fingerprint, `none`.
+        spacing: millimeters per voxel (right, anterior, superior) that cases are resampled to, or `fingerprint` for the
+            one that it suggests; unset keeps each case's own.
+        fingerprint: file of `farcluss medical fingerprint`; weights files carry its content.
+        foreground: chance that a labeled crop contains a voxel of a class other than the first.
+        cache: folder for preprocessed volumes, relative to the working directory.
+    """
+    index, headers = verify(index, data.channels)
+    masks = build_mask_map(data, {name: _values(value) for name, value in index.classes.items()})
+    if masks.colors:
+        raise RecipeError("data.classes gives colors; labels of volumes are whole numbers.")
+    preprocessing = _preprocessing(data, normalize, spacing, fingerprint)
+    axis = None
+    if dimensions == 2:
+        axis = _coarsest(headers) if slice_axis == "auto" else slice_axis
+    palette = choose_palette(data, None, len(masks.names), masks)
+    folder = Path(os.path.abspath(cache))
+    return VolumeDataset(data, index, headers, masks, palette, preprocessing, axis, foreground, Cache(folder))
+
+
+def with_volume_options(layout: Callable[..., Index]) -> Callable[..., VolumeDataset]:
+    """Make a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `volumes`.
+
+    The signature and the documentation of the plugin say so, for recipes and for `farcluss plugins show`.
+    """
+
+    @functools.wraps(layout)
+    def build(data: Data, **options: Any) -> VolumeDataset:
+        own = {name: options.pop(name) for name in list(options) if name in mine}
+        return volumes(data, layout(data, **own), **options)
+
+    mine = {p.name: p for p in inspect.signature(layout).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    shared = [p for p in inspect.signature(volumes).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    first = next(iter(inspect.signature(layout).parameters.values()))
+    build.__signature__ = inspect.Signature([first, *mine.values(), *shared])  # type: ignore[attr-defined]
+    lines = inspect.cleandoc(volumes.__doc__ or "").partition("Args:\n")[2]
+    text = inspect.cleandoc(layout.__doc__ or "").rstrip()
+    build.__doc__ = f"{text}{'' if re.search('^Args:', text, re.MULTILINE) else f'{chr(10)}{chr(10)}Args:'}\n{lines}"
+    return build
+
+
+def root_of(data: Data) -> Path:
+    """The data set's root. Raises DataError when it is no folder."""
+    root = Path(os.path.abspath(data.root))
+    if not root.is_dir():
+        raise DataError(f"data.root = {data.root} is not a folder. Set it with --set data.root=FOLDER.")
+    return root
+
+
+def _values(value: int | list[int]) -> list[Any]:
+    return [value] if isinstance(value, int) else list(value)
+
+
+def _preprocessing(
+    data: Data, normalize: Normalization, spacing: list[float] | str | None, fingerprint: str | Fingerprint
+) -> Preprocessing:
+    facts: dict[str, Any] = {}
+    if isinstance(fingerprint, str) and fingerprint:
+        facts = _read_fingerprint(fingerprint, data)
+    channels = facts.get("intensities", []) if isinstance(fingerprint, str) else fingerprint
+    if normalize == "ct" and not channels:
+        raise RecipeError(
+            'data.layout.normalize = "ct" needs a fingerprint: `farcluss medical fingerprint RECIPE -o fingerprint.json`,'
+            "\nthen --set data.layout.fingerprint=fingerprint.json."
+        )
+    if spacing == "fingerprint":
+        if "spacing" not in facts:
+            raise RecipeError('data.layout.spacing = "fingerprint" needs data.layout.fingerprint, a file.')
+        spacing = facts["spacing"]
+    if spacing is not None and len(spacing) != 3:
+        raise RecipeError(f"data.layout.spacing has {len(spacing)} values; a volume has three axes.")
+    target = None if spacing is None else tuple(float(step) for step in spacing)
+    used = tuple({key: float(f[key]) for key in ("low", "high", "mean", "std")} for f in channels)
+    return Preprocessing(normalize, target, used if normalize == "ct" else ())
+
+
+def _read_fingerprint(name: str, data: Data) -> dict[str, Any]:
+    path = find_list(name, data)
+    if path is None:
+        raise RecipeError(f"data.layout.fingerprint: there is no file {name}, neither here nor in {data.root}.")
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(facts["intensities"], list):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RecipeError(f"{path} is no fingerprint. Write it with `farcluss medical fingerprint`.") from None
+    return facts
+
+
+def _coarsest(headers: dict[str, Header]) -> int:
+    """The axis with the largest median spacing; the last of equals."""
+    spacings = [Orientation.of(header).spacing(header.affine) for header in headers.values()]
+    median = np.median([each for each in spacings if len(each) == 3] or [(1.0,) * 3], axis=0)
+    return int(2 - np.argmax(median[::-1]))

@@ -1,0 +1,125 @@
+"""From a file's voxels to what a network sees, and from its probabilities back to the file's grid.
+
+The order is orientation, normalization, resampling. Everything is a function of the case and of `Preprocessing`.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farcluss.data.base import IGNORE
+from farcluss.errors import DataError
+from farcluss_medical.volumes import Header, Orientation, Volume
+
+ANISOTROPIC = 3.0
+"""Ratio of the largest to the smallest spacing from which the coarse axis is resampled by the nearest voxel."""
+Normalization = Literal["zscore", "ct", "none"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to every case.
+
+    Attributes:
+        normalize: `zscore` per case and channel over its nonzero voxels (MR); `ct` clips to the fingerprint's
+            percentiles and applies its mean and deviation; `none` takes values as they are.
+        spacing: millimeters per voxel in the order right, anterior, superior; None keeps each case's own.
+        fingerprint: for `ct`: per channel `low`, `high`, `mean` and `std`, see `farcluss_medical.fingerprint`.
+    """
+
+    normalize: Normalization = "zscore"
+    spacing: tuple[float, ...] | None = None
+    fingerprint: tuple[dict[str, float], ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that voxels depend on, as plain values."""
+        return asdict(self)
+
+    def size(self, header: Header) -> tuple[int, ...]:
+        """Shape of a preprocessed case."""
+        orientation = Orientation.of(header)
+        return self._resampled(orientation.size(), orientation.spacing(header.affine))
+
+    def image(self, volume: Volume) -> NDArray[np.float32]:
+        """What a network sees of a case: `(C, *S)` float32."""
+        orientation, spacing = self._geometry(volume)
+        voxels = orientation.apply(volume.voxels).astype(np.float32, copy=False)
+        return resample_image(self._normalized(voxels), self._resampled(voxels.shape[1:], spacing), spacing)
+
+    def mask(self, classes: NDArray[np.uint8], affine: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """A mask `(*S)` of class indices in the order of the file, on the grid of `image`."""
+        orientation, spacing = self._geometry(Volume(classes[None], affine))
+        turned = orientation.apply(classes[None])[0]
+        return resample_mask(turned, self._resampled(turned.shape, spacing), spacing)
+
+    def _geometry(self, volume: Volume) -> tuple[Orientation, tuple[float, ...]]:
+        header = Header(volume.voxels.shape[1:], len(volume.voxels), volume.affine)
+        orientation = Orientation.of(header)
+        return orientation, orientation.spacing(volume.affine)
+
+    def _resampled(self, size: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, ...]:
+        if self.spacing is None:
+            return size
+        return tuple(max(1, round(n * old / new)) for n, old, new in zip(size, spacing, self.spacing, strict=True))
+
+    def _normalized(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.normalize == "zscore":
+            return np.stack([zscore(channel) for channel in voxels])
+        if self.normalize == "none":
+            return voxels
+        if len(self.fingerprint) != len(voxels):
+            raise DataError(
+                f"The fingerprint is of {len(self.fingerprint)} channels, the image has {len(voxels)}.\n"
+                "Write it anew with `farcluss medical fingerprint RECIPE`."
+            )
+        facts = zip(voxels, self.fingerprint, strict=True)
+        return np.stack([(v.clip(f["low"], f["high"]) - f["mean"]) / f["std"] for v, f in facts]).astype(np.float32)
+
+
+def zscore(channel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A channel `(*S)` with mean 0 and deviation 1 over its nonzero voxels; the others stay 0."""
+    inside = channel != 0
+    values = channel[inside].astype(np.float64)
+    if not len(values):
+        return channel
+    deviation = values.std()
+    scaled = np.zeros_like(channel)
+    scaled[inside] = (values - values.mean()) / (deviation if deviation > 0 else 1.0)
+    return scaled
+
+
+def coarse_axis(spacing: tuple[float, ...]) -> int | None:
+    """The axis along which voxels are so much longer that interpolation would invent; None where none is."""
+    largest = int(np.argmax(spacing))
+    return largest if spacing[largest] > ANISOTROPIC * min(spacing) else None
+
+
+def resample_image(image: NDArray[np.float32], size: tuple[int, ...], spacing: tuple[float, ...]) -> NDArray[np.float32]:
+    """An image `(C, *S)` on a grid of `size` voxels over the same extent.
+
+    Cubic splines; by the nearest voxel along an axis that is much coarser than the others.
+    """
+    return np.stack([_zoom(channel, size, spacing, order=3) for channel in image]) if image.shape[1:] != size else image
+
+
+def resample_mask(mask: NDArray[np.uint8], size: tuple[int, ...], spacing: tuple[float, ...]) -> NDArray[np.uint8]:
+    """A mask `(*S)` on another grid: the class whose linearly interpolated indicator is largest."""
+    if mask.shape == size:
+        return mask
+    best, result = np.full(size, -1, np.float32), np.full(size, IGNORE, np.uint8)
+    for index in np.unique(mask):  # offline, once per case
+        share = _zoom((mask == index).astype(np.float32), size, spacing, order=1)
+        result[share > best], best = index, np.maximum(best, share)
+    return result
+
+
+def _zoom(array: NDArray[Any], size: tuple[int, ...], spacing: tuple[float, ...], order: int) -> NDArray[Any]:
+    from scipy.ndimage import zoom
+
+    if (coarse := coarse_axis(spacing)) is not None:
+        old, new = array.shape[coarse], size[coarse]
+        array = array.take(((np.arange(new) + 0.5) * old / new).astype(np.int64), axis=coarse)
+    factors = [new / old for new, old in zip(size, array.shape, strict=True)]
+    return np.asarray(zoom(array, factors, order=order, mode="nearest", grid_mode=True))

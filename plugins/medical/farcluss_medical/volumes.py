@@ -1,0 +1,197 @@
+"""Volumes as files have them: voxels, affine, and what is wrong with them. The one place that knows file formats."""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from numpy.typing import NDArray
+
+from farcluss.errors import DataError
+
+TOLERANCE = 1e-3
+"""Millimeters by which two affines may differ."""
+HDF5 = (".h5", ".hdf5")
+DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, nib.filebasedimages.ImageFileError)
+"""What reading a damaged file raises."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its voxels.
+
+    Attributes:
+        shape: `(*S)`, in the order of the file.
+        channels: further values per voxel; 1 for a plain volume.
+        affine: `(4, 4)` float64, from voxels to millimeters.
+    """
+
+    shape: tuple[int, ...]
+    channels: int
+    affine: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels `(C, *S)` in the order of the file, and where they are: `affine` `(4, 4)`, voxels to millimeters."""
+
+    voxels: NDArray[Any]
+    affine: NDArray[np.float64]
+
+
+def read_header(path: str) -> Header:
+    """Shape and place of a file's voxels, without decoding them. Raises DataError that names the file."""
+    with _reading(path):
+        if path.endswith(HDF5):
+            shape = _hdf5_shape(path)
+            return Header(shape, 1, np.eye(4))
+        image: Any = nib.load(path)
+        shape = tuple(map(int, image.shape))
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        affine = np.asarray(image.affine, np.float64)
+    if len(shape) not in (3, 4) or not all(shape):
+        raise DataError(f"{path} has the shape {shape}; a volume has three axes, and a fourth for channels.")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise DataError(f"{path} has no usable affine: {affine[:3].tolist()}. Repair its header.")
+    return Header(shape[:3], shape[3] if len(shape) == 4 else 1, affine)
+
+
+def read_image(paths: tuple[str, ...]) -> Volume:
+    """The channels of a case as one volume `(C, *S)` float32: of one file, or of a file per channel.
+
+    Raises:
+        DataError: a file cannot be read, files differ in shape or place, or voxels are not finite; names files and
+            values.
+    """
+    headers = [read_header(path) for path in paths]
+    for path, header in zip(paths[1:], headers[1:], strict=True):
+        if text := difference(paths[0], headers[0], path, header):
+            raise DataError(text)
+    channels = [_voxels(path, "image", header) for path, header in zip(paths, headers, strict=True)]
+    voxels = channels[0] if len(channels) == 1 else np.concatenate(channels)
+    if not (finite := np.isfinite(voxels)).all():
+        bad = int(finite.size - finite.sum())
+        raise DataError(f"{', '.join(paths)}: {bad} of {finite.size} voxels are NaN or infinite. Repair the file.")
+    return Volume(voxels, headers[0].affine)
+
+
+def read_label(path: str, image: str, header: Header) -> NDArray[Any]:
+    """Label `(*S)` of an image, as its file has it: whole numbers of any type.
+
+    Raises:
+        DataError: it cannot be read, or is of another shape or place than the image; with both values.
+    """
+    own = read_header(path)
+    if text := difference(image, header, path, own):
+        raise DataError(text)
+    if own.channels > 1:
+        raise DataError(f"{path} has {own.channels} values per voxel; a label has one class per voxel.")
+    return _voxels(path, "label", own, np.float64)[0]
+
+
+def difference(first: str, header: Header, second: str, other: Header) -> str:
+    """How two files that belong together differ in shape or place, with both values; empty where they do not."""
+    if header.shape != other.shape:
+        return f"{second} has the shape {other.shape}, but {first} has {header.shape}. They must be of one grid."
+    if np.abs(header.affine - other.affine).max() > TOLERANCE:
+        return (
+            f"{second} lies elsewhere than {first}: their affines are\n{_rows(other.affine)} and\n"
+            f"{_rows(header.affine)}. Resample one to the grid of the other."
+        )
+    return ""
+
+
+def _rows(affine: NDArray[np.float64]) -> str:
+    return str([[round(float(value), 4) for value in row] for row in affine[:3]])
+
+
+def _voxels(path: str, key: str, header: Header, dtype: Any = np.float32) -> NDArray[Any]:
+    """Voxels `(C, *S)` of one file."""
+    with _reading(path):
+        if path.endswith(HDF5):
+            return _hdf5(path, key).astype(dtype)[None]
+        image: Any = nib.load(path)
+        array = np.asanyarray(image.dataobj).reshape(*header.shape, header.channels)
+        if array.dtype.fields:
+            raise DataError(f"{path} holds colors. Convert it to a file with one number per voxel.")
+        return np.moveaxis(array, 3, 0).astype(dtype, copy=False)
+
+
+def _hdf5(path: str, key: str) -> NDArray[Any]:
+    import h5py  # here, since few data sets are in this format
+
+    with h5py.File(path, "r") as file:
+        if key not in file:
+            raise DataError(f"{path} has no {key!r}; it holds {', '.join(file) or 'nothing'}.")
+        return np.asarray(file[key])
+
+
+def _hdf5_shape(path: str) -> tuple[int, ...]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return tuple(map(int, file["image"].shape))
+
+
+class _reading:
+    """A block whose failures become a DataError that names the file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{self.path} does not exist. Check data.root and the lists.") from None
+        if isinstance(error, DAMAGE) and not isinstance(error, DataError):
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise DataError(f"{self.path} cannot be read: {reason}. Replace the file, or take it out.") from None
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How the axes of a file are brought in the order right, anterior, superior, and back, exactly.
+
+    Attributes:
+        ornt: `(3, 2)`, nibabel's orientation of the file's axes.
+        shape: of the file.
+    """
+
+    ornt: NDArray[np.float64]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, header: Header) -> "Orientation":
+        """The one of a file; an affine that is oblique counts as the nearest that is not."""
+        axes = len(header.shape)
+        ornt = io_orientation(header.affine) if axes == 3 else np.stack([np.arange(axes), np.ones(axes)], 1)
+        return cls(ornt, header.shape)
+
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`(C, *S)` in the canonical order."""
+        return np.stack([apply_orientation(channel, self.ornt) for channel in array])
+
+    def undo(self, array: NDArray[Any]) -> NDArray[Any]:
+        """`(*S)` in the order of the file again."""
+        back = np.empty_like(self.ornt)
+        for axis, (place, flip) in enumerate(self.ornt):
+            back[int(place)] = axis, flip
+        return np.asarray(apply_orientation(array, back))
+
+    def size(self) -> tuple[int, ...]:
+        """Shape in the canonical order."""
+        size = [0] * len(self.shape)
+        for extent, (place, _) in zip(self.shape, self.ornt, strict=True):
+            size[int(place)] = extent
+        return tuple(size)
+
+    def spacing(self, affine: NDArray[np.float64]) -> tuple[float, ...]:
+        """Millimeters per voxel in the canonical order."""
+        if len(self.shape) != 3:
+            return (1.0,) * len(self.shape)
+        canonical = affine @ inv_ornt_aff(self.ornt, self.shape)
+        return tuple(float(length) for length in np.linalg.norm(canonical[:3, :3], axis=0))
