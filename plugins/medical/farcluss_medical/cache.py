@@ -42,6 +42,7 @@ class Cache:
 
     def box(self, case: Case, preprocessing: Preprocessing) -> tuple[list[int], list[int]]:
         """First and last-but-one places of what is not 0 in the preprocessed image."""
+
         def make() -> NDArray[np.int64]:
             return np.array(nonzero_box(self.image(case, preprocessing)))
 
@@ -54,6 +55,7 @@ class Cache:
 
     def foreground(self, case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.int32]:
         """`(N, 1 + axes)` class and place of voxels of all classes but the first, at most `SPOTS` of each."""
+
         def make() -> NDArray[np.int32]:
             spots = foreground(self.mask(case, preprocessing, masks), len(masks.names))
             order = np.random.default_rng(0).permutation(len(spots))

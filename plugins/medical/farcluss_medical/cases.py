@@ -55,15 +55,15 @@ def stem(path: str | Path) -> str:
     return name[: -len(max(ends, key=len))] if ends else name
 
 
-def volumes_in(folder: Path) -> dict[str, Path]:
-    """Volumes in a folder by their stem, without hidden files. Raises DataError when two have one stem."""
-    found: dict[str, Path] = {}
+def volumes_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Volumes in a folder by their stem, without hidden files; stems of several files are left out, and told."""
+    files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES) or path.suffix.lower() == ".img":
-            continue
-        if (other := found.setdefault(stem(path), path)) != path:
-            raise DataError(f"{other} and {path} are both called {stem(path)}. Remove one of them.")
-    return found
+        name = path.name.lower()
+        if path.is_file() and not name.startswith(".") and name.endswith(SUFFIXES) and not name.endswith(".img"):
+            files.setdefault(stem(path), []).append(path)
+    problems = [f"{p[0]} and {p[1]} are both called {name}. Remove one of them." for name, p in files.items() if p[1:]]
+    return {name: paths[0] for name, paths in files.items() if len(paths) == 1}, problems
 
 
 def verify(index: Index, channels: int) -> tuple[Index, dict[str, Header]]:
@@ -73,11 +73,14 @@ def verify(index: Index, channels: int) -> tuple[Index, dict[str, Header]]:
         index: of a layout.
         channels: image channels that the recipe wants.
     """
-    problems, headers = [*index.problems, *_twice(index.splits)], dict[str, Header]()
+    problems, headers, first = [*index.problems, *_twice(index.splits)], dict[str, Header](), dict[str, Case]()
     splits: dict[str, list[Case]] = {}
     for split, cases in index.splits.items():
         splits[split] = []
         for case in cases:
+            if (other := first.setdefault(case.id, case)) is not case:
+                problems.append(f"Case {case.id} is there twice: {other.images[0]} and {case.images[0]}.")
+                continue
             found, header = _defects(case, channels)
             problems += found
             if not found and header is not None:
@@ -125,5 +128,5 @@ def refusal(problems: Sequence[str]) -> str:
     more = f"\n... and {len(problems) - SHOWN} more." if len(problems) > SHOWN else ""
     return (
         f"{shown}{more}\nMend {'it' if len(problems) == 1 else 'them'} (`farcluss check` lists all), or leave these "
-        'cases out with --set data.on_error=skip.'
+        "cases out with --set data.on_error=skip."
     )

@@ -168,4 +168,3 @@ class VolumeDataset:
     def without_normalization(self) -> "VolumeDataset":
         """The same cases with the intensities of their files, for statistics."""
         return replace(self, preprocessing=replace(self.preprocessing, normalize="none", spacing=None, fingerprint=()))
-

@@ -1,16 +1,21 @@
-"""The layouts that public data sets of scans come in, each an entry point of the group `farcluss.dataset`."""
+"""The layouts that data sets of one's own come in, each an entry point of the group `farcluss.dataset`."""
 
 import csv
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 from farcluss_medical.cases import Case, Index, stem, volumes_in
 from farcluss_medical.options import root_of, with_volume_options
+
+Kind = TypeVar("Kind", dict[str, Any], list[Any])
+COLUMNS = ("case", "image", "label", "group", "split")
+SPLITS = {"": "train", "train": "train", "val": "val", "test": "test"}
 
 
 @with_volume_options
@@ -24,33 +29,36 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
         file: the JSON file, below `data.root`.
     """
     root = root_of(data)
-    facts = _read_json(root / file)
-    labels = facts.get("labels")
-    classes = {str(name): int(value) for value, name in labels.items()} if isinstance(labels, dict) else {}
+    facts = read_json(root / file, dict)
     splits: dict[str, list[Case]] = {"train": []}
     problems: list[str] = []
     keys = {"training": "train", "unlabeled": "train", "validation": "val", "testing": "test", "test": "test"}
     for key, split in keys.items():
-        entries = facts.get(key, [])
-        cases = [_entry(root, entry, root / file) for entry in entries]
+        cases: list[Case] = []
+        for number, entry in enumerate(facts.get(key, [])):
+            case = _entry(root, entry)
+            if case is None:
+                problems.append(f"{root / file}: entry {number} of {key} has no image: {entry!r}.")
+            else:
+                cases.append(replace(case, label=None) if key == "unlabeled" else case)
         if key == "training":
             problems += [f"{root / file}: {case.id} of training has no label." for case in cases if not case.label]
             cases = [case for case in cases if case.label]
         elif split != "train":
             # Without labels there is nothing to score; some add those of the test images in a folder of their own.
             cases = [case for case in map(_with_test_label, cases) if case.label]
-        if cases or key == "training":
+        if cases:
             splits.setdefault(split, []).extend(cases)
-    return Index(splits, problems, classes)
+    return Index(splits, problems, _numbered_names(facts.get("labels"), root / file))
 
 
-def _entry(root: Path, entry: Any, file: Path) -> Case:
-    """A case of a datalist."""
+def _entry(root: Path, entry: Any) -> Case | None:
+    """A case of a datalist; None where it names no image."""
     table = entry if isinstance(entry, dict) else {"image": entry}
     images = table.get("image")
     images = [images] if isinstance(images, str) else images
-    if not images or not all(isinstance(image, str) for image in images):
-        raise DataError(f"{file}: {entry!r} has no image. Each entry names an image, or a list with one per channel.")
+    if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
+        return None
     label = table.get("label")
     paths = tuple(str(root / image) for image in images)
     return Case(stem(images[0]), paths, str(root / label) if label else None, str(table.get("group", "")))
@@ -62,13 +70,143 @@ def _with_test_label(case: Case) -> Case:
     return replace(case, label=str(label)) if case.label is None and label != image and label.is_file() else case
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _numbered_names(labels: Any, file: Path) -> dict[str, int]:
+    """Classes of the Decathlon's `{"0": "background"}`, in order of value."""
+    if labels is None:
+        return {}
+    try:
+        values = {str(name): int(value) for value, name in labels.items()}
+    except (AttributeError, ValueError):
+        raise DataError(f'{file}: labels must be like {{"0": "background", "1": "tumor"}}, not {labels!r}.') from None
+    return dict(sorted(values.items(), key=lambda pair: pair[1]))
+
+
+@with_volume_options
+def scans(
+    data: Data,
+    *,
+    images: str = "images",
+    labels: str = "labels",
+    unlabeled: str = "",
+    test_images: str = "",
+    test_labels: str = "",
+) -> Index:
+    """Folders of one's own: a file with all channels per case, its label of the same name in another folder.
+
+    Args:
+        images: folder of the labeled images.
+        labels: folder of their labels.
+        unlabeled: folder of the unlabeled images; the same as `images` for those of its images that have no label.
+        test_images: folder of the images of the split test; unset for none.
+        test_labels: folder of their labels.
+    """
+    root = root_of(data)
+    train, problems = _pairs(root, images, labels, bare=unlabeled == images)
+    splits = {"train": train}
+    if unlabeled not in ("", images):
+        found, more = volumes_in(_folder(root, unlabeled, "unlabeled"))
+        train += [Case(name, (str(path),)) for name, path in found.items()]
+        problems += more
+    if test_images:
+        splits["test"], more = _pairs(root, test_images, test_labels, bare=False, key="test_")
+        problems += more
+    return Index(splits, problems)
+
+
+def _pairs(root: Path, images: str, labels: str, bare: bool, key: str = "") -> tuple[list[Case], list[str]]:
+    """Images and labels of one name; `bare`: an image may lack its label."""
+    found, problems = volumes_in(_folder(root, images, f"{key}images"))
+    masks, more = volumes_in(_folder(root, labels, f"{key}labels"))
+    problems += more
+    problems += [f"{path} has no image in {root / images}." for name, path in masks.items() if name not in found]
+    if not bare:
+        problems += [f"{path} has no label in {root / labels}." for name, path in found.items() if name not in masks]
+    cases = [Case(n, (str(p),), str(masks[n]) if n in masks else None) for n, p in found.items() if bare or n in masks]
+    return cases, problems
+
+
+def _folder(root: Path, name: str, option: str) -> Path:
+    if not name or not (root / name).is_dir():
+        raise DataError(f"data.layout.{option} = {name!r} is no folder in {root}.")
+    return root / name
+
+
+@with_volume_options
+def cases(data: Data, *, file: str = "cases.csv") -> Index:
+    """A table of cases: CSV with the columns case, image (or image_0, image_1, ... by channel), label, group, split.
+
+    Paths are relative to `data.root`. A case without a label is unlabeled; `split` is train (or empty), val or test.
+
+    Args:
+        file: the table, below `data.root`.
+    """
+    root = root_of(data)
+    rows, columns = _read_table(root / file)
+    images = sorted((c for c in columns if re.fullmatch(r"image(_\d+)?", c)), key=lambda c: (len(c), c))
+    if (
+        "case" not in columns
+        or images not in (["image"], [f"image_{number}" for number in range(len(images))])
+        or not images
+    ):
+        raise DataError(
+            f"{root / file} has the columns {', '.join(columns) or 'of an empty file'}.\n"
+            "It needs case, and image or image_0, image_1, ...; label, group and split as wanted."
+        )
+    where = f"{root / file}, line"
+    unknown = [column for column in columns if column not in (*COLUMNS, *images)]
+    problems = [f"{where} 1: unknown column {c!r}; known are {', '.join(COLUMNS)} and image_0, ..." for c in unknown]
+    splits: dict[str, list[Case]] = {"train": []}
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        wrong = _row_problems(root, row, images)
+        if row["case"] and (first := lines.setdefault(row["case"], line)) != line:
+            wrong.append(f"case {row['case']} is in line {first} already.")
+        problems += [f"{where} {line}: {text}" for text in wrong]
+        if not wrong:
+            paths, label = tuple(str(root / row[c]) for c in images), row.get("label")
+            case = Case(row["case"], paths, str(root / label) if label else None, row.get("group", ""))
+            splits.setdefault(SPLITS[row.get("split", "")], []).append(case)
+    return Index(splits, problems)
+
+
+def _read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    """Rows of a CSV file with their line numbers, and its columns."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restkey="", restval="")
+            rows = [(reader.line_num, row) for row in reader]
+            columns = list(reader.fieldnames or [])
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Check data.root and data.layout.file.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
+    return [(n, {key: str(value).strip() for key, value in row.items()}) for n, row in rows], columns
+
+
+def _row_problems(root: Path, row: Mapping[str, str], images: Sequence[str]) -> list[str]:
+    """What is wrong with a row by itself."""
+    split, label = row.get("split", ""), row.get("label", "")
+    wrong = [] if row["case"] else ["there is no case."]
+    wrong += [f"there is no {column}." for column in images if not row[column]]
+    paths = [root / row[column] for column in (*images, "label") if row.get(column)]
+    wrong += [f"{path} does not exist." for path in paths if not path.is_file()]
+    if row.get(""):
+        wrong.append(f"there are more values than columns: {row['']}.")
+    if split not in SPLITS:
+        wrong.append(f"unknown split {split!r}; write train, val or test.")
+    elif split in ("val", "test") and not label:
+        wrong.append(f"a case of {split} needs a label.")
+    return wrong
+
+
+def read_json(path: Path, kind: type[Kind]) -> Kind:
+    """The content of a JSON file. Raises DataError when it cannot be read or is of another kind."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Check data.root and data.layout.file.") from None
+        raise DataError(f"{path} does not exist. Check data.root and the layout's options.") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
-    if not isinstance(facts, dict):
-        raise DataError(f"{path} holds no JSON object.")
+    if not isinstance(facts, kind):
+        raise DataError(f"{path} holds no JSON {'object' if kind is dict else 'list'}.")
     return facts

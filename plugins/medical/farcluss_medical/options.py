@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,6 +92,15 @@ def root_of(data: Data) -> Path:
     return root
 
 
+def check_channels(data: Data, source: str, channels: Sequence[str]) -> None:
+    """Refuse channels that are not as many as the recipe wants, once and not for every case. Raises RecipeError."""
+    if len(channels) != data.channels:
+        raise RecipeError(
+            f"{source} {len(channels)} channels ({', '.join(channels)}), but data.channels is {data.channels}.\n"
+            f"Set data.channels = {len(channels)}, or choose others."
+        )
+
+
 def _values(value: int | list[int]) -> list[Any]:
     return [value] if isinstance(value, int) else list(value)
 
@@ -105,8 +114,8 @@ def _preprocessing(
     channels = facts.get("intensities", []) if isinstance(fingerprint, str) else fingerprint
     if normalize == "ct" and not channels:
         raise RecipeError(
-            'data.layout.normalize = "ct" needs a fingerprint: `farcluss medical fingerprint RECIPE -o fingerprint.json`,'
-            "\nthen --set data.layout.fingerprint=fingerprint.json."
+            'data.layout.normalize = "ct" needs a fingerprint: `farcluss medical fingerprint RECIPE -o FILE`,\n'
+            "then --set data.layout.fingerprint=FILE."
         )
     if spacing == "fingerprint":
         if "spacing" not in facts:

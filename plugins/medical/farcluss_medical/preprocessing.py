@@ -96,7 +96,9 @@ def coarse_axis(spacing: tuple[float, ...]) -> int | None:
     return largest if spacing[largest] > ANISOTROPIC * min(spacing) else None
 
 
-def resample_image(image: NDArray[np.float32], size: tuple[int, ...], spacing: tuple[float, ...]) -> NDArray[np.float32]:
+def resample_image(
+    image: NDArray[np.float32], size: tuple[int, ...], spacing: tuple[float, ...]
+) -> NDArray[np.float32]:
     """An image `(C, *S)` on a grid of `size` voxels over the same extent.
 
     Cubic splines; by the nearest voxel along an axis that is much coarser than the others.
