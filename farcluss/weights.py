@@ -119,7 +119,15 @@ class Model:
         Raises:
             WeightsError: the image has another number of channels than the network takes.
         """
-        return self._infer(predict_probs, lambda views: wide_softmax(self._logits(views)), _one(image))[0]
+        return self.batch_probs(_one(image))[0]
+
+    def batch_probs(self, images: Tensor) -> Tensor:
+        """Probabilities `(B, C, *S)` float32 of images of one size `(B, Cin, *S)`, uint8 or float in [0, 1].
+
+        Raises:
+            WeightsError: the images have another number of channels than the network takes.
+        """
+        return self._infer(predict_probs, lambda views: wide_softmax(self._logits(views)), images)
 
     def classify(self, images: Tensor) -> Tensor:
         """Class index `(B, *S)` int64 of images of one size `(B, Cin, *S)`, uint8 or float in [0, 1].
