@@ -211,6 +211,10 @@ class Eval(Section):
     mode: Literal["whole", "sliding"] = Field(default="whole", description="whole image, or sliding window")
     window: PositiveInt | list[PositiveInt] | None = Field(default=None, description="default: data.crop")
     stride: Share = Field(default=2 / 3, description="step of the window, as a share of it")
+    blend: Literal["mean", "gaussian"] = Field(
+        default="mean",
+        description="average of overlapping windows: plain, or gaussian: a pixel near a window's center weighs more",
+    )
     flip: bool = Field(default=False, description="average with the mirrored image")
     scales: list[Positive] = Field(default=[1.0], min_length=1, description="average over these image scales")
     network: Literal["teacher", "student"] = Field(
