@@ -18,6 +18,7 @@ Example:
   farcluss medical evaluate labelsTs predictions --labels 1,2 --names liver,tumor -o scores
   farcluss medical evaluate labelsTs predictions --region WT=1,2,4 --region TC=1,4 --region ET=4
 """
+COUNTS = {"missed": "missed", "false_positive": "false\npos.", "both_empty": "both\nempty"}
 
 
 @click.command(epilog=EXAMPLES)
@@ -155,18 +156,16 @@ def _print_table(summary: dict[str, Any]) -> None:
 
     protocol = summary["protocol"]
     unit = "voxels" if protocol["name"] == "ssl4mis" else "mm"
-    heads = {"dice": "Dice %", "iou": "IoU %", "nsd": f"NSD % at {protocol['tolerance']:g} {unit}"}
+    heads = {"dice": "Dice\n%", "iou": "IoU\n%", "nsd": f"NSD %\nat {protocol['tolerance']:g} {unit}"}
     metrics = METRICS[protocol["name"]]
-    table = Table("class", *(heads.get(name, f"{name.upper()} {unit}") for name in metrics))
-    for head in ("cases", "missed", "false positive", "both empty"):
-        table.add_column(head)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("class", box=None, padding=(0, 1, 0, 0))
+    for head in (*(heads.get(name, f"{name.upper()}\n{unit}") for name in metrics), "cases", *COUNTS.values()):
+        table.add_column(head, justify="right", overflow="fold")  # no digit may fall to an ellipsis
     for row in summary["classes"]:
-        cells = (_cell(name, row[name]["mean"], row[name]["interval"]) for name in metrics)
-        counts = (str(row[key]) for key in ("cases", "missed", "false_positive", "both_empty"))
+        # Eighty columns have no room for the interval of IoU, which says what that of Dice says.
+        cells = (_cell(name, row[name]["mean"], row[name]["interval"] if name != "iou" else None) for name in metrics)
+        counts = (str(row[key]) for key in ("cases", *COUNTS))
         table.add_row(row["class"], *cells, *counts)
-    table.add_section()
     table.add_row("mean", *(_cell(name, summary["mean"][name], None) for name in metrics), str(summary["cases"]))
     Console().print(table)
 
@@ -176,5 +175,5 @@ def _cell(name: str, mean: float | None, interval: list[float] | None) -> str:
     if mean is None:
         return "-"
     factor = 100 if name in ("dice", "iou", "nsd") else 1
-    bounds = "" if interval is None else f"\n{factor * interval[0]:.2f}–{factor * interval[1]:.2f}"
+    bounds = "" if interval is None else f"\n{factor * interval[0]:.1f}–{factor * interval[1]:.1f}"
     return f"{factor * mean:.2f}{bounds}"
