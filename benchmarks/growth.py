@@ -27,10 +27,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from farcluss.batches import Batch, Lesson
 from farcluss.contracts import Stages
 from farcluss.data.base import IGNORE
 from farcluss.distributed import sum_table
-from farcluss.learner import Batch, Learner, Lesson, Normalize, Totals
+from farcluss.learner import Learner, Normalize, Totals
 from farcluss.networks.base import Prediction
 from farcluss.recipe import Loss
 from farcluss.stages.augment import Identity

@@ -51,8 +51,7 @@ class Parts:
     def card(self) -> Card:
         """What the weights files of this recipe say."""
         recipe, dataset = self.recipe, self.dataset
-        layout = recipe.data.layout.model_copy(update=getattr(dataset, "carried", {}))
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"layout": layout})})
+        recipe = recipe.model_copy(update={"data": getattr(dataset, "carried", recipe.data)})
         return card_of(recipe, dataset.classes, dataset.palette, self.dim, self.crop)
 
 

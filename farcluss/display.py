@@ -11,7 +11,7 @@ from rich.table import Table
 
 from farcluss.runs import RunFolder
 
-LOSSES = ("total", "supervised", "unsupervised", "contrastive")
+LOSSES = ("total", "supervised", "unsupervised", "unsupervised_dice", "contrastive")
 
 
 class Display:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,12 @@ from farcluss.losses import wide, wide_softmax
 
 Forward = Callable[[Tensor], Tensor]
 """From normalized images `(B, Cin, *S)` to probabilities or logits `(B, C, *S)`; each image by itself."""
+
+Blend = Literal["mean", "gaussian"]
+"""How overlapping windows are averaged: alike, or the more the nearer a pixel is to a window's center."""
+
+SIGMA, FLOOR = 1 / 8, 1e-3
+"""Of the Gaussian blend: standard deviation as a share of the window's side; the least weight, the center's being 1."""
 
 PIXELS, CPU_PIXELS = 2**22, 2**18
 """Pixels of one forward at most, a single image or window apart. A CPU gains by batches where images are small, and
@@ -50,18 +56,28 @@ def starts(extent: int, window: int, step: int) -> list[int]:
     return [*range(0, last, step), last]
 
 
-def sliding(forward: Forward, images: Tensor, window: tuple[int, ...], stride: float) -> Tensor:
-    """Probabilities by a sliding window, the plain mean where windows overlap.
+def gaussian_weights(sides: Sequence[int], device: torch.device) -> Tensor:
+    """Weights `(*sides)` of a window's pixels: a Gaussian around its center, `FLOOR` at least."""
+    weights = torch.ones((), device=device)
+    for side in sides:
+        place = torch.arange(side, device=device) - (side - 1) / 2
+        weights = weights.unsqueeze(-1) * torch.exp(-0.5 * (place / (SIGMA * side)) ** 2)
+    return weights.clamp(min=FLOOR)
+
+
+def sliding(forward: Forward, images: Tensor, window: tuple[int, ...], stride: float, blend: Blend = "mean") -> Tensor:
+    """Probabilities by a sliding window, averaged where windows overlap.
 
     Every window lies inside the image; an axis shorter than the window is taken whole. So all windows have one size,
     and several go through the network at once. The mean is a running one, so a constant predictor is reproduced
-    exactly.
+    exactly by the plain mean, and but for rounding by a weighted one.
 
     Args:
         forward: network.
         images: `(B, Cin, *S)`.
         window: pixels per axis.
         stride: step, as a share of the window.
+        blend: the plain mean, or one weighted by `gaussian_weights`.
 
     Returns:
         `(B, C, *S)`.
@@ -69,7 +85,8 @@ def sliding(forward: Forward, images: Tensor, window: tuple[int, ...], stride: f
     size = images.shape[2:]
     sides = [min(side, extent) for side, extent in zip(window, size, strict=True)]
     axes = [starts(extent, side, max(1, int(side * stride))) for extent, side in zip(size, sides, strict=True)]
-    mean, number = torch.empty(0), torch.zeros(size, device=images.device)
+    mean, total = torch.empty(0), torch.zeros(size, device=images.device)
+    weights = gaussian_weights(sides, images.device) if blend == "gaussian" else 1
     places = [
         tuple(slice(first, first + side) for first, side in zip(corner, sides, strict=True))
         for corner in product(*axes)
@@ -80,9 +97,9 @@ def sliding(forward: Forward, images: Tensor, window: tuple[int, ...], stride: f
         if not mean.numel():
             mean = windows.new_zeros(len(images), windows.shape[1], *size)
         for place, probs in zip(group, windows.chunk(len(group)), strict=True):
-            number[place] += 1
+            total[place] += weights
             part = mean[:, :, *place]
-            part += (probs - part) / number[place]
+            part += (probs - part) * weights / total[place]
     return mean
 
 
@@ -92,6 +109,7 @@ def predict_probs(
     *,
     window: tuple[int, ...] | None = None,
     stride: float = 2 / 3,
+    blend: Blend = "mean",
     flip: bool = False,
     scales: Iterable[float] = (1.0,),
 ) -> Tensor:
@@ -102,6 +120,7 @@ def predict_probs(
         images: `(B, Cin, *S)`.
         window: sliding window, pixels per axis; None takes the image whole.
         stride: step of the window, as a share of it.
+        blend: how overlapping windows are averaged, see `sliding`.
         flip: also predict the image mirrored along its last axis.
         scales: also predict it at other sizes.
 
@@ -110,7 +129,7 @@ def predict_probs(
     """
 
     def at_once(views: Tensor) -> Tensor:
-        return in_parts(forward, views) if window is None else sliding(forward, views, window, stride)
+        return in_parts(forward, views) if window is None else sliding(forward, views, window, stride, blend)
 
     def at_scales() -> Iterable[Tensor]:
         for scale in scales:

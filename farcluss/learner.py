@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from farcluss.batches import Batch, Lesson, join_labels
 from farcluss.contracts import Stages, expect
 from farcluss.data.base import IGNORE
+from farcluss.dice import dice
 from farcluss.distributed import all_sum, count_dtype, world_size
 from farcluss.errors import PluginError
 from farcluss.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target, wide, wide_softmax
@@ -27,31 +29,6 @@ from farcluss.stages.weight import normalized_entropy
 from farcluss.timing import span
 
 
-class Batch(NamedTuple):
-    """The images of a process in one step, or a micro-batch of them, on the device and in [0, 1].
-
-    Attributes:
-        images: `(B, Cin, *S)` labeled images.
-        masks: `(B, *S)` uint8.
-        unlabeled: `(B, Cin, *S)`, or None in supervised steps.
-        valid: `(B, *S)` bool, of the unlabeled images.
-        truth: `(B, *S)` uint8 masks of the unlabeled images where they exist, for diagnostics alone; else `IGNORE`.
-    """
-
-    images: Tensor
-    masks: Tensor
-    unlabeled: Tensor | None = None
-    valid: Tensor | None = None
-    truth: Tensor | None = None
-
-
-class Lesson(NamedTuple):
-    """What the teacher has prepared for a batch: strong views, each with labels that follow it."""
-
-    views: tuple[Tensor, ...]
-    labels: tuple[PseudoLabels, ...]
-
-
 class Totals(NamedTuple):
     """What is known about the batch of all processes.
 
@@ -59,11 +36,15 @@ class Totals(NamedTuple):
         labeled: number of labeled pixels that are not ignored.
         pixels: N of eq. 8, valid pixels of the strong views; None in supervised steps.
         class_weights: `(C,)`, omega of eq. 7; None in supervised steps.
+        images: number of labeled images; None where no loss asks.
+        views: number of images of the strong views; None where no loss asks.
     """
 
     labeled: Tensor
     pixels: Tensor | None = None
     class_weights: Tensor | None = None
+    images: Tensor | None = None
+    views: Tensor | None = None
 
 
 class Glance(NamedTuple):
@@ -139,7 +120,7 @@ class Learner:
         """
         self.student, self.teacher, self.stages = student, teacher, stages
         self.normalize, self.loss, self.classes, self.autocast = normalize, loss, classes, autocast
-        self._compiled = {function: compiled(function) for function in (student, teacher, divergences)}
+        self._compiled = {function: compiled(function) for function in (student, teacher, divergences, dice)}
 
     @torch.no_grad()
     def teach(self, batch: Batch, micro_batches: int = 1) -> tuple[Lesson | None, Statistics]:
@@ -154,6 +135,8 @@ class Learner:
             them.
         """
         statistics = {"labeled": (batch.masks != IGNORE).sum()}
+        if self.loss.supervised == "dice-cross-entropy":
+            statistics["images"] = statistics["labeled"].new_full((), len(batch.images))
         if batch.unlabeled is None or batch.valid is None:
             return None, statistics
         stages, call = self.stages, self.stages.call
@@ -171,6 +154,8 @@ class Learner:
             ),
             "pixels": sum_of([each.valid.sum() for each in labels]),
         }
+        if self.loss.unsupervised * self.loss.unsupervised_dice > 0:
+            statistics["views"] = statistics["pixels"].new_full((), sum(len(each.valid) for each in labels))
         statistics |= {name: sum_of([facts[name] for _, facts in labeled]) for name in labeled[0][1]}
         return Lesson(views.strong, labels), statistics
 
@@ -186,12 +171,12 @@ class Learner:
 
     def totals(self, statistics: Statistics) -> Totals:
         """N and the class weights from statistics summed over the whole batch (eq. 7)."""
-        labeled = statistics["labeled"].clamp(min=1)
+        labeled, images = statistics["labeled"].clamp(min=1), statistics.get("images")
         if "pixels" not in statistics:
-            return Totals(labeled)
+            return Totals(labeled, images=images)
         weights = self.stages.call("rebalance", self.stages.rebalance, statistics["rebalance"], gives=Tensor)
         self.stages.expect("rebalance", "class weights", weights.shape, (self.classes,))
-        return Totals(labeled, statistics["pixels"].clamp(min=1), weights)
+        return Totals(labeled, statistics["pixels"].clamp(min=1), weights, images, statistics.get("views"))
 
     def _check_views(self, views: Views, shape: Sequence[int]) -> None:
         """Refuse views of wrong shapes. Raises PluginError."""
@@ -275,12 +260,15 @@ class Learner:
         prediction = self._see(batch, lesson, "student")
         with span("losses"):
             losses = self._divergences(prediction.logits, batch, lesson, totals, survey)
+            losses |= self._dice(prediction.logits, batch, lesson, totals, losses["supervised"])
         # The head takes part in every step, with weight 0 in supervised ones: DDP waits for every parameter.
         unused = 0 if prediction.embeddings is None else prediction.embeddings.sum() * 0
         losses["total"] = losses["supervised"] + unused
         if lesson is None:
             return losses
         weighted = self.loss.unsupervised * losses["unsupervised"]
+        if "unsupervised_dice" in losses:
+            weighted = weighted + self.loss.unsupervised * self.loss.unsupervised_dice * losses["unsupervised_dice"]
         if prediction.embeddings is not None and (lesson.views or survey):
             contrast = self._pull(prediction.embeddings, batch, lesson, survey)
             losses["contrastive"] = contrast.loss
@@ -301,6 +289,21 @@ class Learner:
         sums = self._compiled[divergences](logits, targets)
         unsupervised = {} if totals.pixels is None else {"unsupervised": sums[1:].sum() / totals.pixels}
         return {"supervised": sums[0] / count, **unsupervised}
+
+    def _dice(
+        self, logits: Tensor, batch: Batch, lesson: Lesson | None, totals: Totals, supervised: Tensor
+    ) -> dict[str, Tensor]:
+        """The Dice losses that the recipe asks for; that of labeled images is added to the `supervised` loss."""
+        labeled, views = logits[: len(batch.images)], logits[len(batch.images) :]
+        losses = {}
+        if totals.images is not None:
+            losses["supervised"] = (
+                supervised + self._compiled[dice](labeled, [true_target(batch.masks)])[0] / totals.images
+            )
+        if lesson is not None and totals.views is not None:
+            targets = [fuzzy_target(each, torch.ones_like(each.weight)) for each in lesson.labels]
+            losses["unsupervised_dice"] = self._compiled[dice](views, targets).sum() / totals.views
+        return losses
 
     def _pull(self, embeddings: Tensor, batch: Batch, lesson: Lesson, survey: Survey | None) -> ContrastLoss:
         """The contrast stage on a micro-batch: by itself, or with the value and the gradient of the survey."""
@@ -333,7 +336,7 @@ class Learner:
 
     def _counted(self, logits: Tensor, masks: Tensor, totals: Totals, survey: Survey | None) -> tuple[Tensor, Tensor]:
         """The masks of the pixels that the supervised loss counts, and their number over all processes."""
-        if self.loss.supervised == "cross-entropy":
+        if self.loss.supervised != "ohem":
             return masks, totals.labeled
         if survey is not None and survey.masks is not None and survey.hard is not None:
             return survey.masks, survey.hard
@@ -355,42 +358,6 @@ class Learner:
             classes, confidence, weight, valid = (nearest(fact, size) for fact in facts)
             guessed.append(Anchors(classes, confidence, weight, valid, torch.zeros_like(valid)))
         return Anchors(*(torch.cat(tensors) for tensors in zip(true, *guessed, strict=True)))
-
-
-def split(
-    batch: Batch, lesson: Lesson | None, micro_batches: int, apart: bool = False
-) -> list[tuple[Batch, Lesson | None]]:
-    """A batch and its lesson in equal micro-batches.
-
-    With `apart`, each of them becomes two: its labeled images, then its strong views.
-    """
-    parts = [[None] * micro_batches if tensor is None else tensor.chunk(micro_batches) for tensor in batch]
-    batches = [Batch(*part) for part in zip(*parts, strict=True)]
-    if lesson is None:
-        return [(each, None) for each in batches]
-    views = zip(*(view.chunk(micro_batches) for view in lesson.views), strict=True)
-    lessons = [
-        Lesson(view, tuple(labels.map(lambda tensor, n=n: tensor.chunk(micro_batches)[n]) for labels in lesson.labels))  # type: ignore[misc]
-        for n, view in enumerate(views)
-    ]
-    if not apart:
-        return list(zip(batches, lessons, strict=True))
-    return [
-        part
-        for each, known in zip(batches, lessons, strict=True)
-        for part in (
-            (Batch(each.images, each.masks), Lesson((), ())),
-            (each._replace(images=each.images[:0], masks=each.masks[:0]), known),
-        )
-    ]
-
-
-def join_labels(micro_batches: list[PseudoLabels]) -> PseudoLabels:
-    """Labels of micro-batches as those of the whole; one micro-batch is not copied."""
-    if len(micro_batches) == 1:
-        return micro_batches[0]
-    fields = zip(*(vars(part).values() for part in micro_batches), strict=True)
-    return PseudoLabels(*(torch.cat(tensors) for tensors in fields))
 
 
 def nearest(tensor: Tensor, size: tuple[int, ...]) -> Tensor:

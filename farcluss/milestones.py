@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from farcluss import checkpoints
+from farcluss.batches import Batch
 from farcluss.checkpoints import Checkpoint
 from farcluss.data.loader import HostBatch
 from farcluss.display import Display
 from farcluss.distributed import all_sum, gather_on_main, on_main
 from farcluss.errors import Cancelled, RunError, SampleError
 from farcluss.evaluation import Scores, evaluate_all
-from farcluss.learner import Batch
 from farcluss.panels import draw_panel, save_panel
 from farcluss.state import PROGRESS, Run
 from farcluss.steps import to_device

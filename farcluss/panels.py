@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from farcluss.atomic import write_atomically
+from farcluss.batches import Batch
 from farcluss.data.base import IGNORE, Palette
-from farcluss.learner import Batch, Learner
+from farcluss.learner import Learner
 from farcluss.losses import wide_softmax
 from farcluss.stages.weight import normalized_entropy
 

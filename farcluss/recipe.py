@@ -124,11 +124,20 @@ class Stages(Section):
 class Loss(Section):
     """Losses and their weights (eq. 11, 12)."""
 
-    supervised: Literal["cross-entropy", "ohem"] = Field(default="cross-entropy", description="loss on labeled images")
+    supervised: Literal["cross-entropy", "ohem", "dice-cross-entropy"] = Field(
+        default="cross-entropy",
+        description="loss on labeled images; dice-cross-entropy: plus the soft Dice per image and class, "
+        "background (class 0) apart",
+    )
     ohem_threshold: Share = Field(default=0.7, description="ohem: pixels whose true class is less probable are kept")
     ohem_min_kept: PositiveInt = Field(default=200_000, description="ohem: at least so many pixels of a batch are kept")
     unsupervised: NonNegative = Field(
         default=0.5, description="lambda_u; 0 together with contrastive 0: supervised only"
+    )
+    unsupervised_dice: NonNegative = Field(
+        default=0.0,
+        description="soft Dice of strong views and pseudo-labels, per image and class, background (class 0) apart; "
+        "lambda_u times this is its weight",
     )
     contrastive: NonNegative = Field(default=0.1, description="lambda_c")
     warmup_steps: Count = Field(default=0, description="train on labeled images alone first; from scratch: needed")
@@ -202,6 +211,10 @@ class Eval(Section):
     mode: Literal["whole", "sliding"] = Field(default="whole", description="whole image, or sliding window")
     window: PositiveInt | list[PositiveInt] | None = Field(default=None, description="default: data.crop")
     stride: Share = Field(default=2 / 3, description="step of the window, as a share of it")
+    blend: Literal["mean", "gaussian"] = Field(
+        default="mean",
+        description="average of overlapping windows: plain, or gaussian: a pixel near a window's center weighs more",
+    )
     flip: bool = Field(default=False, description="average with the mirrored image")
     scales: list[Positive] = Field(default=[1.0], min_length=1, description="average over these image scales")
     network: Literal["teacher", "student"] = Field(

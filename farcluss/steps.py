@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from farcluss.averaging import ema_decay, ema_update
+from farcluss.batches import Batch, Lesson, split
 from farcluss.data.loader import HostBatch
 from farcluss.distributed import all_sum, sum_table
 from farcluss.draws import addressed
-from farcluss.learner import Batch, Lesson, Survey, Totals, split
+from farcluss.learner import Survey, Totals
 from farcluss.optimization import learning_rate, set_learning_rate
 from farcluss.state import Run
 from farcluss.timing import span

@@ -21,7 +21,7 @@ from farcluss import plugins
 from farcluss.atomic import write_atomically
 from farcluss.data.base import Palette
 from farcluss.errors import WeightsError
-from farcluss.inference import Forward, predict_classes, predict_probs
+from farcluss.inference import Blend, Forward, predict_classes, predict_probs
 from farcluss.learner import Normalize
 from farcluss.losses import wide_softmax
 from farcluss.recipe import Eval, Recipe
@@ -34,6 +34,7 @@ class Inference(BaseModel):
 
     window: tuple[int, ...] | None = None
     stride: float = 2 / 3
+    blend: Blend = "mean"
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
 
@@ -44,7 +45,11 @@ def inference_of(settings: Eval, crop: tuple[int, ...]) -> Inference:
     window = (chosen,) * len(crop) if isinstance(chosen, int) else tuple(chosen)
     sliding = settings.mode == "sliding"
     return Inference(
-        window=window if sliding else None, stride=settings.stride, flip=settings.flip, scales=tuple(settings.scales)
+        window=window if sliding else None,
+        stride=settings.stride,
+        blend=settings.blend,
+        flip=settings.flip,
+        scales=tuple(settings.scales),
     )
 
 
@@ -119,7 +124,15 @@ class Model:
         Raises:
             WeightsError: the image has another number of channels than the network takes.
         """
-        return self._infer(predict_probs, lambda views: wide_softmax(self._logits(views)), _one(image))[0]
+        return self.batch_probs(_one(image))[0]
+
+    def batch_probs(self, images: Tensor) -> Tensor:
+        """Probabilities `(B, C, *S)` float32 of images of one size `(B, Cin, *S)`, uint8 or float in [0, 1].
+
+        Raises:
+            WeightsError: the images have another number of channels than the network takes.
+        """
+        return self._infer(predict_probs, lambda views: wide_softmax(self._logits(views)), images)
 
     def classify(self, images: Tensor) -> Tensor:
         """Class index `(B, *S)` int64 of images of one size `(B, Cin, *S)`, uint8 or float in [0, 1].

@@ -12,19 +12,23 @@ from farcluss.checkpoints import read
 MOVES = 'stages.augment={ name = "photometric", cutmix = 1.0, degrees = 20.0 }'
 PULL = 'stages.contrast={ name = "prototype", dim = 4, confidence = 0.2, detach = false, repulsion = 0.5, '
 PULL += "include_labeled = true }"
+LOSSES = ("supervised", "unsupervised", "unsupervised_dice", "contrastive")
+DICE = ["loss.supervised=dice-cross-entropy", "loss.unsupervised_dice=1.0"]
 OHEM = ["loss.supervised=ohem", "loss.ohem_threshold=0.1", "loss.ohem_min_kept=300"]
 RUNS = {
     "defaults": [],
     "everything": [MOVES, PULL, *OHEM, "loss.contrastive=1.0", "train.lr=0.05", *ranks.DOUBLE],
+    "dice": [MOVES, PULL, *DICE, "train.lr=0.05", *ranks.DOUBLE],
     "adamw": ["train.optimizer=adamw", "train.clip=0.1", "loss.warmup_steps=2", *ranks.DOUBLE],
 }
 # Further runs by number of processes, their batch in several parts: name -> (the run that they repeat, settings).
 APART = "train.split_backward=true"
 SPLIT = {
     1: {f"{name}-{n}": (name, [f"train.accumulate={n}"]) for name in RUNS for n in (2, 8)}
-    | {f"{name}-apart": (name, [APART]) for name in ("defaults", "everything")}
+    | {f"{name}-apart": (name, [APART]) for name in ("defaults", "everything", "dice")}
     | {"everything-2-apart": ("everything", [APART, "train.accumulate=2"])},
-    2: {"everything-2": ("everything", ["train.accumulate=2"]), "everything-apart": ("everything", [APART])},
+    2: {"everything-2": ("everything", ["train.accumulate=2"]), "everything-apart": ("everything", [APART])}
+    | {"dice-2-apart": ("dice", [APART, "train.accumulate=2"])},
     4: {},
 }
 
@@ -65,7 +69,8 @@ def test_the_split_changes_nothing(folders, world, name, variant):
     for mine, theirs in zip(lines(one, "train"), lines(other, "train"), strict=True):
         assert mine["lr"] == theirs["lr"]
         assert mine.get("histogram") == theirs.get("histogram")
-        for key in ("total", "supervised", "unsupervised", "contrastive", "prototype_cosine", "mean_weight"):
+        for key in (*LOSSES, "total", "prototype_cosine", "mean_weight"):
+            assert (key in mine) == (key in theirs)
             if key in mine:
                 assert mine[key] == pytest.approx(theirs[key], rel=tolerance), (mine["step"], key)
     for step in range(1, 6):

@@ -110,6 +110,55 @@ def test_overlaps_take_the_plain_mean():
     np.testing.assert_allclose(found, wanted / count, rtol=1e-6)
 
 
+@settings(deadline=None, max_examples=40)
+@given(SIZES, STRIDES, st.integers(1, 2))
+def test_a_gaussian_blend_equals_the_weighted_mean_written_out(axes, stride, batch):
+    """Each window predicts noise of its own; in float64, with the weight of each pixel computed by itself."""
+    size, window = zip(*axes, strict=True)
+    draw, made = np.random.default_rng(0), []
+
+    def forward(images):
+        made.append(torch.from_numpy(draw.random((len(images), 3, *images.shape[2:]), np.float32)))
+        return made[-1]
+
+    found = sliding(forward, noise(batch, 1, *size), window, stride, "gaussian")
+    sides = [min(pair) for pair in axes]
+    steps = [starts(extent, side, max(1, int(side * stride))) for extent, side in zip(size, sides, strict=True)]
+    windows = [each.numpy() for group in made for each in group.split(batch)]
+    wanted, total = np.zeros((batch, 3, *size)), np.zeros(size)
+    for corner, probs in zip(np.ndindex(*map(len, steps)), windows, strict=True):
+        first = [axis[number] for axis, number in zip(steps, corner, strict=True)]
+        for pixel in np.ndindex(*sides):
+            away = [(p - (side - 1) / 2) / (side / 8) for p, side in zip(pixel, sides, strict=True)]
+            weight = max(np.exp(-sum(each**2 for each in away) / 2), 1e-3)
+            place = tuple(a + b for a, b in zip(first, pixel, strict=True))
+            wanted[:, :, *place] += weight * probs[:, :, *pixel].astype(np.float64)
+            total[place] += weight
+    np.testing.assert_allclose(found, wanted / total, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(SIZES, STRIDES)
+def test_a_gaussian_blend_keeps_what_windows_agree_on(axes, stride):
+    size, window = zip(*axes, strict=True)
+    forward, values = constant()
+    probs = predict_probs(forward, noise(2, 1, *size), window=window, stride=stride, blend="gaussian")
+    torch.testing.assert_close(probs, values.view(1, -1, *[1] * len(size)).expand_as(probs), rtol=0, atol=1e-6)
+
+
+def test_the_center_of_a_window_decides():
+    """Two windows that share half of themselves: the middle of each is its own, the middle of both is the mean."""
+    numbers = iter(range(2))
+
+    def forward(images):
+        return torch.stack([torch.full((1, *images.shape[2:]), float(next(numbers))) for _ in images])
+
+    found = sliding(forward, noise(1, 1, 1, 48), (1, 32), 0.5, "gaussian")[0, 0, 0]
+    assert found[16] < 0.05 and found[31] > 0.95 and (found.diff() >= 0).all()
+    # 7.5 and 8.5 pixels from the two centers, at a standard deviation of 4.
+    assert found[23:25].tolist() == pytest.approx([1 / (1 + np.exp(0.5)), 1 / (1 + np.exp(-0.5))], rel=1e-5)
+
+
 def test_a_ramp_is_continued_over_windows_in_two_and_three_axes():
     for size, window in (((9, 13), (4, 5)), ((5, 9, 7), (3, 4, 4))):
         axes = np.meshgrid(*(np.linspace(0, 1, n, dtype=np.float32) for n in size), indexing="ij")

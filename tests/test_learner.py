@@ -7,10 +7,11 @@ import pytest
 import torch
 from tiny_network import TinyNetwork
 
+from farcluss.batches import Batch, join_labels, split
 from farcluss.contracts import Stages
 from farcluss.data.base import IGNORE
 from farcluss.errors import PluginError
-from farcluss.learner import Batch, Learner, Normalize, join_labels, split
+from farcluss.learner import Learner, Normalize
 from farcluss.recipe import Loss
 from farcluss.stages.augment import Identity
 from farcluss.stages.base import FuzzyLabels, PseudoLabel, Rebalance, Views, Weight

@@ -89,9 +89,10 @@ def run(recipe, tmp_path, *settings):
         (MOVES, PULL, "loss.supervised=ohem", "loss.ohem_min_kept=9", "train.clip=0.1"),
         (MOVES, PULL, "loss.supervised=ohem", "train.accumulate=2", "train.optimizer=adamw", "loss.warmup_steps=2"),
         ("stages.contrast=none", "stages.weight=threshold", "stages.pseudo_label=hard"),
+        ("loss.supervised=dice-cross-entropy", "loss.unsupervised_dice=1.0"),
         ("train.split_backward=true", PULL.replace(" }", ", include_labeled = true }")),
     ],
-    ids=["defaults", "everything", "micro-batches", "fixmatch", "apart"],
+    ids=["defaults", "everything", "micro-batches", "fixmatch", "dice", "apart"],
 )
 def test_nothing_is_read_between_logged_steps(tiny_recipe, tmp_path, device, settings):
     run(tiny_recipe, tmp_path, *settings)

@@ -116,7 +116,7 @@ class TestTypesAndRanges:
             ("data.workers=-1", "int >= 0, not -1"),
             ("network.pretrained=5", "bool or str, not 5"),
             ("stages.weight=5", "a table, not 5"),
-            ("loss.supervised=dice", '"cross-entropy" or "ohem", not \'dice\''),
+            ("loss.supervised=dice", '"cross-entropy", "ohem" or "dice-cross-entropy", not \'dice\''),
             ("loss.contrastive=-0.1", "float >= 0, not -0.1"),
             ("train=5", "a table, not 5"),
             ("train.lr=fast", "float > 0, not 'fast'"),

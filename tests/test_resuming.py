@@ -129,7 +129,14 @@ TEACHING = {
 HARMLESS = {
     "names and lists": ["name=other", f"data.palette={[f'#00000{n}' for n in range(6)]}", "LIST"],
     "rhythm": ["train.log_every=4", "train.checkpoint_every=3", "eval.every=1", "train.keep_checkpoints=1"],
-    "scoring": ["eval.mode=sliding", "eval.window=12", "eval.flip=true", "eval.scales=[0.5,1.0]", "eval.stride=0.5"],
+    "scoring": [
+        "eval.mode=sliding",
+        "eval.window=12",
+        "eval.flip=true",
+        "eval.scales=[0.5,1.0]",
+        "eval.stride=0.5",
+        "eval.blend=gaussian",
+    ],
     "workers": ["data.workers=1", "train.max_skipped=1", "data.on_error=skip", "eval.network=student"],
     "the rest": ["train.trackers=['tensorboard']", "data.root=elsewhere", "data.allow_overlap=true", "data.val=none"],
     "the same rate": ["train.lr=0.0125", "train.scale_lr=1"],

@@ -92,7 +92,7 @@ def test_the_metadata_of_a_run_says_everything(trained_run):
     assert card["classes"] == ["ground", "disk", "bar", "tile", "ring", "star"]
     assert card["palette"][1] == [230, 159, 0] and len(card["palette"]) == 6
     assert (card["mean"], card["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    assert card["inference"] == {"window": None, "stride": 2 / 3, "flip": False, "scales": [1.0]}
+    assert card["inference"] == {"window": None, "stride": 2 / 3, "blend": "mean", "flip": False, "scales": [1.0]}
     assert card["versions"]["farcluss"] == farcluss.__version__
     assert card["versions"]["torch"] == torch.__version__
     assert card["recipe"]["data"]["labeled"] == "4/12"
@@ -125,8 +125,18 @@ def test_the_window_defaults_to_the_crop(settings, window):
 
 
 def test_inference_is_stored(trained_run):
-    recipe = load_recipe(trained_run / "recipe.toml", settings=["eval.flip=true", "eval.scales=[0.5, 2]"])
-    assert inference_of(recipe.eval, (32, 32)) == Inference(flip=True, scales=(0.5, 2.0))
+    settings = ["eval.flip=true", "eval.scales=[0.5, 2]", "eval.blend=gaussian"]
+    recipe = load_recipe(trained_run / "recipe.toml", settings=settings)
+    assert inference_of(recipe.eval, (32, 32)) == Inference(flip=True, scales=(0.5, 2.0), blend="gaussian")
+
+
+def test_a_file_from_before_blends_has_the_mean(tmp_path, network):
+    path = saved(tmp_path, network)
+    with safe_open(path, framework="pt") as file:
+        card = json.loads(file.metadata()["farcluss"])
+    del card["inference"]["blend"]
+    save_file(network.state_dict(), path, {"farcluss": json.dumps(card)})
+    assert load(path).card.inference.blend == "mean"
 
 
 class TestModel:

@@ -89,7 +89,7 @@ class Dataset(Protocol):
     - `place(item, lengths, rng) -> tuple[int, ...] | None`: where a crop of `lengths` pixels begins, per axis; None
       leaves it to chance. Items of the unlabeled stream come without their mask;
     - `findings() -> list[str]`: what `farcluss check` has to report beyond items that cannot be read;
-    - `carried`: options of the layout as weights files shall have them, with files replaced by their content.
+    - `carried`: the section `[data]` as weights files shall have it, with files that options name replaced by content.
     """
 
     @property

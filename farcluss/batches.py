@@ -1,0 +1,69 @@
+"""The images of a step and what the teacher says of them, as a whole and in micro-batches."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from farcluss.stages.base import PseudoLabels
+
+
+class Batch(NamedTuple):
+    """The images of a process in one step, or a micro-batch of them, on the device and in [0, 1].
+
+    Attributes:
+        images: `(B, Cin, *S)` labeled images.
+        masks: `(B, *S)` uint8.
+        unlabeled: `(B, Cin, *S)`, or None in supervised steps.
+        valid: `(B, *S)` bool, of the unlabeled images.
+        truth: `(B, *S)` uint8 masks of the unlabeled images where they exist, for diagnostics alone; else `IGNORE`.
+    """
+
+    images: Tensor
+    masks: Tensor
+    unlabeled: Tensor | None = None
+    valid: Tensor | None = None
+    truth: Tensor | None = None
+
+
+class Lesson(NamedTuple):
+    """What the teacher has prepared for a batch: strong views, each with labels that follow it."""
+
+    views: tuple[Tensor, ...]
+    labels: tuple[PseudoLabels, ...]
+
+
+def split(
+    batch: Batch, lesson: Lesson | None, micro_batches: int, apart: bool = False
+) -> list[tuple[Batch, Lesson | None]]:
+    """A batch and its lesson in equal micro-batches.
+
+    With `apart`, each of them becomes two: its labeled images, then its strong views.
+    """
+    parts = [[None] * micro_batches if tensor is None else tensor.chunk(micro_batches) for tensor in batch]
+    batches = [Batch(*part) for part in zip(*parts, strict=True)]
+    if lesson is None:
+        return [(each, None) for each in batches]
+    views = zip(*(view.chunk(micro_batches) for view in lesson.views), strict=True)
+    lessons = [
+        Lesson(view, tuple(labels.map(lambda tensor, n=n: tensor.chunk(micro_batches)[n]) for labels in lesson.labels))  # type: ignore[misc]
+        for n, view in enumerate(views)
+    ]
+    if not apart:
+        return list(zip(batches, lessons, strict=True))
+    return [
+        part
+        for each, known in zip(batches, lessons, strict=True)
+        for part in (
+            (Batch(each.images, each.masks), Lesson((), ())),
+            (each._replace(images=each.images[:0], masks=each.masks[:0]), known),
+        )
+    ]
+
+
+def join_labels(micro_batches: list[PseudoLabels]) -> PseudoLabels:
+    """Labels of micro-batches as those of the whole; one micro-batch is not copied."""
+    if len(micro_batches) == 1:
+        return micro_batches[0]
+    fields = zip(*(vars(part).values() for part in micro_batches), strict=True)
+    return PseudoLabels(*(torch.cat(tensors) for tensors in fields))

@@ -1,0 +1,249 @@
+"""Score NIfTI files of predictions against those of ground truths, case by case."""
+
+import math
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farcluss.errors import DataError
+from farcluss_medical.metrics import Protocol, Scores, score
+
+ENDINGS = (".nii.gz", ".nii")
+SAME_AFFINE = 1e-3  # mm
+MILLIMETERS = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+
+Labels = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of one case."""
+
+    case: str
+    truth: Path
+    prediction: Path
+
+
+@dataclass(frozen=True)
+class Region:
+    """A class to score: one label, or several taken together."""
+
+    name: str
+    labels: tuple[int, ...]
+
+    def mask(self, volume: Labels) -> NDArray[np.bool_]:
+        """Where `volume` has one of the labels, shape S."""
+        mask: NDArray[np.bool_] = np.logical_or.reduce([volume == label for label in self.labels])
+        return mask
+
+
+@dataclass(frozen=True)
+class Row:
+    """The scores of one class in one case."""
+
+    case: str
+    region: str
+    scores: Scores
+
+
+@dataclass
+class Evaluation:
+    """All scores, and what they were computed from.
+
+    Attributes:
+        regions: The classes.
+        rows: One per case and class, case by case.
+        strange: Integers of predictions that are in no class and no ground truth, with the number of cases.
+    """
+
+    regions: list[Region]
+    rows: list[Row] = field(default_factory=list)
+    strange: Counter[int] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A label volume with its geometry; `labels` and `spacing` (mm) leave out axes of one voxel."""
+
+    path: Path
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    labels: Labels
+    spacing: tuple[float, ...]
+
+
+def pair_files(truths: Path, predictions: Path) -> tuple[list[Pair], list[str]]:
+    """Match ground truths and predictions by file name, without `.nii` or `.nii.gz`.
+
+    Two single files are a pair whatever their names.
+
+    Returns:
+        The pairs in the order of their names, and the names of the predictions without a ground truth.
+
+    Raises:
+        DataError: There is no NIfTI file, a name is there twice, or a ground truth has no prediction.
+    """
+    if truths.is_file() and predictions.is_file():
+        ((case, truth),), ((_, prediction),) = _files(truths).items(), _files(predictions).items()
+        return [Pair(case, truth, prediction)], []
+    true_files, predicted_files = _files(truths), _files(predictions)
+    if missing := sorted(set(true_files) - set(predicted_files)):
+        raise DataError(
+            f"{predictions}: {len(missing)} of {len(true_files)} ground truths lack a prediction, first {missing[0]}.\n"
+            "A prediction has the file name of its ground truth; predict them, or give a folder of fewer ground truths."
+        )
+    pairs = [Pair(case, path, predicted_files[case]) for case, path in sorted(true_files.items())]
+    return pairs, sorted(set(predicted_files) - set(true_files))
+
+
+def read_labels(path: Path) -> Volume:
+    """Read a label volume.
+
+    Raises:
+        DataError: The file is no readable volume, or holds values that are no integers.
+    """
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        image = nibabel.load(path)
+        values = np.asanyarray(image.dataobj)
+        zooms, unit = image.header.get_zooms(), image.header.get_xyzt_units()[0]
+    except (ImageFileError, OSError, EOFError, ValueError, AttributeError, zlib.error) as error:
+        raise DataError(
+            f"{path}: cannot be read as a NIfTI volume ({str(error).strip() or 'it ends early'})."
+        ) from None
+    shape = values.shape
+    kept = [axis for axis, size in enumerate(shape) if size > 1] or [0]
+    spacing = tuple(float(zooms[axis]) * MILLIMETERS[unit] for axis in kept)
+    if not all(0 < step < math.inf for step in spacing):
+        raise DataError(f"{path}: its header has the spacing {zooms}; every voxel needs a size above 0.")
+    labels = _integers(path, values).reshape([shape[axis] for axis in kept])
+    return Volume(path, shape, np.asarray(image.affine, dtype=np.float64), labels, spacing)
+
+
+def evaluate(
+    pairs: Sequence[Pair],
+    regions: Sequence[Region] = (),
+    *,
+    ignore: int | None = None,
+    tolerance: float = 1.0,
+    protocol: Protocol = "farcluss",
+    progress: Callable[[Sequence[Pair]], Iterable[Pair]] = iter,
+) -> Evaluation:
+    """Score every class in every case.
+
+    Args:
+        pairs: The files.
+        regions: The classes; none: every integer but 0 in the ground truths, which are read twice then.
+        ignore: Value of ground truths whose voxels count in neither mask.
+        tolerance: Distance up to which a surface counts as found by NSD.
+        protocol: Rules of `farcluss_medical.metrics.score`.
+        progress: Passes the pairs on, and may show how far they are.
+
+    Raises:
+        DataError: A file cannot be read, the two of a case are not on one grid, or there is no class.
+    """
+    known = {label for region in regions for label in region.labels}
+    if not regions:
+        known = _labels_of_all(pairs, ignore)
+        regions = [Region(str(label), (label,)) for label in sorted(known)]
+    elif ignore in known:
+        raise DataError(f"The label {ignore} is to be scored and to be ignored; it can be one of them.")
+    result = Evaluation(list(regions))
+    strange: dict[str, set[int]] = {}
+    for pair in progress(pairs):
+        truth, prediction, spacing = _read_pair(pair, ignore)
+        known |= _present(truth)
+        strange[pair.case] = _present(prediction)
+        for region in regions:
+            masks = region.mask(truth), region.mask(prediction)
+            scores = score(*masks, spacing, tolerance=tolerance, protocol=protocol)
+            result.rows.append(Row(pair.case, region.name, scores))
+    result.strange.update(label for labels in strange.values() for label in sorted(labels - known))
+    return result
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """NIfTI files by case name: a file itself, or those of a folder."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give a NIfTI file or a folder of them.")
+    candidates = [path] if path.is_file() else sorted(path.iterdir())
+    files: dict[str, Path] = {}
+    for file in candidates:
+        ending = next((ending for ending in ENDINGS if file.name.endswith(ending)), None)
+        if ending is None or file.name.startswith(".") or not file.is_file():
+            continue
+        case = file.name.removesuffix(ending)
+        if case in files:
+            raise DataError(f"{path}: the case {case} is there as {files[case].name} and {file.name}; remove one.")
+        files[case] = file
+    if not files:
+        raise DataError(f"{path}: there is no .nii or .nii.gz file here.")
+    return files
+
+
+def _integers(path: Path, values: NDArray[Any]) -> Labels:
+    """Values as integers; a header's scale may have left them a hair beside."""
+    if np.issubdtype(values.dtype, np.integer):
+        return values
+    if not np.issubdtype(values.dtype, np.floating):
+        raise DataError(f"{path}: holds {values.dtype} values, not one label per voxel.")
+    rounded = np.rint(values)
+    with np.errstate(invalid="ignore"):
+        wrong = ~((np.abs(values - rounded) < 1e-3) & (np.abs(rounded) < 2**31))
+    if wrong.any():
+        raise DataError(
+            f"{path}: {np.count_nonzero(wrong):,} voxels hold no integer, e.g. {values[wrong][0]:g}.\n"
+            "Scores need label volumes; threshold probabilities, or take their largest, before."
+        )
+    labels: Labels = rounded.astype(np.int32)
+    return labels
+
+
+def _read_pair(pair: Pair, ignore: int | None) -> tuple[Labels, Labels, tuple[float, ...]]:
+    """Labels of ground truth and prediction, background where ignored, and the spacing in mm."""
+    truth, prediction = read_labels(pair.truth), read_labels(pair.prediction)
+    if truth.shape != prediction.shape:
+        raise DataError(
+            f"{pair.prediction}: has shape {prediction.shape}, its ground truth {truth.shape} ({pair.truth}).\n"
+            "Predictions are scored on the grid of their ground truth: resample before."
+        )
+    if not np.allclose(truth.affine, prediction.affine, rtol=0, atol=SAME_AFFINE):
+        raise DataError(
+            f"{pair.prediction}: lies elsewhere than its ground truth {pair.truth}; their affines should agree:\n"
+            f"ground truth {_rows(truth.affine)}\nprediction   {_rows(prediction.affine)}"
+        )
+    if ignore is None:
+        return truth.labels, prediction.labels, truth.spacing
+    valid = truth.labels != ignore
+    return truth.labels * valid, prediction.labels * valid, truth.spacing
+
+
+def _rows(affine: NDArray[np.float64]) -> str:
+    """The rows of an affine in one line, the constant last one left out."""
+    return "; ".join(" ".join(f"{value:.6g}" for value in row) for row in affine[:3])
+
+
+def _present(labels: Labels) -> set[int]:
+    """The integers of a volume but 0."""
+    return {int(label) for label in np.unique(labels)} - {0}
+
+
+def _labels_of_all(pairs: Sequence[Pair], ignore: int | None) -> set[int]:
+    """The integers of all ground truths but 0 and the ignored one."""
+    found: set[int] = set()
+    for pair in pairs:
+        found |= _present(read_labels(pair.truth).labels)
+    found -= {ignore}
+    if not found:
+        raise DataError(
+            f"{pairs[0].truth.parent}: the ground truths hold no label but 0; name the classes by --labels."
+        )
+    return found

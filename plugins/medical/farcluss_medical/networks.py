@@ -1,0 +1,377 @@
+"""MONAI's segmentation networks, in two and three dimensions, behind farcluss's contract.
+
+Notation used for shapes: B images, Cin image channels, C classes, D embedding size, *S full spatial size, *s spatial
+size of the embedding map.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from farcluss.errors import PluginError, suggestion
+from farcluss.networks.base import Prediction
+from farcluss.networks.pretrained import load_pretrained
+
+Walk = Callable[[Any, Tensor], tuple[Tensor, list[Tensor]]]
+"""A model's forward, module by module: logits, and the decoder's maps from coarse to fine."""
+
+_OURS = ("spatial_dims", "in_channels", "out_channels", "deep_supervision", "deep_supr_num", "use_conv_final")
+
+
+def monai(
+    in_channels: int,
+    classes: int,
+    dim: int,
+    pretrained: bool | str,
+    *,
+    architecture: Literal["UNet", "BasicUNet", "DynUNet", "SegResNet", "VNet", "SwinUNETR"] = "BasicUNet",
+    spatial_dims: Literal[2, 3] = 3,
+    embed_stride: Literal[2, 4] = 4,
+    arguments: dict[str, Any] = {},  # noqa: B006 (options have literal defaults; nothing writes to it)
+) -> "MonaiNetwork":
+    """A network of MONAI, for images or volumes of any size.
+
+    Norms are instance norms unless `arguments` ask for others, as batches of volumes are small; VNet has batch norms
+    and no choice. Defaults are MONAI's where it has them, but for SegResNet's init_filters, which is 16. UNet gets
+    channels from 16 to 256, strides of 2 and two residual units; DynUNet kernels of 3 and strides 1, 2, 2, 2, 2.
+
+    Args:
+        in_channels: image channels.
+        classes: number of classes.
+        dim: embedding size; 0 builds no embedding head.
+        pretrained: a path reads a file with MONAI's names, False starts from scratch; True is refused.
+        architecture: name of MONAI's class.
+        spatial_dims: 3 for volumes, 2 for images and single slices.
+        embed_stride: stride of the decoder's map that embeddings are made of; where axes have their own strides, the
+            largest of them counts.
+        arguments: of the class, by MONAI's names, such as { features = [16, 16, 32, 64, 128, 16], dropout = 0.1 }.
+
+    Raises:
+        PluginError: MONAI has no such argument, refuses it or builds a network that cannot work; or `pretrained` is
+            True.
+        WeightsError: the file is unreadable or does not fit.
+    """
+    if pretrained is True:
+        raise PluginError(
+            "network monai: there are no weights to download for it.\n"
+            "Set network.pretrained to a file of such weights, or to false to start from scratch."
+        )
+    parts = _ARCHITECTURES[architecture]
+    model = _build(architecture, parts, spatial_dims, in_channels, classes, arguments)
+    report = load_pretrained(_without(model, parts.classifier), architecture, pretrained).summary()
+    maps = _measure(model, architecture, parts, spatial_dims, in_channels, classes)
+    return MonaiNetwork(model, parts, maps, dim, embed_stride, report)
+
+
+class MonaiNetwork(nn.Module):
+    """A network of MONAI, walked module by module, so that logits and embeddings leave one forward.
+
+    Nothing is kept between or during forwards, so that several threads may use it at once.
+
+    Attributes:
+        pretrained_report: one line on where the weights come from.
+        stride: of the embedding map, per axis.
+
+    Convention:
+        Images are extended at the end of each axis, by repeating their border, to a multiple of the coarsest stride,
+        and to two cells of it along one axis at least, as norms must see several values. Where the embeddings' stride
+        does not divide the image, whole cells do not cover it: cell `i` of the embedding map then is the one that holds
+        the pixel nearest to the center of the i-th of `floor(S / stride)` equal parts, from which its label is taken.
+    """
+
+    def __init__(
+        self, model: Any, parts: "_Architecture", maps: list["_Map"], dim: int, embed_stride: int, report: str = ""
+    ) -> None:
+        super().__init__()
+        self.model, self.pretrained_report = model, report
+        self._walk, self._classifier = parts.walk, parts.classifier
+        self._multiple = parts.multiple(model, len(maps[0].stride))
+        self.embed = None
+        if dim:
+            self._level = _level(maps, embed_stride)
+            self.stride = maps[self._level].stride
+            self.embed = _embedding_head(len(self.stride), maps[self._level].channels, dim)
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Logits and embeddings of images of any size.
+
+        Shape:
+            images `(B, Cin, *S)` -> logits `(B, C, *S)`, embeddings `(B, D, *s)` with `s = max(1, floor(S / stride))`.
+
+        Raises:
+            PluginError: the images have another number of spatial axes than the network was built for.
+        """
+        size = images.shape[2:]
+        if len(size) != len(self._multiple):
+            raise PluginError(
+                f"network monai was built for {len(self._multiple)} spatial axes; these images have {len(size)}.\n"
+                f"Set network.spatial_dims = {len(size)}."
+            )
+        logits, maps = self._walk(self.model, _extend(images, self._multiple))
+        logits = logits[:, :, *(slice(extent) for extent in size)]
+        if self.embed is None:
+            return Prediction(logits, None)
+        features = maps[self._level]
+        for axis, (extent, stride) in enumerate(zip(size, self.stride, strict=True), 2):
+            features = _cells(features, axis, extent, stride)
+        return Prediction(logits, self.embed(features))
+
+    def head_parameters(self) -> list[str]:
+        """Names of the parameters that no file fills: those of the output layer and of the embedding head."""
+        heads = (f"model.{self._classifier}.", "embed.")
+        return [name for name, _ in self.named_parameters() if name.startswith(heads)]
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """What has to be known about a class of MONAI's.
+
+    Attributes:
+        walk: its forward.
+        multiple: of which sizes must be, per axis, from the model and the number of axes.
+        classifier: name of its output layer.
+        norm: name of the argument for norms; empty where there is none.
+        defaults: arguments where MONAI has no default or one that does not suit.
+    """
+
+    walk: Walk
+    multiple: Callable[[Any, int], tuple[int, ...]]
+    classifier: str
+    norm: str = ""
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Map:
+    """Stride per axis and channels of a map of the decoder."""
+
+    stride: tuple[int, ...]
+    channels: int
+
+
+def _build(
+    architecture: str, parts: _Architecture, axes: int, in_channels: int, classes: int, given: dict[str, Any]
+) -> Any:
+    """MONAI's module. Raises PluginError for arguments that it does not know or refuses."""
+    from monai.networks import nets
+
+    kind = getattr(nets, architecture)
+    known = [name for name in inspect.signature(kind).parameters if name not in _OURS]
+    for name in given:
+        if name in _OURS:
+            raise PluginError(f"network.arguments: {name} cannot be set; farcluss sets or does not use it.")
+        if name not in known:
+            raise PluginError(f"network.arguments: {architecture} has no argument {name!r}{suggestion(name, known)}\n"
+                              f"Known: {', '.join(known)}.")  # fmt: skip
+    arguments = {**parts.defaults, **_tuples(given)}
+    if parts.norm:
+        arguments = {parts.norm: ("instance", {"affine": True}), **arguments}
+    if architecture == "DynUNet":
+        strides = arguments["strides"]
+        arguments = {"kernel_size": (3,) * len(strides), "upsample_kernel_size": tuple(strides[1:]), **arguments}
+    try:
+        model = kind(spatial_dims=axes, in_channels=in_channels, out_channels=classes, **arguments)
+    except Exception as error:
+        raise _refused(architecture, error) from error
+    if axes == 2:
+        _mend_dropout(model)
+    return model
+
+
+def _measure(
+    model: Any, architecture: str, parts: _Architecture, axes: int, in_channels: int, classes: int
+) -> list[_Map]:
+    """The decoder's maps, found by a forward of the smallest image. Raises PluginError when it cannot work."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            smallest = _extend(torch.zeros(1, in_channels, *[1] * axes), parts.multiple(model, axes))
+            logits, maps = parts.walk(model, smallest)
+    except Exception as error:
+        raise _refused(architecture, error) from error
+    model.train()
+    size = smallest.shape[2:]
+    if logits.shape != (1, classes, *size):
+        raise PluginError(
+            f"network monai: {architecture} with these arguments makes {tuple(logits.shape)} of images "
+            f"{tuple(smallest.shape)}.\nIts decoder must lead back to the size of the image: "
+            "look at the strides and the numbers of blocks in network.arguments."
+        )
+    strides = [tuple(whole // part for whole, part in zip(size, each.shape[2:], strict=True)) for each in maps]
+    return [_Map(stride, each.shape[1]) for stride, each in zip(strides, maps, strict=True)]
+
+
+def _mend_dropout(model: nn.Module) -> None:
+    """Let images lose channels: VNet drops those of volumes in two dimensions as well, which are whole images."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Dropout3d):
+                setattr(parent, name, nn.Dropout2d(child.p))
+
+
+def _refused(architecture: str, error: Exception) -> PluginError:
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+    return PluginError(f"network monai: {architecture} cannot be built:\n{reason}\nLook at network.arguments.")
+
+
+def _level(maps: list[_Map], stride: int) -> int:
+    """Index of the finest map of at least this stride."""
+    for index in reversed(range(len(maps))):
+        if max(maps[index].stride) >= stride:
+            return index
+    coarsest = max(max(each.stride) for each in maps)
+    raise PluginError(f"network.embed_stride: the decoder has no map of stride {stride}; its coarsest has {coarsest}.")
+
+
+def _tuples(value: Any) -> Any:
+    """Recipes have lists where MONAI wants tuples."""
+    if isinstance(value, dict):
+        return {name: _tuples(each) for name, each in value.items()}
+    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
+
+
+def _without(module: nn.Module, path: str) -> nn.Module:
+    """A module's parts by their names, but for the one at `path`."""
+    first, _, rest = path.partition(".")
+    kept = nn.Module()
+    for name, child in module.named_children():
+        if name != first:
+            kept.add_module(name, child)
+        elif rest:
+            kept.add_module(name, _without(child, rest))
+    return kept
+
+
+def _embedding_head(axes: int, channels: int, dim: int) -> nn.Module:
+    """Two convolutions of size 1 with a ReLU between, like those of farcluss's own networks."""
+    convolution = nn.Conv2d if axes == 2 else nn.Conv3d
+    return nn.Sequential(convolution(channels, channels, 1), nn.ReLU(), convolution(channels, dim, 1))
+
+
+def _extend(images: Tensor, multiple: tuple[int, ...]) -> Tensor:
+    """Repeat the last pixels of each axis up to a multiple, with two cells along one axis at least."""
+    cells = [-(-extent // each) for extent, each in zip(images.shape[2:], multiple, strict=True)]
+    if max(cells) == 1:
+        cells[-1] = 2
+    missing = [n * each - extent for n, each, extent in zip(cells, multiple, images.shape[2:], strict=True)]
+    if not any(missing):
+        return images
+    ends = [end for axis in reversed(missing) for end in (0, axis)]  # torch counts axes from the last
+    return functional.pad(images, ends, mode="replicate")
+
+
+def _cells(features: Tensor, axis: int, extent: int, stride: int) -> Tensor:
+    """One axis of the embedding map of an image of `extent` pixels; see the convention of MonaiNetwork."""
+    count = max(1, extent // stride)
+    if extent == count * stride:
+        return features.narrow(axis, 0, count)
+    pixels = (torch.arange(count, device=features.device) + 0.5) * (extent / count)
+    return features.index_select(axis, pixels.long() // stride)
+
+
+def _product(strides: Any, axes: int) -> tuple[int, ...]:
+    """Strides of all levels together, per axis; a level has one for all axes or one for each."""
+    return tuple(math.prod(each if isinstance(each, int) else each[axis] for each in strides) for axis in range(axes))
+
+
+def _walk_unet(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    block, features, skips, ups, maps = model.model, images, [], [], []
+    for _ in model.channels[1:]:
+        down, skip, up = block
+        features, block = down(features), skip.submodule
+        skips.append(features)
+        ups.append(up)
+    features = block(features)
+    for up, skip in zip(reversed(ups), reversed(skips), strict=True):
+        features = up(torch.cat([skip, features], 1))
+        maps.append(features)
+    return maps.pop(), maps
+
+
+def _walk_basic_unet(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    features, skips, maps = model.conv_0(images), [], []
+    for down in (model.down_1, model.down_2, model.down_3, model.down_4):
+        skips.append(features)
+        features = down(features)
+    for up in (model.upcat_4, model.upcat_3, model.upcat_2, model.upcat_1):
+        # The parts of MONAI's block, whose own forward asks TorchScript about types, which no compiler can follow.
+        features = up.convs(torch.cat([skips.pop(), up.upsample(features)], 1))
+        maps.append(features)
+    return model.final_conv(features), maps
+
+
+def _walk_dynunet(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    features, skips, maps = images, [], []
+    for down in (model.input_block, *model.downsamples):
+        features = down(features)
+        skips.append(features)
+    features = model.bottleneck(features)
+    for up in model.upsamples:
+        features = up(features, skips.pop())
+        maps.append(features)
+    return model.output_block(features), maps
+
+
+def _walk_segresnet(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    features, skips = model.encode(images)
+    maps = []
+    for index, (up, layer) in enumerate(zip(model.up_samples, model.up_layers, strict=True)):
+        features = layer(up(features) + skips[-2 - index])
+        maps.append(features)
+    return model.conv_final(features), maps
+
+
+def _walk_vnet(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    features, skips, maps = model.in_tr(images), [], []
+    for down in (model.down_tr32, model.down_tr64, model.down_tr128, model.down_tr256):
+        skips.append(features)
+        features = down(features)
+    for up in (model.up_tr256, model.up_tr128, model.up_tr64, model.up_tr32):
+        features = up(features, skips.pop())
+        maps.append(features)
+    return model.out_tr(features), maps
+
+
+def _walk_swin_unetr(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    first, second, third, fourth, last = model.swinViT(images, model.normalize)
+    skips = [model.encoder1(images), model.encoder2(first), model.encoder3(second), model.encoder4(third), fourth]
+    features, maps = model.encoder10(last), []
+    for up in (model.decoder5, model.decoder4, model.decoder3, model.decoder2, model.decoder1):
+        features = up(features, skips.pop())
+        maps.append(features)
+    return model.out(features), maps
+
+
+_UNET = {"channels": (16, 32, 64, 128, 256), "strides": (2, 2, 2, 2), "num_res_units": 2}
+_ARCHITECTURES = {
+    "UNet": _Architecture(
+        _walk_unet,
+        lambda model, axes: _product(model.strides[: len(model.channels) - 1], axes),
+        "model.2",
+        "norm",
+        _UNET,
+    ),
+    "BasicUNet": _Architecture(_walk_basic_unet, lambda _, axes: (16,) * axes, "final_conv", "norm"),
+    "DynUNet": _Architecture(
+        _walk_dynunet,
+        lambda model, axes: _product(model.strides, axes),
+        "output_block",
+        "norm_name",
+        {"strides": (1, 2, 2, 2, 2)},
+    ),
+    "SegResNet": _Architecture(
+        _walk_segresnet,
+        lambda model, axes: (2 ** (len(model.blocks_down) - 1),) * axes,
+        "conv_final",
+        "norm",
+        {"init_filters": 16},
+    ),
+    "VNet": _Architecture(_walk_vnet, lambda _, axes: (16,) * axes, "out_tr"),
+    "SwinUNETR": _Architecture(_walk_swin_unetr, lambda model, axes: (model.patch_size**5,) * axes, "out", "norm_name"),
+}

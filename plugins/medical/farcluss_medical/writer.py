@@ -1,0 +1,178 @@
+"""Predictions as NIfTI files, on the grid of the scan that they were made from."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from farcluss.atomic import write_atomically
+from farcluss.errors import DataError, WeightsError
+from farcluss_medical.cases import stem
+from farcluss_medical.preprocessing import Preprocessing
+from farcluss_medical.volumes import Header, Orientation, read_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from farcluss.weights import Card, Model
+
+NOTICE = "Research use only; not for diagnosis."
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+"""Name of a file with one channel of a case, as nnU-Net has it."""
+
+
+class NiftiWriter:
+    """Label volumes with the values of the training labels, as NIfTI on the input's own grid.
+
+    For a case it writes `CASE.nii.gz`, whose affine, codes, zooms and units are those of the input, and `CASE.json`,
+    which says how it was made. Files called `CASE_0000`, `CASE_0001` and so on are the channels of one case, as are
+    those that end in the layout's modalities.
+
+    Args:
+        probs: also write the probabilities, float32, classes along the fourth axis, as `CASE_probs.nii.gz`.
+        entropy: also write the normalized entropy, 0 to 1, as `CASE_entropy.nii.gz`.
+        mirror: average over all mirror images; takes 8 times as long (4 times for slices).
+        largest_component: of each class but the first keep only the largest connected part.
+    """
+
+    suffixes = (".nii.gz", ".nii")
+
+    def __init__(
+        self,
+        card: "Card",
+        *,
+        probs: bool = False,
+        entropy: bool = False,
+        mirror: bool = False,
+        largest_component: bool = False,
+    ) -> None:
+        self.probs, self.entropy, self.mirror, self.largest_component = probs, entropy, mirror, largest_component
+        try:
+            data = card.recipe["data"]
+            layout = data["layout"]
+            self.values = [values[0] for values in data["classes"].values()]
+            spacing = layout["spacing"] and tuple(layout["spacing"])
+            self.preprocessing = Preprocessing(layout.get("normalize", "zscore"), spacing, tuple(layout["fingerprint"]))
+            self.slice_axis = layout["slice_axis"] if layout.get("dimensions", 3) == 2 else None
+            self.modalities: list[str] = layout.get("modalities", [])
+        except (KeyError, TypeError, AttributeError, IndexError):
+            raise WeightsError(
+                "These weights were not trained on a layout of volumes, so they do not say how a scan is prepared.\n"
+                "Choose another --writer."
+            ) from None
+
+    def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
+        """The files of a folder by case: channels in their order, labels that lie among them left out."""
+        found: dict[str, dict[int, Path]] = {}
+        for path in files:
+            name, channel = self._name(stem(path))
+            if name is not None:
+                found.setdefault(name, {})[channel] = path
+        return [(name, tuple(path for _, path in sorted(channels.items()))) for name, channels in found.items()]
+
+    def _name(self, text: str) -> tuple[str | None, int]:
+        """Case and channel of a file's name; no case for a file that is no channel of any."""
+        for channel, modality in enumerate(self.modalities):
+            if text.endswith((f"_{modality}", f"-{modality}")):
+                return text[: -len(modality) - 1], channel
+        if self.modalities:
+            return None, 0
+        match = CHANNEL.fullmatch(text)
+        return (match[1], int(match[2])) if match else (text, 0)
+
+    def outputs(self, target: Path) -> list[Path]:
+        """The files that `predict` makes for `target`, a path without extension."""
+        extras = {"_probs.nii.gz": self.probs, "_entropy.nii.gz": self.entropy}
+        ends = (".nii.gz", ".json", *(end for end, on in extras.items() if on))
+        return [target.with_name(target.name + end) for end in ends]
+
+    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> None:
+        """Predict one case and write it. Raises DataError, WeightsError."""
+        from farcluss_medical.inference import classes_on_grid, on_grid, predict_volume
+
+        names = tuple(map(str, files))
+        volume = read_image(names)
+        header = Header(volume.voxels.shape[1:], len(volume.voxels), volume.affine)
+        if header.channels != model.card.channels:
+            raise DataError(
+                f"{', '.join(names)}: {header.channels} channels, but the network takes {model.card.channels}."
+            )
+        image = self.preprocessing.image(volume)
+        del volume  # a large one would be half of all memory
+        probs = predict_volume(model, image, self.slice_axis, self.mirror)
+        orientation = Orientation.of(header)
+        classes = classes_on_grid(probs, orientation.size())
+        if self.largest_component:
+            classes = largest_components(classes, len(self.values))
+        template: Any = nib.load(names[0])
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save(template, orientation.undo(self._labels(classes)), self.outputs(target)[0])
+            self._write_record(model, names, target)
+            if self.probs or self.entropy:
+                self._write_maps(template, on_grid(probs, orientation.size()), orientation, target)
+        except OSError as error:
+            raise DataError(f"{target.parent} cannot be written: {error.strerror}. Choose another --output.") from None
+
+    def _labels(self, classes: NDArray[np.uint8]) -> NDArray[Any]:
+        """Class indices as the values that the training labels have."""
+        smallest = np.result_type(*map(np.min_scalar_type, self.values))
+        return np.array(self.values, smallest)[classes]
+
+    def _write_maps(self, template: Any, probs: "Tensor", orientation: Orientation, target: Path) -> None:
+        from farcluss.stages.weight import normalized_entropy
+
+        if self.probs:
+            turned = np.stack([orientation.undo(each.numpy()) for each in probs], axis=-1)
+            save(template, turned, target.with_name(f"{target.name}_probs.nii.gz"))
+        if self.entropy:
+            entropy = normalized_entropy(probs[None])[0].numpy()
+            save(template, orientation.undo(entropy), target.with_name(f"{target.name}_entropy.nii.gz"))
+
+    def _write_record(self, model: "Model", files: tuple[str, ...], target: Path) -> None:
+        card = model.card
+        record = {
+            "notice": NOTICE,
+            "files": list(files),
+            "model": {"source": card.source, "step": card.step, "network": card.network, "versions": card.versions},
+            "labels": dict(zip(card.classes, self.values, strict=True)),
+            "inference": {**card.inference.model_dump(), "mirror": self.mirror},
+            "preprocessing": self.preprocessing.facts(),
+            "largest_component": self.largest_component,
+        }
+        write_atomically(target.with_name(f"{target.name}.json"), json.dumps(record, indent=2).encode())
+
+
+def save(template: Any, array: NDArray[Any], path: Path) -> None:
+    """Write an array on the grid of `template`, whose header is kept but for what describes the values."""
+    header = template.header.copy()
+    header.set_data_dtype(array.dtype)
+    header["scl_slope"], header["scl_inter"], header["cal_min"], header["cal_max"] = 1, 0, 0, 0
+    kind: Any = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    image = kind(array, None, header)
+    temporary = path.with_name(f".{path.name}.part.nii.gz")
+    try:
+        nib.save(image, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def largest_components(classes: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """Classes `(*S)` with, of each but the first, its largest part (voxels that touch by a face) alone."""
+    from scipy.ndimage import label
+
+    kept = np.zeros_like(classes)
+    for index in range(1, count):
+        parts, found = label(classes == index)
+        if found:
+            sizes = np.bincount(parts.ravel())
+            kept[parts == 1 + int(np.argmax(sizes[1:]))] = index
+    return kept
+
+
