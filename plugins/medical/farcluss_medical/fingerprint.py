@@ -49,7 +49,9 @@ def volumes_of(data: Data) -> VolumeDataset:
     kept = {key: value for key, value in options.items() if value != needing.get(key)}
     dataset = plugins.build("dataset", name, kept, data)
     if not isinstance(dataset, VolumeDataset):
-        raise RecipeError(f'data.layout = "{name}" gives no volumes; `farcluss plugins list` shows the layouts that do.')
+        raise RecipeError(
+            f'data.layout = "{name}" gives no volumes. Take a layout of farcluss-medical, see `farcluss plugins list`.'
+        )
     return dataset
 
 
@@ -91,9 +93,9 @@ def fingerprint(dataset: VolumeDataset, labeled: Iterable[Labeled], unlabeled: S
 
     Returns:
         Plain values. `version`; `labeled`, `unlabeled`: numbers of cases; `spacing`, `crop`: suggestions;
-        `median_spacing`, `median_shape`; `intensities`: per channel `low` (0.5 %), `median`, `high` (99.5 %), `mean` and
-        `std` of the voxels of all classes but the first; `class_voxels` by name; `cases`: `case`, `labeled`, `shape`,
-        `spacing` of each.
+        `median_spacing`, `median_shape`; `intensities`: per channel `low` (0.5 %), `median`, `high` (99.5 %), `mean`
+        and `std` of the voxels of all classes but the first; `class_voxels` by name; `cases`: `case`, `labeled`,
+        `shape`, `spacing` of each.
 
     Raises:
         DataError: a file cannot be read, or no voxel of a labeled case is foreground.

@@ -62,8 +62,8 @@ def _report(facts: dict[str, Any], output: Path, order: str) -> None:
         click.echo(f"class        {name}: {count:,} voxels, {100 * count / total:.2f} %")
     click.echo("What it suggests for the recipe:")
     click.echo(f"  --set data.crop='{facts['crop']}'")
-    if len(facts["spacing"]) == 3:
-        click.echo(f"  --set data.layout.spacing='{facts['spacing']}'   where cases are to be resampled to one spacing")
+    if any(case["spacing"] != facts["spacing"] for case in facts["cases"]):
+        click.echo(f"  --set data.layout.spacing='{facts['spacing']}'   so that a voxel is one length in all cases")
     click.echo(f"  --set data.layout.normalize=ct --set data.layout.fingerprint={output}   for CT")
 
 
