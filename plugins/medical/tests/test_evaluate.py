@@ -140,7 +140,8 @@ def test_the_bootstrap_interval_is_the_one_of_a_plain_loop_and_covers_the_mean()
     np.testing.assert_array_equal(bootstrap(values), bootstrap(values))
 
 
-def test_the_table_shows_classes_counts_and_the_notice_once(scans):
+def test_the_table_shows_classes_counts_and_the_notice_once(scans, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "64")  # too narrow
     result = call(scans, "--labels", "2", "--names", "tumor")
     assert "tumor" in result.stdout and "Dice" in result.stdout
     assert result.stdout.lower().count("research use only") == 1
