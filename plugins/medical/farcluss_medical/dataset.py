@@ -144,9 +144,9 @@ class VolumeDataset:
         name, _, number = item.id.rpartition("/")
         return self._cases[name], int(number)
 
-    def _part(self, number: int, window: Window) -> Window:
+    def _part(self, number: int, window: Window) -> tuple[slice | int, ...]:
         axis = self.slice_axis
-        return window if axis is None else (*window[:axis], number, *window[axis:])  # type: ignore[return-value]
+        return window if axis is None else (*window[:axis], number, *window[axis:])
 
     def _mask(self, case: Case) -> NDArray[np.uint8]:
         return self.cache.mask(case, self.preprocessing, self.masks)
