@@ -60,7 +60,8 @@ class Cache:
             spots = foreground(self.mask(case, preprocessing, masks), len(masks.names))
             order = np.random.default_rng(0).permutation(len(spots))
             chosen = [order[spots[order, 0] == kind][:SPOTS] for kind in np.unique(spots[:, 0])]
-            return spots[np.sort(np.concatenate([*chosen, np.zeros(0, np.int64)]))]
+            kept: NDArray[np.int32] = spots[np.sort(np.concatenate([*chosen, np.zeros(0, np.int64)]))]
+            return kept
 
         return self._of_label("foreground", case, preprocessing, masks, make)
 

@@ -96,7 +96,8 @@ def _defects(case: Case, channels: int) -> tuple[list[str], Header | None]:
     if missing:
         return missing, None
     try:
-        headers = [read_header(path) for path in names]
+        headers = [read_header(path) for path in case.images]
+        headers += [read_header(case.label, "label")] if case.label else []
     except DataError as error:
         return [str(error)], None
     images = headers[: len(case.images)]

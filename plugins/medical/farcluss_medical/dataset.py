@@ -144,9 +144,9 @@ class VolumeDataset:
         names = [f"{number:03d}" for number in range(count)]
         return [Item(f"{case.id}/{n}", f"{image}#{n}", label and f"{label}#{n}", case.patient) for n in names]
 
-    def _part(self, number: int, window: Window) -> Window:
+    def _part(self, number: int, window: Window) -> tuple[slice | int, ...]:
         axis = self.slice_axis
-        return window if axis is None else (*window[:axis], number, *window[axis:])  # type: ignore[return-value]
+        return window if axis is None else (*window[:axis], number, *window[axis:])
 
     def _mask(self, case: Case) -> NDArray[np.uint8]:
         return self.cache.mask(case, self.preprocessing, self.masks)

@@ -42,7 +42,7 @@ def volumes(
     Args:
         dimensions: 3 for patches of volumes, 2 for their slices.
         slice_axis: axis across which volumes are cut to slices, 0 right, 1 anterior, 2 superior; `auto`: the one with
-            the largest spacing.
+            the largest spacing, of equals the shortest.
         normalize: `zscore` per case and channel over nonzero voxels (MR), `ct` by the fingerprint, `none`.
         spacing: millimeters per voxel (right, anterior, superior) that cases are resampled to, or `fingerprint` for the
             one that it suggests; unset keeps each case's own.
@@ -142,7 +142,10 @@ def _read_fingerprint(name: str, data: Data) -> dict[str, Any]:
 
 
 def _coarsest(headers: dict[str, Header]) -> int:
-    """The axis with the largest median spacing; the last of equals."""
-    spacings = [Orientation.of(header).spacing(header.affine) for header in headers.values()]
-    median = np.median([each for each in spacings if len(each) == 3] or [(1.0,) * 3], axis=0)
-    return int(2 - np.argmax(median[::-1]))
+    """The axis with the largest median spacing; of equals the shortest, of these the last."""
+    if not headers:
+        return 2
+    orientations = {name: Orientation.of(header) for name, header in headers.items()}
+    spacing = np.median([orientations[name].spacing(header.affine) for name, header in headers.items()], axis=0)
+    size = np.median([orientation.size() for orientation in orientations.values()], axis=0)
+    return max(range(3), key=lambda axis: (round(float(spacing[axis]), 3), -size[axis], axis))

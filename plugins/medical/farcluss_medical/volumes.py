@@ -6,6 +6,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
@@ -14,7 +15,7 @@ from farcluss.errors import DataError
 TOLERANCE = 1e-3
 """Millimeters by which two affines may differ."""
 HDF5 = (".h5", ".hdf5")
-DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, nib.filebasedimages.ImageFileError)
+DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError)
 """What reading a damaged file raises."""
 
 
@@ -41,17 +42,24 @@ class Volume:
     affine: NDArray[np.float64]
 
 
-def read_header(path: str) -> Header:
-    """Shape and place of a file's voxels, without decoding them. Raises DataError that names the file."""
+def read_header(path: str, key: str = "image") -> Header:
+    """Shape and place of a file's voxels, without decoding them.
+
+    Args:
+        path: of the file.
+        key: what is read of a file that holds several arrays, `image` or `label`.
+
+    Raises:
+        DataError: it cannot be read, or is no volume; names the file.
+    """
     with _reading(path):
         if path.endswith(HDF5):
-            shape = _hdf5_shape(path)
-            return Header(shape, 1, np.eye(4))
-        image: Any = nib.load(path)
-        shape = tuple(map(int, image.shape))
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        affine = np.asarray(image.affine, np.float64)
+            shape, affine = _hdf5(path, key, shape=True), np.eye(4)
+        else:
+            image = _nibabel(path)
+            shape, affine = tuple(map(int, image.shape)), np.asarray(image.affine, np.float64)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
     if len(shape) not in (3, 4) or not all(shape):
         raise DataError(f"{path} has the shape {shape}; a volume has three axes, and a fourth for channels.")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
@@ -122,12 +130,12 @@ def read_label(path: str, image: str, header: Header) -> NDArray[Any]:
     Raises:
         DataError: it cannot be read, or is of another shape or place than the image; with both values.
     """
-    own = read_header(path)
+    own = read_header(path, "label")
     if text := difference(image, header, path, own):
         raise DataError(text)
     if own.channels > 1:
         raise DataError(f"{path} has {own.channels} values per voxel; a label has one class per voxel.")
-    return _voxels(path, "label", own, np.float64)[0]
+    return np.asarray(_voxels(path, "label", own, np.float64)[0])
 
 
 def difference(first: str, header: Header, second: str, other: Header) -> str:
@@ -149,29 +157,25 @@ def _rows(affine: NDArray[np.float64]) -> str:
 def _voxels(path: str, key: str, header: Header, dtype: Any = np.float32) -> NDArray[Any]:
     """Voxels `(C, *S)` of one file."""
     with _reading(path):
-        if path.endswith(HDF5):
-            return _hdf5(path, key).astype(dtype)[None]
-        image: Any = nib.load(path)
-        array = np.asanyarray(image.dataobj).reshape(*header.shape, header.channels)
+        array = _hdf5(path, key) if path.endswith(HDF5) else np.asanyarray(_nibabel(path).dataobj)
         if array.dtype.fields:
             raise DataError(f"{path} holds colors. Convert it to a file with one number per voxel.")
-        return np.moveaxis(array, 3, 0).astype(dtype, copy=False)
+        voxels: NDArray[Any] = np.moveaxis(array.reshape(*header.shape, header.channels), 3, 0)
+        return voxels.astype(dtype, copy=False)
 
 
-def _hdf5(path: str, key: str) -> NDArray[Any]:
+def _nibabel(path: str) -> Any:
+    return nib.load(path)
+
+
+def _hdf5(path: str, key: str, shape: bool = False) -> Any:
+    """An array of a file, or its shape alone."""
     import h5py  # here, since few data sets are in this format
 
     with h5py.File(path, "r") as file:
         if key not in file:
             raise DataError(f"{path} has no {key!r}; it holds {', '.join(file) or 'nothing'}.")
-        return np.asarray(file[key])
-
-
-def _hdf5_shape(path: str) -> tuple[int, ...]:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        return tuple(map(int, file["image"].shape))
+        return tuple(map(int, file[key].shape)) if shape else file[key][()]
 
 
 def _hdf5_dtype(path: str) -> str:
@@ -212,9 +216,7 @@ class Orientation:
     @classmethod
     def of(cls, header: Header) -> "Orientation":
         """The one of a file; an affine that is oblique counts as the nearest that is not."""
-        axes = len(header.shape)
-        ornt = io_orientation(header.affine) if axes == 3 else np.stack([np.arange(axes), np.ones(axes)], 1)
-        return cls(ornt, header.shape)
+        return cls(np.asarray(io_orientation(header.affine), np.float64), header.shape)
 
     def apply(self, array: NDArray[Any]) -> NDArray[Any]:
         """`(C, *S)` in the canonical order."""
@@ -236,7 +238,5 @@ class Orientation:
 
     def spacing(self, affine: NDArray[np.float64]) -> tuple[float, ...]:
         """Millimeters per voxel in the canonical order."""
-        if len(self.shape) != 3:
-            return (1.0,) * len(self.shape)
         canonical = affine @ inv_ornt_aff(self.ornt, self.shape)
         return tuple(float(length) for length in np.linalg.norm(canonical[:3, :3], axis=0))
