@@ -104,10 +104,7 @@ class PairedCrops:
         rng = np.random.default_rng([self.seed, *address])
         try:
             with self.diary.reading(address.stream, index):
-                data = self.data
-                sample = draw_crop(
-                    self.dataset, item, self.crop, data.scale, data.flip, data.channel_mean, rng, data.jpeg_draft
-                )
+                sample = draw_crop(self.dataset, item, self.crop, self.data, rng)
         except FarclussError as error:
             return error
         if len(sample.image) != self.data.channels:
