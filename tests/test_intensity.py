@@ -166,7 +166,7 @@ def test_the_noise_of_a_sample_does_not_depend_on_the_batch():
         )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     axes=st.integers(1, 3),
     seed=st.integers(0, 1000),

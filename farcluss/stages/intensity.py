@@ -55,9 +55,9 @@ def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     for axis, extent in enumerate(images.shape[2:]):
-        width = sigma[:, axis, None].clamp(min=1e-3)
+        width = sigma[:, axis, None].to(images.dtype).clamp(min=1e-3)
         kernel = (-0.5 * (offsets / width) ** 2).exp()
-        kernel = (kernel / kernel.sum(1, keepdim=True)).to(images.dtype)
+        kernel = kernel / kernel.sum(1, keepdim=True)
         places = torch.arange(-radius, extent + radius, device=images.device).clamp(0, extent - 1)
         extended = images.index_select(axis + 2, places)
         # A pass over the image per tap is faster than a grouped convolution, which knows no long thin kernels.

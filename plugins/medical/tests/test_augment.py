@@ -151,3 +151,12 @@ def test_options_are_read_without_an_import():
     description = describe_source("farcluss_medical.augment", "VolumeIntensity")
     assert description is not None and set(CHANCES) < set(description.options)
     assert all(option.help for option in description.options.values())
+
+
+@pytest.mark.parametrize("chance", ["blur_p", "resolution_p"])
+def test_every_axis_has_its_own_strength(chance):
+    profile = torch.randn(4, 1, 16, generator=torch.Generator().manual_seed(0))
+    images = profile.unsqueeze(2) + profile.unsqueeze(3)  # the same along both axes
+    view = strong(VolumeIntensity(**{**NEVER, chance: 1.0}), images)
+    for each in view[:, 0]:
+        assert not torch.allclose(each, each.T, atol=1e-3)
