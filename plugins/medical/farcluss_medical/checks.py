@@ -220,7 +220,7 @@ def _computed_tomography(rows: Sequence[Row], report: Report) -> str:
     normalize = report.option("normalize") or "zscore"
     if normalize == "ct" and not report.option("fingerprint"):
         return (
-            'data.layout.normalize = "ct" needs the file of `farcluss medical fingerprint` in data.layout.fingerprint.'
+            'data.layout.normalize = "ct" needs data.layout.fingerprint, a file of `farcluss medical fingerprint`.'
         )
     if lowest >= AIR or normalize != "zscore":
         return ""
