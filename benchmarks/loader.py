@@ -139,7 +139,7 @@ def farcluss_way(data: Data, labeled: bool) -> Callable[[int], object]:
     def way(number: int) -> object:
         rng = np.random.default_rng(number)
         item = items[number % len(items)]
-        return draw_crop(dataset, item, (CROP, CROP), data.scale, data.flip, data.channel_mean, rng)
+        return draw_crop(dataset, item, (CROP, CROP), data, rng)
 
     return way
 

@@ -9,7 +9,9 @@ from farcluss.stages.base import PseudoLabels
 
 
 class Batch(NamedTuple):
-    """The images of a process in one step, or a micro-batch of them, on the device and in [0, 1].
+    """The images of a process in one step, or a micro-batch of them, on the device.
+
+    8-bit images are in [0, 1], others in the range of their data set.
 
     Attributes:
         images: `(B, Cin, *S)` labeled images.

@@ -100,7 +100,9 @@ def build_parts(recipe: Recipe) -> Parts:
             "There are no unlabeled images: every training image is labeled.\n"
             "Set data.labeled to a list or a share, or train with --with supervised."
         )
-    sides = crop_sides(recipe.data.crop, len(dataset.size(splits.labeled[0])))
+    axes = len(dataset.size(splits.labeled[0]))
+    sides = crop_sides(recipe.data.crop, axes)
+    check_moves(recipe.data, axes)
     normalize = Normalize(recipe.data.channel_mean, recipe.data.channel_std)
     return Parts(recipe, dataset, splits, stages, normalize, sides)
 
@@ -111,3 +113,15 @@ def crop_sides(crop: int | list[int], axes: int) -> tuple[int, ...]:
     if len(sides) != axes:
         raise DataError(f"data.crop has {len(sides)} sides, the images have {axes} axes.")
     return sides
+
+
+def check_moves(data: Data, axes: int) -> None:
+    """Refuse flips and turns along axes that the images do not have. Raises DataError."""
+    for key, groups in (("data.flip_axes", [data.flip_axes]), ("data.turns", data.turns)):
+        for group in groups:
+            if strange := [axis for axis in group if not -axes <= axis < axes]:
+                raise DataError(
+                    f"{key} names axis {strange[0]}, the images have {axes} axes: 0 to {axes - 1}, or -1 for the last."
+                )
+            if len({axis % axes for axis in group}) < len(group):
+                raise DataError(f"{key} names one axis twice: {list(group)}. Name each once; -1 is the last.")

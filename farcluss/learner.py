@@ -83,7 +83,7 @@ Statistics = dict[str, Tensor]
 
 
 class Normalize(nn.Module):
-    """`(images - mean) / std` per channel, for `(B, Cin, *S)` in [0, 1]."""
+    """`(images - mean) / std` per channel, for `(B, Cin, *S)` in the range of mean and std."""
 
     mean: Tensor
     std: Tensor
@@ -323,7 +323,7 @@ class Learner:
         return self._predict(self.student, torch.cat([batch.images, *(lesson.views if lesson else ())]), part)
 
     def _predict(self, network: nn.Module, images: Tensor, part: str) -> Prediction:
-        """A network's prediction for images in [0, 1], timed as `part`. Raises PluginError: it breaks its contract."""
+        """A network's prediction for images, timed as `part`. Raises PluginError: it breaks its contract."""
         with span(part), self.autocast():
             prediction = self._compiled[network](self.normalize(images))
         if not isinstance(prediction, Prediction):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
 from farcluss.errors import DataError, FarclussError
 from farcluss.weights import Model
 from farcluss.writers import Writer
@@ -40,11 +41,7 @@ def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
     folders: dict[tuple[Path, Path], list[Path]] = {}
     for path, folder in found:
         folders.setdefault((path.parent, folder), []).append(path)
-    jobs = [
-        Job(files, folder / name)
-        for (_, folder), paths in folders.items()
-        for name, files in writer.cases(paths)
-    ]
+    jobs = [Job(files, folder / name) for (_, folder), paths in folders.items() for name, files in writer.cases(paths)]
     for job in jobs:
         _refuse_leaving(job, output, writer)
     images = {path.resolve() for job in jobs for path in job.files}

@@ -64,15 +64,27 @@ class Data(Section):
     reduce_zero_label: bool = Field(default=False, description="mask value 0 means ignore, class i is stored as i + 1")
     palette: list[Color] | None = Field(default=None, description="color per class for pictures; default: the layout's")
     channels: PositiveInt = Field(default=3, description="image channels that the network gets")
-    mean: list[float] | None = Field(
-        default=None, description="per channel, the full range being 1; default: ImageNet's for 3 channels, else 0.5"
+    mean: float | list[float] | None = Field(
+        default=None,
+        description="of all channels or of each, the full range of 8 or 16 bits being 1; default: ImageNet's for 3 "
+        "channels, else 0.5",
     )
-    std: list[Positive] | None = Field(default=None, description="per channel; default: ImageNet's for 3, else 0.25")
+    std: Positive | list[Positive] | None = Field(
+        default=None, description="of all channels or of each; default: ImageNet's for 3, else 0.25"
+    )
     crop: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         default=321, description="pixels per side of a training crop"
     )
     scale: PositiveRange = Field(default=(0.5, 2.0), description="random scale before cropping")
-    flip: Share = Field(default=0.5, description="chance of a horizontal flip")
+    flip: Share = Field(default=0.5, description="chance that a crop is mirrored, for each of flip_axes by itself")
+    flip_axes: list[int] = Field(
+        default=[-1], description="spatial axes that flip is about, counted from 0; -1: the last, left and right"
+    )
+    turns: list[tuple[int, int]] = Field(
+        default=[],
+        description="planes, as pairs of spatial axes, in which a crop is turned by a random number of quarter turns, "
+        "of half turns where its two sides differ",
+    )
     jpeg_draft: bool = Field(
         default=False,
         description="decode a JPEG smaller where the crop shows it reduced by 2 or more: about twice as fast, "
@@ -87,19 +99,24 @@ class Data(Section):
     def _one_value_per_channel(self) -> "Data":
         for key in ("mean", "std"):
             values = getattr(self, key)
-            if values is not None and len(values) != self.channels:
+            if isinstance(values, list) and len(values) != self.channels:
                 raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
         return self
 
     @property
     def channel_mean(self) -> list[float]:
         """Mean per channel, defaults filled in."""
-        return self.mean or ([0.485, 0.456, 0.406] if self.channels == 3 else [0.5] * self.channels)
+        return self._per_channel(self.mean, [0.485, 0.456, 0.406], 0.5)
 
     @property
     def channel_std(self) -> list[float]:
         """Standard deviation per channel, defaults filled in."""
-        return self.std or ([0.229, 0.224, 0.225] if self.channels == 3 else [0.25] * self.channels)
+        return self._per_channel(self.std, [0.229, 0.224, 0.225], 0.25)
+
+    def _per_channel(self, value: float | list[float] | None, rgb: list[float], other: float) -> list[float]:
+        if value is None:
+            value = rgb if self.channels == 3 else other
+        return value if isinstance(value, list) else [value] * self.channels
 
 
 class Network(Part):

@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
 
 def to_device(host: HostBatch, device: torch.device, semi: bool, logging: bool) -> Batch:
-    """A batch on the device, in [0, 1]. The unlabeled images' own masks come along for diagnostics alone."""
+    """A batch on the device, 8-bit images in [0, 1]. Masks of unlabeled images come along for diagnostics alone."""
     images, masks, valid = (tensor.to(device, non_blocking=True) for tensor in (host.images, host.masks, host.valid))
     images = to_unit(images)
     n = host.labeled

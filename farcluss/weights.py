@@ -119,7 +119,7 @@ class Model:
         return self
 
     def probs(self, image: NDArray[Any]) -> Tensor:
-        """Probabilities `(C, *S)` float32 of one image `(Cin, *S)`, uint8 or float in [0, 1].
+        """Probabilities `(C, *S)` float32 of one image `(Cin, *S)`, uint8 or float in the range of `mean`.
 
         Raises:
             WeightsError: the image has another number of channels than the network takes.
@@ -135,7 +135,7 @@ class Model:
         return self._infer(predict_probs, lambda views: wide_softmax(self._logits(views)), images)
 
     def classify(self, images: Tensor) -> Tensor:
-        """Class index `(B, *S)` int64 of images of one size `(B, Cin, *S)`, uint8 or float in [0, 1].
+        """Class index `(B, *S)` int64 of images of one size `(B, Cin, *S)`, uint8 or float in the range of `mean`.
 
         It is the class of largest probability, without the probabilities where a single view of the image decides. The
         same image in another batch may differ where two classes are equal up to rounding.
@@ -146,7 +146,7 @@ class Model:
         return self._infer(predict_classes, self._logits, images)
 
     def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
-        """Class index `(*S)` uint8 of one image `(Cin, *S)`, uint8 or float in [0, 1]."""
+        """Class index `(*S)` uint8 of one image `(Cin, *S)`, uint8 or float in the range of `mean`."""
         return self.classify(_one(image))[0].to(torch.uint8).cpu().numpy()
 
     @torch.no_grad()

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "farcluss.checkpoints": {"atomic", "errors"},
     "farcluss.data.base": {"errors"},
     "farcluss.stages": {"losses", "chunks", "distributed", "draws", "options", "errors", "data.base"},
+    "farcluss.stages.intensity": set(),
     "farcluss.contracts": {"stages.base", "timing", "errors"},
     "farcluss.losses": {"stages.base", "chunks", "distributed", "data.base"},
     "farcluss.networks": {"options", "errors"},

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,6 +8,7 @@ from PIL import Image
 
 from farcluss.data.base import IGNORE, Item, Sample, read_sample
 from farcluss.data.crops import draw_crop, pick, random_lengths, random_place, read_window, resize
+from farcluss.recipe import Data
 
 ITEM, MASKED = Item("x", "x"), Item("x", "x", "x")
 
@@ -28,6 +31,11 @@ class Memory:
     def read(self, item, window=None):
         self.windows.append(window)
         return Sample(*(None if array is None else array[(..., *window)] for array in self.sample))
+
+
+def still(**changes):
+    """Settings for crops of one channel at scale 1, not moved."""
+    return Data(**{"channels": 1, "scale": (1, 1), "flip": 0} | changes)
 
 
 def noise(*shape, high=256, seed=0):
@@ -163,7 +171,7 @@ def test_image_and_mask_stay_aligned():
 def test_a_crop_at_scale_one_is_a_cut():
     image = pixels_by_number(9, 11)
     for seed in range(10):
-        sample = draw_crop(Memory(image), ITEM, (4, 5), (1.0, 1.0), 0.0, [0.5], np.random.default_rng(seed))
+        sample = draw_crop(Memory(image), ITEM, (4, 5), still(), np.random.default_rng(seed))
         row, column = divmod(round(float(sample.image[0, 0, 0]) * 99), 11)
         assert np.array_equal(sample.image, image[:, row : row + 4, column : column + 5])
         assert sample.valid.all() and sample.mask is None
@@ -189,21 +197,109 @@ def test_flip():
 
     def crop(flip):
         rng = np.random.default_rng(5)
-        return draw_crop(Memory(image, mask, valid), MASKED, (4, 4), (0.7, 1.3), flip, [0.5], rng)
+        return draw_crop(Memory(image, mask, valid), MASKED, (4, 4), Data(channels=1, scale=(0.7, 1.3), flip=flip), rng)
 
     for plain, flipped in zip(crop(0.0), crop(1.0), strict=True):
         assert np.array_equal(plain[..., ::-1], flipped)
     rows = [
-        draw_crop(Memory(image), ITEM, (6, 6), (1, 1), 0.5, [0.5], np.random.default_rng(seed)).image[0, 0]
+        draw_crop(Memory(image), ITEM, (6, 6), still(flip=0.5), np.random.default_rng(seed)).image[0, 0]
         for seed in range(400)
     ]
     share = np.mean([row[0] > row[-1] for row in rows])
     assert abs(share - 0.5) < 5 * 0.5 / 20
 
 
+def coordinates(*size):
+    """An image whose channels say where each pixel comes from, and a mask and `valid` that follow from them."""
+    image = np.stack(np.meshgrid(*map(np.arange, size), indexing="ij")).astype(np.uint8)
+    mask = (7 * image[0] + 3 * image[1] + 5 * image[-1]) % 100
+    return image, mask.astype(np.uint8), mask % 3 > 0
+
+
+def moved(size, seed, **settings):
+    """A crop of the whole image."""
+    dataset = Memory(*coordinates(*size))
+    return draw_crop(dataset, MASKED, size, still(channels=len(size), **settings), np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize(
+    ("size", "settings"),
+    [
+        ((6, 6), {"flip": 0.5, "flip_axes": [0, 1], "turns": [(0, 1)]}),
+        ((5, 8), {"flip": 0.5, "flip_axes": [0], "turns": [(1, 0)]}),
+        ((4, 6, 6), {"flip": 0.5, "flip_axes": [0, 1, 2], "turns": [(1, 2)]}),
+        ((4, 4, 4), {"flip": 0.3, "flip_axes": [1], "turns": [(0, 1), (1, 2), (-1, 0)]}),
+    ],
+)
+def test_image_mask_and_valid_move_together(size, settings):
+    whole, places = coordinates(*size), set()
+    for seed in range(40):
+        image, mask, valid = moved(size, seed, **settings)
+        assert image.shape == (len(size), *size)
+        assert np.array_equal(mask, whole[1][tuple(image)]) and np.array_equal(valid, whole[2][tuple(image)])
+        assert len(np.unique(np.ravel_multi_index(tuple(image), size))) == np.prod(size)  # nothing lost
+        places.add(image.tobytes())
+    assert len(places) > 3
+
+
+def dihedral(array, whole):
+    """The eight ways to lay a square, or of another rectangle the four that keep its sides; of the last two axes."""
+    turns = (np.rot90(array, number, (-2, -1)) for number in range(0, 4, 1 if whole else 2))
+    return {turned.tobytes() for each in turns for turned in (each, each[..., ::-1])}
+
+
+@pytest.mark.parametrize("settings", [{"flip_axes": [0, 1]}, {}], ids=["both", "last"])
+def test_all_of_the_dihedral_group_is_reached_alike_and_nothing_else(settings):
+    counts = Counter(moved((4, 4), seed, flip=0.5, turns=[(0, 1)], **settings).image.tobytes() for seed in range(1600))
+    assert counts.keys() == dihedral(coordinates(4, 4)[0], True) and len(counts) == 8
+    assert all(abs(count - 200) < 5 * np.sqrt(200 * 7 / 8) for count in counts.values())
+
+
+def test_where_sides_differ_there_are_half_turns_alone():
+    counts = Counter(moved((4, 6), seed, turns=[(0, 1)]).image.tobytes() for seed in range(400))
+    image = coordinates(4, 6)[0]
+    assert counts.keys() == {image.tobytes(), np.ascontiguousarray(image[:, ::-1, ::-1]).tobytes()}
+    assert all(abs(count - 200) < 5 * np.sqrt(400 / 4) for count in counts.values())
+
+
+def test_a_volume_is_turned_in_its_plane():
+    image = coordinates(3, 4, 4)[0]
+    found = {moved((3, 4, 4), seed, flip=0.5, flip_axes=[-1], turns=[(1, 2)]).image.tobytes() for seed in range(200)}
+    assert found == dihedral(image, True)
+
+
+@pytest.mark.parametrize(("flip", "axes"), [(0.25, [0, 1]), (0.25, [0]), (1.0, [0, -1]), (0.0, [0, 1])])
+def test_each_axis_is_mirrored_by_its_own_chance(flip, axes):
+    seen = np.zeros((2, 2))
+    for seed in range(800):
+        corner = moved((4, 4), seed, flip=flip, flip_axes=axes).image[:, 0, 0]
+        seen[tuple((corner > 0).astype(int))] += 1
+    shares = [flip if axis in axes or axis - 2 in axes else 0.0 for axis in (0, 1)]
+    wanted = np.outer([1 - shares[0], shares[0]], [1 - shares[1], shares[1]])
+    assert (np.abs(seen / 800 - wanted) <= 5 * np.sqrt(wanted * (1 - wanted) / 800)).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_by_default_the_draws_are_scale_places_and_one_flip(seed):
+    """The order of the calls is part of what a seed means: other draws would change every recipe's crops."""
+    image, mask = noise(3, 30, 40), noise(30, 40, high=3)
+    rng, crop, sides = np.random.default_rng(seed), [], (12, 12)
+    factor = rng.uniform(0.5, 2.0)
+    for extent, side in zip((30, 40), sides, strict=True):
+        length = max(1, round(side / factor))
+        crop.append((int(rng.integers(min(extent - length, 0), max(extent - length, 0) + 1)), length))
+    wanted = resize(read_window(Memory(image, mask), MASKED, crop, Data().channel_mean), sides)
+    if rng.uniform() < 0.5:
+        wanted = Sample(*(array[..., ::-1] for array in wanted))
+    found_rng = np.random.default_rng(seed)
+    found = draw_crop(Memory(image, mask), MASKED, sides, Data(), found_rng)
+    assert all(np.array_equal(*pair) for pair in zip(found, wanted, strict=True))
+    assert found_rng.bit_generator.state == rng.bit_generator.state
+
+
 def test_work_is_proportional_to_the_crop():
     dataset = Memory(noise(3, 500, 800), noise(500, 800, high=2))
-    draw_crop(dataset, ITEM, (50, 50), (0.5, 2.0), 0.5, [0.5] * 3, np.random.default_rng(0))
+    draw_crop(dataset, ITEM, (50, 50), Data(), np.random.default_rng(0))
     assert len(dataset.windows) == 1
     assert all(side.stop - side.start <= 100 for side in dataset.windows[0])
 
@@ -216,7 +312,7 @@ def test_labels_out_are_labels_in_and_ignore(data, axes, dtype):
     image = noise(3, *size) if dtype == np.uint8 else noise(3, *size) / np.float32(255)
     mask = noise(*size, high=200)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    sample = draw_crop(Memory(image, mask), MASKED, crop, (0.25, 4.0), 0.5, [0.1, 0.5, 0.9], rng)
+    sample = draw_crop(Memory(image, mask), MASKED, crop, Data(scale=(0.25, 4.0), mean=[0.1, 0.5, 0.9]), rng)
     assert sample.image.shape == (3, *crop) and sample.mask.shape == sample.valid.shape == crop
     assert sample.image.dtype == dtype and sample.mask.dtype == np.uint8 and sample.valid.dtype == bool
     assert set(np.unique(sample.mask)) <= {*np.unique(mask), IGNORE}
@@ -225,11 +321,11 @@ def test_labels_out_are_labels_in_and_ignore(data, axes, dtype):
 
 
 def test_a_crop_of_many_channels():
-    sample = draw_crop(Memory(noise(7, 30, 30)), ITEM, (16, 16), (0.5, 2), 0.5, [0.5] * 7, np.random.default_rng(1))
+    sample = draw_crop(Memory(noise(7, 30, 30)), ITEM, (16, 16), Data(channels=7), np.random.default_rng(1))
     assert sample.image.shape == (7, 16, 16)
 
 
 def test_a_volume_at_scale_one_is_a_cut():
     image = pixels_by_number(5, 6, 7)
-    sample = draw_crop(Memory(image), ITEM, (5, 6, 7), (1.0, 1.0), 0.0, [0.5], np.random.default_rng(0))
+    sample = draw_crop(Memory(image), ITEM, (5, 6, 7), still(), np.random.default_rng(0))
     assert np.array_equal(sample.image, image)

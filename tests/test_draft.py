@@ -154,7 +154,10 @@ def test_what_is_no_jpeg_or_not_from_files_is_read_as_always(tmp_path):
     named = Item("y", str(tmp_path / "images" / "y.jpg"))
     for source, one in ((dataset, item), (dataset, named), (Plain(), item)):
         assert read_reduced(source, one, [(0, 40), (0, 40)], (9, 9), MEAN) is None
-        crops = [draw_crop(source, one, (9, 9), (0.2, 0.4), 0.5, MEAN, np.random.default_rng(3), on) for on in (0, 1)]
+        crops = [
+            draw_crop(source, one, (9, 9), Data(scale=(0.2, 0.4), jpeg_draft=on), np.random.default_rng(3))
+            for on in (False, True)
+        ]
         assert np.array_equal(crops[0].image, crops[1].image)
 
 

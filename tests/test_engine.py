@@ -187,9 +187,13 @@ def test_three_dimensional_networks_train(recipe_file):
     plugins.register("dataset", "cubes", Cubes)
     try:
         settings = ["data.layout=cubes", "data.channels=2", "data.crop=8", "network.axes=3", "stages.augment=identity"]
+        moves = ["data.flip_axes=[0,1,2]", "data.turns=[[1,2]]", "data.mean=0.3"]
+        dice = ["loss.supervised=dice-cross-entropy", "loss.unsupervised_dice=1"]
         folder = run(recipe_file, "run", *settings)
+        again = run(recipe_file, "moved", *settings, *moves, *dice, "eval.mode=sliding", "eval.blend=gaussian")
     finally:
         plugins.unregister("dataset", "cubes")
+    assert 0 < metrics(again, "train")[-1]["unsupervised_dice"] < 1
     lines = metrics(folder, "train")
     assert 0 < lines[-1]["unsupervised"] < 1 and lines[-1]["supervised"] < lines[0]["supervised"]
     assert metrics(folder, "eval")[-1]["teacher_miou"] > 0

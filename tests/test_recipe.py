@@ -111,7 +111,9 @@ class TestTypesAndRanges:
             ("data.crop=[0, 5]", "int >= 1 or list of int >= 1, not [0, 5]"),
             ("data.flip=1.5", "float in [0, 1], not 1.5"),
             ("data.scale=[1]", "[float > 0, float > 0], not [1]"),
-            ("data.std=[1, 0, 1]", "list of float > 0 or unset, not [1, 0, 1]"),
+            ("data.std=[1, 0, 1]", "float > 0, list of float > 0 or unset, not [1, 0, 1]"),
+            ("data.std=0", "float > 0, list of float > 0 or unset, not 0"),
+            ("data.turns=[0, 1]", "list of [int, int], not [0, 1]"),
             ("data.channels=0", "int >= 1, not 0"),
             ("data.workers=-1", "int >= 0, not -1"),
             ("network.pretrained=5", "bool or str, not 5"),
@@ -142,6 +144,19 @@ class TestTypesAndRanges:
     def test_an_entry_of_a_table_is_named(self, refused):
         lines = refused(f"[data.classes]\nsky = 0\nroad = 1.5\n{STEPS}")
         assert any('mine.toml: data.classes.road: must be int, color "#rrggbb"' in line for line in lines)
+
+    @pytest.mark.parametrize(
+        ("settings", "mean", "std"),
+        [
+            ([], [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            (["data.channels=2"], [0.5, 0.5], [0.25, 0.25]),
+            (["data.channels=2", "data.mean=0.0", "data.std=1"], [0.0, 0.0], [1.0, 1.0]),
+            (["data.mean=0", "data.std=[1, 2, 3]"], [0.0, 0.0, 0.0], [1.0, 2.0, 3.0]),
+        ],
+    )
+    def test_one_number_is_for_all_channels(self, write, settings, mean, std):
+        data = load_recipe(write("mine", STEPS), settings=settings).data
+        assert (data.channel_mean, data.channel_std) == (mean, std)
 
     @pytest.mark.parametrize(
         ("text", "said"),

@@ -161,6 +161,18 @@ BROKEN_SETS = {
         lambda root: ["train.accumulate=3"],
         ["train.batch = 4 cannot be split over 1 processes and 3 micro-batches", "Use a multiple of 3"],
     ),
+    "an axis that images do not have": (
+        lambda root: ["data.flip_axes=[0, 2]"],
+        ["data.flip_axes names axis 2, the images have 2 axes: 0 to 1, or -1 for the last."],
+    ),
+    "a plane that images do not have": (
+        lambda root: ["data.turns=[[0, 1], [-3, 1]]"],
+        ["data.turns names axis -3, the images have 2 axes"],
+    ),
+    "a plane of one axis": (
+        lambda root: ["data.turns=[[1, -1]]"],
+        ["data.turns names one axis twice: [1, -1]"],
+    ),
     "a missing weights file to start from": (
         lambda root: ["network.pretrained=gone.pth"],
         ["network.pretrained: there is no file gone.pth"],

@@ -304,6 +304,11 @@ class Good:
             "not in [0, 1]",
         ),
         (
+            {"read": lambda self, item, window=None: Sample(np.full((3, 8, 6), np.nan, np.float32))},
+            "test_shapes_and_dtypes",
+            "NaN",
+        ),
+        (
             {"read": lambda self, item, window=None: Sample(np.random.randint(9, size=(3, 8, 6)).astype(np.uint8))},
             "test_shapes_and_dtypes",
             "disagree about a mask",
@@ -318,6 +323,19 @@ def test_bad_datasets(changes, test, text):
 
 def test_a_good_dataset_passes():
     assert failures(DatasetTester, dataset=Good) == {}
+
+
+class Standardized(Good):
+    """Float images of which some are negative."""
+
+    def read(self, item, window=None):
+        sample = super().read(item, window)
+        return sample._replace(image=np.float32(3) - 5 * sample.image)
+
+
+def test_floats_of_another_range_pass_where_the_tester_says_so():
+    assert failures(DatasetTester, dataset=Standardized, unit_range=False) == {}
+    assert "not in [0, 1]" in failures(DatasetTester, dataset=Standardized)["test_shapes_and_dtypes"]
 
 
 def test_importing_it_does_not_import_pytest():

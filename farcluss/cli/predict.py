@@ -34,7 +34,8 @@ def command(
 ) -> None:
     """Predict INPUTS (images, folders or globs) with WEIGHTS and write what the recipe's writer makes.
 
-    For pictures that are index PNGs with the classes' palette. An image that cannot be read is reported at the end, with exit code 1; the others are predicted all the same.
+    For pictures that is an index PNG with the classes' palette. An image that cannot be read is reported at the end,
+    with exit code 1; the others are predicted all the same.
     """
     from farcluss import plugins
     from farcluss.cli.common import pick_device

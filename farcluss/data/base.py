@@ -53,7 +53,8 @@ class Sample(NamedTuple):
     """The arrays of one item, or of a window of it.
 
     Attributes:
-        image: `(Cin, *S)`, uint8, or float32 in [0, 1] for deeper data.
+        image: `(Cin, *S)`, uint8, or float32 for deeper data: in [0, 1], or any range that the recipe's mean and std
+            are for.
         mask: `(*S)` uint8, class index or `IGNORE`; None for an item without a mask.
         valid: `(*S)` bool, False at nodata; None when every pixel is valid.
     """
@@ -131,7 +132,7 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
         sample = sample._replace(mask=None)
     image, mask = sample.image, sample.mask
     if image.dtype not in (np.uint8, np.float32):
-        raise PluginError(f"{name}: the image is {image.dtype}; it must be uint8, or float32 in [0, 1].")
+        raise PluginError(f"{name}: the image is {image.dtype}; it must be uint8 or float32.")
     for what, array in (("mask", mask), ("valid", sample.valid)):
         if array is not None and array.shape != image.shape[1:]:
             raise PluginError(f"{name}: {what} is of shape {array.shape}, the image of {image.shape}.")

@@ -1,8 +1,8 @@
-"""Random scale, crop and flip: cut the window from the source first, then resize, so that the work follows the crop."""
+"""Random crops, cut from the source before they are resized, so that the work follows the crop; flips and turns."""
 
 from dataclasses import replace
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from farcluss.data.base import IGNORE, Dataset, Item, Reduced, Sample, Window, read_sample
+from farcluss.recipe import Data
 
 
 def random_lengths(crop: tuple[int, ...], scale: tuple[float, float], rng: np.random.Generator) -> list[int]:
@@ -128,32 +129,56 @@ def pick(array: NDArray[Any], places: list[NDArray[np.int64]]) -> NDArray[Any]:
     return array
 
 
-def draw_crop(
-    dataset: Dataset,
-    item: Item,
-    crop: tuple[int, ...],
-    scale: tuple[float, float],
-    flip: float,
-    mean: list[float],
-    rng: np.random.Generator,
-    draft: bool = False,
-    blind: bool = False,
-) -> Sample:
-    """One training crop of `item`: random scale and place, then a horizontal flip by chance `flip`.
+class Move(NamedTuple):
+    """How a crop is mirrored and turned; axes are counted from the last one, which is -1.
 
-    With `draft`, images that are shown reduced by at least 2 are read smaller where the data set can do that. With
-    `blind`, the mask is not known when the crop's place is chosen.
+    Attributes:
+        flips: axes along which it is mirrored.
+        turns: then, by how many quarter turns in the plane of which axes, from the first to the second.
+    """
+
+    flips: tuple[int, ...]
+    turns: tuple[tuple[int, tuple[int, int]], ...]
+
+    def __call__(self, array: NDArray[Any]) -> NDArray[Any]:
+        """An array `(..., *S)`, moved; a view of it."""
+        array = np.flip(array, self.flips)
+        for number, plane in self.turns:
+            array = np.rot90(array, number, plane)
+        return array
+
+
+def random_move(crop: tuple[int, ...], data: Data, rng: np.random.Generator) -> Move:
+    """Flips by chance `data.flip` along each of `data.flip_axes`, then turns in each plane of `data.turns`.
+
+    In a plane whose sides differ, only half turns keep the size `crop`.
+    """
+    axes = len(crop)
+    flips = [axis % axes - axes for axis in data.flip_axes if rng.uniform() < data.flip]
+    turns = []
+    for first, second in data.turns:
+        step = 1 if crop[first] == crop[second] else 2
+        turns.append((step * int(rng.integers(4 // step)), (first % axes - axes, second % axes - axes)))
+    return Move(tuple(flips), tuple(turns))
+
+
+def draw_crop(
+    dataset: Dataset, item: Item, crop: tuple[int, ...], data: Data, rng: np.random.Generator, blind: bool = False
+) -> Sample:
+    """One training crop of `item`: random scale and place, then random flips and turns, as `data` says.
+
+    With `data.jpeg_draft`, images that are shown reduced by at least 2 are read smaller where the data set can do that.
+    With `blind`, the mask is not known when the crop's place is chosen.
 
     Returns:
         Arrays of spatial size `crop`; `valid` is always given, False beyond the image; pixels there have the value
-        `mean`.
+        `data.channel_mean`.
     """
+    mean = data.channel_mean
     placed = replace(item, mask=None) if blind else item
-    place = choose_place(dataset, placed, random_lengths(crop, scale, rng), rng)
-    flipped = rng.uniform() < flip
-    sample = read_reduced(dataset, item, place, crop, mean) if draft else None
+    place = choose_place(dataset, placed, random_lengths(crop, data.scale, rng), rng)
+    move = random_move(crop, data, rng)
+    sample = read_reduced(dataset, item, place, crop, mean) if data.jpeg_draft else None
     if sample is None:
         sample = resize(read_window(dataset, item, place, mean), crop)
-    if flipped:
-        sample = Sample(*(None if array is None else array[..., ::-1] for array in sample))  # type: ignore[arg-type]
-    return sample
+    return Sample(*(None if array is None else move(array) for array in sample))  # type: ignore[arg-type]

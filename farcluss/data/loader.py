@@ -104,11 +104,8 @@ class PairedCrops:
         rng = np.random.default_rng([self.seed, *address])
         try:
             with self.diary.reading(address.stream, index):
-                data = self.data
                 blind = address.stream == UNLABELED
-                sample = draw_crop(
-                    self.dataset, item, self.crop, data.scale, data.flip, data.channel_mean, rng, data.jpeg_draft, blind
-                )
+                sample = draw_crop(self.dataset, item, self.crop, self.data, rng, blind)
         except FarclussError as error:
             return error
         if len(sample.image) != self.data.channels:

@@ -104,7 +104,10 @@ class Augment(nn.Module):
 
     @abstractmethod
     def forward(self, images: Tensor, valid: Tensor) -> Views:
-        """Views of `images` `(B, Cin, *S)` in [0, 1], not yet normalized, with `valid` `(B, *S)` bool."""
+        """Views of `images` `(B, Cin, *S)` with `valid` `(B, *S)` bool.
+
+        8-bit images are in [0, 1], others in the range of their data set; none are normalized yet.
+        """
 
 
 class PseudoLabel(nn.Module):

@@ -21,6 +21,7 @@ class DatasetTester:
         data: the `[data]` section that it is called with.
         splits: splits that it must have.
         channels: image channels Cin.
+        unit_range: whether its float images lie in [0, 1]; False where a recipe's mean and std are for another range.
     """
 
     dataset: ClassVar[Callable[..., Any]]
@@ -28,6 +29,7 @@ class DatasetTester:
     data: Data = Data()
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
     channels: ClassVar[int] = 3
+    unit_range: ClassVar[bool] = True
 
     def build(self) -> Dataset:
         """A new data set, its options checked as a recipe's are."""
@@ -84,14 +86,15 @@ class DatasetTester:
             assert found.id == item.id, f"parse({self.line(item)!r}) gives item {found.id!r}, not {item.id!r}"
 
     def test_shapes_and_dtypes(self) -> None:
-        """Images are uint8, or float32 in [0, 1]; masks hold classes or the ignore value; sizes agree."""
+        """Images are uint8, or float32 in range; masks hold classes or the ignore value; sizes agree."""
         dataset = self.build()
         for item in self.some(dataset):
             image, mask, valid = dataset.read(item)
             size = tuple(dataset.size(item))
             assert image.shape == (self.channels, *size), f"{item.id}: image {image.shape}, but size() says {size}"
             assert image.dtype in (np.uint8, np.float32), f"{item.id}: image is {image.dtype}, not uint8 or float32"
-            if image.dtype == np.float32:
+            assert np.isfinite(image).all(), f"{item.id}: image holds NaN or infinity"
+            if image.dtype == np.float32 and self.unit_range:
                 assert 0 <= image.min() and image.max() <= 1, f"{item.id}: float image is not in [0, 1]"
             assert (mask is None) == (item.mask is None), f"{item.id}: item and sample disagree about a mask"
             if mask is not None:

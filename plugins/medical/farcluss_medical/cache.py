@@ -38,7 +38,7 @@ class Cache:
 
     def image(self, case: Case, preprocessing: Preprocessing) -> NDArray[np.float32]:
         """The preprocessed image `(C, *S)` float32 of a case, mapped."""
-        return self._keep(case, "image", case.images, preprocessing.facts(), lambda: _image(case, preprocessing))
+        return self._keep(case, "image", case.images, preprocessing.facts(), lambda: make_image(case, preprocessing))
 
     def box(self, case: Case, preprocessing: Preprocessing) -> tuple[list[int], list[int]]:
         """First and last-but-one places of what is not 0 in the preprocessed image."""
@@ -51,7 +51,7 @@ class Cache:
 
     def mask(self, case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.uint8]:
         """The mask `(*S)` of a labeled case on the grid of its image, mapped."""
-        return self._of_label("mask", case, preprocessing, masks, lambda: _mask(case, preprocessing, masks))
+        return self._of_label("mask", case, preprocessing, masks, lambda: make_mask(case, preprocessing, masks))
 
     def foreground(self, case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.int32]:
         """`(N, 1 + axes)` class and place of voxels of all classes but the first, at most `SPOTS` of each."""
@@ -110,11 +110,13 @@ def _write(path: Path, array: NDArray[Any]) -> None:
         raise
 
 
-def _image(case: Case, preprocessing: Preprocessing) -> NDArray[np.float32]:
+def make_image(case: Case, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """The preprocessed image `(C, *S)` of a case, from its files. Raises DataError that names them."""
     return preprocessing.image(read_image(case.images))
 
 
-def _mask(case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.uint8]:
+def make_mask(case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.uint8]:
+    """The mask `(*S)` of a labeled case on the grid of its image, from its file. Raises DataError that names it."""
     assert case.label is not None
     header = read_header(case.images[0])
     values = read_label(case.label, case.images[0], header)

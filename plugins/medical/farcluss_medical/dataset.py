@@ -94,12 +94,12 @@ class VolumeDataset:
 
     def size(self, item: Item) -> tuple[int, ...]:
         """Size of a volume, or of its slices."""
-        size = self.preprocessing.size(self.headers[self._find(item)[0].id])
+        size = self.preprocessing.size(self.headers[self.find(item)[0].id])
         return size if self.slice_axis is None else (*size[: self.slice_axis], *size[self.slice_axis + 1 :])
 
     def read(self, item: Item, window: Window | None = None) -> Sample:
         """A volume or slice, or a window of it, from the cache. Raises DataError that names the file."""
-        case, number = self._find(item)
+        case, number = self.find(item)
         part = self._part(number, window or (slice(None),) * len(self.size(item)))
         image = np.array(self.cache.image(case, self.preprocessing)[(slice(None), *part)])
         mask = None if item.mask is None else np.array(self._mask(case)[part])
@@ -111,7 +111,7 @@ class VolumeDataset:
         Foreground is drawn by class first, so that rare classes are seen as often as common ones.
         """
         size = self.size(item)
-        case, number = self._find(item)
+        case, number = self.find(item)
         if item.mask is not None and rng.uniform() < self.foreground:
             spots = self._spots(case, number)
             if len(spots):
@@ -120,6 +120,13 @@ class VolumeDataset:
                 return around(spot, size, lengths, rng)
         low, high = self._box(case, number)
         return within(low, high, size, lengths, rng)
+
+    def find(self, item: Item) -> tuple[Case, int]:
+        """The case of an item, and which of its slices it is; 0 for volumes."""
+        if self.slice_axis is None:
+            return self._cases[item.id], 0
+        name, _, number = item.id.rpartition("/")
+        return self._cases[name], int(number)
 
     @cached_property
     def _cases(self) -> dict[str, Case]:
@@ -136,13 +143,6 @@ class VolumeDataset:
         count = self.preprocessing.size(self.headers[case.id])[self.slice_axis]
         names = [f"{number:03d}" for number in range(count)]
         return [Item(f"{case.id}/{n}", f"{image}#{n}", label and f"{label}#{n}", case.patient) for n in names]
-
-    def _find(self, item: Item) -> tuple[Case, int]:
-        """The case and number of the slice of an item."""
-        if self.slice_axis is None:
-            return self._cases[item.id], 0
-        name, _, number = item.id.rpartition("/")
-        return self._cases[name], int(number)
 
     def _part(self, number: int, window: Window) -> tuple[slice | int, ...]:
         axis = self.slice_axis

@@ -41,7 +41,7 @@ def predict_volume(model: Model, image: NDArray[np.float32], slice_axis: int | N
 
     # Small volumes are taken whole along an axis, as in training's own evaluation; the network pads what it must.
     window = [min(side, extent) for side, extent in zip(settings.window, image.shape[1:], strict=True)]
-    mode = "gaussian" if getattr(settings, "blend", "") == "gaussian" else "constant"
+    mode = "gaussian" if settings.blend == "gaussian" else "constant"
     with torch.no_grad():
         probs: Any = sliding_window_inference(
             views, window, 1, forward, overlap=1 - settings.stride, mode=mode, sw_device=model.device, device="cpu"

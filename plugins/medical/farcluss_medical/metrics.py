@@ -91,13 +91,13 @@ def dice(truth: Mask, prediction: Mask) -> float:
     """2 |A and B| / (|A| + |B|); NaN for two empty masks."""
     both = np.count_nonzero(truth & prediction)
     total = np.count_nonzero(truth) + np.count_nonzero(prediction)
-    return 2 * both / total if total else math.nan
+    return float(2 * both / total) if total else math.nan
 
 
 def iou(truth: Mask, prediction: Mask) -> float:
     """|A and B| / |A or B|, also called Jaccard; NaN for two empty masks."""
     union = np.count_nonzero(truth | prediction)
-    return np.count_nonzero(truth & prediction) / union if union else math.nan
+    return float(np.count_nonzero(truth & prediction) / union) if union else math.nan
 
 
 def surface(mask: Mask) -> Mask:
@@ -162,7 +162,7 @@ def nsd(outward: Distances, inward: Distances, tolerance: float) -> float:
     """Normalized surface Dice: the share of the voxels of both surfaces within `tolerance` of the other one."""
     reach = tolerance * (1 + ROUNDING)
     found = np.count_nonzero(outward <= reach) + np.count_nonzero(inward <= reach)
-    return found / (outward.size + inward.size)
+    return float(found / (outward.size + inward.size))
 
 
 def _check(truth: Mask, prediction: Mask, spacing: Sequence[float]) -> None:

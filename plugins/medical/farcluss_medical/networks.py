@@ -45,7 +45,8 @@ def monai(
         in_channels: image channels.
         classes: number of classes.
         dim: embedding size; 0 builds no embedding head.
-        pretrained: a path reads a file with MONAI's names, False starts from scratch; True is refused.
+        pretrained: a path reads a file with MONAI's names, all but the output layer, for the `arguments` that it was
+            made with; False starts from scratch; True is refused.
         architecture: name of MONAI's class.
         spatial_dims: 3 for volumes, 2 for images and single slices.
         embed_stride: stride of the decoder's map that embeddings are made of; where axes have their own strides, the

@@ -75,7 +75,8 @@ class Preprocessing:
                 "Write it anew with `farcluss medical fingerprint RECIPE`."
             )
         facts = zip(voxels, self.fingerprint, strict=True)
-        return np.stack([(v.clip(f["low"], f["high"]) - f["mean"]) / f["std"] for v, f in facts]).astype(np.float32)
+        scaled = [(v.clip(f["low"], f["high"]) - f["mean"]) / (f["std"] or 1.0) for v, f in facts]
+        return np.stack(scaled).astype(np.float32)
 
 
 def zscore(channel: NDArray[np.float32]) -> NDArray[np.float32]:

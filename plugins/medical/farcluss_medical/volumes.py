@@ -69,6 +69,44 @@ def read_header(path: str, key: str = "image") -> Header:
     return Header(shape[:3], shape[3] if len(shape) == 4 else 1, affine)
 
 
+@dataclass(frozen=True)
+class Storage:
+    """How a file keeps its voxels, for reports.
+
+    Attributes:
+        dtype: of the numbers in the file.
+        orientation: where its axes point to, such as `LPS`; empty for a format that does not say.
+        placed: False for a NIfTI file whose sform_code and qform_code are both 0.
+        disagreement: millimeters between what sform and qform say of the corners, where both are set; sform counts.
+    """
+
+    dtype: str
+    orientation: str
+    placed: bool = True
+    disagreement: float = 0.0
+
+
+def read_storage(path: str) -> Storage:
+    """How a file keeps its voxels. Raises DataError that names the file."""
+    with _reading(path):
+        if path.endswith(HDF5):
+            return Storage(_hdf5_dtype(path), "")
+        image: Any = nib.load(path)
+        dtype, orientation = str(image.get_data_dtype()), "".join(nib.aff2axcodes(image.affine))
+        if not hasattr(image, "get_sform"):  # Analyze
+            return Storage(dtype, orientation, placed=False)
+        sform = image.get_sform(coded=True)[0]
+        try:
+            qform = image.get_qform(coded=True)[0]
+        except ValueError:  # a quaternion that is none, which nobody needs beside an sform
+            qform = None
+        if sform is None or qform is None:
+            return Storage(dtype, orientation, placed=sform is not None or qform is not None)
+        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(np.array(image.shape[:3]) - 1), 1]
+        apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
+        return Storage(dtype, orientation, disagreement=float(apart))
+
+
 def read_image(paths: tuple[str, ...]) -> Volume:
     """The channels of a case as one volume `(C, *S)` float32: of one file, or of a file per channel.
 
@@ -146,6 +184,13 @@ def _hdf5(path: str, key: str, shape: bool = False) -> Any:
         if key not in file:
             raise DataError(f"{path} has no {key!r}; it holds {', '.join(file) or 'nothing'}.")
         return tuple(map(int, file[key].shape)) if shape else file[key][()]
+
+
+def _hdf5_dtype(path: str) -> str:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return str(file["image"].dtype)
 
 
 class _reading:

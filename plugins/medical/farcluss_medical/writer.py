@@ -174,5 +174,3 @@ def largest_components(classes: NDArray[np.uint8], count: int) -> NDArray[np.uin
             sizes = np.bincount(parts.ravel())
             kept[parts == 1 + int(np.argmax(sizes[1:]))] = index
     return kept
-
-

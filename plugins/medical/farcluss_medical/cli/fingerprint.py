@@ -1,0 +1,71 @@
+"""`farcluss medical fingerprint`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from farcluss.cli.common import read_recipe, recipe_options
+
+
+@click.command(epilog="Example: farcluss medical fingerprint ct.toml --set data.root=/data/ct -o fingerprint.json")
+@recipe_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="fingerprint.json",
+    show_default=True,
+    help="File to write.",
+)
+def command(
+    recipe: str, overlays: tuple[str, ...], settings: tuple[str, ...], plugins: tuple[str, ...], output: Path
+) -> None:
+    """Measure the training cases of RECIPE: spacing, crop, and intensities of labeled foreground.
+
+    Validation and test cases are never looked at, and of unlabeled cases only their headers.
+    """
+    loaded = read_recipe(recipe, overlays, settings, plugins)
+    from farcluss.atomic import write_atomically
+    from farcluss_medical.fingerprint import fingerprint, training_cases, volumes_of
+
+    dataset = volumes_of(loaded.data)
+    labeled, unlabeled = training_cases(dataset, loaded.data)
+    with click.progressbar(labeled, label=f"reading {len(labeled)} labeled cases") as bar:
+        facts = fingerprint(dataset, bar, unlabeled)
+    write_atomically(output, _written(facts).encode())
+    _report(facts, output, "right, anterior, superior" if len(facts["spacing"]) == 3 else "as in the files")
+
+
+def _written(facts: dict[str, Any]) -> str:
+    """JSON with a line per key, and per channel and case: for readers, and for diffs."""
+    lines = []
+    for key, value in facts.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and isinstance(value[0], dict):
+            text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+        lines.append(f' "{key}": {text}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _report(facts: dict[str, Any], output: Path, order: str) -> None:
+    click.echo(f"wrote {output}: {facts['labeled']} labeled and {facts['unlabeled']} unlabeled cases")
+    click.echo(f"axes         {order}")
+    click.echo(f"voxels       {_by(facts['median_shape'])} (median)")
+    click.echo(f"spacing      {_by(facts['median_spacing'])} mm (median)")
+    for number, channel in enumerate(facts["intensities"]):
+        values = ", ".join(f"{key} {channel[key]:.5g}" for key in ("low", "median", "high", "mean", "std"))
+        click.echo(f"foreground   {f'channel {number}: ' if len(facts['intensities']) > 1 else ''}{values}")
+    total = sum(facts["class_voxels"].values())
+    for name, count in facts["class_voxels"].items():
+        click.echo(f"class        {name}: {count:,} voxels, {100 * count / total:.2f} %")
+    click.echo("What it suggests for the recipe:")
+    click.echo(f"  --set data.crop='{facts['crop']}'")
+    if any(case["spacing"] != facts["spacing"] for case in facts["cases"]):
+        click.echo(f"  --set data.layout.spacing='{facts['spacing']}'   so that a voxel is one length in all cases")
+    click.echo(f"  --set data.layout.normalize=ct --set data.layout.fingerprint={output}   for CT")
+
+
+def _by(values: list[float]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
