@@ -9,7 +9,9 @@ from volume_data import build, groups, pairs, problems, refused
 
 from farcluss.data.splits import resolve
 from farcluss.recipe import Data
+from farcluss.signatures import REQUIRED, describe_object
 from farcluss.testing import DatasetTester
+from farcluss_medical.challenges import brats, left_atrium
 from farcluss_medical.layouts import cases, decathlon, scans
 from farcluss_medical.nnunet import nnunet
 
@@ -33,12 +35,22 @@ class UnitTester(DatasetTester):
     """Intensities as they are in files, and these in [0, 1]."""
 
     channels = 1
+    normalize = "none"
 
     @pytest.fixture(autouse=True)
     def _files(self, tmp_path):
         self.draw(tmp_path / "root")
-        type(self).options = {**type(self).options, "normalize": "none", "cache": str(tmp_path / "cache")}
+        type(self).options = {**type(self).options, "normalize": self.normalize, "cache": str(tmp_path / "cache")}
         self.data = Data(root=tmp_path / "root", channels=self.channels, classes=BINARY)
+
+
+@pytest.mark.parametrize("layout", [decathlon, brats, left_atrium])
+def test_options_are_documented(layout):
+    """Those of the other layouts are checked by their testers."""
+    options = describe_object(layout).options
+    assert {"dimensions", "cache"} < set(options)
+    for name, option in options.items():
+        assert option.default is not REQUIRED and option.help, name
 
 
 # Decathlon.
@@ -224,6 +236,12 @@ class TestScans(UnitTester):
 
 class TestSlices(TestScans):
     options = {**TestScans.options, "dimensions": 2}
+
+
+class TestZscored(TestScans):
+    options = {**TestScans.options, "spacing": [1.5, 1.0, 1.0]}
+    normalize = "zscore"
+    unit_range = False
 
 
 # Tables.
