@@ -90,7 +90,7 @@ class Cache:
 
 def _key(kind: str, files: tuple[str, ...], facts: dict[str, Any]) -> str:
     try:
-        stats = [(os.path.abspath(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files]
+        stats = [(os.path.abspath(path), (s := os.stat(path)).st_size, s.st_mtime_ns) for path in files]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}. Check data.root and the lists.") from None
     text = json.dumps([VERSION, kind, facts, stats], sort_keys=True)
