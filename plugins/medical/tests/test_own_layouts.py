@@ -105,16 +105,38 @@ def test_decathlon_lists_every_problem(tmp_path):
     dataset = build(decathlon, root, data={"on_error": "skip"})
     problems(
         dataset, ("labels/case_001.nii.gz", "does not exist"), ("case_002", "no label"),
-        ("entry 4 of training", "no image"), ("case_000 is there twice",), ("Patient case_003", "both train and val"), ("case_003 is there twice",),
+        ("entry 4 of training", "no image"),
+        ("case_000 is there twice",), ("Patient case_003", "both train and val"), ("case_003 is there twice",),
     )  # fmt: skip
     assert [*pairs(dataset), *pairs(dataset, "val")] == ["case_000", "case_003", "case_004", "case_005"]
     text = refused(build(decathlon, root).items, "train")
     assert "entry 4 of training" in text and "And 5 more." in text and "farcluss check" in text
 
 
+def test_cases_whose_files_have_one_name_are_called_by_their_folders(tmp_path):
+    root = tmp_path / "root"
+    for name in ("p1/t1", "p2/t1", "p3/flair"):
+        image(root / f"{name}.nii.gz")
+        label(root / f"{name}_seg.nii.gz")
+    entries = [
+        {"image": f"./{n}.nii.gz", "label": f"{n}_seg.nii.gz", "group": None} for n in ("p1/t1", "p2/t1", "p3/flair")
+    ]
+    (root / "dataset.json").write_text(json.dumps({"training": entries}))
+    dataset = build(decathlon, root, classes=BINARY)
+    assert groups(dataset) == {"p1/t1": "p1/t1", "p2/t1": "p2/t1", "flair": "flair"} and dataset.findings() == []
+    assert dataset.parse("p2/t1").image == str(root / "p2/t1.nii.gz")
+    slices = build(decathlon, root, classes=BINARY, dimensions=2)
+    assert slices.parse("p2/t1/3").id == "p2/t1/003"
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
-    [("{", "cannot be read"), ("[]", "no JSON object"), ('{"labels": {"a": "b"}}', "labels must be like")],
+    [
+        ('{"training": 3}', "must be a list"),
+        ("{", "cannot be read"),
+        ("[]", "no JSON object"),
+        ('{"labels": {"a": "b"}}', "labels must be like"),
+    ],
 )
 def test_a_datalist_that_is_none(tmp_path, content, word):
     (tmp_path / "dataset.json").write_text(content)
@@ -252,7 +274,8 @@ def test_cases_report_every_line(tmp_path):
     dataset = build(cases, root, classes=BINARY, data={"on_error": "skip"})
     problems(
         dataset, ("line 1", "'patient'"), ("line 2", "no case"), ("line 4", "case a is in line 3"),
-        ("line 5", "no image"), ("line 6", "images/none.nii does not exist"), ("line 6", "labels/none.nii does not exist"),
+        ("line 5", "no image"),
+        ("line 6", "images/none.nii does not exist"), ("line 6", "labels/none.nii does not exist"),
         ("line 7", "'training'"), ("line 8", "test needs a label"), ("line 9", "more values"),
     )  # fmt: skip
     assert list(pairs(dataset)) == ["a"]
