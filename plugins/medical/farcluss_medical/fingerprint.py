@@ -83,8 +83,7 @@ def _places(dataset: VolumeDataset, case: Case, numbers: Sequence[int]) -> tuple
 def fingerprint(dataset: VolumeDataset, labeled: Iterable[Labeled], unlabeled: Sequence[Case]) -> dict[str, Any]:
     """What `fingerprint.json` holds.
 
-    Volumes are read one by one, and of labeled cases alone. Axes are right, anterior, superior, whatever the order of
-    the files; lengths are millimeters.
+    Volumes are read one by one, and of labeled cases alone. Axes are right, anterior, superior; lengths millimeters.
 
     Args:
         dataset: of the cases.
@@ -101,26 +100,13 @@ def fingerprint(dataset: VolumeDataset, labeled: Iterable[Labeled], unlabeled: S
         DataError: a file cannot be read, or no voxel of a labeled case is foreground.
     """
     plain = dataset.without_normalization()
-    intensities = Intensities(dataset.data.channels)
-    counts = np.zeros(len(dataset.classes), np.int64)
-    cases: list[tuple[Case, bool]] = []
-    for each in labeled:
-        cases.append((each.case, True))
-        mask = make_mask(each.case, plain.preprocessing, dataset.masks)
-        if each.slices is not None and dataset.slice_axis is not None:
-            mask = _only(mask, dataset.slice_axis, each.slices)
-        counts += np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(counts)]
-        image = make_image(each.case, plain.preprocessing)
-        intensities.add(image[:, (mask > 0) & (mask != IGNORE)].astype(np.float64))
+    seen, intensities, counts = _measure(plain, labeled)
     if not intensities.count:
-        raise DataError(
-            f"None of the {len(cases)} labeled cases has a voxel of a class other than {dataset.classes[0]!r}: there "
-            "are no intensities to measure.\nCheck data.classes; `farcluss medical check` counts the labels of each."
-        )
-    cases += [(case, False) for case in unlabeled]
+        raise DataError(_no_foreground(dataset, len(seen)))
+    cases = [(case, True) for case in seen] + [(case, False) for case in unlabeled]
     return {
         "version": VERSION,
-        "labeled": sum(has_label for _, has_label in cases),
+        "labeled": len(seen),
         "unlabeled": len(unlabeled),
         **_geometry(plain, [case for case, _ in cases]),
         "intensities": intensities.to_json(),
@@ -129,10 +115,33 @@ def fingerprint(dataset: VolumeDataset, labeled: Iterable[Labeled], unlabeled: S
     }
 
 
-def _only(mask: NDArray[np.uint8], axis: int, slices: tuple[int, ...]) -> NDArray[np.uint8]:
-    """A mask that is ignored in all but some slices."""
+def _measure(plain: VolumeDataset, labeled: Iterable[Labeled]) -> tuple[list[Case], "Intensities", NDArray[np.int64]]:
+    """The labeled cases, the intensities of their foreground, and their voxels per class."""
+    cases, intensities = list[Case](), Intensities(plain.data.channels)
+    counts = np.zeros(len(plain.classes), np.int64)
+    for each in labeled:
+        cases.append(each.case)
+        mask = _labeled_part(plain, each)
+        counts += np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(counts)]
+        inside = (mask > 0) & (mask != IGNORE)
+        intensities.add(make_image(each.case, plain.preprocessing)[:, inside].astype(np.float64))
+    return cases, intensities, counts
+
+
+def _no_foreground(dataset: VolumeDataset, cases: int) -> str:
+    return (
+        f"None of the {cases} labeled cases has a voxel of a class other than {dataset.classes[0]!r}: there are no "
+        "intensities to measure.\nCheck data.classes; `farcluss medical check` counts the labels of each case."
+    )
+
+
+def _labeled_part(plain: VolumeDataset, labeled: Labeled) -> NDArray[np.uint8]:
+    """The mask of a case, ignored in slices without a label."""
+    mask = make_mask(labeled.case, plain.preprocessing, plain.masks)
+    if labeled.slices is None or plain.slice_axis is None:
+        return mask
     kept = np.full_like(mask, IGNORE)
-    part = (slice(None),) * axis + (list(slices),)
+    part = (slice(None),) * plain.slice_axis + (list(labeled.slices),)
     kept[part] = mask[part]
     return kept
 

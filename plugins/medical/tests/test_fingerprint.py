@@ -153,14 +153,14 @@ class TestSamples:
 
 class TestSlices:
     def test_only_labeled_slices_count(self, scans):
-        """Slices 2 and 5 of a file whose superior axis runs downward, counted upward."""
+        """Slices 1 and 5 of a file whose superior axis runs downward, counted upward."""
         scan = replace(scans.training["b"], axes="RAI")
         scans.training["b"] = scan
         recipe = scans.write("labeled = 'few.txt'")
-        (scans.root / "few.txt").write_text("b/002\nb/005\n")
+        (scans.root / "few.txt").write_text("b/001\nb/005\n")
         facts = measure(recipe, "data.layout.dimensions=2", "data.layout.slice_axis=2")
         assert (facts["labeled"], facts["unlabeled"]) == (1, 4)
-        voxels, label = scan.voxels[..., [2, 5]], scan.label[..., [2, 5]]
+        voxels, label = scan.voxels[..., [1, 5]], scan.label[..., [1, 5]]
         expected = statistics(voxels[:, label > 0].astype(np.float64))
         for mine, theirs in zip(facts["intensities"], expected, strict=True):
             assert mine == pytest.approx(theirs, rel=1e-12)
@@ -275,12 +275,12 @@ class TestCommand:
     def test_it_says_what_to_do_with_it(self, scans, tmp_path, monkeypatch):
         recipe = scans.write()
         monkeypatch.chdir(tmp_path)
-        result = cli("medical", "fingerprint", recipe)
+        result = cli("medical", "fingerprint", recipe, "--set", "data.labeled=2/3")
         facts = json.loads((tmp_path / "fingerprint.json").read_text())
         assert f"--set data.crop='{facts['crop']}'" in result.out
         assert "--set data.layout.spacing='[1.0, 1.25, 1.5]'" in result.out
         assert "--set data.layout.normalize=ct --set data.layout.fingerprint=fingerprint.json" in result.out
-        assert "wrote fingerprint.json: 3 labeled and 2 unlabeled cases" in result.out
+        assert "wrote fingerprint.json: 2 labeled and 3 unlabeled cases" in result.out
         assert not (scans.root / "cache").exists()
 
     def test_no_foreground(self, scans, tmp_path):

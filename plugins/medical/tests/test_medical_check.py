@@ -85,12 +85,12 @@ class TestClean:
         assert sorted(scans.root.rglob("*")) == before
 
     def test_labels_far_apart_are_counted(self, scans):
-        scans.labels = {"0": "background", "1": "organ", "2": "tumor", "100000": "vessel"}
+        scans.labels = {"0": "background", "1": "organ", "2": "tumor", "2000000000": "vessel"}
         scan = scans.training["a"]
         scan.label = scan.label.astype(np.int32)
-        scan.label[0, 0, :3] = 100_000
+        scan.label[0, 0, :3] = 2_000_000_000
         (case,) = [case for case in check(scans.write())[1]["cases"] if case["case"] == "a"]
-        assert case["labels"] == {str(value): (scan.label == value).sum() for value in (0, 1, 2, 100_000)}
+        assert case["labels"] == {str(value): (scan.label == value).sum() for value in (0, 1, 2, 2_000_000_000)}
 
     def test_oblique_affines_are_fine(self, scans):
         turn = np.eye(4)
@@ -197,7 +197,7 @@ def header(scans, change):
     recipe = scans.write()
     for path in (scans.image("a"), scans.label("a")):
         image = nib.load(path)
-        array = np.array(image.dataobj)  # a copy: the file is written over
+        array = np.asarray(image.dataobj).copy()  # as: the file is written over
         change(image)
         nib.save(nib.Nifti1Image(array, None, image.header), path)
     return recipe
