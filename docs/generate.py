@@ -1,9 +1,10 @@
-"""Writes docs/recipe_reference.md and docs/cli_reference.md from the code.
+"""Writes docs/recipe_reference.md, docs/cli_reference.md and docs/medical_reference.md from the code.
 
-    python docs/generate.py            # write both
+    python docs/generate.py            # write all
     python docs/generate.py --check    # exit code 1 when one is stale
 
-The text depends on farcluss alone: not on the terminal, nor on other plugins that are installed.
+The text of the first two depends on farcluss alone: not on the terminal, nor on plugins that are installed. The third is
+of the plugin farcluss-medical, and left as it is where that is not installed.
 """
 
 import inspect
@@ -13,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterable
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -63,6 +65,10 @@ lines what is wrong, where, and what to do; `--debug`, before the command, adds 
 
 `farcluss` and `python -m farcluss` are the same. `accelerate launch -m farcluss run RECIPE` trains on several
 devices."""
+MEDICAL_INTRO = """\
+What the plugin `farcluss-medical` adds. [Scans](medical.md) leads through it.
+
+In the tables of layouts their own options come first; those from `dimensions` on are the same in all of them."""
 
 
 def words(annotation: Any) -> str:
@@ -190,10 +196,17 @@ def commands() -> dict[str, click.Command]:
     found: dict[str, click.Command] = {"farcluss": farcluss}
     for name in sorted(BUILT_IN):
         command: click.Command = import_module(f"farcluss.cli.{name}").command
-        found[f"farcluss {name}"] = command
-        if isinstance(command, click.Group):
-            found |= {f"farcluss {name} {sub}": command.commands[sub] for sub in sorted(command.commands)}
+        found |= {f"farcluss {name}": command} | sub_commands(f"farcluss {name}", command)
     return found
+
+
+def sub_commands(name: str, command: click.Command) -> dict[str, click.Command]:
+    """The commands of a group by their full name; none of a single command."""
+    if not isinstance(command, click.Group):
+        return {}
+    context = click.Context(command)
+    found = {sub: command.get_command(context, sub) for sub in sorted(command.list_commands(context))}
+    return {f"{name} {sub}": inner for sub, inner in found.items() if inner is not None}
 
 
 def parameter_rows(command: click.Command, context: click.Context) -> list[tuple[str, str, str]]:
@@ -228,9 +241,28 @@ def cli_reference() -> str:
     return "\n\n".join([*parts, *(command_text(*item) for item in commands().items())]) + "\n"
 
 
+def medical_reference() -> str:
+    """The page of the plugin for scans. Raises PackageNotFoundError where it is not installed."""
+    owner = distribution("farcluss-medical")
+    entries = {kind: sorted(owner.entry_points.select(group=f"farcluss.{kind}")) for kind in (*PLACES, "command")}
+    parts = ["# Reference of farcluss-medical", WRITTEN, MEDICAL_INTRO]
+    for kind, place in PLACES.items():
+        found = [plugins.Plugin(kind, entry.name, owner.name, owner.version, entry) for entry in entries[kind]]
+        if found:
+            parts += [f"**`{place}`**:", *map(plugin_text, found)]
+    for entry in entries["command"]:
+        parts += [command_text(*item) for item in sub_commands(f"farcluss {entry.name}", entry.load()).items()]
+    return "\n\n".join(parts) + "\n"
+
+
 def pages() -> dict[Path, str]:
     """The generated pages by path."""
-    return {DOCS / "recipe_reference.md": recipe_reference(), DOCS / "cli_reference.md": cli_reference()}
+    found = {DOCS / "recipe_reference.md": recipe_reference(), DOCS / "cli_reference.md": cli_reference()}
+    try:
+        return found | {DOCS / "medical_reference.md": medical_reference()}
+    except PackageNotFoundError:
+        print("farcluss-medical is not installed: medical_reference.md is left as it is", file=sys.stderr)
+        return found
 
 
 def main(arguments: list[str]) -> int:

@@ -26,7 +26,18 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 EXAMPLE = DOCS / "examples" / "own_data.toml"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-GENERATED = ("recipe_reference.md", "cli_reference.md")
+GENERATED = ("recipe_reference.md", "cli_reference.md", "medical_reference.md")
+
+HIDDEN = """
+import importlib.metadata as metadata
+found = metadata.Distribution.from_name.__func__
+def from_name(kind, name):
+    if name == "farcluss-medical":
+        raise metadata.PackageNotFoundError(name)
+    return found(kind, name)
+metadata.Distribution.from_name = classmethod(from_name)
+"""
+"""Run at the start of a process: as if the plugin were not installed."""
 
 
 def page(name):
@@ -100,9 +111,27 @@ class TestGenerated:
             rows = cells(text)
             assert [option for option in description.options if not all(rows[option])] == []
 
+    def test_every_part_of_the_medical_plugin_is_described(self):
+        parts = [part for part in plugins.find() if part.distribution == "farcluss-medical" and part.group != "command"]
+        assert {part.group for part in parts} == {"augment", "network", "dataset", "writer"}
+        for part in parts:
+            text, description = under(page("medical_reference.md"), f"### {part.group}/{part.name}"), part.describe()
+            assert description.summary in text
+            rows = cells(text)
+            assert [option for option in description.options if not all(rows[option])] == []
+
+    def test_without_the_medical_plugin_its_page_is_left_as_it_is(self, tmp_path):
+        (tmp_path / "sitecustomize.py").write_text(HIDDEN)
+        script = shutil.copy(DOCS / "generate.py", tmp_path)
+        result = self.generate(script, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+        assert (result.returncode, (tmp_path / "medical_reference.md").exists()) == (0, False)
+        assert "farcluss-medical is not installed" in result.stderr
+        assert [(tmp_path / name).read_text() for name in GENERATED[:2]] == [page(name) for name in GENERATED[:2]]
+
     def test_every_command_and_option_is_listed(self):
         for name, command in tree():
-            rows = cells(under(page("cli_reference.md"), f"## {name}"))
+            kind = "medical" if name.startswith("farcluss medical") else "cli"
+            rows = cells(under(page(f"{kind}_reference.md"), f"## {name}"))
             first = " ".join(rows)
             options = [option for option in command.params if isinstance(option, click.Option)]
             assert [o.name for o in options if not all(spelling in first for spelling in o.opts)] == []
@@ -113,12 +142,15 @@ def is_section(field):
 
 
 def tree():
-    """Every built-in command and sub-command by its full name."""
+    """Every built-in command and sub-command by its full name, and those of the medical plugin."""
     for name in BUILT_IN:
         command = import_module(f"farcluss.cli.{name}").command
         yield f"farcluss {name}", command
         for sub, inner in getattr(command, "commands", {}).items():
             yield f"farcluss {name} {sub}", inner
+    medical = plugins.get("command", "medical").load()
+    for sub in medical.list_commands(click.Context(medical)):
+        yield f"farcluss medical {sub}", medical.get_command(click.Context(medical), sub)
 
 
 def anchors(path):
