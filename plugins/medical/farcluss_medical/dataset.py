@@ -82,6 +82,11 @@ class VolumeDataset:
             raise DataError(refusal(self.index.problems))
         return [item for case in self.index.splits[split] for item in self._items(case)]
 
+    def parse_group(self, line: str) -> list[Item]:
+        """The items of a line: a case with all its slices, or with slices `CASE/NUMBER` for one of them."""
+        case = self._cases.get(line.strip())
+        return [self.parse(line)] if case is None else self._items(case)
+
     def parse(self, line: str) -> Item:
         """The item of a line: a case, or with slices `CASE/NUMBER`."""
         name, _, number = line.strip().rpartition("/") if self.slice_axis is not None else (line.strip(), "", "")

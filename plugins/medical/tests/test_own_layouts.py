@@ -479,3 +479,12 @@ class TestNnunet(UnitTester):
     @pytest.fixture(autouse=True)
     def _own_classes(self, _files):
         self.data = self.data.model_copy(update={"classes": None})
+
+
+def test_a_list_names_cases_whose_slices_are_meant(tmp_path):
+    """A line with a case stands for all its slices; one with a slice for it alone."""
+    write_decathlon(tmp_path, 3, 1, extent=SMALL, unit=True)
+    (tmp_path / "labeled.txt").write_text("case_000\ncase_001/003\n")
+    data = Data(root=tmp_path, labeled="labeled.txt", val="none")
+    labeled = resolve(decathlon(data, dimensions=2, cache=str(tmp_path / "cache"), slice_axis=2), data).labeled
+    assert [item.id for item in labeled] == [*(f"case_000/{n:03d}" for n in range(12)), "case_001/003"]
