@@ -91,6 +91,8 @@ class VolumeDataset:
         """The item of a line: a case, or with slices `CASE/NUMBER`."""
         name, _, number = line.strip().rpartition("/") if self.slice_axis is not None else (line.strip(), "", "")
         case = self._cases.get(name)
+        if case is None and self.index.problems and self.data.on_error == "stop":
+            raise DataError(refusal(self.index.problems))
         if case is None:
             raise DataError(f"{line.strip()!r} is no case of this data set; write {self._example()}.")
         items = self._items(case)

@@ -8,6 +8,7 @@ from phantoms import Phantom, write_channels, write_decathlon, write_image, writ
 from volume_data import build, groups, pairs, problems, refused
 
 from farcluss.data.splits import resolve
+from farcluss.errors import DataError
 from farcluss.recipe import Data
 from farcluss.signatures import REQUIRED, describe_object
 from farcluss.testing import DatasetTester
@@ -486,5 +487,9 @@ def test_a_list_names_cases_whose_slices_are_meant(tmp_path):
     write_decathlon(tmp_path, 3, 1, extent=SMALL, unit=True)
     (tmp_path / "labeled.txt").write_text("case_000\ncase_001/003\n")
     data = Data(root=tmp_path, labeled="labeled.txt", val="none")
-    labeled = resolve(decathlon(data, dimensions=2, cache=str(tmp_path / "cache"), slice_axis=2), data).labeled
+    options = {"dimensions": 2, "cache": str(tmp_path / "cache"), "slice_axis": 2}
+    with pytest.raises(DataError, match="1 channels, but data.channels is 3"):  # rather than that there is no such case
+        resolve(decathlon(data, **options), data)
+    data = data.model_copy(update={"channels": 1})
+    labeled = resolve(decathlon(data, **options), data).labeled
     assert [item.id for item in labeled] == [*(f"case_000/{n:03d}" for n in range(12)), "case_001/003"]
