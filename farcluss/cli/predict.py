@@ -12,8 +12,8 @@ from farcluss.cli.common import device_option
 @click.argument("inputs", nargs=-1, required=True)
 @click.option("--output", "-o", default="predictions", show_default=True, metavar="DIR", help="Where to write.")
 @click.option("--overlay", is_flag=True, default=False, help="Also blend the prediction over the image.")
-@click.option("--probs", is_flag=True, default=False, help="Also write probabilities, float16 .npy (C, H, W).")
-@click.option("--entropy", is_flag=True, default=False, help="Also write normalized entropy, 0 black to 1 white.")
+@click.option("--probs", is_flag=True, default=False, help="Also write probabilities; png: float16 .npy (C, H, W).")
+@click.option("--entropy", is_flag=True, default=False, help="Also write normalized entropy; png: 0 black to 1 white.")
 @click.option("--overwrite", is_flag=True, default=False, help="Replace files that exist.")
 @click.option("--writer", default=None, help="Writer plugin; default: that of the weights' recipe.")
 @click.option(

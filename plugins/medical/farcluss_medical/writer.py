@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from farcluss.atomic import write_atomically
 from farcluss.errors import DataError, WeightsError
 from farcluss_medical.cases import stem
+from farcluss_medical.challenges import EDITIONS
 from farcluss_medical.preprocessing import Preprocessing
 from farcluss_medical.volumes import Header, Orientation, read_image
 
@@ -30,8 +31,8 @@ class NiftiWriter:
     """Label volumes with the values of the training labels, as NIfTI on the input's own grid.
 
     For a case it writes `CASE.nii.gz`, whose affine, codes, zooms and units are those of the input, and `CASE.json`,
-    which says how it was made. Files called `CASE_0000`, `CASE_0001` and so on are the channels of one case, as are
-    those that end in the layout's modalities.
+    which says how it was made. Files called `CASE_0000`, `CASE_0001` and so on are the channels of one case (numbers
+    that begin with another are those of cases), as are those that end in the modalities of the layout `brats`.
 
     Args:
         probs: also write the probabilities, float32, classes along the fourth axis, as `CASE_probs.nii.gz`.
@@ -59,7 +60,7 @@ class NiftiWriter:
             spacing = layout["spacing"] and tuple(layout["spacing"])
             self.preprocessing = Preprocessing(layout.get("normalize", "zscore"), spacing, tuple(layout["fingerprint"]))
             self.slice_axis = layout["slice_axis"] if layout.get("dimensions", 3) == 2 else None
-            self.modalities: list[str] = layout.get("modalities", [])
+            self.modalities = modalities(layout)
         except (KeyError, TypeError, AttributeError, IndexError):
             raise WeightsError(
                 "These weights were not trained on a layout of volumes, so they do not say how a scan is prepared.\n"
@@ -73,7 +74,13 @@ class NiftiWriter:
             name, channel = self._name(stem(path))
             if name is not None:
                 found.setdefault(name, {})[channel] = path
-        return [(name, tuple(path for _, path in sorted(channels.items()))) for name, channels in found.items()]
+        cases: list[tuple[str, tuple[Path, ...]]] = []
+        for name, channels in found.items():
+            if 0 in channels or self.modalities:
+                cases.append((name, tuple(path for _, path in sorted(channels.items()))))
+            else:  # without a channel 0 these are the numbers of cases
+                cases += [(stem(path), (path,)) for path in channels.values()]
+        return cases
 
     def _name(self, text: str) -> tuple[str | None, int]:
         """Case and channel of a file's name; no case for a file that is no channel of any."""
@@ -99,8 +106,9 @@ class NiftiWriter:
         volume = read_image(names)
         header = Header(volume.voxels.shape[1:], len(volume.voxels), volume.affine)
         if header.channels != model.card.channels:
+            advice = "\nNames that end in _0000, _0001 and so on are those of channels." if len(names) > 1 else ""
             raise DataError(
-                f"{', '.join(names)}: {header.channels} channels, but the network takes {model.card.channels}."
+                f"{', '.join(names)}: {header.channels} channels, but the network takes {model.card.channels}.{advice}"
             )
         image = self.preprocessing.image(volume)
         del volume  # a large one would be half of all memory
@@ -146,6 +154,13 @@ class NiftiWriter:
             "largest_component": self.largest_component,
         }
         write_atomically(target.with_name(f"{target.name}.json"), json.dumps(record, indent=2).encode())
+
+
+def modalities(layout: Mapping[str, Any]) -> list[str]:
+    """Ends of the names of a case's files, in the order of channels; none for layouts that do not name them so."""
+    if layout["name"] != "brats":
+        return []
+    return layout.get("modalities") or list(EDITIONS[layout.get("edition", "2018-2022")].modalities)
 
 
 def save(template: Any, array: NDArray[Any], path: Path) -> None:

@@ -14,7 +14,7 @@ from farcluss import plugins
 from farcluss.networks.base import Prediction
 from farcluss.weights import Card, Inference, save_weights
 from farcluss_medical.inference import classes_on_grid, on_grid, predict_volume
-from farcluss_medical.writer import largest_components
+from farcluss_medical.writer import NiftiWriter, largest_components
 
 VALUES = {"background": [0], "edema": [2], "core": [1], "enhancing": [4]}
 TURN = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, 0.96, -0.28], [0, 0.28, 0.96]])
@@ -149,8 +149,22 @@ class TestCases:
         folder.mkdir()
         for end in ("flair", "t1", "seg"):
             write(folder / f"BraTS_1_{end}.nii.gz", label(), np.eye(4))
-        assert predict(tmp_path, folder, modalities=["flair"]).code == 0
+        assert predict(tmp_path, folder, name="brats", modalities=["flair"]).code == 0
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["BraTS_1.json", "BraTS_1.nii.gz"]
+
+    @pytest.mark.parametrize(
+        ("ends", "layout"),
+        [(("_flair", "_t1", "_t1ce", "_t2"), {}), (("-t2f", "-t1n", "-t1c", "-t2w"), {"edition": "2023"})],
+    )
+    def test_all_modalities_where_the_recipe_names_none(self, ends, layout):
+        files = [Path("c1") / f"c1{end}.nii.gz" for end in sorted((*ends, ends[0][0] + "seg"))]
+        ((name, channels),) = NiftiWriter(card(name="brats", **layout)).cases(files)
+        assert (name, channels) == ("c1", tuple(Path("c1") / f"c1{end}.nii.gz" for end in ends))
+
+    def test_numbers_of_cases_are_not_those_of_channels(self):
+        files = [Path(f"{name}.nii.gz") for name in ("amos_0001", "amos_0004", "b_0000", "b_0001")]
+        assert NiftiWriter(card()).cases(files) == [
+            ("amos_0001", (files[0],)), ("amos_0004", (files[1],)), ("b", (files[2], files[3]))]  # fmt: skip
 
     def test_too_many_channels(self, tmp_path):
         for channel in range(2):
