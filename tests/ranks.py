@@ -1,11 +1,17 @@
 """Trains a recipe several times, in this process or in several, which check what only they know.
 
-In several: torchrun --nproc_per_node WORLD ranks.py JOB.json, where the job holds `world`, `folder` and `runs`.
+In several: `ranks.py FOLDER...`, where each folder's job.json holds `world` and `runs`. torchrun would start each
+process anew; here all are forked from one that has imported what they need, which takes longer than their steps.
 """
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import traceback
+from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
@@ -51,31 +57,64 @@ def run_all(folder: Path, runs: dict[str, list[str]]):
             plugins.unregister("network", name)
 
 
-def launch(folder: Path, world: int, runs: dict[str, list[str]]) -> None:
-    """Train in `world` processes."""
-    job = {"world": world, "folder": str(folder), "runs": runs}
-    (folder / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
+def launch(*jobs: tuple[Path, int, dict[str, list[str]]]) -> None:
+    """Train the recipe of each `(folder, world, runs)` in `world` processes, one job after the other."""
+    for folder, world, runs in jobs:
+        (folder / "job.json").write_text(json.dumps({"world": world, "runs": runs}))
+    command = [sys.executable, __file__, *(str(folder) for folder, _, _ in jobs)]
     environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(
-        [*command, __file__, str(folder / "job.json")], env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def main(job: dict) -> None:
+def train_as_one_of(world: int, folder: Path, runs: dict[str, list[str]]) -> None:
     import torch
     import torch.distributed as dist
 
-    for run in run_all(Path(job["folder"]), job["runs"]):
-        assert dist.get_world_size() == job["world"]
+    for run in run_all(folder, runs):
+        assert dist.get_world_size() == world
         networks = run.networks.values()
         mine = torch.cat([t.double().flatten() for network in networks for t in network.state_dict().values()])
-        theirs = [torch.empty_like(mine) for _ in range(job["world"])]
+        theirs = [torch.empty_like(mine) for _ in range(world)]
         dist.all_gather(theirs, mine)
         assert all(torch.equal(mine, other) for other in theirs), "the processes hold different weights"
     dist.destroy_process_group()
 
 
+def fork(rank: int, port: int, folder: Path, job: dict) -> int:
+    """Start one process of a group with what torchrun would tell it; its number."""
+    if child := os.fork():
+        return child
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["world"], "LOCAL_WORLD_SIZE": job["world"]}
+    places |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    try:
+        train_as_one_of(job["world"], folder, job["runs"])
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def main(folders: list[str]) -> None:
+    """Work through the jobs; when one process of a group fails, the others, which would wait for it, are ended."""
+    for name in ("farcluss.engine", "kornia", "timm"):
+        import_module(name)
+    for folder in map(Path, folders):
+        job = json.loads((folder / "job.json").read_text())
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        alive = {fork(rank, port, folder, job) for rank in range(job["world"])}
+        while alive:
+            child, status = os.wait()
+            alive.discard(child)
+            if status:
+                for other in alive:
+                    os.kill(other, signal.SIGKILL)
+                raise SystemExit(1)
+
+
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+    main(sys.argv[1:])
