@@ -1,20 +1,18 @@
 """Trains a recipe several times, in this process or in several, which check what only they know.
 
-In several: `ranks.py FOLDER...`, where each folder's job.json holds `world` and `runs`. torchrun would start each
-process anew; here all are forked from one that has imported what they need, which takes longer than their steps.
+torchrun would start each process anew; here they are forked, as those of `warm`.
 """
 
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import traceback
-from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
+import warm
 from tiny_recipe import tiny_recipe
 
 RECIPE = tiny_recipe(
@@ -59,12 +57,9 @@ def run_all(folder: Path, runs: dict[str, list[str]]):
 
 def launch(*jobs: tuple[Path, int, dict[str, list[str]]]) -> None:
     """Train the recipe of each `(folder, world, runs)` in `world` processes, one job after the other."""
-    for folder, world, runs in jobs:
-        (folder / "job.json").write_text(json.dumps({"world": world, "runs": runs}))
-    command = [sys.executable, __file__, *(str(folder) for folder, _, _ in jobs)]
-    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    given = json.dumps([[str(folder), world, runs] for folder, world, runs in jobs])
+    done = warm.python("import sys, ranks\nranks.main(sys.argv[1])", given, ACCELERATE_USE_CPU="true")
+    assert done.code == 0, done.err[-3000:]
 
 
 def train_as_one_of(world: int, folder: Path, runs: dict[str, list[str]]) -> None:
@@ -81,15 +76,15 @@ def train_as_one_of(world: int, folder: Path, runs: dict[str, list[str]]) -> Non
     dist.destroy_process_group()
 
 
-def fork(rank: int, port: int, folder: Path, job: dict) -> int:
+def fork(rank: int, port: int, folder: Path, world: int, runs: dict[str, list[str]]) -> int:
     """Start one process of a group with what torchrun would tell it; its number."""
     if child := os.fork():
         return child
-    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["world"], "LOCAL_WORLD_SIZE": job["world"]}
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     places |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in places.items()})
     try:
-        train_as_one_of(job["world"], folder, job["runs"])
+        train_as_one_of(world, folder, runs)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -97,16 +92,13 @@ def fork(rank: int, port: int, folder: Path, job: dict) -> int:
     os._exit(0)
 
 
-def main(folders: list[str]) -> None:
+def main(jobs: str) -> None:
     """Work through the jobs; when one process of a group fails, the others, which would wait for it, are ended."""
-    for name in ("farcluss.engine", "kornia", "timm"):
-        import_module(name)
-    for folder in map(Path, folders):
-        job = json.loads((folder / "job.json").read_text())
+    for folder, world, runs in json.loads(jobs):
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
-        alive = {fork(rank, port, folder, job) for rank in range(job["world"])}
+        alive = {fork(rank, port, Path(folder), world, runs) for rank in range(world)}
         while alive:
             child, status = os.wait()
             alive.discard(child)
@@ -114,7 +106,3 @@ def main(folders: list[str]) -> None:
                 for other in alive:
                     os.kill(other, signal.SIGKILL)
                 raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
