@@ -4,11 +4,7 @@
     python docs/generate.py --check    # exit code 1 when one is stale
 
 The text of the first two depends on farcluss alone: not on the terminal, nor on plugins that are installed. The third
-<<<<<<< HEAD
-is of the plugin farcluss-medical, and left as it is where that is not installed.
-=======
 is about the plugin farcluss-medical, and left as it is where that is not installed.
->>>>>>> 45df488cfa5f2806403ead0738152f2182576f1d
 """
 
 import inspect

@@ -488,7 +488,7 @@ def test_a_list_names_cases_whose_slices_are_meant(tmp_path):
     (tmp_path / "labeled.txt").write_text("case_000\ncase_001/003\n")
     data = Data(root=tmp_path, labeled="labeled.txt", val="none")
     options = {"dimensions": 2, "cache": str(tmp_path / "cache"), "slice_axis": 2}
-    with pytest.raises(DataError, match="1 channels, but data.channels is 3"):  # rather than that there is no such case
+    with pytest.raises(DataError, match=r"1 channels, but data\.channels is 3"):  # not: no such case
         resolve(decathlon(data, **options), data)
     data = data.model_copy(update={"channels": 1})
     labeled = resolve(decathlon(data, **options), data).labeled
