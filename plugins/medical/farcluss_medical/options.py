@@ -50,6 +50,11 @@ def volumes(
         foreground: chance that a labeled crop contains a voxel of a class other than the first.
         cache: folder for preprocessed volumes, relative to the working directory.
     """
+    if data.mean is None or data.std is None:
+        raise RecipeError(
+            "data.mean and data.std are unset, which means those of photos; layouts of volumes normalize each case.\n"
+            "Set data.mean = 0.0 and data.std = 1.0."
+        )
     index, headers = verify(index, data.channels)
     masks = build_mask_map(data, {name: _values(value) for name, value in index.classes.items()})
     if masks.colors:

@@ -14,6 +14,8 @@ RECIPE = """
 root = "{root}"
 layout = {{ name = "decathlon", cache = "{root}/cache" }}
 channels = {channels}
+mean = 0.0
+std = 1.0
 crop = 8
 {data}
 [train]

@@ -216,7 +216,7 @@ class TestSsl4mis(DatasetTester):
     def _files(self, tmp_path):
         draw_ssl4mis(tmp_path / "root", unit=True)
         type(self).options = {**type(self).options, "normalize": "none", "cache": str(tmp_path / "cache")}
-        self.data = Data(root=tmp_path / "root", channels=1, classes=BINARY)
+        self.data = Data(root=tmp_path / "root", channels=1, mean=0.0, std=1.0, classes=BINARY)
 
 
 # Left atrium.

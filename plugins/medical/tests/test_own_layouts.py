@@ -42,7 +42,7 @@ class UnitTester(DatasetTester):
     def _files(self, tmp_path):
         self.draw(tmp_path / "root")
         type(self).options = {**type(self).options, "normalize": self.normalize, "cache": str(tmp_path / "cache")}
-        self.data = Data(root=tmp_path / "root", channels=self.channels, classes=BINARY)
+        self.data = Data(root=tmp_path / "root", channels=self.channels, mean=0.0, std=1.0, classes=BINARY)
 
 
 @pytest.mark.parametrize("layout", [decathlon, brats, left_atrium])
@@ -486,10 +486,18 @@ def test_a_list_names_cases_whose_slices_are_meant(tmp_path):
     """A line with a case stands for all its slices; one with a slice for it alone."""
     write_decathlon(tmp_path, 3, 1, extent=SMALL, unit=True)
     (tmp_path / "labeled.txt").write_text("case_000\ncase_001/003\n")
-    data = Data(root=tmp_path, labeled="labeled.txt", val="none")
+    data = Data(root=tmp_path, mean=0.0, std=1.0, labeled="labeled.txt", val="none")
     options = {"dimensions": 2, "cache": str(tmp_path / "cache"), "slice_axis": 2}
     with pytest.raises(DataError, match=r"1 channels, but data\.channels is 3"):  # not: no such case
         resolve(decathlon(data, **options), data)
     data = data.model_copy(update={"channels": 1})
     labeled = resolve(decathlon(data, **options), data).labeled
     assert [item.id for item in labeled] == [*(f"case_000/{n:03d}" for n in range(12)), "case_001/003"]
+
+
+@pytest.mark.parametrize("unset", ["mean", "std"])
+def test_statistics_of_photos_are_refused(tmp_path, unset):
+    write_decathlon(tmp_path, 1, extent=SMALL)
+    given = {"mean": 0.0, "std": 1.0, unset: None}
+    text = refused(decathlon, Data(root=tmp_path, channels=1, **given))
+    assert "data.mean = 0.0 and data.std = 1.0" in text

@@ -10,7 +10,7 @@ from farcluss.recipe import Data
 
 def build(layout, root, *, channels=1, classes=None, data=None, **options):
     """A data set whose cache lies beside its files; `data` are further keys of the section."""
-    section = Data(root=root, channels=channels, classes=classes, **(data or {}))
+    section = Data(root=root, channels=channels, mean=0.0, std=1.0, classes=classes, **(data or {}))
     return layout(section, cache=str(root.parent / f"{root.name}-cache"), **{"normalize": "none", **options})
 
 
