@@ -1,4 +1,4 @@
-"""What must hold of every training on scans, on runs of a few steps: honest scores, resuming, no leak, whole weights."""
+"""What must hold of training on scans, in runs of a few steps: honest scores, resuming, no leak, whole weights."""
 
 import json
 import shutil
