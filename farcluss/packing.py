@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -79,6 +79,11 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
     """
     data = data.model_copy(update={"pack": None, "palette": None})
     dataset = build_dataset(data)
+    if hasattr(dataset, "place"):
+        raise DataError(
+            f"The layout {data.layout.name} chooses where crops lie, which a pack cannot do.\n"
+            "Train on the files themselves."
+        )
     listener = Listener(dataset)
     chosen = resolve(listener, data)
     splits, missing = dict[str, list[Item]](), dict[str, str]()
@@ -139,7 +144,7 @@ def relative(name: str, root: Path) -> str:
 
 
 def _renamed(item: Item, root: Path) -> Item:
-    return Item(item.id, relative(item.image, root), None if item.mask is None else relative(item.mask, root))
+    return replace(item, image=relative(item.image, root), mask=item.mask and relative(item.mask, root))
 
 
 def readings(items: list[Item]) -> list[Item]:

@@ -1,14 +1,18 @@
 """Trains a recipe several times, in this process or in several, which check what only they know.
 
-In several: torchrun --nproc_per_node WORLD ranks.py JOB.json, where the job holds `world`, `folder` and `runs`.
+torchrun would start each process anew; here they are forked, as those of `warm`.
 """
 
 import json
-import subprocess
+import os
+import signal
+import socket
 import sys
+import traceback
 from pathlib import Path
 from unittest.mock import patch
 
+import warm
 from tiny_recipe import tiny_recipe
 
 RECIPE = tiny_recipe(
@@ -51,31 +55,54 @@ def run_all(folder: Path, runs: dict[str, list[str]]):
             plugins.unregister("network", name)
 
 
-def launch(folder: Path, world: int, runs: dict[str, list[str]]) -> None:
-    """Train in `world` processes."""
-    job = {"world": world, "folder": str(folder), "runs": runs}
-    (folder / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world)]
-    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(
-        [*command, __file__, str(folder / "job.json")], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def launch(*jobs: tuple[Path, int, dict[str, list[str]]]) -> None:
+    """Train the recipe of each `(folder, world, runs)` in `world` processes, one job after the other."""
+    given = json.dumps([[str(folder), world, runs] for folder, world, runs in jobs])
+    done = warm.python("import sys, ranks\nranks.main(sys.argv[1])", given, ACCELERATE_USE_CPU="true")
+    assert done.code == 0, done.err[-3000:]
 
 
-def main(job: dict) -> None:
+def train_as_one_of(world: int, folder: Path, runs: dict[str, list[str]]) -> None:
     import torch
     import torch.distributed as dist
 
-    for run in run_all(Path(job["folder"]), job["runs"]):
-        assert dist.get_world_size() == job["world"]
+    for run in run_all(folder, runs):
+        assert dist.get_world_size() == world
         networks = run.networks.values()
         mine = torch.cat([t.double().flatten() for network in networks for t in network.state_dict().values()])
-        theirs = [torch.empty_like(mine) for _ in range(job["world"])]
+        theirs = [torch.empty_like(mine) for _ in range(world)]
         dist.all_gather(theirs, mine)
         assert all(torch.equal(mine, other) for other in theirs), "the processes hold different weights"
     dist.destroy_process_group()
 
 
-if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text()))
+def fork(rank: int, port: int, folder: Path, world: int, runs: dict[str, list[str]]) -> int:
+    """Start one process of a group with what torchrun would tell it; its number."""
+    if child := os.fork():
+        return child
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    places |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    try:
+        train_as_one_of(world, folder, runs)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def main(jobs: str) -> None:
+    """Work through the jobs; when one process of a group fails, the others, which would wait for it, are ended."""
+    for folder, world, runs in json.loads(jobs):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        alive = {fork(rank, port, Path(folder), world, runs) for rank in range(world)}
+        while alive:
+            child, status = os.wait()
+            alive.discard(child)
+            if status:
+                for other in alive:
+                    os.kill(other, signal.SIGKILL)
+                raise SystemExit(1)

@@ -15,7 +15,8 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from commandline import cli, python
+import warm
+from commandline import cli
 from conftest import write_tiny
 
 from farcluss import atomic, checkpoints
@@ -367,7 +368,7 @@ class TestARunOnAFullDisk:
 
     def test_files_that_the_system_lets_grow_no_more(self, whole, tmp_path):
         run = tmp_path / "run"
-        refusal = python(LIMITED, "run", whole.parent / "tiny.toml", "-o", run).refusal
+        refusal = warm.python(LIMITED, "run", whole.parent / "tiny.toml", "-o", run).refusal
         assert f"{run / 'checkpoints' / 'step-00000004.pt'} cannot be written" in refusal
         assert os.strerror(errno.EFBIG) in refusal and "MiB are free" in refusal
         assert f"{run / 'checkpoints' / 'step-00000002.pt'} is whole" in refusal

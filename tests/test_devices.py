@@ -41,14 +41,11 @@ def runs_of(world: int) -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """The folder of all runs by number of processes."""
-    found = {}
-    for world in SPLIT:
-        found[world] = tmp_path_factory.mktemp(f"world{world}")
-        (found[world] / "recipe.toml").write_text(ranks.RECIPE)
-        if world == 1:
-            list(ranks.run_all(found[world], runs_of(world)))
-        else:
-            ranks.launch(found[world], world, runs_of(world))
+    found = {world: tmp_path_factory.mktemp(f"world{world}") for world in SPLIT}
+    for folder in found.values():
+        (folder / "recipe.toml").write_text(ranks.RECIPE)
+    list(ranks.run_all(found[1], runs_of(1)))
+    ranks.launch(*((found[world], world, runs_of(world)) for world in SPLIT if world > 1))
     return found
 
 

@@ -2,11 +2,10 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 from tiny_network import TinyNetwork
 from tiny_recipe import tiny_recipe
@@ -109,21 +108,8 @@ def test_micro_batches_change_nothing(recipe_file, supervised):
 
 
 def test_two_processes_equal_one(recipe_file, tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "import torch.distributed as dist\n"
-        "from tiny_network import TinyNetwork\n"
-        "from farcluss import load_recipe, plugins, train\n"
-        "plugins.register('network', 'tiny', TinyNetwork)\n"
-        f"train(load_recipe({str(recipe_file)!r}), {str(tmp_path / 'two')!r})\n"
-        "assert dist.get_world_size() == 2\n"
-        "dist.destroy_process_group()\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    ranks.launch((tmp_path, 2, {"two": []}))
     one = run(recipe_file, "one")
     assert_close(one, tmp_path / "two", tolerance=1e-5)
     assert metrics(one, "eval")[0]["scores"] == metrics(tmp_path / "two", "eval")[0]["scores"]

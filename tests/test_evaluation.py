@@ -156,8 +156,9 @@ def test_windows_and_flips_score_a_network_of_single_pixels_the_same(inference):
 
 def test_several_processes_count_the_same_integers(tmp_path):
     scenes, worlds = Scenes(), (3, 2)
-    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    torch.multiprocessing.spawn(score_as, (worlds, tmp_path / "meeting", results), nprocs=max(worlds))
+    results = torch.multiprocessing.get_context("fork").SimpleQueue()
+    group = (score_as, (worlds, tmp_path / "meeting", results), max(worlds))
+    torch.multiprocessing.start_processes(*group, start_method="fork")
     found = sorted(results.get() for _ in range(sum(worlds)))
     wanted = evaluate(build_model(), scenes, scenes.items("val")).confusion.tolist()
     assert found == [(world, rank, wanted, "int64") for world in sorted(worlds) for rank in range(world)]

@@ -9,7 +9,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from commandline import cli, python
+import warm
+from commandline import cli
 from manifests import seal
 
 import farcluss
@@ -82,7 +83,7 @@ class TestWeights:
             "numpy.save('probs.npy', model.probs(numpy.load('image.npy')).numpy())\n"
             "print(*model.classes)"
         )
-        result = python(code, alone, cwd=tmp_path)
+        result = warm.python(code, alone, cwd=tmp_path)
         assert result.out.split() == ["ground", "disk", "bar", "tile", "ring", "star"], result
         expected = farcluss.load(exported / "model.safetensors").probs(image).numpy()
         np.testing.assert_allclose(np.load(tmp_path / "probs.npy"), expected, atol=1e-6)

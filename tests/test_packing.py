@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from farcluss import packing, plugins
 from farcluss.build import build_dataset
-from farcluss.data.base import Item
+from farcluss.data.base import Item, Sample
 from farcluss.data.folder import folder
 from farcluss.data.pack import CHECKSUM
 from farcluss.errors import DataError, PluginError
@@ -86,7 +86,7 @@ class TestInterrupted:
         first, remarks = resume(path)
         assert everything(path) == everything(whole) and not part_of(path).exists()
         assert len(remarks) == 1 and str(part_of(path)) in remarks[0]
-        stored = (call - 11) // 2  # ten arrays of contents come first, then mask and image in turn
+        stored = (call - 12) // 2  # eleven arrays of contents come first, then mask and image in turn
         assert first >= stored // FLUSH_EVERY * FLUSH_EVERY
 
     @pytest.mark.parametrize(
@@ -204,6 +204,32 @@ class TestRefused:
                 Packing(Data(layout="slices", val="none"), tmp_path / "x.h5")
         finally:
             plugins.unregister("dataset", "slices")
+
+    def test_a_layout_that_places_its_crops(self, tmp_path):
+        class Placing(Windows):
+            def place(self, item, lengths, rng):
+                return None
+
+        plugins.register("dataset", "placing", lambda data: Placing({"a": None}))
+        try:
+            with pytest.raises(DataError, match="The layout placing chooses where crops lie"):
+                Packing(Data(layout="placing", val="none"), tmp_path / "x.h5")
+        finally:
+            plugins.unregister("dataset", "placing")
+
+    def test_groups_are_kept(self, tmp_path):
+        class Grouped(Windows):
+            def parse(self, line):
+                return Item(line, line, line, "one" if line in "ab" else "two")
+
+        arrays = np.random.default_rng(0).integers(0, 3, (4, 3, 8, 8), np.uint8)
+        images = {name: Sample(array, array[0]) for name, array in zip("abcd", arrays, strict=True)}
+        plugins.register("dataset", "grouped", lambda data: Grouped(images))
+        try:
+            packed = build_dataset(pack(Data(layout="grouped", val="none", workers=0), tmp_path / "x.h5"))
+        finally:
+            plugins.unregister("dataset", "grouped")
+        assert [item.group for item in packed.items("train")] == ["one", "one", "two", "two"]
 
     def test_no_images_and_no_folder(self, tmp_path):
         (tmp_path / "images").mkdir()

@@ -14,14 +14,16 @@ from click.testing import CliRunner
 from plugin_site import STAGE, distribute
 
 from farcluss import plugins
-from farcluss.cli.plugins import TEMPLATE, command
+from farcluss.cli import farcluss
+from farcluss.cli.plugins import TEMPLATE
 from farcluss.errors import PluginError
 
 ROOT = Path(__file__).parent.parent
 
 
 def invoke(*arguments):
-    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    """Through the whole command line: Click keeps the first help option of a command, which the group decides on."""
+    result = CliRunner().invoke(farcluss, ["plugins", *map(str, arguments)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

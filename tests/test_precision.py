@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from commandline import Result, cli
 from tiny_network import TinyNetwork
 
@@ -233,7 +234,7 @@ def test_sharding_is_refused_with_the_reason(recipe, monkeypatch, tmp_path, name
 
 @pytest.mark.parametrize("name", SHARDED)
 def test_the_command_line_refuses_it_too(recipe, tmp_path, name):
-    done = start(["-m", "farcluss", "run", recipe], tmp_path, **{SHARDED[name]: "true"})
+    done = warm.python("from farcluss.cli import main\nmain()", "run", recipe, cwd=tmp_path, **{SHARDED[name]: "true"})
     assert done.code == 1 and f"not {name}" in done.refusal
     assert not (tmp_path / "runs").exists()
 
@@ -250,6 +251,7 @@ use_cpu: false
 """
 
 
+@pytest.mark.slow  # launchers start process after process
 def test_a_launcher_that_is_configured_for_fsdp(recipe, tmp_path):
     (tmp_path / "fsdp.yaml").write_text(FSDP)
     launch = ["-m", "accelerate.commands.launch", "--config_file", "fsdp.yaml", "-m", "farcluss"]
@@ -260,6 +262,7 @@ def test_a_launcher_that_is_configured_for_fsdp(recipe, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aware", [False, True])
 def test_processes_that_accelerate_does_not_see_are_refused(recipe, tmp_path, aware):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "farcluss"]

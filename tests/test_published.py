@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farcluss.cli.lists import command
+from farcluss.cli import farcluss
 from farcluss.data import published
 from farcluss.data.published import ListFile, PublishedList
 from farcluss.errors import DataError
@@ -261,7 +261,7 @@ def test_lists_folder_of_each_platform(monkeypatch, platform, variable, expected
 
 
 def run(*arguments):
-    return CliRunner().invoke(command, arguments)
+    return CliRunner().invoke(farcluss, ["lists", *arguments])
 
 
 def test_lists_prints_every_list(remote):

@@ -1,6 +1,6 @@
 import hashlib
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -301,3 +301,52 @@ def test_shares_and_all_are_not_shadowed_by_files(tmp_path, monkeypatch):
     write("0.5", names(1))
     assert len(resolve(Scenes(names(10)), Data(labeled="all", val="none", unlabeled="none")).labeled) == 10
     assert len(resolve(Scenes(names(10)), Data(labeled="0.5", val="none")).labeled) == 5
+
+
+@dataclass
+class Grouped(Scenes):
+    """Two images of each patient: `3a` and `3b`."""
+
+    def parse(self, line):
+        return replace(super().parse(line), group=f"patient {line[:-1]}")
+
+
+def visits(patients):
+    return [f"{number}{visit}" for number in patients for visit in "ab"]
+
+
+def patients(items):
+    return {item.id[:-1] for item in items}
+
+
+def test_shares_are_of_groups():
+    dataset = Grouped(visits(range(12)), classes=("a",))
+    splits = resolve(dataset, Data(labeled="1/4", val="1/6"))
+    assert (len(splits.val), len(splits.labeled), len(splits.unlabeled)) == (4, 4, 16)  # of 12, then of 10 patients
+    assert len(patients(splits.val)) == len(patients(splits.labeled)) == 2
+    assert not patients(splits.val) & patients([*splits.labeled, *splits.unlabeled])
+
+
+def test_covering_exchanges_whole_groups():
+    names = visits(range(6))
+    dataset = Grouped(names, held={"5b": {1}}, classes=("a", "b"))
+    for seed in range(8):
+        splits = resolve(dataset, Data(labeled="1/3", val="none", draw_seed=seed))
+        assert len(splits.labeled) == 4 and {"5a", "5b"} <= set(ids(splits.labeled))
+        assert len(patients(splits.labeled)) == 2
+
+
+def test_a_held_out_group_takes_no_part_in_training():
+    dataset = Grouped(visits(range(3)), ["2c"], classes=("a",))
+    for labeled in ("all", "1/2"):
+        splits = resolve(dataset, Data(labeled=labeled, val="val"))
+        assert patients([*splits.labeled, *splits.unlabeled]) == {"0", "1"} and ids(splits.val) == ["2c"]
+
+
+def test_lists_that_divide_a_group_are_refused(tmp_path):
+    dataset = Grouped(visits(range(3)), classes=("a",))
+    for name, lines in (("train", ["0a", "1a"]), ("val", ["1b", "2a"])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    lists = {"labeled": str(tmp_path / "train.txt"), "val": str(tmp_path / "val.txt"), "unlabeled": "none"}
+    assert "1 groups are both in data.labeled and in data.val, the first is patient 1" in refused(dataset, **lists)
+    assert len(resolve(dataset, Data(**lists, allow_overlap=True)).labeled) == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ranks
 import torch
 from commandline import Result, cli
 from conftest import own_recipe
@@ -147,13 +148,7 @@ class TestSkipping:
     def test_two_processes_change_nothing_but_rounding(self, home):
         home.cut(MASK, PICTURE)
         assert home.run("one", SKIP).code == 0
-        script = home.recipe.with_name("two.py")
-        script.write_text(TWO)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-        command += [str(home.recipe), str(home.folder("two")), "network.name=tiny", SKIP]
-        environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+        ranks.launch((home.recipe.parent, 2, {"two": ["network.name=tiny", SKIP]}))
         assert home.newest("two").manifest.progress["replaced"] == home.newest("one").manifest.progress["replaced"]
         home.assert_equal("one", "two", tolerance=1e-5)
 
@@ -169,19 +164,6 @@ class TestSkipping:
         home.cut(name)
         assert str(home.images / name) in home.run("run", SKIP).refusal
         assert home.newest("run").manifest.step == STEPS  # what has been trained is kept
-
-
-TWO = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import torch.distributed as dist
-from tiny_network import TinyNetwork
-from farcluss import load_recipe, plugins, train
-plugins.register("network", "tiny", TinyNetwork)
-train(load_recipe(sys.argv[1], (), sys.argv[3:]), sys.argv[2])
-assert dist.get_world_size() == 2
-dist.destroy_process_group()
-"""
 
 
 class Numbers:

@@ -89,6 +89,7 @@ class Dataset(Protocol):
     - `read_reduced(item, window, factor) -> Reduced | None`, for `data.jpeg_draft`;
     - `place(item, lengths, rng) -> tuple[int, ...] | None`: where a crop of `lengths` pixels begins, per axis; None
       leaves it to chance. Items of the unlabeled stream come without their mask;
+    - `parse_group(line) -> list[Item]`: the items of a line of a list that may name several at once;
     - `findings() -> list[str]`: what `farcluss check` has to report beyond items that cannot be read;
     - `carried`: the section `[data]` as weights files shall have it, with files that options name replaced by content.
     """

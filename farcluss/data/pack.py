@@ -8,7 +8,7 @@ Layout of the file: attributes say what it is and what it was made from; `classe
 import json
 import os
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, prod
 from pathlib import Path, PurePath
@@ -25,7 +25,7 @@ from farcluss.data.masks import recipe_palette
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 
-FORMAT, VERSION = "farcluss-pack", 1
+FORMAT, VERSION = "farcluss-pack", 2
 CHECKSUM = "crc32"
 _SIDES = {1: (1 << 15,), 2: (128, 256), 3: (16, 32, 64)}
 _CHUNK_BYTES = 1 << 19  # half of HDF5's chunk cache: chunks that don't fit it are read row by row, seven times slower
@@ -98,6 +98,7 @@ class Contents:
         _write_texts(file, "items/id", [item.id for item in self.items])
         _write_texts(file, "items/image", [item.image for item in self.items])
         _write_texts(file, "items/mask", [item.mask or "" for item in self.items])
+        _write_texts(file, "items/group", [item.group for item in self.items])
         splits = file.create_group("splits")
         for split, places in self.splits.items():
             splits[split] = np.array(places, np.int64)
@@ -112,14 +113,14 @@ class Contents:
             raise ValueError("it is no file of `farcluss pack`")
         if file.attrs["version"] != VERSION:
             raise ValueError(f"its format is {file.attrs['version']}, this farcluss reads {VERSION}")
-        columns = [_read_texts(file, f"items/{name}") for name in ("id", "image", "mask")]
+        columns = [_read_texts(file, f"items/{name}") for name in ("id", "image", "mask", "group")]
         contents = cls(
             json.loads(file.attrs["origin"]),
             file.attrs["root"],
             bool(file.attrs["lists_decide"]),
             tuple(_read_texts(file, "classes")),
             tuple(map(tuple, file["palette"][()].tolist())),
-            tuple(Item(id, image, mask or None) for id, image, mask in zip(*columns, strict=True)),
+            tuple(Item(id, image, mask or None, group) for id, image, mask, group in zip(*columns, strict=True)),
             {split: places[()].tolist() for split, places in file["splits"].items()},
             dict(file["splits"].attrs),
             dict(zip(_read_texts(file, "lines/text"), file["lines/item"][()].tolist(), strict=True)),
@@ -258,7 +259,7 @@ class Pack:
         names = self._spellings(mask)
         known = next((name for name in names if (item.image, name) in self.contents.masks), None)
         if known is not None:
-            return Item(item.id, item.image, known)
+            return replace(item, mask=known)
         if item.mask is None or self.contents.lists_decide:
             raise MissingMask(f"the mask {mask} is not in {self.path}. Pack the data set with that list.", item)
         return item

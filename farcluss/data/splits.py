@@ -117,11 +117,12 @@ def read_list(path: Path, dataset: Dataset, need_masks: bool = True) -> list[Ite
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"List {path} cannot be read: {error}.") from None
-    items = []
+    parse = getattr(dataset, "parse_group", lambda line: [dataset.parse(line)])
+    items: list[Item] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                items.append(dataset.parse(line))
+                items += parse(line)
             except MissingMask as error:
                 if need_masks:
                     raise DataError(f"{path}, line {number}: {error}") from None

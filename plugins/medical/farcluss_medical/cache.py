@@ -8,10 +8,10 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ class Cache:
 
 def _key(kind: str, files: tuple[str, ...], facts: dict[str, Any]) -> str:
     try:
-        stats = [(os.path.abspath(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files]
+        stats = [(os.path.abspath(path), (s := os.stat(path)).st_size, s.st_mtime_ns) for path in files]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}. Check data.root and the lists.") from None
     text = json.dumps([VERSION, kind, facts, stats], sort_keys=True)
@@ -100,14 +100,13 @@ def _key(kind: str, files: tuple[str, ...], facts: dict[str, Any]) -> str:
 def _write(path: Path, array: NDArray[Any]) -> None:
     """Write under a temporary name first: several processes may make one array at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             np.save(file, array)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def make_image(case: Case, preprocessing: Preprocessing) -> NDArray[np.float32]:

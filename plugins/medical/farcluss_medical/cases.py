@@ -8,7 +8,6 @@ from farcluss.errors import DataError
 from farcluss_medical.volumes import Header, difference, read_header
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".h5", ".hdf5")
-SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,10 @@ def verify(index: Index, channels: int) -> tuple[Index, dict[str, Header]]:
     for split, cases in index.splits.items():
         splits[split] = []
         for case in cases:
-            if (other := first.setdefault(case.id, case)) is not case:
+            if other := first.get(case.id):
                 problems.append(f"Case {case.id} is there twice: {other.images[0]} and {case.images[0]}.")
                 continue
+            first[case.id] = case
             found, header = _defects(case, channels)
             problems += found
             if not found and header is not None:
@@ -92,7 +92,7 @@ def verify(index: Index, channels: int) -> tuple[Index, dict[str, Header]]:
 def _defects(case: Case, channels: int) -> tuple[list[str], Header | None]:
     """What is wrong with the headers of a case, and the header of its first image."""
     names = [*case.images, *([case.label] if case.label else [])]
-    missing = [f"{path} does not exist (case {case.id})." for path in names if not Path(path).is_file()]
+    missing = [f"{path} does not exist (case {case.id})." for path in dict.fromkeys(names) if not Path(path).is_file()]
     if missing:
         return missing, None
     try:
@@ -101,6 +101,8 @@ def _defects(case: Case, channels: int) -> tuple[list[str], Header | None]:
     except DataError as error:
         return [str(error)], None
     images = headers[: len(case.images)]
+    if case.label == case.images[0]:
+        names[-1] = f"The label in {case.label}"
     pairs = zip(names[1:], headers[1:], strict=True)
     found = [text for path, header in pairs if (text := difference(names[0], headers[0], path, header))]
     if (count := sum(header.channels for header in images)) != channels:
@@ -124,10 +126,9 @@ def _twice(splits: Mapping[str, Sequence[Case]]) -> Iterable[str]:
 
 
 def refusal(problems: Sequence[str]) -> str:
-    """What to say of problems when nothing may be left out."""
-    shown = "\n".join(problems[:SHOWN])
-    more = f"\n... and {len(problems) - SHOWN} more." if len(problems) > SHOWN else ""
+    """What to say of problems when nothing may be left out: the first of them, and how to go on."""
+    more = f" And {len(problems) - 1} more." if len(problems) > 1 else ""
     return (
-        f"{shown}{more}\nMend {'it' if len(problems) == 1 else 'them'} (`farcluss check` lists all), or leave these "
-        "cases out with --set data.on_error=skip."
+        f"{' '.join(problems[0].split())}{more}\nMend {'them' if more else 'it'} (`farcluss check` lists all), or "
+        "leave these cases out with --set data.on_error=skip."
     )

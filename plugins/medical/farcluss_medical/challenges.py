@@ -75,8 +75,8 @@ def brats(
 def ssl4mis(data: Data, *, labeled_first: Count = 0) -> Index:
     """SSL4MIS: `data/ID.h5` with `image` and `label`, and the lists `train`, `val` and `test` (`.list` or `.txt`).
 
-    The two frames of an ACDC patient stay in one set. For slices set `dimensions = 2`: they are cut from the volumes
-    (slices first: `slice_axis = 0`), the files in `data/slices` are not used.
+    The two frames of an ACDC patient stay in one set. With `dimensions = 2` slices are cut from the volumes, across
+    their shortest axis; the files in `data/slices` are not used. The files say no spacing: it counts as 1.
 
     Args:
         labeled_first: lines of the train list that are labeled; the labels of all others are not used. 0: all lines.

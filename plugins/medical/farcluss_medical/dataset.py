@@ -82,10 +82,17 @@ class VolumeDataset:
             raise DataError(refusal(self.index.problems))
         return [item for case in self.index.splits[split] for item in self._items(case)]
 
+    def parse_group(self, line: str) -> list[Item]:
+        """The items of a line: a case with all its slices, or with slices `CASE/NUMBER` for one of them."""
+        case = self._cases.get(line.strip())
+        return [self.parse(line)] if case is None else self._items(case)
+
     def parse(self, line: str) -> Item:
         """The item of a line: a case, or with slices `CASE/NUMBER`."""
         name, _, number = line.strip().rpartition("/") if self.slice_axis is not None else (line.strip(), "", "")
         case = self._cases.get(name)
+        if case is None and self.index.problems and self.data.on_error == "stop":
+            raise DataError(refusal(self.index.problems))
         if case is None:
             raise DataError(f"{line.strip()!r} is no case of this data set; write {self._example()}.")
         items = self._items(case)
@@ -97,7 +104,7 @@ class VolumeDataset:
 
     def size(self, item: Item) -> tuple[int, ...]:
         """Size of a volume, or of its slices."""
-        size = self.preprocessing.size(self.headers[self.find(item)[0].id])
+        size = self._sizes[self.find(item)[0].id]
         return size if self.slice_axis is None else (*size[: self.slice_axis], *size[self.slice_axis + 1 :])
 
     def read(self, item: Item, window: Window | None = None) -> Sample:
@@ -118,9 +125,9 @@ class VolumeDataset:
         if item.mask is not None and rng.uniform() < self.foreground:
             spots = self._spots(case, number)
             if len(spots):
-                kind = rng.choice(np.unique(spots[:, 0]))
-                spot = rng.choice(spots[spots[:, 0] == kind])[1:]
-                return around(spot, size, lengths, rng)
+                kind = rng.choice(np.flatnonzero(np.bincount(spots[:, 0])))
+                spot = spots[rng.choice(np.flatnonzero(spots[:, 0] == kind))]
+                return around(spot[1:], size, lengths, rng)
         low, high = self._box(case, number)
         return within(low, high, size, lengths, rng)
 
@@ -135,6 +142,11 @@ class VolumeDataset:
     def _cases(self) -> dict[str, Case]:
         return {case.id: case for cases in self.index.splits.values() for case in cases}
 
+    @cached_property
+    def _sizes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the preprocessed cases; every crop asks for one."""
+        return {name: self.preprocessing.size(header) for name, header in self.headers.items()}
+
     def _example(self) -> str:
         case = next(iter(self._cases), "CASE")
         return case if self.slice_axis is None else f"{case}/0"
@@ -143,7 +155,7 @@ class VolumeDataset:
         image, label = case.images[0], case.label
         if self.slice_axis is None:
             return [Item(case.id, image, label, case.patient)]
-        count = self.preprocessing.size(self.headers[case.id])[self.slice_axis]
+        count = self._sizes[case.id][self.slice_axis]
         names = [f"{number:03d}" for number in range(count)]
         return [Item(f"{case.id}/{n}", f"{image}#{n}", label and f"{label}#{n}", case.patient) for n in names]
 

@@ -35,7 +35,10 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
     keys = {"training": "train", "unlabeled": "train", "validation": "val", "testing": "test", "test": "test"}
     for key, split in keys.items():
         cases: list[Case] = []
-        for number, entry in enumerate(facts.get(key, [])):
+        entries = facts.get(key, [])
+        if not isinstance(entries, list):
+            raise DataError(f"{root / file}: {key} must be a list of cases, not {entries!r}.")
+        for number, entry in enumerate(entries):
             case = _entry(root, entry)
             if case is None:
                 problems.append(f"{root / file}: entry {number} of {key} has no image: {entry!r}.")
@@ -49,7 +52,7 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
             cases = [case for case in map(_with_test_label, cases) if case.label]
         if cases:
             splits.setdefault(split, []).extend(cases)
-    return Index(splits, problems, _numbered_names(facts.get("labels"), root / file))
+    return Index(_short_names(splits), problems, _numbered_names(facts.get("labels"), root / file))
 
 
 def _entry(root: Path, entry: Any) -> Case | None:
@@ -59,9 +62,22 @@ def _entry(root: Path, entry: Any) -> Case | None:
     images = [images] if isinstance(images, str) else images
     if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
         return None
-    label = table.get("label")
+    label, group = table.get("label"), table.get("group")
     paths = tuple(str(root / image) for image in images)
-    return Case(stem(images[0]), paths, str(root / label) if label else None, str(table.get("group", "")))
+    name = Path(images[0]).with_name(stem(images[0])).as_posix()
+    return Case(name, paths, str(root / label) if label else None, "" if group is None else str(group))
+
+
+def _short_names(splits: Mapping[str, Sequence[Case]]) -> dict[str, list[Case]]:
+    """Cases called like their file, without its folder, where no other case is."""
+    owners: dict[str, set[str]] = {}
+    for case in (case for cases in splits.values() for case in cases):
+        owners.setdefault(stem(case.id), set()).add(case.id)
+
+    def short(case: Case) -> Case:
+        return replace(case, id=stem(case.id)) if len(owners[stem(case.id)]) == 1 else case
+
+    return {split: [short(case) for case in cases] for split, cases in splits.items()}
 
 
 def _with_test_label(case: Case) -> Case:
@@ -101,9 +117,10 @@ def scans(
         test_labels: folder of their labels.
     """
     root = root_of(data)
-    train, problems = _pairs(root, images, labels, bare=unlabeled == images)
+    among = bool(unlabeled) and root / unlabeled == root / images
+    train, problems = _pairs(root, images, labels, bare=among)
     splits = {"train": train}
-    if unlabeled not in ("", images):
+    if unlabeled and not among:
         found, more = volumes_in(_folder(root, unlabeled, "unlabeled"))
         train += [Case(name, (str(path),)) for name, path in found.items()]
         problems += more

@@ -39,9 +39,9 @@ def nnunet(data: Data, *, fold: Count | None = None, unlabeled: str = "imagesUn"
     if fold is not None:
         splits, hidden, more = _of_fold(root / "splits_final.json", fold, train)
         problems += more
-    if unlabeled != IMAGES:
+    if Path(unlabeled) != Path(IMAGES):
         alone, more = form.cases(root / unlabeled, None)
-        if not alone and unlabeled != "imagesUn":
+        if not alone and Path(unlabeled) != Path("imagesUn"):
             raise DataError(f"{root / unlabeled} has no images CASE_0000{form.ending}. Check data.layout.unlabeled.")
         hidden += alone.values()
         problems += more

@@ -1,7 +1,9 @@
 """Volumes as files have them: voxels, affine, and what is wrong with them. The one place that knows file formats."""
 
+import gzip
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -157,7 +159,7 @@ def _rows(affine: NDArray[np.float64]) -> str:
 def _voxels(path: str, key: str, header: Header, dtype: Any = np.float32) -> NDArray[Any]:
     """Voxels `(C, *S)` of one file."""
     with _reading(path):
-        array = _hdf5(path, key) if path.endswith(HDF5) else np.asanyarray(_nibabel(path).dataobj)
+        array = _hdf5(path, key) if path.endswith(HDF5) else np.asanyarray(_checked(path).dataobj)
         if array.dtype.fields:
             raise DataError(f"{path} holds colors. Convert it to a file with one number per voxel.")
         voxels: NDArray[Any] = np.moveaxis(array.reshape(*header.shape, header.channels), 3, 0)
@@ -166,6 +168,12 @@ def _voxels(path: str, key: str, header: Header, dtype: Any = np.float32) -> NDA
 
 def _nibabel(path: str) -> Any:
     return nib.load(path)
+
+
+def _checked(path: str) -> Any:
+    """The image of a file; of a compressed one only if its checksum is right, where nibabel would not look."""
+    image = _nibabel(path)
+    return type(image).from_bytes(gzip.decompress(Path(path).read_bytes())) if path.endswith(".gz") else image
 
 
 def _hdf5(path: str, key: str, shape: bool = False) -> Any:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from farcluss.cli import farcluss
 from farcluss.errors import DataError
 from farcluss_medical import metrics
-from farcluss_medical.cli import COMMANDS, command
+from farcluss_medical.cli import COMMANDS
 from farcluss_medical.evaluation import evaluate, pair_files, read_labels
 from farcluss_medical.summary import RESAMPLES, SEED, bootstrap
 
@@ -52,7 +53,7 @@ def scans(tmp_path):
 def call(folder, *options, truths="truths", predictions="predictions"):
     """Run the command; errors meant for users are raised."""
     arguments = ["evaluate", str(folder / truths), str(folder / predictions), *map(str, options)]
-    result = CliRunner().invoke(command, arguments)
+    result = CliRunner().invoke(farcluss, ["medical", *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
@@ -316,10 +317,11 @@ def test_wrong_usage(scans, options, words):
 
 
 def test_the_group_lists_its_commands_and_suggests_near_names():
-    result = CliRunner().invoke(command, ["--help"])
+    result = CliRunner().invoke(farcluss, ["medical", "--help"])
     assert result.exit_code == 0 and "Example: farcluss medical evaluate" in result.stdout
     for name in COMMANDS:
         assert name in result.stdout
-    wrong = CliRunner().invoke(command, ["evalaute"])
+    wrong = CliRunner().invoke(farcluss, ["medical", "evalaute"])
     assert wrong.exit_code == 2 and "did you mean 'evaluate'?" in wrong.stderr
-    assert "farcluss medical evaluate labelsTs" in CliRunner().invoke(command, ["evaluate", "--help"]).stdout
+    shown = CliRunner().invoke(farcluss, ["medical", "evaluate", "--help"]).stdout
+    assert "farcluss medical evaluate labelsTs" in shown

@@ -25,9 +25,15 @@ SMALL = {
     "SwinUNETR": {"feature_size": 12, "num_heads": [1, 2, 2, 2], "depths": [2, 1, 1, 1], "window_size": 4},
 }
 MULTIPLES = {"SegResNet": 8, "SwinUNETR": 32}
-CASES = [(name, dims) for name in SMALL for dims in (2, 3)]
+HEAVY = [("VNet", 3), ("SwinUNETR", 3)]
+"""They have millions of parameters in 3-D, whatever is asked for, and take longer than all others."""
+CASES = [
+    pytest.param(name, dims, id=f"{name}-{dims}d", marks=[pytest.mark.slow] if (name, dims) in HEAVY else [])
+    for name in SMALL
+    for dims in (2, 3)
+]
 ODD = {2: (19, 37), 3: (11, 18, 9)}
-every = pytest.mark.parametrize(("name", "dims"), CASES, ids=[f"{name}-{dims}d" for name, dims in CASES])
+every = pytest.mark.parametrize(("name", "dims"), CASES)
 
 
 def small(name="BasicUNet", dims=2, classes=3, dim=5, channels=2, pretrained=False, arguments=None, **options):

@@ -1,0 +1,495 @@
+"""Decathlon, folders, tables and nnU-Net: who is labeled, unlabeled or held out, and what is wrong, all at once."""
+
+import json
+
+import numpy as np
+import pytest
+from phantoms import Phantom, write_channels, write_decathlon, write_image, write_label
+from volume_data import build, groups, pairs, problems, refused
+
+from farcluss.data.splits import resolve
+from farcluss.errors import DataError
+from farcluss.recipe import Data
+from farcluss.signatures import REQUIRED, describe_object
+from farcluss.testing import DatasetTester
+from farcluss_medical.challenges import brats, left_atrium
+from farcluss_medical.layouts import cases, decathlon, scans
+from farcluss_medical.nnunet import nnunet
+
+SMALL = (16.0, 20.0, 12.0)
+BINARY = {"background": 0, "tumor": 1}
+
+
+def phantom(seed=0, channels=1):
+    return Phantom(seed, channels, extent=SMALL).scan()
+
+
+def image(path, seed=0, channels=1):
+    write_image(path, phantom(seed, channels), unit=True)
+
+
+def label(path, seed=0, edition="binary"):
+    write_label(path, phantom(seed), edition)
+
+
+class UnitTester(DatasetTester):
+    """Intensities as they are in files, and these in [0, 1]."""
+
+    channels = 1
+    normalize = "none"
+
+    @pytest.fixture(autouse=True)
+    def _files(self, tmp_path):
+        self.draw(tmp_path / "root")
+        type(self).options = {**type(self).options, "normalize": self.normalize, "cache": str(tmp_path / "cache")}
+        self.data = Data(root=tmp_path / "root", channels=self.channels, classes=BINARY)
+
+
+@pytest.mark.parametrize("layout", [decathlon, brats, left_atrium])
+def test_options_are_documented(layout):
+    """Those of the other layouts are checked by their testers."""
+    options = describe_object(layout).options
+    assert {"dimensions", "cache"} < set(options)
+    for name, option in options.items():
+        assert option.default is not REQUIRED and option.help, name
+
+
+# Decathlon.
+
+
+def change(root, function):
+    file = root / "dataset.json"
+    facts = json.loads(file.read_text())
+    function(facts)
+    file.write_text(json.dumps(facts))
+
+
+def test_decathlon(tmp_path):
+    root = tmp_path / "root"
+    drawn = write_decathlon(root, 2, 1, 1, 1, channels=2, extent=SMALL)
+    dataset = build(decathlon, root, channels=2)
+    assert pairs(dataset) == {
+        "case_000": ("images/case_000.nii.gz", "labels/case_000.nii.gz"),
+        "case_001": ("images/case_001.nii.gz", "labels/case_001.nii.gz"),
+        "case_002": ("images/case_002.nii.gz", None),
+    }
+    assert list(pairs(dataset, "val")) == ["case_003"] and list(pairs(dataset, "test")) == ["case_004"]
+    assert dataset.classes == ("background", "edema", "necrosis", "enhancing") and dataset.findings() == []
+    for item in [*dataset.items("train"), *dataset.items("test")]:
+        sample, scan = dataset.read(item), drawn[item.id]
+        assert np.array_equal(sample.image, scan.voxels) and sample.image.dtype == np.float32
+        assert dataset.size(item) == scan.tissue.shape
+        assert sample.mask is None if item.mask is None else np.array_equal(sample.mask, scan.label("decathlon"))
+
+
+def test_decathlon_with_channels_in_files_groups_and_labels_of_test_images(tmp_path):
+    root = tmp_path / "root"
+    for seed in (0, 1):
+        write_channels([root / f"imagesTr/{seed}_{c}.nii" for c in "ab"], phantom(seed, 2))
+        label(root / f"labelsTr/{seed}.nii", seed)
+    image(root / "imagesTs/2.nii.gz", 2, 2)
+    image(root / "imagesTs/3.nii.gz", 3, 2)
+    label(root / "labelsTs/3.nii.gz", 3)
+    entries = [
+        {"image": [f"imagesTr/{n}_a.nii", f"imagesTr/{n}_b.nii"], "label": f"labelsTr/{n}.nii", "group": "P"}
+        for n in (0, 1)
+    ]
+    facts = {"labels": {"1": "tumor", "0": "background"}, "training": entries,
+             "test": ["./imagesTs/2.nii.gz", "./imagesTs/3.nii.gz"]}  # fmt: skip
+    (root / "dataset.json").write_text(json.dumps(facts))
+    dataset = build(decathlon, root, channels=2)
+    assert groups(dataset) == {"0_a": "P", "1_a": "P"}
+    assert pairs(dataset, "test") == {"3": ("imagesTs/3.nii.gz", "labelsTs/3.nii.gz")}
+    assert dataset.classes == ("background", "tumor"), "classes come in order of value"
+    assert np.array_equal(dataset.read(dataset.items("train")[1]).image, phantom(1, 2).voxels)
+
+
+def test_decathlon_lists_every_problem(tmp_path):
+    root = tmp_path / "root"
+    write_decathlon(root, 4, 1, 1, extent=SMALL)
+    (root / "labels/case_001.nii.gz").unlink()
+
+    def spoil(facts):
+        del facts["training"][2]["label"]
+        facts["training"] += [{"label": "x.nii.gz"}, facts["training"][0]]
+        facts["validation"].append(facts["training"][3])
+
+    change(root, spoil)
+    dataset = build(decathlon, root, data={"on_error": "skip"})
+    problems(
+        dataset, ("labels/case_001.nii.gz", "does not exist"), ("case_002", "no label"),
+        ("entry 4 of training", "no image"),
+        ("case_000 is there twice",), ("Patient case_003", "both train and val"), ("case_003 is there twice",),
+    )  # fmt: skip
+    assert [*pairs(dataset), *pairs(dataset, "val")] == ["case_000", "case_003", "case_004", "case_005"]
+    text = refused(build(decathlon, root).items, "train")
+    assert "entry 4 of training" in text and "And 5 more." in text and "farcluss check" in text
+
+
+def test_cases_whose_files_have_one_name_are_called_by_their_folders(tmp_path):
+    root = tmp_path / "root"
+    for name in ("p1/t1", "p2/t1", "p3/flair"):
+        image(root / f"{name}.nii.gz")
+        label(root / f"{name}_seg.nii.gz")
+    entries = [
+        {"image": f"./{n}.nii.gz", "label": f"{n}_seg.nii.gz", "group": None} for n in ("p1/t1", "p2/t1", "p3/flair")
+    ]
+    (root / "dataset.json").write_text(json.dumps({"training": entries}))
+    dataset = build(decathlon, root, classes=BINARY)
+    assert groups(dataset) == {"p1/t1": "p1/t1", "p2/t1": "p2/t1", "flair": "flair"} and dataset.findings() == []
+    assert dataset.parse("p2/t1").image == str(root / "p2/t1.nii.gz")
+    slices = build(decathlon, root, classes=BINARY, dimensions=2)
+    assert slices.parse("p2/t1/3").id == "p2/t1/003"
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ('{"training": 3}', "must be a list"),
+        ("{", "cannot be read"),
+        ("[]", "no JSON object"),
+        ('{"labels": {"a": "b"}}', "labels must be like"),
+    ],
+)
+def test_a_datalist_that_is_none(tmp_path, content, word):
+    (tmp_path / "dataset.json").write_text(content)
+    assert word in refused(build, decathlon, tmp_path)
+
+
+def test_no_datalist(tmp_path):
+    assert "dataset.json does not exist" in refused(build, decathlon, tmp_path)
+    assert "is not a folder" in refused(build, decathlon, tmp_path / "none")
+
+
+# Folders.
+
+
+def draw_scans(root):
+    for seed in range(3):
+        image(root / f"images/{seed}.nii.gz", seed)
+        if seed < 2:
+            label(root / f"labels/{seed}.nii{'.gz' * seed}", seed)
+    image(root / "others/9.nii.gz", 9)
+    image(root / "held/5.nii", 5)
+    label(root / "truth/5.nii.gz", 5)
+
+
+def test_scans(tmp_path):
+    root = tmp_path / "root"
+    draw_scans(root)
+    (root / "images/.0.nii.gz").write_text("x")
+    (root / "images/notes.txt").write_text("x")
+    options = {"unlabeled": "others", "test_images": "held", "test_labels": "truth"}
+    (root / "images/2.nii.gz").unlink()
+    dataset = build(scans, root, classes=BINARY, **options)
+    assert pairs(dataset) == {
+        "0": ("images/0.nii.gz", "labels/0.nii"),
+        "1": ("images/1.nii.gz", "labels/1.nii.gz"),
+        "9": ("others/9.nii.gz", None),
+    }
+    assert pairs(dataset, "test") == {"5": ("held/5.nii", "truth/5.nii.gz")}
+    assert dataset.findings() == [] and "no split 'val'" in refused(dataset.items, "val")
+
+
+def test_scans_unlabeled_among_the_labeled(tmp_path):
+    root = tmp_path / "root"
+    draw_scans(root)
+    dataset = build(scans, root, classes=BINARY, unlabeled="images")
+    assert pairs(dataset)["2"] == ("images/2.nii.gz", None) and dataset.findings() == []
+
+
+def test_scans_names_every_partner_that_is_missing(tmp_path):
+    root = tmp_path / "root"
+    draw_scans(root)
+    label(root / "labels/7.nii.gz")
+    image(root / "images/8.nii", 8)
+    image(root / "images/8.nii.gz", 8)
+    label(root / "truth/6.nii.gz")
+    options = {"test_images": "held", "test_labels": "truth", "data": {"on_error": "skip"}}
+    dataset = build(scans, root, classes=BINARY, **options)
+    problems(
+        dataset, ("images/2.nii.gz has no label",), ("labels/7.nii.gz has no image",),
+        ("8.nii and", "8.nii.gz are both"), ("truth/6.nii.gz has no image",),
+    )  # fmt: skip
+    assert list(pairs(dataset)) == ["0", "1"]
+
+
+@pytest.mark.parametrize("options", [{"images": "x"}, {"labels": "x"}, {"unlabeled": "x"}, {"test_images": "held"}])
+def test_scans_without_a_folder(tmp_path, options):
+    draw_scans(tmp_path / "root")
+    text = refused(build, scans, tmp_path / "root", classes=BINARY, **options)
+    assert "data.layout." in text and "is no folder in" in text
+
+
+def test_scans_need_classes(tmp_path):
+    draw_scans(tmp_path / "root")
+    assert "data.classes is missing" in refused(build, scans, tmp_path / "root", unlabeled="images")
+
+
+class TestScans(UnitTester):
+    dataset = scans
+    options = {"unlabeled": "images", "test_images": "held", "test_labels": "truth"}
+    splits = ("train", "test")
+
+    def draw(self, root):
+        draw_scans(root)
+
+
+class TestSlices(TestScans):
+    options = {**TestScans.options, "dimensions": 2}
+
+
+class TestZscored(TestScans):
+    options = {**TestScans.options, "spacing": [1.5, 1.0, 1.0]}
+    normalize = "zscore"
+    unit_range = False
+
+
+# Tables.
+
+TABLE = """case,image,label,group,split
+a,images/0.nii.gz,labels/0.nii,P1,
+b,images/1.nii.gz, labels/1.nii.gz ,P1,train
+c,images/2.nii.gz,,,
+d,held/5.nii,truth/5.nii.gz,P2,val
+"""
+
+
+def table(root, text):
+    (root / "cases.csv").write_text(text, encoding="utf-8-sig")
+
+
+def test_cases(tmp_path):
+    root = tmp_path / "root"
+    draw_scans(root)
+    table(root, TABLE)
+    dataset = build(cases, root, classes=BINARY)
+    assert pairs(dataset) == {
+        "a": ("images/0.nii.gz", "labels/0.nii"),
+        "b": ("images/1.nii.gz", "labels/1.nii.gz"),
+        "c": ("images/2.nii.gz", None),
+    }
+    assert groups(dataset) == {"a": "P1", "b": "P1", "c": "c"} and groups(dataset, "val") == {"d": "P2"}
+    assert dataset.findings() == []
+
+
+def test_cases_with_a_file_per_channel(tmp_path):
+    root = tmp_path / "root"
+    for seed in (0, 1):
+        image(root / f"{seed}.nii", seed)
+    table(root, "image_1,case,image_0\n0.nii,x,1.nii\n")
+    dataset = build(cases, root, channels=2, classes=BINARY)
+    read = dataset.read(dataset.items("train")[0]).image
+    assert np.allclose(read, np.concatenate([phantom(1).voxels, phantom(0).voxels]) / 1000, atol=1e-6)
+
+
+def test_cases_report_every_line(tmp_path):
+    root = tmp_path / "root"
+    draw_scans(root)
+    rows = [",images/0.nii.gz,,,,", "a,images/0.nii.gz,labels/0.nii,,,", "a,images/1.nii.gz,,,,", "e,,,,,",
+            "f,images/none.nii,labels/none.nii,,,", "g,images/1.nii.gz,labels/1.nii.gz,,training,",
+            "h,images/2.nii.gz,,,test,", "i,images/2.nii.gz,,,,,more"]  # fmt: skip
+    table(root, "case,image,label,group,split,patient\n" + "\n".join(rows) + "\n")
+    dataset = build(cases, root, classes=BINARY, data={"on_error": "skip"})
+    problems(
+        dataset, ("line 1", "'patient'"), ("line 2", "no case"), ("line 4", "case a is in line 3"),
+        ("line 5", "no image"),
+        ("line 6", "images/none.nii does not exist"), ("line 6", "labels/none.nii does not exist"),
+        ("line 7", "'training'"), ("line 8", "test needs a label"), ("line 9", "more values"),
+    )  # fmt: skip
+    assert list(pairs(dataset)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "columns", ["", "image,label", "case,label", "case,image,image_0", "case,image_1", "case;image;label"]
+)
+def test_a_table_without_its_columns(tmp_path, columns):
+    table(tmp_path, f"{columns}\n")
+    assert "It needs case, and image" in refused(build, cases, tmp_path, classes=BINARY)
+
+
+def test_no_table(tmp_path):
+    assert "own.csv does not exist" in refused(build, cases, tmp_path, file="own.csv")
+
+
+def test_a_patient_in_two_splits(tmp_path):
+    root = tmp_path / "root"
+    draw_scans(root)
+    table(root, TABLE.replace("P2", "P1"))
+    dataset = build(cases, root, classes=BINARY)
+    problems(dataset, ("Patient P1", "train and val"))
+    assert "Patient P1" in refused(dataset.items, "train")
+    skipping = build(cases, root, classes=BINARY, data={"on_error": "skip", "val": "val"})
+    text = refused(resolve, skipping, skipping.data)
+    assert "no labeled images" in text, "what val's patient has is not trained on"
+
+
+class TestCases(UnitTester):
+    dataset = cases
+    splits = ("train", "val")
+
+    def draw(self, root):
+        draw_scans(root)
+        table(root, TABLE)
+
+
+# nnU-Net.
+
+FACTS = {"channel_names": {"0": "FLAIR", "1": "T1"}, "labels": {"background": 0, "ET": 3, "ED": 2, "NCR": 1},
+         "numTraining": 3, "file_ending": ".nii.gz"}  # fmt: skip
+
+
+def numbered(root, name, seed, channels=2):
+    paths = [root / f"{name}_{n:04d}.nii.gz" for n in range(channels)]
+    write_channels(paths, Phantom(seed, channels, extent=SMALL).scan(), unit=True)
+
+
+def draw_nnunet(root, labels=None):
+    for seed in range(3):
+        numbered(root / "imagesTr", f"BRATS_{seed}", seed)
+        label(root / f"labelsTr/BRATS_{seed}.nii.gz", seed, "2023")
+    numbered(root / "imagesTs", "BRATS_8", 8)
+    numbered(root / "imagesTs", "BRATS_9", 9)
+    label(root / "labelsTs/BRATS_9.nii.gz", 9, "2023")
+    numbered(root / "imagesUn", "more", 7)
+    facts = FACTS if labels is None else {**FACTS, "labels": labels}
+    (root / "dataset.json").write_text(json.dumps(facts))
+
+
+def folds(root, *lists):
+    (root / "splits_final.json").write_text(json.dumps(lists))
+
+
+def test_nnunet(tmp_path):
+    root = tmp_path / "root"
+    draw_nnunet(root)
+    dataset = build(nnunet, root, channels=2)
+    expected = {f"BRATS_{n}": (f"imagesTr/BRATS_{n}_0000.nii.gz", f"labelsTr/BRATS_{n}.nii.gz") for n in range(3)}
+    assert pairs(dataset) == {**expected, "more": ("imagesUn/more_0000.nii.gz", None)}
+    assert pairs(dataset, "test") == {"BRATS_9": ("imagesTs/BRATS_9_0000.nii.gz", "labelsTs/BRATS_9.nii.gz")}
+    assert dataset.classes == ("background", "NCR", "ED", "ET") and dataset.findings() == []
+    sample = dataset.read(dataset.items("train")[1])
+    scan = phantom(1, 2)
+    assert np.allclose(sample.image, scan.voxels / 1000, atol=1e-6)
+    assert np.array_equal(sample.mask, scan.label("2023"))
+
+
+def test_nnunet_folds(tmp_path):
+    root = tmp_path / "root"
+    draw_nnunet(root)
+    folds(root, {}, {"train": ["BRATS_2"], "val": ["BRATS_0"], "unlabeled": ["BRATS_1"]})
+    dataset = build(nnunet, root, channels=2, fold=1)
+    assert {name: bool(files[1]) for name, files in pairs(dataset).items()} == {
+        "BRATS_2": True, "BRATS_1": False, "more": False
+    }  # fmt: skip
+    assert list(pairs(dataset, "val")) == ["BRATS_0"]
+    assert "folds 0 to 1" in refused(build, nnunet, root, channels=2, fold=2)
+    assert "lists train and val" in refused(build, nnunet, root, channels=2, fold=0)
+    folds(root, {"train": ["BRATS_2", "x"], "val": ["BRATS_2"]})
+    skipping = build(nnunet, root, channels=2, fold=0, data={"on_error": "skip"})
+    problems(
+        skipping, ("x of train is not in imagesTr",), ("BRATS_2", "both train and val"), ("BRATS_2 is there twice",)
+    )
+    (root / "splits_final.json").unlink()
+    assert "splits_final.json does not exist" in refused(build, nnunet, root, channels=2, fold=0)
+
+
+def test_nnunet_images_without_labels_are_unlabeled_on_request_only(tmp_path):
+    root = tmp_path / "root"
+    draw_nnunet(root)
+    (root / "labelsTr/BRATS_1.nii.gz").unlink()
+    dataset = build(nnunet, root, channels=2, data={"on_error": "skip"})
+    problems(dataset, ("BRATS_1_0000.nii.gz has no label", 'data.layout.unlabeled = "imagesTr"'))
+    assert list(pairs(dataset)) == ["BRATS_0", "BRATS_2", "more"]
+    allowed = build(nnunet, root, channels=2, unlabeled="imagesTr")
+    assert pairs(allowed)["BRATS_1"][1] is None and allowed.findings() == [] and "more" not in pairs(allowed)
+    folds(root, {"train": ["BRATS_0"], "val": ["BRATS_2"], "unlabeled": ["BRATS_1"]})
+    assert build(nnunet, root, channels=2, fold=0).findings() == []
+
+
+def test_nnunet_names_what_is_missing(tmp_path):
+    root = tmp_path / "root"
+    draw_nnunet(root)
+    (root / "imagesTr/BRATS_1_0001.nii.gz").unlink()
+    (root / "imagesUn/more_0000.nii.gz").unlink()
+    numbered(root / "imagesTr", "BRATS_0", 0, channels=3)
+    image(root / "imagesTr/odd.nii.gz")
+    label(root / "labelsTr/BRATS_5.nii.gz")
+    dataset = build(nnunet, root, channels=2, data={"on_error": "skip"})
+    problems(
+        dataset, ("imagesTr/BRATS_1_0001.nii.gz does not exist",), ("imagesUn/more_0000.nii.gz does not exist",),
+        ("BRATS_0_0000", "3 channels", "data.channels is 2"), ("imagesTr/odd.nii.gz", "CASE_0000"),
+        ("labelsTr/BRATS_5.nii.gz has no image",),
+    )  # fmt: skip
+    assert list(pairs(dataset)) == ["BRATS_2"]
+
+
+def test_nnunet_regions(tmp_path):
+    root = tmp_path / "root"
+    labels = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [1, 3], "enhancing": [3]}
+    draw_nnunet(root, labels)
+    text = refused(build, nnunet, root, channels=2)
+    assert "'whole tumor' and 'tumor core'" in text and "data.classes" in text
+    own = {"background": 0, "edema": 2, "core": [1, 3]}
+    assert build(nnunet, root, channels=2, classes=own).classes == tuple(own)
+    draw_nnunet(root, {"background": [0], "core": [1, 3], "edema": 2})
+    dataset = build(nnunet, root, channels=2)
+    mask = dataset.read(dataset.items("train")[0]).mask
+    assert np.array_equal(mask, np.array([0, 1, 2, 1])[phantom(0).label("2023")])
+
+
+def test_nnunet_ignore_label(tmp_path):
+    root = tmp_path / "root"
+    draw_nnunet(root, {"background": 0, "ED": 2, "ET": 3, "ignore": 1})
+    assert "data.ignore_index = 1" in refused(build, nnunet, root, channels=2)
+    dataset = build(nnunet, root, channels=2, data={"ignore_index": 1})
+    assert dataset.classes == ("background", "ED", "ET")
+    assert np.array_equal(dataset.read(dataset.items("train")[0]).mask == 255, phantom(0).label("2023") == 1)
+
+
+@pytest.mark.parametrize(
+    ("facts", "word"),
+    [
+        ({**FACTS, "file_ending": ".mha"}, "convert"),
+        ({**FACTS, "channel_names": None}, "nnU-Net v2"),
+        ({**FACTS, "labels": {"0": "background"}}, "labels must be like"),
+        ({**FACTS, "channel_names": {"0": "T1"}}, "1 channels (T1), but data.channels is 2"),
+    ],
+)
+def test_nnunet_facts_that_are_none(tmp_path, facts, word):
+    draw_nnunet(tmp_path / "root")
+    (tmp_path / "root/dataset.json").write_text(json.dumps(facts))
+    assert word in refused(build, nnunet, tmp_path / "root", channels=2)
+
+
+def test_nnunet_without_images(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps(FACTS))
+    assert "imagesTr has no images" in refused(build, nnunet, tmp_path, channels=2)
+    draw_nnunet(tmp_path / "root")
+    assert "data.layout.unlabeled" in refused(build, nnunet, tmp_path / "root", channels=2, unlabeled="x")
+
+
+class TestNnunet(UnitTester):
+    dataset = nnunet
+    channels = 2
+    splits = ("train", "test")
+
+    def draw(self, root):
+        draw_nnunet(root, {"background": 0, "tumor": [1, 2, 3]})
+
+    @pytest.fixture(autouse=True)
+    def _own_classes(self, _files):
+        self.data = self.data.model_copy(update={"classes": None})
+
+
+def test_a_list_names_cases_whose_slices_are_meant(tmp_path):
+    """A line with a case stands for all its slices; one with a slice for it alone."""
+    write_decathlon(tmp_path, 3, 1, extent=SMALL, unit=True)
+    (tmp_path / "labeled.txt").write_text("case_000\ncase_001/003\n")
+    data = Data(root=tmp_path, labeled="labeled.txt", val="none")
+    options = {"dimensions": 2, "cache": str(tmp_path / "cache"), "slice_axis": 2}
+    with pytest.raises(DataError, match=r"1 channels, but data\.channels is 3"):  # not: no such case
+        resolve(decathlon(data, **options), data)
+    data = data.model_copy(update={"channels": 1})
+    labeled = resolve(decathlon(data, **options), data).labeled
+    assert [item.id for item in labeled] == [*(f"case_000/{n:03d}" for n in range(12)), "case_001/003"]

@@ -1,0 +1,366 @@
+"""From files to what a network sees: one content in all geometries; nothing wrong passes, nothing hidden is read."""
+
+import gzip
+import json
+import os
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from commandline import cli
+from phantoms import EXACT, GEOMETRIES, Phantom, write_decathlon, write_hdf5, write_image, write_label, write_nifti
+from tiny_network import TinyNetwork
+from volume_data import build, pairs, problems, refused
+
+from farcluss import plugins
+from farcluss.data.base import Item
+from farcluss.data.splits import resolve
+from farcluss.errors import DataError
+from farcluss_medical.challenges import ssl4mis
+from farcluss_medical.layouts import decathlon, scans
+from farcluss_medical.preprocessing import Preprocessing, resample_mask, zscore
+from farcluss_medical.volumes import Header, Orientation, read_header, read_image, read_label
+
+SMALL = (16.0, 20.0, 12.0)
+BINARY = {"background": 0, "tumor": 1}
+
+
+def drawn(root, geometries=("ras",), count=2, unlabeled=1, **options):
+    return write_decathlon(root, count, unlabeled, geometries=geometries, extent=SMALL, **options)
+
+
+# Geometry.
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": "zscore"}, {"normalize": "zscore", "spacing": [2.0, 1.5, 3.0]}])
+@pytest.mark.parametrize("geometry", EXACT[1:])
+def test_equal_content_is_preprocessed_to_equal_bits(tmp_path, geometry, options):
+    found = []
+    for name in ("ras", geometry):
+        root = tmp_path / name
+        scan = Phantom(5, 2, extent=SMALL).scan(name, (1.0, 1.25, 2.0))
+        write_image(root / "images/x.nii.gz", scan)
+        write_label(root / "labels/x.nii.gz", scan)
+        dataset = build(scans, root, channels=2, classes=["background", "a", "b", "unused", "c"], **options)
+        item = dataset.items("train")[0]
+        found.append(dataset.read(item))
+        assert found[-1].image.shape[1:] == dataset.size(item)
+    assert found[0].image.tobytes() == found[1].image.tobytes() and np.array_equal(found[0].mask, found[1].mask)
+    assert found[0].image.dtype == np.float32 and found[0].mask.any()
+    wanted = (16, 16, 6) if "spacing" not in options else (8, 13, 4)
+    assert found[0].image.shape == (2, *wanted)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_orientation_is_undone_exactly(tmp_path, geometry):
+    scan = Phantom(1, extent=SMALL).scan(geometry)
+    write_image(tmp_path / "x.nii.gz", scan)
+    header = read_header(str(tmp_path / "x.nii.gz"))
+    orientation = Orientation.of(header)
+    turned = orientation.apply(scan.voxels)
+    assert turned.shape[1:] == orientation.size()
+    assert np.array_equal(orientation.undo(turned[0]), scan.voxels[0])
+    canonical = nib.as_closest_canonical(nib.Nifti1Image(scan.voxels[0], scan.affine))
+    assert np.array_equal(turned[0], np.asarray(canonical.dataobj)), "nibabel's own"
+    assert np.allclose(orientation.spacing(scan.affine), canonical.header.get_zooms(), atol=1e-5)
+
+
+def test_zscore_is_over_what_is_not_zero():
+    channel = np.array([[0, 0, 3], [5, 7, 0]], np.float32)
+    values = np.array([3, 5, 7], np.float64)
+    scaled = zscore(channel)
+    assert np.allclose(scaled[channel != 0], (values - values.mean()) / values.std()) and not scaled[channel == 0].any()
+    assert not zscore(np.zeros((2, 2), np.float32)).any()
+    assert not zscore(np.full((2, 2), 4, np.float32)).any(), "without deviation, and not NaN"
+
+
+def test_ct_clips_and_scales_by_the_fingerprint(tmp_path):
+    root = tmp_path / "root"
+    drawn(root)
+    facts = {"low": 100.0, "high": 600.0, "mean": 250.0, "std": 50.0, "median": 3.0}
+    dataset = build(decathlon, root, normalize="ct", fingerprint=[facts])
+    raw = build(decathlon, root)
+    item = dataset.items("train")[0]
+    assert np.allclose(dataset.read(item).image, (raw.read(item).image.clip(100, 600) - 250) / 50)
+    (root / "facts.json").write_text(json.dumps({"intensities": [facts], "spacing": [2, 2, 2]}))
+    from_file = build(decathlon, root, normalize="ct", fingerprint="facts.json", spacing="fingerprint")
+    assert from_file.size(item) == (8, 10, 6)
+    assert from_file.preprocessing.fingerprint == dataset.preprocessing.fingerprint
+    assert "needs a fingerprint" in refused(build, decathlon, root, normalize="ct")
+    assert "three axes" in refused(build, decathlon, root, spacing=[1.0])
+    (root / "facts.json").write_text("{}")
+    assert "is no fingerprint" in refused(build, decathlon, root, normalize="ct", fingerprint="facts.json")
+
+
+def test_resampling_keeps_places():
+    """A plane stays where it is in millimeters, and a coarse axis is not interpolated."""
+    ramp = np.arange(12, dtype=np.float32)[:, None, None] * np.ones((12, 6, 6), np.float32)
+    fine = Preprocessing("none", (0.5, 1.0, 1.0))._resampled((12, 6, 6), (1.0, 1.0, 1.0))
+    from farcluss_medical.preprocessing import resample_image
+
+    image = resample_image(ramp[None], fine, (1.0, 1.0, 1.0))[0, 4:-4, 3, 3]
+    assert np.allclose(image, (np.arange(24)[4:-4] + 0.5) / 2 - 0.5, atol=0.05)
+    coarse = resample_image(ramp[None], fine, (5.0, 1.0, 1.0))
+    assert set(np.unique(coarse)) == set(range(12)), "each voxel is one of the file's"
+    mask = (ramp > 5).astype(np.uint8) * 3
+    assert set(np.unique(resample_mask(mask, fine, (1.0, 1.0, 1.0)))) == {0, 3}
+    assert resample_mask(mask, fine, (1.0, 1.0, 1.0)).mean() == mask.mean()
+
+
+# What is wrong with files.
+
+
+def test_channels_of_one_case_must_agree(tmp_path):
+    scan, other = Phantom(0, extent=SMALL).scan(), Phantom(0, extent=SMALL).scan("lps")
+    write_image(tmp_path / "a.nii", scan)
+    write_image(tmp_path / "b.nii", other)
+    write_nifti(tmp_path / "c.nii", scan.voxels[0, :-1], scan.affine)
+    text = refused(read_image, (str(tmp_path / "a.nii"), str(tmp_path / "b.nii")))
+    assert "[1.0, 0.0, 0.0, -7.5]" in text and "[-1.0, 0.0, 0.0, 7.5]" in text and "a.nii" in text and "b.nii" in text
+    text = refused(read_image, (str(tmp_path / "a.nii"), str(tmp_path / "c.nii")))
+    assert "(16, 20, 12)" in text and "(15, 20, 12)" in text
+    header = read_header(str(tmp_path / "a.nii"))
+    assert "(15, 20, 12)" in refused(read_label, str(tmp_path / "c.nii"), str(tmp_path / "a.nii"), header)
+
+
+def test_affines_may_differ_by_a_thousandth_of_a_millimeter(tmp_path):
+    scan = Phantom(0, extent=SMALL).scan()
+    write_image(tmp_path / "a.nii", scan)
+    for shift, fine in ((5e-4, True), (5e-3, False)):
+        affine = scan.affine.copy()
+        affine[0, 3] += shift
+        write_nifti(tmp_path / "b.nii", scan.voxels[0], affine)
+        paths = (str(tmp_path / "a.nii"), str(tmp_path / "b.nii"))
+        assert len(read_image(paths).voxels) == 2 if fine else "lies elsewhere" in refused(read_image, paths)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_no_numbers(tmp_path, value):
+    scan = Phantom(0, extent=SMALL).scan()
+    voxels = scan.voxels[0].astype(np.float32)
+    voxels[3, 4, :2] = value
+    write_nifti(tmp_path / "a.nii.gz", voxels, scan.affine)
+    text = refused(read_image, (str(tmp_path / "a.nii.gz"),))
+    assert "a.nii.gz" in text and f"2 of {16 * 20 * 12}" in text
+
+
+def test_damaged_files(tmp_path):
+    write_image(tmp_path / "a.nii.gz", Phantom(0, extent=SMALL).scan())
+    content = (tmp_path / "a.nii.gz").read_bytes()
+    for name, part in {
+        "half.nii.gz": content[: len(content) // 2], "empty.nii.gz": b"", "text.nii.gz": b"x" * 1000,
+        "short.nii": gzip.decompress(content)[:-100], "none.h5": b"x" * 100,
+        "flipped.nii.gz": content[:900] + bytes([content[900] ^ 255]) + content[901:],
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(part)
+        assert name in refused(read_image, (str(tmp_path / name),))
+    assert "does not exist" in refused(read_image, (str(tmp_path / "x.nii"),))
+
+
+def test_files_that_are_no_volumes(tmp_path):
+    write_nifti(tmp_path / "flat.nii", np.zeros((4, 5), np.int16), np.eye(4))
+    assert "(4, 5)" in refused(read_header, str(tmp_path / "flat.nii"))
+    nib.Nifti1Image(np.zeros((4, 5, 6, 2, 3), np.int16), np.eye(4)).to_filename(tmp_path / "deep.nii")
+    assert "three axes" in refused(read_header, str(tmp_path / "deep.nii"))
+    nib.Nifti1Image(np.zeros((4, 5, 6, 1, 1), np.int16), np.eye(4)).to_filename(tmp_path / "ones.nii")
+    assert read_image((str(tmp_path / "ones.nii"),)).voxels.shape == (1, 4, 5, 6)
+    singular = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), None)
+    singular.header["srow_x"], singular.header["sform_code"] = (0, 0, 0, 0), 1
+    singular.to_filename(tmp_path / "affine.nii")
+    assert "no usable affine" in refused(read_header, str(tmp_path / "affine.nii"))
+    colors = np.zeros((4, 5, 6), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    nib.Nifti1Image(colors, np.eye(4)).to_filename(tmp_path / "colors.nii")
+    assert "holds colors" in refused(read_image, (str(tmp_path / "colors.nii"),))
+
+
+def test_scaled_files_have_their_scaled_values(tmp_path):
+    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    image.header.set_slope_inter(0.5, -3)
+    image.to_filename(tmp_path / "a.nii")
+    stored = np.asarray(nib.load(tmp_path / "a.nii").dataobj)
+    assert np.array_equal(read_image((str(tmp_path / "a.nii"),)).voxels[0], stored.astype(np.float32))
+
+
+def recipe(root, path):
+    path.write_text(f"""
+[data]
+layout = {{ name = "decathlon", normalize = "none", cache = "{path.parent / "cache"}" }}
+root = "{root}"
+labeled = "all"
+unlabeled = "rest"
+val = "val"
+channels = 1
+mean = [0.0]
+std = [1.0]
+crop = [8, 8, 8]
+scale = [1.0, 1.0]
+workers = 0
+[network]
+name = "tiny"
+axes = 3
+[stages]
+augment = "identity"
+contrast = "none"
+[train]
+steps = 2
+batch = 1
+""")
+    return path
+
+
+@pytest.fixture
+def tiny():
+    plugins.register("network", "tiny", TinyNetwork)
+    yield
+    plugins.unregister("network", "tiny")
+
+
+def test_check_reports_everything_at_once(tmp_path, tiny):
+    root = tmp_path / "root"
+    made = drawn(root, count=8, unlabeled=2, validation=1)
+    good = cli("check", recipe(root, tmp_path / "r.toml"), "--json")
+    given = json.loads(good.out or good.err)
+    assert good.code == 0 and given["problems"] == []
+    assert given["sizes"] == {"labeled": {"16x20x12": 8}, "unlabeled": {"16x20x12": 2}, "val": {"16x20x12": 1}}
+    counts = np.bincount(np.concatenate([made[f"case_{n:03d}"].label("decathlon").ravel() for n in range(8)]))
+    assert list(given["pixels"]["labeled"].values()) == [*counts, 0]
+    images, labels = root / "images", root / "labels"
+    (labels / "case_000.nii.gz").unlink()
+    write_label(labels / "case_001.nii.gz", Phantom(1, extent=SMALL).scan("lps"), "decathlon")
+    write_nifti(labels / "case_002.nii.gz", made["case_002"].tissue[1:], made["case_002"].affine)
+    write_label(labels / "case_003.nii.gz", made["case_003"], "2018-2022")  # 4 is no class here
+    voxels = made["case_004"].voxels[0].astype(np.float32)
+    voxels[0, 0, 0] = np.nan
+    write_nifti(images / "case_004.nii.gz", voxels, made["case_004"].affine)
+    write_image(images / "case_005.nii.gz", Phantom(5, 2, extent=SMALL).scan())
+    (images / "case_008.nii.gz").write_bytes(b"garbage")
+    write_nifti(labels / "case_006.nii.gz", made["case_006"].tissue + np.float32(0.5), made["case_006"].affine)
+    result = cli("check", recipe(root, tmp_path / "r.toml"), "--json")
+    assert result.out, result.err
+    found = json.loads(result.out)["problems"]
+    wanted = [
+        ("labels/case_000.nii.gz", "does not exist"),
+        ("labels/case_001.nii.gz lies elsewhere", "[-1.0, 0.0, 0.0, 7.5]", "[1.0, 0.0, 0.0, -7.5]"),
+        ("labels/case_002.nii.gz", "(15, 20, 12)", "(16, 20, 12)"),
+        ("labels/case_003.nii.gz", "4"),
+        ("images/case_004.nii.gz", "NaN", "1 of 3840"),
+        ("images/case_005.nii.gz", "2 channels", "data.channels is 1"),
+        ("labels/case_006.nii.gz", "fractions"),
+        ("images/case_008.nii.gz", "cannot be read"),
+    ]
+    assert len(found) == len(wanted), found
+    for words in wanted:
+        assert any(all(word in text for word in words) for text in found), (words, found)
+    assert result.code != 0
+
+
+# What is not labeled has no label.
+
+
+def poison(root, names):
+    for name in names:
+        (root / f"labels/{name}.nii.gz").write_bytes(b"poison")
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_labels_of_unlabeled_cases_are_never_opened(tmp_path, dimensions, monkeypatch):
+    root = tmp_path / "root"
+    drawn(root, count=3, unlabeled=0)
+    facts = json.loads((root / "dataset.json").read_text())
+    facts["unlabeled"] = [facts["training"].pop(), facts["training"].pop()]  # with their "label" entries
+    (root / "dataset.json").write_text(json.dumps(facts))
+    poison(root, ("case_001", "case_002"))
+    opened = []
+    load = nib.load
+    monkeypatch.setattr(nib, "load", lambda path, **options: opened.append(path) or load(path, **options))
+    dataset = build(decathlon, root, dimensions=dimensions, data={"val": "none"})
+    splits = resolve(dataset, dataset.data)
+    assert {case.id for case in dataset.index.splits["train"] if case.label is None} == {"case_001", "case_002"}
+    assert splits.unlabeled and all(item.mask is None for item in splits.unlabeled)
+    rng = np.random.default_rng(0)
+    for item in splits.unlabeled:
+        assert dataset.read(item).mask is None and dataset.place(item, (4,) * dimensions, rng) is not None
+    for item in splits.labeled[:3]:
+        assert dataset.read(item).mask is not None
+    assert opened and not [path for path in opened if re.search("labels/case_00[12]", str(path))]
+
+
+def test_labels_beside_the_image_are_not_opened(tmp_path, monkeypatch):
+    import h5py
+
+    root = tmp_path / "root"
+    for seed in range(2):
+        write_hdf5(root / f"data/{seed}.h5", Phantom(seed, extent=SMALL).scan())
+    (root / "train.list").write_text("0\n1\n")
+    keys = []
+    get = h5py.File.__getitem__
+    monkeypatch.setattr(h5py.File, "__getitem__", lambda file, key: keys.append((file.filename, key)) or get(file, key))
+    dataset = build(ssl4mis, root, classes=BINARY, labeled_first=1)
+    for item in dataset.items("train"):
+        dataset.read(item)
+        dataset.place(item, (4, 4, 4), np.random.default_rng(0))
+    assert (str(root / "data/0.h5"), "label") in keys and (str(root / "data/1.h5"), "label") not in keys
+
+
+def test_an_item_of_the_unlabeled_stream_has_no_mask_whatever_its_case_has(tmp_path):
+    root = tmp_path / "root"
+    drawn(root)
+    dataset = build(decathlon, root)
+    bare = dataset.items("train")[0]
+    bare = Item(bare.id, bare.image, None, bare.group)
+    poison(root, ("case_000",))
+    assert dataset.read(bare).mask is None and dataset.place(bare, (4, 4, 4), np.random.default_rng(0)) is not None
+
+
+# Slices.
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_slices_are_those_of_the_volume(tmp_path, geometry):
+    root = tmp_path / "root"
+    drawn(root, (geometry,), channels=2)
+    whole = build(decathlon, root, channels=2, normalize="zscore")
+    volume = whole.read(whole.items("train")[1])
+    for axis in (0, 1, 2, "auto"):
+        dataset = build(decathlon, root, channels=2, normalize="zscore", dimensions=2, slice_axis=axis)
+        place = 2 if axis == "auto" else axis
+        items = [item for item in dataset.items("train") if item.group == "case_001"]
+        assert len(items) == volume.image.shape[1 + place]
+        for number, item in enumerate(items):
+            sample = dataset.read(item)
+            assert np.array_equal(sample.image, volume.image.take(number, 1 + place))
+            assert np.array_equal(sample.mask, volume.mask.take(number, place))
+            assert dataset.size(item) == sample.mask.shape
+            assert dataset.parse(f"case_001/{number}") == item
+    assert "has the slices 0 to" in refused(dataset.parse, "case_001/99")
+    assert "write case_000/0" in refused(dataset.parse, "case_001")
+
+
+def test_carried_options_rebuild_the_data_set(tmp_path):
+    root = tmp_path / "root"
+    drawn(root)
+    dataset = build(decathlon, root, dimensions=2, slice_axis=1, spacing=[1.0, 2.0, 1.0])
+    carried = dataset.carried
+    assert carried.classes == {"background": [0], "edema": [1], "necrosis": [2], "enhancing": [3]}
+    layout = carried.layout
+    assert (layout.slice_axis, layout.spacing, layout.fingerprint) == (1, [1.0, 2.0, 1.0], [])
+
+
+def test_findings_stop_unless_they_are_to_be_skipped(tmp_path):
+    root = tmp_path / "root"
+    drawn(root)
+    os.unlink(root / "images/case_001.nii.gz")
+    text = refused(build(decathlon, root).items, "train")
+    assert "case_001" in text and "data.on_error=skip" in text
+    skipping = build(decathlon, root, data={"on_error": "skip"})
+    problems(skipping, ("case_001", "does not exist"))
+    assert list(pairs(skipping)) == ["case_000", "case_002"]
+
+
+def test_header_shapes(tmp_path):
+    header = Header((4, 5, 6), 1, np.diag([2.0, 3.0, 4.0, 1.0]))
+    assert Preprocessing("none", (1.0, 1.0, 8.0)).size(header) == (8, 15, 3)
+    with pytest.raises(DataError, match="2 values per voxel"):
+        write_image(tmp_path / "a.nii", Phantom(0, 2, extent=SMALL).scan())
+        read_label(str(tmp_path / "a.nii"), str(tmp_path / "a.nii"), read_header(str(tmp_path / "a.nii")))
