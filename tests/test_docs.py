@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from plugin_site import STAGE, distribute
 
@@ -21,11 +22,12 @@ from farcluss.cli import BUILT_IN, farcluss
 from farcluss.data.masks import build_mask_map
 from farcluss.reading import load_recipe
 from farcluss.recipe import Data, Part, Recipe, Section
+from farcluss_medical.metrics import hd95, score, surface_distances
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 EXAMPLE = DOCS / "examples" / "own_data.toml"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
 GENERATED = ("recipe_reference.md", "cli_reference.md", "medical_reference.md")
 
 HIDDEN = """
@@ -70,7 +72,9 @@ def cells(text):
 class TestGenerated:
     def generate(self, script, *arguments, **environment):
         command = [sys.executable, str(script), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+        paths = [environment.pop("PYTHONPATH", ""), os.environ.get("PYTHONPATH", "")]
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ | path | environment)
 
     def test_pages_are_current_whatever_is_installed_and_however_wide_the_terminal(self, tmp_path):
         distribute(tmp_path, "fake-doc", {"weight/half": "fake_doc:Half", "command/odd": "fake_doc:odd"},
@@ -123,7 +127,7 @@ class TestGenerated:
     def test_without_the_medical_plugin_its_page_is_left_as_it_is(self, tmp_path):
         (tmp_path / "sitecustomize.py").write_text(HIDDEN)
         script = shutil.copy(DOCS / "generate.py", tmp_path)
-        result = self.generate(script, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+        result = self.generate(script, PYTHONPATH=str(tmp_path))
         assert (result.returncode, (tmp_path / "medical_reference.md").exists()) == (0, False)
         assert "farcluss-medical is not installed" in result.stderr
         assert [(tmp_path / name).read_text() for name in GENERATED[:2]] == [page(name) for name in GENERATED[:2]]
@@ -159,7 +163,7 @@ def anchors(path):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 class TestPage:
     def test_internal_links_resolve(self, path):
         broken = []
@@ -328,9 +332,61 @@ class TestOwnData:
         assert dict(zip(table.codes.tolist(), table.targets.tolist(), strict=True)) == {0: 0, 255: 1}
 
     def test_settings_in_sentences_are_keys(self):
-        words = re.findall(r"`((?:data|train|eval|loss|network)\.\w+)", page("own_data.md") + page("method.md"))
+        text = page("own_data.md") + page("method.md") + page("medical.md")
+        words = re.findall(r"`((?:data|train|eval|loss|network)\.(?!list|txt)\w+)", text)
         unknown = [w for w in words if w.split(".")[1] not in type(getattr(example(), w.split(".")[0])).model_fields]
         assert [word for word in unknown if not word.startswith("network.")] == []
+
+
+class TestScans:
+    @pytest.fixture
+    def recipe(self, tmp_path):
+        shutil.copytree(ROOT / "recipes" / "base", tmp_path / "base")
+        path = tmp_path / "scans.toml"
+        path.write_text(blocks(page("medical.md"), "toml")[0])
+        return path
+
+    def test_the_recipe_of_ten_lines_loads(self, recipe):
+        loaded = load_recipe(recipe)
+        assert (loaded.name, loaded.data.layout.name, loaded.eval.writer.name) == ("scans", "scans", "nifti")
+        assert (loaded.network.name, loaded.stages.augment.name) == ("monai", "volume-intensity")
+        assert len([line for line in recipe.read_text().splitlines() if line.strip()]) == 9
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_fragments_fit_it(self, number, recipe):
+        fragment = recipe.with_name("fragment.toml")
+        fragment.write_text(blocks(page("medical.md"), "toml")[number])
+        assert load_recipe(recipe, [fragment]) != load_recipe(recipe)
+
+    def test_every_layout_is_in_the_table(self):
+        text = under(page("medical.md"), "## Which layout")
+        layouts = [part.name for part in plugins.find("dataset") if part.distribution == "farcluss-medical"]
+        assert len(layouts) == 7
+        assert [name for name in layouts if f"`{name}`" not in text] == []
+
+    def test_two_definitions_of_hd95(self):
+        place = np.indices((48, 48, 48))
+        truth, ball = (sum((place[axis] - 24 - (axis == 0) * shift) ** 2 for axis in range(3)) <= radius**2
+                       for radius, shift in ((10, 0), (9, 2)))  # fmt: skip
+        cube = ball.copy()
+        cube[2:6, 2:6, 2:6] = True
+        rows = cells(under(page("medical.md"), "## Which number to report"))
+        for name, mask in (("the two balls", ball), ("and a false cube of 4 x 4 x 4 voxels near a corner", cube)):
+            sets = surface_distances(truth, mask, (1, 1, 1))
+            assert rows[name] == [f"{hd95(*sets):.2f}", f"{hd95(*sets, pooled=True):.2f}"]
+
+    @pytest.mark.parametrize(
+        ("row", "protocol"),
+        [("**farcluss**", "farcluss"), ("SSL4MIS, volumes (our `--protocol ssl4mis`)", "ssl4mis")],
+    )
+    def test_rules_for_empty_masks(self, row, protocol):
+        words = {"nan": "left out", "5": "the image's diagonal", "0": "0"}
+        empty, full = np.zeros((3, 4), bool), np.ones((3, 4), bool)
+        told = [cell.replace("*", "").partition(";")[0]
+                for cell in cells(under(page("medical.md"), "## Which number to report"))[row]]  # fmt: skip
+        for cell, masks in zip(told, ((empty, empty), (full, empty), (empty, full)), strict=True):
+            values = score(*masks, (1, 1), protocol=protocol).values
+            assert cell == ", ".join(words[f"{values[name]:g}"] for name in ("dice", "hd95"))
 
 
 @cache

@@ -144,12 +144,13 @@ class NiftiWriter:
 
     def _write_record(self, model: "Model", files: tuple[str, ...], target: Path) -> None:
         card = model.card
+        unused = {"flip", "scales"} if self.slice_axis is None else set()  # volumes have `mirror`
         record = {
             "notice": NOTICE,
             "files": list(files),
             "model": {"source": card.source, "step": card.step, "network": card.network, "versions": card.versions},
             "labels": dict(zip(card.classes, self.values, strict=True)),
-            "inference": {**card.inference.model_dump(), "mirror": self.mirror},
+            "inference": {**card.inference.model_dump(exclude=unused), "mirror": self.mirror},
             "preprocessing": self.preprocessing.facts(),
             "largest_component": self.largest_component,
         }
