@@ -68,7 +68,7 @@ def to_csv(evaluation: Evaluation, protocol: Protocol) -> str:
     writer.writerow(["case", "class", "true_voxels", "predicted_voxels", *METRICS[protocol], "flag"])
     for row in evaluation.rows:
         scores = row.scores
-        values = [f"{scores.values[name]:.6g}" for name in METRICS[protocol]]
+        values = [str(float(scores.values[name])) for name in METRICS[protocol]]
         writer.writerow([row.case, row.region, scores.true_voxels, scores.predicted_voxels, *values, scores.flag])
     return text.getvalue()
 
