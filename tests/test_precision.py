@@ -264,7 +264,7 @@ def test_a_launcher_that_is_configured_for_fsdp(recipe, tmp_path):
 
 def test_more_processes_than_accelerate_sees_are_refused(recipe, monkeypatch, tmp_path):
     monkeypatch.setattr(engine, "world_size", lambda: 2)
-    with pytest.raises(RunError, match=r"2 processes were started, but Accelerate sees 1(?s:.)*ACCELERATE_USE_CPU=true"):
+    with pytest.raises(RunError, match=r"(?s)2 processes were started, but Accelerate sees 1.*ACCELERATE_USE_CPU=true"):
         train(load_recipe(recipe), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from commandline import Result
 
 IMPORTS = ("farcluss.engine", "kornia", "timm")
-PATIENCE = 300
+PATIENCE = 600
 """Seconds after which a process is ended."""
 
 
