@@ -80,6 +80,7 @@ def fork(rank: int, port: int, folder: Path, world: int, runs: dict[str, list[st
     """Start one process of a group with what torchrun would tell it; its number."""
     if child := os.fork():
         return child
+    signal.alarm(warm.PATIENCE)  # which a fork does not inherit
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     places |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in places.items()})

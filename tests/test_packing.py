@@ -279,7 +279,7 @@ class TestCommand:
         assert result.code == 0 and f"wrote {path}: 75 images, 75 masks" in result.out, result
         assert cli("pack", "--verify", path).out.endswith("75 images, all whole\n")
         make, found = DataLoader.__init__, {}
-        for source, workers, context in (("", 0, None), (path, 0, None), (path, 2, "fork"), (path, 2, "spawn")):
+        for source, workers, context in (("", 0, None), (path, 0, None), (path, 2, "fork"), (path, 1, "spawn")):
             monkeypatch.setattr(DataLoader, "__init__", lambda self, *a, context=context, **k: make(
                 self, *a, **k | ({"multiprocessing_context": context} if k["num_workers"] else {})))  # fmt: skip
             output = tmp_path / f"run {len(found)}"

@@ -13,7 +13,7 @@ import warm
 from commandline import Result, cli
 from tiny_network import TinyNetwork
 
-from farcluss import learner, load_recipe, plugins, train
+from farcluss import engine, learner, load_recipe, plugins, train
 from farcluss.checkpoints import read_newest
 from farcluss.contracts import Stages
 from farcluss.draws import addressed
@@ -260,6 +260,13 @@ def test_a_launcher_that_is_configured_for_fsdp(recipe, tmp_path):
     said = [line for line in done.err.splitlines() if line.startswith("Error: ")]
     assert len(said) == 1 and "plain data parallelism, not FSDP" in said[0]
     assert not (tmp_path / "runs").exists()
+
+
+def test_more_processes_than_accelerate_sees_are_refused(recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(engine, "world_size", lambda: 2)
+    with pytest.raises(RunError, match=r"(?s)2 processes were started, but Accelerate sees 1.*ACCELERATE_USE_CPU=true"):
+        train(load_recipe(recipe), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

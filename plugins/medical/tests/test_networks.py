@@ -187,7 +187,10 @@ def test_it_learns_in_distributed_training(name, dims, group):
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", ["UNet", "BasicUNet", "SegResNet"])
+slowly = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["BasicUNet", slowly("UNet"), slowly("SegResNet")])
 def test_a_compiler_sees_one_graph(name):
     network = small(name, 2).eval()
     given = images(2)
