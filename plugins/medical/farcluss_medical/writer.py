@@ -30,8 +30,8 @@ class NiftiWriter:
     """Label volumes with the values of the training labels, as NIfTI on the input's own grid.
 
     For a case it writes `CASE.nii.gz`, whose affine, codes, zooms and units are those of the input, and `CASE.json`,
-    which says how it was made. Files called `CASE_0000`, `CASE_0001` and so on are the channels of one case, as are
-    those that end in the layout's modalities.
+    which says how it was made. Files that end in the layout's modalities are the channels of a case; where none does,
+    those called `CASE_0000`, `CASE_0001` and so on.
 
     Args:
         probs: also write the probabilities, float32, classes along the fourth axis, as `CASE_probs.nii.gz`.
@@ -70,20 +70,20 @@ class NiftiWriter:
         """The files of a folder by case: channels in their order, labels that lie among them left out."""
         found: dict[str, dict[int, Path]] = {}
         for path in files:
-            name, channel = self._name(stem(path))
-            if name is not None:
+            if place := self._by_modality(stem(path)):
+                found.setdefault(place[0], {})[place[1]] = path
+        if not found:
+            for path in files:
+                name, channel = _by_number(stem(path))
                 found.setdefault(name, {})[channel] = path
         return [(name, tuple(path for _, path in sorted(channels.items()))) for name, channels in found.items()]
 
-    def _name(self, text: str) -> tuple[str | None, int]:
-        """Case and channel of a file's name; no case for a file that is no channel of any."""
+    def _by_modality(self, text: str) -> tuple[str, int] | None:
+        """Case and channel of a file's name; None for a file of no modality."""
         for channel, modality in enumerate(self.modalities):
             if text.endswith((f"_{modality}", f"-{modality}")):
                 return text[: -len(modality) - 1], channel
-        if self.modalities:
-            return None, 0
-        match = CHANNEL.fullmatch(text)
-        return (match[1], int(match[2])) if match else (text, 0)
+        return None
 
     def outputs(self, target: Path) -> list[Path]:
         """The files that `predict` makes for `target`, a path without extension."""
@@ -146,6 +146,12 @@ class NiftiWriter:
             "largest_component": self.largest_component,
         }
         write_atomically(target.with_name(f"{target.name}.json"), json.dumps(record, indent=2).encode())
+
+
+def _by_number(text: str) -> tuple[str, int]:
+    """Case and channel of a file's name that says them as nnU-Net does; else the file is a case."""
+    match = CHANNEL.fullmatch(text)
+    return (match[1], int(match[2])) if match else (text, 0)
 
 
 def save(template: Any, array: NDArray[Any], path: Path) -> None:

@@ -152,6 +152,14 @@ class TestCases:
         assert predict(tmp_path, folder, modalities=["flair"]).code == 0
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["BraTS_1.json", "BraTS_1.nii.gz"]
 
+    def test_a_folder_without_modalities_is_read_by_number(self, tmp_path):
+        folder = tmp_path / "scans"
+        folder.mkdir()
+        write(folder / "a_0000.nii.gz", label(), np.eye(4))
+        write(folder / "b.nii.gz", label(), np.eye(4))
+        assert predict(tmp_path, folder, modalities=["flair"]).code == 0
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.json", "a.nii.gz", "b.json", "b.nii.gz"]
+
     def test_too_many_channels(self, tmp_path):
         for channel in range(2):
             write(tmp_path / f"a_000{channel}.nii.gz", label(), np.eye(4))
