@@ -1,8 +1,9 @@
 """Cases: which files belong together, in which split, and what is wrong with them before a voxel is read."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from farcluss.errors import DataError
 from farcluss_medical.volumes import Header, difference, read_header
@@ -40,11 +41,13 @@ class Index:
         splits: cases by split: train (labeled and unlabeled), val, test.
         problems: what is missing or contradictory; these cases are in no split.
         classes: names and label values that the data set itself gives; empty where it gives none.
+        options: of the layout whose defaults predictions depend on, as they were understood; weights files carry them.
     """
 
     splits: Mapping[str, Sequence[Case]]
     problems: Sequence[str] = ()
     classes: Mapping[str, int | list[int]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def stem(path: str | Path) -> str:
@@ -86,7 +89,7 @@ def verify(index: Index, channels: int) -> tuple[Index, dict[str, Header]]:
             if not found and header is not None:
                 splits[split].append(case)
                 headers[case.id] = header
-    return Index(splits, problems, index.classes), headers
+    return replace(index, splits=splits, problems=problems), headers
 
 
 def _defects(case: Case, channels: int) -> tuple[list[str], Header | None]:

@@ -68,7 +68,8 @@ def brats(
             f"{root} has no folders ID with files ID{form.joint}{form.modalities[0]}.nii.gz, nor have its folders.\n"
             "Check data.root and data.layout.edition."
         )
-    return Index({"train": cases}, problems, {"background": 0, "necrosis": 1, "edema": 2, "enhancing": form.enhancing})
+    classes = {"background": 0, "necrosis": 1, "edema": 2, "enhancing": form.enhancing}
+    return Index({"train": cases}, problems, classes, {"modalities": chosen})
 
 
 @with_volume_options

@@ -54,6 +54,7 @@ class VolumeDataset:
     def carried(self) -> Data:
         """The section as weights files have it: usable without the fingerprint's file, and where the data is not."""
         options = {
+            **self.index.options,
             "slice_axis": "auto" if self.slice_axis is None else self.slice_axis,
             "spacing": None if self.preprocessing.spacing is None else list(self.preprocessing.spacing),
             "fingerprint": list(self.preprocessing.fingerprint),

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from farcluss.atomic import write_atomically
 from farcluss.errors import DataError, WeightsError
 from farcluss_medical.cases import stem
-from farcluss_medical.challenges import EDITIONS
 from farcluss_medical.preprocessing import Preprocessing
 from farcluss_medical.volumes import Header, Orientation, read_image
 
@@ -31,8 +30,8 @@ class NiftiWriter:
     """Label volumes with the values of the training labels, as NIfTI on the input's own grid.
 
     For a case it writes `CASE.nii.gz`, whose affine, codes, zooms and units are those of the input, and `CASE.json`,
-    which says how it was made. Files called `CASE_0000`, `CASE_0001` and so on are the channels of one case (numbers
-    that begin with another are those of cases), as are those that end in the modalities of the layout `brats`.
+    which says how it was made. Files that end in the layout's modalities are the channels of a case; where none does,
+    those called `CASE_0000`, `CASE_0001` and so on (numbers that begin with another are those of cases).
 
     Args:
         probs: also write the probabilities, float32, classes along the fourth axis, as `CASE_probs.nii.gz`.
@@ -60,7 +59,7 @@ class NiftiWriter:
             spacing = layout["spacing"] and tuple(layout["spacing"])
             self.preprocessing = Preprocessing(layout.get("normalize", "zscore"), spacing, tuple(layout["fingerprint"]))
             self.slice_axis = layout["slice_axis"] if layout.get("dimensions", 3) == 2 else None
-            self.modalities = modalities(layout)
+            self.modalities: list[str] = layout.get("modalities", [])
         except (KeyError, TypeError, AttributeError, IndexError):
             raise WeightsError(
                 "These weights were not trained on a layout of volumes, so they do not say how a scan is prepared.\n"
@@ -71,26 +70,16 @@ class NiftiWriter:
         """The files of a folder by case: channels in their order, labels that lie among them left out."""
         found: dict[str, dict[int, Path]] = {}
         for path in files:
-            name, channel = self._name(stem(path))
-            if name is not None:
-                found.setdefault(name, {})[channel] = path
-        cases: list[tuple[str, tuple[Path, ...]]] = []
-        for name, channels in found.items():
-            if 0 in channels or self.modalities:
-                cases.append((name, tuple(path for _, path in sorted(channels.items()))))
-            else:  # without a channel 0 these are the numbers of cases
-                cases += [(stem(path), (path,)) for path in channels.values()]
-        return cases
+            if place := self._by_modality(stem(path)):
+                found.setdefault(place[0], {})[place[1]] = path
+        return _ordered(found) if found else by_number(files)
 
-    def _name(self, text: str) -> tuple[str | None, int]:
-        """Case and channel of a file's name; no case for a file that is no channel of any."""
+    def _by_modality(self, text: str) -> tuple[str, int] | None:
+        """Case and channel of a file's name; None for a file of no modality."""
         for channel, modality in enumerate(self.modalities):
             if text.endswith((f"_{modality}", f"-{modality}")):
                 return text[: -len(modality) - 1], channel
-        if self.modalities:
-            return None, 0
-        match = CHANNEL.fullmatch(text)
-        return (match[1], int(match[2])) if match else (text, 0)
+        return None
 
     def outputs(self, target: Path) -> list[Path]:
         """The files that `predict` makes for `target`, a path without extension."""
@@ -157,11 +146,19 @@ class NiftiWriter:
         write_atomically(target.with_name(f"{target.name}.json"), json.dumps(record, indent=2).encode())
 
 
-def modalities(layout: Mapping[str, Any]) -> list[str]:
-    """Ends of the names of a case's files, in the order of channels; none for layouts that do not name them so."""
-    if layout["name"] != "brats":
-        return []
-    return layout.get("modalities") or list(EDITIONS[layout.get("edition", "2018-2022")].modalities)
+def by_number(files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
+    """Files by case, where their names say case and channel as nnU-Net does; else each is a case."""
+    found: dict[str, dict[int, Path]] = {}
+    for path in files:
+        match = CHANNEL.fullmatch(stem(path))
+        name, channel = (match[1], int(match[2])) if match else (stem(path), 0)
+        found.setdefault(name, {})[channel] = path
+    alone = [path for channels in found.values() if 0 not in channels for path in channels.values()]
+    return [*_ordered({name: c for name, c in found.items() if 0 in c}), *((stem(path), (path,)) for path in alone)]
+
+
+def _ordered(cases: Mapping[str, Mapping[int, Path]]) -> list[tuple[str, tuple[Path, ...]]]:
+    return [(name, tuple(path for _, path in sorted(channels.items()))) for name, channels in cases.items()]
 
 
 def save(template: Any, array: NDArray[Any], path: Path) -> None:

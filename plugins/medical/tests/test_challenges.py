@@ -82,6 +82,15 @@ def test_brats_modalities(tmp_path):
     assert "4 channels (flair, t1, t1ce, t2)" in text and "data.channels is 3" in text
 
 
+@pytest.mark.parametrize(("years", "name"), [(OLD, "BraTS_1"), (NEW, "BraTS-GLI-00005-000")])
+def test_brats_weights_know_the_files_of_a_case(tmp_path, years, name):
+    """Without an option `modalities`, too: predictions group the files of a folder by it."""
+    _, names, edition = years
+    patient(tmp_path / "root" / name, 0, years)
+    carried = build(brats, tmp_path / "root", channels=4, edition=edition).carried
+    assert carried.layout.options["modalities"] == list(names)
+
+
 def test_brats_names_missing_files(tmp_path):
     root = tmp_path / "root"
     for name in "AB":

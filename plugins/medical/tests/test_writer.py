@@ -153,18 +153,26 @@ class TestCases:
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["BraTS_1.json", "BraTS_1.nii.gz"]
 
     @pytest.mark.parametrize(
-        ("ends", "layout"),
-        [(("_flair", "_t1", "_t1ce", "_t2"), {}), (("-t2f", "-t1n", "-t1c", "-t2w"), {"edition": "2023"})],
+        "ends",
+        [("_flair", "_t1", "_t1ce", "_t2"), ("-t2f", "-t1n", "-t1c", "-t2w")],
     )
-    def test_all_modalities_where_the_recipe_names_none(self, ends, layout):
+    def test_all_modalities(self, ends):
         files = [Path("c1") / f"c1{end}.nii.gz" for end in sorted((*ends, ends[0][0] + "seg"))]
-        ((name, channels),) = NiftiWriter(card(name="brats", **layout)).cases(files)
+        ((name, channels),) = NiftiWriter(card(name="brats", modalities=[end[1:] for end in ends])).cases(files)
         assert (name, channels) == ("c1", tuple(Path("c1") / f"c1{end}.nii.gz" for end in ends))
 
     def test_numbers_of_cases_are_not_those_of_channels(self):
         files = [Path(f"{name}.nii.gz") for name in ("amos_0001", "amos_0004", "b_0000", "b_0001")]
         assert NiftiWriter(card()).cases(files) == [
-            ("amos_0001", (files[0],)), ("amos_0004", (files[1],)), ("b", (files[2], files[3]))]  # fmt: skip
+            ("b", (files[2], files[3])), ("amos_0001", (files[0],)), ("amos_0004", (files[1],))]  # fmt: skip
+
+    def test_a_folder_without_modalities_is_read_by_number(self, tmp_path):
+        folder = tmp_path / "scans"
+        folder.mkdir()
+        write(folder / "a_0000.nii.gz", label(), np.eye(4))
+        write(folder / "b.nii.gz", label(), np.eye(4))
+        assert predict(tmp_path, folder, modalities=["flair"]).code == 0
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.json", "a.nii.gz", "b.json", "b.nii.gz"]
 
     def test_too_many_channels(self, tmp_path):
         for channel in range(2):
