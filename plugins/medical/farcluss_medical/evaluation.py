@@ -99,7 +99,8 @@ def pair_files(truths: Path, predictions: Path) -> tuple[list[Pair], list[str]]:
             "A prediction has the file name of its ground truth; predict them, or give a folder of fewer ground truths."
         )
     pairs = [Pair(case, path, predicted_files[case]) for case, path in sorted(true_files.items())]
-    return pairs, sorted(set(predicted_files) - set(true_files))
+    maps = {f"{case}{end}" for case in predicted_files for end in ("_probs", "_entropy")}  # what `predict` adds
+    return pairs, sorted(set(predicted_files) - set(true_files) - maps)
 
 
 def read_labels(path: Path) -> Volume:

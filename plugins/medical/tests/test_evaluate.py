@@ -204,7 +204,8 @@ def test_integers_that_nobody_knows_are_reported(scans):
 
 
 def test_every_ground_truth_needs_a_prediction_and_more_are_noted(scans):
-    save(scans / "predictions/z.nii", organ())
+    for name in ("z", "a_probs", "a_entropy"):  # the last two are what `farcluss predict` adds by option
+        save(scans / f"predictions/{name}.nii", organ())
     result = call(scans, "--json")
     assert json.loads(result.stdout)["extra_predictions"] == ["z"] and "first z" in result.stderr
     (scans / "predictions/b.nii.gz").unlink()
