@@ -219,9 +219,7 @@ def _computed_tomography(rows: Sequence[Row], report: Report) -> str:
     lowest = min((low for row in rows for low, _ in row.intensities), default=0.0)
     normalize = report.option("normalize") or "zscore"
     if normalize == "ct" and not report.option("fingerprint"):
-        return (
-            'data.layout.normalize = "ct" needs data.layout.fingerprint, a file of `farcluss medical fingerprint`.'
-        )
+        return 'data.layout.normalize = "ct" needs data.layout.fingerprint, a file of `farcluss medical fingerprint`.'
     if lowest >= AIR or normalize != "zscore":
         return ""
     return (

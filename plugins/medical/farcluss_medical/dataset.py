@@ -88,7 +88,8 @@ class VolumeDataset:
         name, _, number = line.strip().rpartition("/") if self.slice_axis is not None else (line.strip(), "", "")
         case = self._cases.get(name)
         if case is None:
-            raise DataError(f"{line.strip()!r} is no case of this data set; write {self._example()}.")
+            left_out = ", or one that is left out: `farcluss check` says why" if self.index.problems else ""
+            raise DataError(f"{line.strip()!r} is no case of this data set{left_out}; write {self._example()}.")
         items = self._items(case)
         if self.slice_axis is None:
             return items[0]

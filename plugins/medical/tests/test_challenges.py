@@ -85,7 +85,7 @@ def test_brats_modalities(tmp_path):
 @pytest.mark.parametrize(("years", "name"), [(OLD, "BraTS_1"), (NEW, "BraTS-GLI-00005-000")])
 def test_brats_weights_know_the_files_of_a_case(tmp_path, years, name):
     """Without an option `modalities`, too: predictions group the files of a folder by it."""
-    joint, names, edition = years
+    _, names, edition = years
     patient(tmp_path / "root" / name, 0, years)
     carried = build(brats, tmp_path / "root", channels=4, edition=edition).carried
     assert carried.layout.options["modalities"] == list(names)
