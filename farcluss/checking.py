@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from farcluss.build import Parts, build_parts
-from farcluss.data.base import IGNORE
+from farcluss.build import Parts, build_dataset, build_parts
+from farcluss.data.base import IGNORE, Dataset
 from farcluss.engine import load_batches
-from farcluss.errors import FarclussError
+from farcluss.errors import DataError, FarclussError
 from farcluss.evaluation import read_images
 from farcluss.milestones import memory_gib
 from farcluss.recipe import Recipe
@@ -94,9 +94,35 @@ def dry_run(recipe: Recipe, parts: Parts, steps: int = 3) -> dict[str, float]:
 
 
 def check(recipe: Recipe) -> tuple[Parts, Findings, Iterator[int]]:
-    """Build a recipe's parts and prepare its inspection; the iterator does the reading. Raises FarclussError."""
+    """Build a recipe's parts and prepare its inspection; the iterator does the reading.
+
+    Raises:
+        Unusable: the data set has findings, and what is left of it is too little to go on.
+        FarclussError: see `build_parts`.
+    """
     # What a data set leaves out when told to skip is among its findings: one report names everything.
     lenient = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_error": "skip"})})
-    parts = replace(build_parts(lenient), recipe=recipe)
-    findings = Findings(list(getattr(parts.dataset, "findings", list)()))
+    try:
+        parts = replace(build_parts(lenient), recipe=recipe)
+    except DataError as error:
+        if found := findings_of(build_dataset(lenient.data)):
+            raise Unusable(str(error), found) from None
+        raise
+    findings = Findings(findings_of(parts.dataset))
     return parts, findings, inspect(parts, recipe.data.workers, findings)
+
+
+def findings_of(dataset: Dataset) -> list[str]:
+    """What a data set has to report by itself, where it can."""
+    return list(getattr(dataset, "findings", list)())
+
+
+class Unusable(DataError):
+    """A data set of which nothing can be used; `problems` are its findings."""
+
+    def __init__(self, text: str, problems: list[str]) -> None:
+        super().__init__(text, problems)
+        self.text, self.problems = text, problems
+
+    def __str__(self) -> str:
+        return self.text

@@ -20,9 +20,16 @@ def command(
     Exit code 1 when anything is wrong; every problem is listed.
     """
     loaded = read_recipe(recipe, overlays, settings, plugins)
-    from farcluss.checking import check, dry_run
+    from farcluss.checking import Unusable, check, dry_run
 
-    parts, findings, reading = check(loaded)
+    try:
+        parts, findings, reading = check(loaded)
+    except Unusable as error:
+        if as_json:
+            emit_json({"problems": [*error.problems, str(error)]})
+        else:
+            _list(error.problems)
+        raise
     total = sum(len(items) for items in (parts.splits.labeled, parts.splits.unlabeled, parts.splits.val))
     if as_json:
         for _ in reading:
@@ -56,15 +63,18 @@ def _report(facts: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
             shares = [100 * counts[key] / sum(counts.values()) for counts in facts["pixels"].values()]
             table.add_row(key, *(f"{share:.2f}" if share else "none" for share in shares))
         Console().print(table)
-    problems = facts["problems"]
-    for problem in problems[:SHOWN]:
-        click.echo(f"Problem: {problem}", err=True)
-    if len(problems) > SHOWN:
-        click.echo(f"... and {len(problems) - SHOWN} more; --json lists all.", err=True)
-    if problems:
+    if problems := facts["problems"]:
+        _list(problems)
         click.echo(f"{len(problems)} files cannot be used.", err=True)
     else:
         click.echo(
             f"one step: {cost['seconds_per_step']:.2f} s, {cost['memory_gib']:.2f} GiB at most, "
             f"{cost['parameters_millions']:.3f} M parameters, loss {cost['loss']:.4f}. The recipe is ready to run."
         )
+
+
+def _list(problems: list[str]) -> None:
+    for problem in problems[:SHOWN]:
+        click.echo(f"Problem: {problem}", err=True)
+    if len(problems) > SHOWN:
+        click.echo(f"... and {len(problems) - SHOWN} more; --json lists all.", err=True)

@@ -24,7 +24,7 @@ from farcluss_medical.crops import foreground, nonzero_box
 from farcluss_medical.preprocessing import Preprocessing
 from farcluss_medical.volumes import read_header, read_image, read_label
 
-VERSION = 1
+VERSION = 2
 """To be raised when preprocessing changes."""
 SPOTS = 10_000
 """Foreground voxels that are remembered of each class."""
@@ -32,13 +32,23 @@ SPOTS = 10_000
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of arrays."""
+    """A folder of arrays.
+
+    Attributes:
+        folder: of the files.
+        slice_axis: of volumes that are read slice by slice: each slice is one piece of its file; None for others.
+    """
 
     folder: Path
+    slice_axis: int | None = None
 
     def image(self, case: Case, preprocessing: Preprocessing) -> NDArray[np.float32]:
         """The preprocessed image `(C, *S)` float32 of a case, mapped."""
-        return self._keep(case, "image", case.images, preprocessing.facts(), lambda: make_image(case, preprocessing))
+        facts = {**preprocessing.facts(), "slice_axis": self.slice_axis}
+        kept = self._keep(
+            case, "image", case.images, facts, lambda: self._slices_first(make_image(case, preprocessing), 1)
+        )
+        return self._slices_back(kept, 1)
 
     def box(self, case: Case, preprocessing: Preprocessing) -> tuple[list[int], list[int]]:
         """First and last-but-one places of what is not 0 in the preprocessed image."""
@@ -51,7 +61,11 @@ class Cache:
 
     def mask(self, case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.uint8]:
         """The mask `(*S)` of a labeled case on the grid of its image, mapped."""
-        return self._of_label("mask", case, preprocessing, masks, lambda: make_mask(case, preprocessing, masks))
+
+        def make() -> NDArray[np.uint8]:
+            return self._slices_first(make_mask(case, preprocessing, masks), 0)
+
+        return self._slices_back(self._of_label("mask", case, preprocessing, masks, make), 0)
 
     def foreground(self, case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.int32]:
         """`(N, 1 + axes)` class and place of voxels of all classes but the first, at most `SPOTS` of each."""
@@ -65,10 +79,20 @@ class Cache:
 
         return self._of_label("foreground", case, preprocessing, masks, make)
 
+    def _slices_first(self, array: NDArray[Any], leading: int) -> NDArray[Any]:
+        """An array as its file has it, given the number of axes before the spatial ones."""
+        moved = array if self.slice_axis is None else np.moveaxis(array, leading + self.slice_axis, 0)
+        return np.ascontiguousarray(moved)
+
+    def _slices_back(self, array: NDArray[Any], leading: int) -> NDArray[Any]:
+        """The inverse of `_slices_first`, without a copy."""
+        return array if self.slice_axis is None else np.moveaxis(array, 0, leading + self.slice_axis)
+
     def _of_label(
         self, kind: str, case: Case, preprocessing: Preprocessing, masks: MaskMap, make: Callable[[], Any]
     ) -> NDArray[Any]:
-        facts = {"spacing": preprocessing.spacing, "codes": masks.codes.tolist(), "targets": masks.targets.tolist()}
+        codes, targets = masks.codes.tolist(), masks.targets.tolist()
+        facts = {"spacing": preprocessing.spacing, "codes": codes, "targets": targets, "slice_axis": self.slice_axis}
         return self._keep(case, kind, (case.label or "",), facts, make)
 
     def _keep(

@@ -9,6 +9,8 @@ from farcluss.errors import DataError
 from farcluss_medical.volumes import Header, difference, read_header
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".h5", ".hdf5")
+SPLITS = ("train", "val", "test")
+"""A patient who is in several is left in the last of them, and not trained on."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,14 @@ def verify(index: Index, channels: int) -> tuple[Index, dict[str, Header]]:
         channels: image channels that the recipe wants.
     """
     problems, headers, first = [*index.problems, *_twice(index.splits)], dict[str, Header](), dict[str, Case]()
+    homes = {case.patient: split for split in SPLITS for case in index.splits.get(split, ())}
     splits: dict[str, list[Case]] = {}
     for split, cases in index.splits.items():
         splits[split] = []
         for case in cases:
+            if split != homes[case.patient]:
+                problems += _defects(case, channels)[0]
+                continue
             if other := first.get(case.id):
                 problems.append(f"Case {case.id} is there twice: {other.images[0]} and {case.images[0]}.")
                 continue
@@ -89,7 +95,7 @@ def verify(index: Index, channels: int) -> tuple[Index, dict[str, Header]]:
             if not found and header is not None:
                 splits[split].append(case)
                 headers[case.id] = header
-    return replace(index, splits=splits, problems=problems), headers
+    return replace(index, splits=splits, problems=list(dict.fromkeys(problems))), headers
 
 
 def _defects(case: Case, channels: int) -> tuple[list[str], Header | None]:

@@ -95,7 +95,8 @@ class VolumeDataset:
         if case is None and self.index.problems and self.data.on_error == "stop":
             raise DataError(refusal(self.index.problems))
         if case is None:
-            raise DataError(f"{line.strip()!r} is no case of this data set; write {self._example()}.")
+            left_out = ", or one that is left out: `farcluss check` says why" if self.index.problems else ""
+            raise DataError(f"{line.strip()!r} is no case of this data set{left_out}; write {self._example()}.")
         items = self._items(case)
         if self.slice_axis is None:
             return items[0]

@@ -116,7 +116,7 @@ def read_labels(path: Path) -> Volume:
         image = nibabel.load(path)
         values = np.asanyarray(image.dataobj)
         zooms, unit = image.header.get_zooms(), image.header.get_xyzt_units()[0]
-    except (ImageFileError, OSError, EOFError, ValueError, AttributeError, zlib.error) as error:
+    except (ImageFileError, OSError, EOFError, ValueError, KeyError, AttributeError, zlib.error) as error:
         raise DataError(
             f"{path}: cannot be read as a NIfTI volume ({str(error).strip() or 'it ends early'})."
         ) from None

@@ -14,7 +14,7 @@ from farcluss.data.base import IGNORE
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError, RecipeError
 from farcluss.recipe import Data
-from farcluss_medical.cache import Cache, make_image, make_mask
+from farcluss_medical.cache import make_image, make_mask
 from farcluss_medical.cases import Case
 from farcluss_medical.dataset import VolumeDataset
 from farcluss_medical.preprocessing import ANISOTROPIC, Preprocessing
@@ -58,7 +58,7 @@ def volumes_of(data: Data) -> VolumeDataset:
 def training_cases(dataset: VolumeDataset, data: Data) -> tuple[list[Labeled], list[Case]]:
     """Labeled and unlabeled cases that a recipe trains on. Raises DataError like `farcluss.data.splits.resolve`."""
     with tempfile.TemporaryDirectory() as folder:  # drawing a share may read cases, not as training will
-        splits = resolve(replace(dataset, cache=Cache(Path(folder))), data)
+        splits = resolve(replace(dataset, cache=replace(dataset.cache, folder=Path(folder))), data)
     slices: dict[str, list[int]] = {}
     cases: dict[str, Case] = {}
     for item in splits.labeled:

@@ -65,7 +65,7 @@ def volumes(
         axis = _coarsest(headers) if slice_axis == "auto" else slice_axis
     palette = choose_palette(data, None, len(masks.names), masks)
     folder = Path(os.path.abspath(cache))
-    return VolumeDataset(data, index, headers, masks, palette, preprocessing, axis, foreground, Cache(folder))
+    return VolumeDataset(data, index, headers, masks, palette, preprocessing, axis, foreground, Cache(folder, axis))
 
 
 def with_volume_options(layout: Callable[..., Index]) -> Callable[..., VolumeDataset]:
@@ -123,14 +123,24 @@ def _preprocessing(
             "then --set data.layout.fingerprint=FILE."
         )
     if spacing == "fingerprint":
-        if "spacing" not in facts:
+        if not facts:
             raise RecipeError('data.layout.spacing = "fingerprint" needs data.layout.fingerprint, a file.')
         spacing = facts["spacing"]
     if spacing is not None and len(spacing) != 3:
         raise RecipeError(f"data.layout.spacing has {len(spacing)} values; a volume has three axes.")
     target = None if spacing is None else tuple(float(step) for step in spacing)
-    used = tuple({key: float(f[key]) for key in ("low", "high", "mean", "std")} for f in channels)
-    return Preprocessing(normalize, target, used if normalize == "ct" else ())
+    return Preprocessing(normalize, target, tuple(map(_used, channels)) if normalize == "ct" else ())
+
+
+def _used(facts: dict[str, float]) -> dict[str, float]:
+    """What normalization takes of a channel's intensities. Raises RecipeError."""
+    try:
+        return {key: float(facts[key]) for key in ("low", "high", "mean", "std")}
+    except (KeyError, TypeError, ValueError):
+        raise RecipeError(
+            f"data.layout.fingerprint: {facts!r} lacks low, high, mean or std of a channel.\n"
+            "Write it with `farcluss medical fingerprint`."
+        ) from None
 
 
 def _read_fingerprint(name: str, data: Data) -> dict[str, Any]:
@@ -139,7 +149,7 @@ def _read_fingerprint(name: str, data: Data) -> dict[str, Any]:
         raise RecipeError(f"data.layout.fingerprint: there is no file {name}, neither here nor in {data.root}.")
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(facts["intensities"], list):
+        if not isinstance(facts["intensities"], list) or not all(step > 0 for step in facts["spacing"]):
             raise TypeError
     except (OSError, ValueError, KeyError, TypeError):
         raise RecipeError(f"{path} is no fingerprint. Write it with `farcluss medical fingerprint`.") from None

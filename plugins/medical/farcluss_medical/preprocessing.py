@@ -46,7 +46,13 @@ class Preprocessing:
         """What a network sees of a case: `(C, *S)` float32."""
         orientation, spacing = self._geometry(volume)
         voxels = orientation.apply(volume.voxels).astype(np.float32, copy=False)
-        return resample_image(self._normalized(voxels), self._resampled(voxels.shape[1:], spacing), spacing)
+        size = self._resampled(voxels.shape[1:], spacing)
+        image = resample_image(self._normalized(voxels), size, spacing)
+        if self.normalize == "zscore" and image.shape != voxels.shape:
+            # Splines ring far into what is nothing, but nothing it is: crops are drawn in the box of what is not 0.
+            for channel, before in zip(image, voxels, strict=True):
+                channel[resample_mask((before != 0).astype(np.uint8), size, spacing) == 0] = 0
+        return image
 
     def mask(self, classes: NDArray[np.uint8], affine: NDArray[np.float64]) -> NDArray[np.uint8]:
         """A mask `(*S)` of class indices in the order of the file, on the grid of `image`."""

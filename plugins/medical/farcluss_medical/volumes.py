@@ -120,9 +120,7 @@ def read_image(paths: tuple[str, ...]) -> Volume:
             raise DataError(text)
     channels = [_voxels(path, "image", header) for path, header in zip(paths, headers, strict=True)]
     voxels = channels[0] if len(channels) == 1 else np.concatenate(channels)
-    if not (finite := np.isfinite(voxels)).all():
-        bad = int(finite.size - finite.sum())
-        raise DataError(f"{', '.join(paths)}: {bad} of {finite.size} voxels are NaN or infinite. Repair the file.")
+    _refuse_infinite(", ".join(paths), voxels)
     return Volume(voxels, headers[0].affine)
 
 
@@ -130,14 +128,17 @@ def read_label(path: str, image: str, header: Header) -> NDArray[Any]:
     """Label `(*S)` of an image, as its file has it: whole numbers of any type.
 
     Raises:
-        DataError: it cannot be read, or is of another shape or place than the image; with both values.
+        DataError: it cannot be read, or is of another shape or place than the image, with both values; or voxels are
+            not finite.
     """
     own = read_header(path, "label")
     if text := difference(image, header, path, own):
         raise DataError(text)
     if own.channels > 1:
         raise DataError(f"{path} has {own.channels} values per voxel; a label has one class per voxel.")
-    return np.asarray(_voxels(path, "label", own, np.float64)[0])
+    label = np.asarray(_voxels(path, "label", own, np.float64)[0])
+    _refuse_infinite(path, label)
+    return label
 
 
 def difference(first: str, header: Header, second: str, other: Header) -> str:
@@ -152,6 +153,13 @@ def difference(first: str, header: Header, second: str, other: Header) -> str:
     return ""
 
 
+def _refuse_infinite(paths: str, voxels: NDArray[Any]) -> None:
+    """Raise DataError where voxels are no numbers, or too large for float32."""
+    if not (finite := np.isfinite(voxels)).all():
+        bad = int(finite.size - finite.sum())
+        raise DataError(f"{paths}: {bad} of {finite.size} voxels are NaN or infinite. Repair the file.")
+
+
 def _rows(affine: NDArray[np.float64]) -> str:
     return str([[round(float(value), 4) for value in row] for row in affine[:3]])
 
@@ -160,8 +168,9 @@ def _voxels(path: str, key: str, header: Header, dtype: Any = np.float32) -> NDA
     """Voxels `(C, *S)` of one file."""
     with _reading(path):
         array = _hdf5(path, key) if path.endswith(HDF5) else np.asanyarray(_checked(path).dataobj)
-        if array.dtype.fields:
-            raise DataError(f"{path} holds colors. Convert it to a file with one number per voxel.")
+        if array.dtype.kind not in "biuf":
+            kind = "complex numbers" if array.dtype.kind == "c" else "colors"
+            raise DataError(f"{path} holds {kind}. Convert it to a file with one number per voxel.")
         voxels: NDArray[Any] = np.moveaxis(array.reshape(*header.shape, header.channels), 3, 0)
         return voxels.astype(dtype, copy=False)
 

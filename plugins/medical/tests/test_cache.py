@@ -65,6 +65,21 @@ def test_a_crop_is_read_from_a_map(root):
     assert isinstance(dataset.cache.mask(case, dataset.preprocessing, dataset.masks), np.memmap)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_is_one_piece_of_its_file(root, axis):
+    """Else a slice across the last axis would read every page of the volume."""
+    dataset = build(decathlon, root, dimensions=2, slice_axis=axis)
+    volume = build(decathlon, root)
+    case = dataset.find(dataset.items("train")[0])[0]
+    image = dataset.cache.image(case, dataset.preprocessing)
+    mask = dataset.cache.mask(case, dataset.preprocessing, dataset.masks)
+    for array, whole in zip((image, mask), volume.read(volume.parse(case.id))[:2], strict=True):
+        piece = array.take(0, axis=array.ndim - 3 + axis).nbytes
+        assert array.strides[array.ndim - 3 + axis] == piece
+        assert np.array_equal(array, whole)
+    assert isinstance(image, np.memmap) and isinstance(mask, np.memmap)
+
+
 def test_no_entry_is_made_of_what_is_not_read(root, opened):
     dataset = build(decathlon, root)
     dataset.items("train")
@@ -105,7 +120,8 @@ def test_a_changed_file_makes_a_new_entry(root, opened, change):
         ({"spacing": [2.0, 2.0, 2.0]}, {"image", "mask"}),
         ({"classes": {"background": [0, 2], "edema": 1, "enhancing": 3}}, {"mask"}),
         ({"data": {"ignore_index": 7}}, {"mask"}),
-        ({"foreground": 0.9, "dimensions": 2}, set()),
+        ({"foreground": 0.9, "slice_axis": 0}, set()),
+        ({"dimensions": 2}, {"image", "mask"}),
     ],
 )
 def test_changed_settings_make_new_entries_of_what_they_change(root, options, made):

@@ -289,6 +289,14 @@ def test_headers_in_other_units_are_read_in_millimeters(tmp_path):
     assert read_labels(tmp_path / "a.nii").spacing == pytest.approx([step / 1000 for step in SPACING])
 
 
+def test_a_unit_that_nobody_knows(tmp_path):
+    image = nibabel.Nifti1Image(organ(), AFFINE)
+    image.header["xyzt_units"] = 7
+    nibabel.save(image, tmp_path / "a.nii")
+    with pytest.raises(DataError, match=r"a\.nii: cannot be read"):
+        read_labels(tmp_path / "a.nii")
+
+
 def test_there_must_be_a_class(tmp_path):
     save(tmp_path / "a.nii", np.zeros(SHAPE))
     pairs, _ = pair_files(tmp_path / "a.nii", tmp_path / "a.nii")

@@ -118,6 +118,13 @@ def not_a_number(scans):
     return scans.write()
 
 
+def label_not_a_number(scans):
+    label = scans.training["a"].label.astype(np.float32)
+    label[0, 0, :2] = np.nan, np.inf
+    scans.training["a"].label = label
+    return scans.write()
+
+
 def truncated(path):
     def plant(scans):
         recipe = scans.write()
@@ -150,6 +157,7 @@ PROBLEMS = [
     (unknown_label, "labels/a.nii holds the value 7"),
     (fraction, "labels/a.nii holds fractions"),
     (not_a_number, "images/a.nii: 3 of 504 voxels are NaN or infinite"),
+    (label_not_a_number, "labels/a.nii: 2 of 504 voxels are NaN or infinite"),
     (truncated("image"), "images/a.nii cannot be read"),
     (truncated("label"), "labels/a.nii cannot be read"),
     (missing, "labels/a.nii does not exist"),

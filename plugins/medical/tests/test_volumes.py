@@ -18,9 +18,10 @@ from farcluss.data.base import Item
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError
 from farcluss_medical.challenges import ssl4mis
+from farcluss_medical.crops import nonzero_box
 from farcluss_medical.layouts import decathlon, scans
 from farcluss_medical.preprocessing import Preprocessing, resample_mask, zscore
-from farcluss_medical.volumes import Header, Orientation, read_header, read_image, read_label
+from farcluss_medical.volumes import Header, Orientation, Volume, read_header, read_image, read_label
 
 SMALL = (16.0, 20.0, 12.0)
 BINARY = {"background": 0, "tumor": 1}
@@ -91,6 +92,10 @@ def test_ct_clips_and_scales_by_the_fingerprint(tmp_path):
     assert "three axes" in refused(build, decathlon, root, spacing=[1.0])
     (root / "facts.json").write_text("{}")
     assert "is no fingerprint" in refused(build, decathlon, root, normalize="ct", fingerprint="facts.json")
+    for wrong in ([{}], [1], [facts | {"low": "x"}]):
+        assert "lacks low, high, mean or std" in refused(build, decathlon, root, normalize="ct", fingerprint=wrong)
+    (root / "facts.json").write_text(json.dumps({"intensities": [facts], "spacing": [1, 0, "x"]}))
+    assert "is no fingerprint" in refused(build, decathlon, root, spacing="fingerprint", fingerprint="facts.json")
 
 
 def test_resampling_keeps_places():
@@ -109,6 +114,19 @@ def test_resampling_keeps_places():
 
 
 # What is wrong with files.
+
+
+@pytest.mark.parametrize("step", [0.5, 1.6])
+def test_what_is_nothing_stays_nothing_when_resampled(step):
+    """Splines ring: without care, all voxels around a brain would be part of the box that crops are drawn in."""
+    voxels = np.zeros((2, 24, 20, 16), np.float32)
+    voxels[:, 8:16, 6:14, 4:12] = np.random.default_rng(0).uniform(1, 9, (2, 8, 8, 8))
+    image = Preprocessing("zscore", (step,) * 3).image(Volume(voxels, np.eye(4)))
+    low, high = nonzero_box(image)
+    np.testing.assert_allclose(low, np.array([8, 6, 4]) / step, atol=1)
+    np.testing.assert_allclose(high, np.array([16, 14, 12]) / step, atol=1)
+    inner = tuple(slice(first + 1, last - 1) for first, last in zip(low, high, strict=True))
+    assert (image[:, *inner] != 0).all()
 
 
 def test_channels_of_one_case_must_agree(tmp_path):
@@ -172,6 +190,8 @@ def test_files_that_are_no_volumes(tmp_path):
     colors = np.zeros((4, 5, 6), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
     nib.Nifti1Image(colors, np.eye(4)).to_filename(tmp_path / "colors.nii")
     assert "holds colors" in refused(read_image, (str(tmp_path / "colors.nii"),))
+    nib.Nifti1Image(np.full((4, 5, 6), 1 + 1j, np.complex64), np.eye(4)).to_filename(tmp_path / "complex.nii")
+    assert "holds complex numbers" in refused(read_image, (str(tmp_path / "complex.nii"),))
 
 
 def test_scaled_files_have_their_scaled_values(tmp_path):
@@ -253,6 +273,27 @@ def test_check_reports_everything_at_once(tmp_path, tiny):
     for words in wanted:
         assert any(all(word in text for word in words) for text in found), (words, found)
     assert result.code != 0
+
+
+def test_check_reports_everything_where_nothing_is_left(tmp_path, tiny):
+    """Or where a list names a case that is left out."""
+    root = tmp_path / "root"
+    drawn(root, count=3, unlabeled=1, validation=1)
+    (root / "labels/case_001.nii.gz").unlink()
+    (root / "train.txt").write_text("case_000\ncase_001\n")
+    arguments = ["check", recipe(root, tmp_path / "r.toml"), "--set", "data.labeled=train.txt"]
+    result = cli(*arguments)
+    assert result.code == 1
+    problem, error, *_ = result.err.splitlines()
+    assert problem == f"Problem: {root}/labels/case_001.nii.gz does not exist (case case_001)."
+    assert (
+        error.startswith("Error: ") and "line 2: 'case_001' is no case of this data set, or one that is left" in error
+    )
+    for number in (0, 2):
+        (root / f"labels/case_{number:03d}.nii.gz").unlink()
+    given = json.loads(cli("check", tmp_path / "r.toml", "--json").out)["problems"]
+    assert [text for text in given if "does not exist" in text] == given[:3]
+    assert "None of the 1 training images has a mask" in given[3]
 
 
 # What is not labeled has no label.
