@@ -1,6 +1,7 @@
 """Score NIfTI files of predictions against those of ground truths, case by case."""
 
 import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from farcluss.errors import DataError
 from farcluss_medical.metrics import Protocol, Scores, score
 
-ENDINGS = (".nii.gz", ".nii")
+ENDINGS = (".nii.gz", ".nii", ".h5", ".hdf5")
+TRUTH = re.compile(r"(.+)[_-]seg")
+"""Name of a ground truth that lies beside the images of its case, as in BraTS."""
 SAME_AFFINE = 1e-3  # mm
 MILLIMETERS = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
@@ -79,9 +82,10 @@ class Volume:
 
 
 def pair_files(truths: Path, predictions: Path) -> tuple[list[Pair], list[str]]:
-    """Match ground truths and predictions by file name, without `.nii` or `.nii.gz`.
+    """Match ground truths and predictions by file name and folder below theirs, without `.nii`, `.nii.gz` or `.h5`.
 
-    Two single files are a pair whatever their names.
+    Two single files are a pair whatever their names. Ground truths may be called `CASE_seg` or `CASE-seg`, among
+    other files.
 
     Returns:
         The pairs in the order of their names, and the names of the predictions without a ground truth.
@@ -93,6 +97,9 @@ def pair_files(truths: Path, predictions: Path) -> tuple[list[Pair], list[str]]:
         ((case, truth),), ((_, prediction),) = _files(truths).items(), _files(predictions).items()
         return [Pair(case, truth, prediction)], []
     true_files, predicted_files = _files(truths), _files(predictions)
+    if not set(true_files) <= set(predicted_files):
+        among = {match[1]: path for case, path in true_files.items() if (match := TRUTH.fullmatch(case))}
+        true_files = among or true_files
     if missing := sorted(set(true_files) - set(predicted_files)):
         raise DataError(
             f"{predictions}: {len(missing)} of {len(true_files)} ground truths lack a prediction, first {missing[0]}.\n"
@@ -104,7 +111,7 @@ def pair_files(truths: Path, predictions: Path) -> tuple[list[Pair], list[str]]:
 
 
 def read_labels(path: Path) -> Volume:
-    """Read a label volume.
+    """Read a label volume; of an HDF5 file its `label`, whose spacing is not known and counts as 1.
 
     Raises:
         DataError: The file is no readable volume, or holds values that are no integers.
@@ -112,6 +119,12 @@ def read_labels(path: Path) -> Volume:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
 
+    from farcluss_medical import volumes
+
+    if path.name.endswith(volumes.HDF5):
+        header = volumes.read_header(str(path), "label")
+        labels = _integers(path, volumes.read_label(str(path), str(path), header))
+        return _without_single(path, labels, header.affine, (1.0,) * labels.ndim)
     try:
         image = nibabel.load(path)
         values = np.asanyarray(image.dataobj)
@@ -120,13 +133,17 @@ def read_labels(path: Path) -> Volume:
         raise DataError(
             f"{path}: cannot be read as a NIfTI volume ({str(error).strip() or 'it ends early'})."
         ) from None
-    shape = values.shape
-    kept = [axis for axis, size in enumerate(shape) if size > 1] or [0]
-    spacing = tuple(float(zooms[axis]) * MILLIMETERS[unit] for axis in kept)
-    if not all(0 < step < math.inf for step in spacing):
-        raise DataError(f"{path}: its header has the spacing {zooms}; every voxel needs a size above 0.")
-    labels = _integers(path, values).reshape([shape[axis] for axis in kept])
-    return Volume(path, shape, np.asarray(image.affine, dtype=np.float64), labels, spacing)
+    spacing = tuple(float(zoom) * MILLIMETERS[unit] for zoom in zooms)
+    return _without_single(path, _integers(path, values), np.asarray(image.affine, dtype=np.float64), spacing)
+
+
+def _without_single(path: Path, labels: Labels, affine: NDArray[np.float64], spacing: tuple[float, ...]) -> Volume:
+    """A volume, its labels and spacing without axes of one voxel. Raises DataError for a size of 0."""
+    kept = [axis for axis, size in enumerate(labels.shape) if size > 1] or [0]
+    steps = tuple(spacing[axis] for axis in kept)
+    if not all(0 < step < math.inf for step in steps):
+        raise DataError(f"{path}: its header has the spacing {spacing}; every voxel needs a size above 0.")
+    return Volume(path, labels.shape, affine, labels.reshape([labels.shape[axis] for axis in kept]), steps)
 
 
 def evaluate(
@@ -172,21 +189,21 @@ def evaluate(
 
 
 def _files(path: Path) -> dict[str, Path]:
-    """NIfTI files by case name: a file itself, or those of a folder."""
+    """Files of volumes by case name: a file itself, or those of a folder and of its folders."""
     if not path.exists():
         raise DataError(f"{path} does not exist; give a NIfTI file or a folder of them.")
-    candidates = [path] if path.is_file() else sorted(path.iterdir())
+    candidates = [path] if path.is_file() else sorted(path.rglob("*"))
     files: dict[str, Path] = {}
     for file in candidates:
         ending = next((ending for ending in ENDINGS if file.name.endswith(ending)), None)
         if ending is None or file.name.startswith(".") or not file.is_file():
             continue
-        case = file.name.removesuffix(ending)
+        case = (file.name if file == path else file.relative_to(path).as_posix()).removesuffix(ending)
         if case in files:
             raise DataError(f"{path}: the case {case} is there as {files[case].name} and {file.name}; remove one.")
         files[case] = file
     if not files:
-        raise DataError(f"{path}: there is no .nii or .nii.gz file here.")
+        raise DataError(f"{path}: there is no .nii, .nii.gz or .h5 file here.")
     return files
 
 

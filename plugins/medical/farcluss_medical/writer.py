@@ -14,7 +14,7 @@ from farcluss.atomic import write_atomically
 from farcluss.errors import DataError, WeightsError
 from farcluss_medical.cases import stem
 from farcluss_medical.preprocessing import Preprocessing
-from farcluss_medical.volumes import Header, Orientation, read_image
+from farcluss_medical.volumes import HDF5, Header, Orientation, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,8 @@ class NiftiWriter:
 
     For a case it writes `CASE.nii.gz`, whose affine, codes, zooms and units are those of the input, and `CASE.json`,
     which says how it was made. Files that end in the layout's modalities are the channels of a case; where none does,
-    those called `CASE_0000`, `CASE_0001` and so on (numbers that begin with another are those of cases).
+    those called `CASE_0000`, `CASE_0001` and so on (numbers that begin with another are those of cases). HDF5 files say
+    of no place: what is made of them lies at 0, in voxels of 1 mm.
 
     Args:
         probs: also write the probabilities, float32, classes along the fourth axis, as `CASE_probs.nii.gz`.
@@ -40,7 +41,7 @@ class NiftiWriter:
         largest_component: of each class but the first keep only the largest connected part.
     """
 
-    suffixes = (".nii.gz", ".nii")
+    suffixes = (".nii.gz", ".nii", *HDF5)
 
     def __init__(
         self,
@@ -106,7 +107,7 @@ class NiftiWriter:
         classes = classes_on_grid(probs, orientation.size())
         if self.largest_component:
             classes = largest_components(classes, len(self.values))
-        template: Any = nib.load(names[0])
+        template = _template(names[0], header)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             save(template, orientation.undo(self._labels(classes)), self.outputs(target)[0])
@@ -159,6 +160,11 @@ def by_number(files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
 
 def _ordered(cases: Mapping[str, Mapping[int, Path]]) -> list[tuple[str, tuple[Path, ...]]]:
     return [(name, tuple(path for _, path in sorted(channels.items()))) for name, channels in cases.items()]
+
+
+def _template(path: str, header: Header) -> Any:
+    """An image with the header that predictions get: that of the scan; a plain one where the format has none."""
+    return nib.Nifti1Image(np.zeros(header.shape, np.uint8), header.affine) if path.endswith(HDF5) else nib.load(path)
 
 
 def save(template: Any, array: NDArray[Any], path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
@@ -224,6 +225,33 @@ def test_endings_may_differ_and_other_files_are_passed_over(scans):
     save(scans / "truths/b.nii", organ())
     with pytest.raises(DataError, match=r"b.nii and b.nii.gz|b.nii.gz and b.nii"):
         pair_files(scans / "truths", scans / "predictions")
+
+
+@pytest.mark.parametrize("joint", ["_", "-"])
+def test_ground_truths_beside_the_images_of_their_cases(scans, joint):
+    """As in BraTS, and predictions in folders as `farcluss predict` makes them; other files are no cases."""
+    for case in "ab":
+        for name in ("flair", "seg"):
+            save(scans / f"root/HGG/{case}/{case}{joint}{name}.nii.gz", organ())
+        save(scans / f"made/HGG/{case}/{case}.nii.gz", organ())
+    pairs, extra = pair_files(scans / "root", scans / "made")
+    assert [(pair.case, pair.truth.name) for pair in pairs] == [
+        (f"HGG/{case}/{case}", f"{case}{joint}seg.nii.gz") for case in "ab"
+    ]
+    assert extra == []
+
+
+def test_ground_truths_in_hdf5(tmp_path):
+    """Files of benchmarks have all one name, in a folder each; they say no spacing."""
+    for number in range(2):
+        (tmp_path / f"truths/{number}").mkdir(parents=True)
+        with h5py.File(tmp_path / f"truths/{number}/mri.h5", "w") as file:
+            file["image"], file["label"] = np.zeros(SHAPE), organ()
+        (tmp_path / f"predictions/{number}").mkdir(parents=True)
+        nibabel.save(nibabel.Nifti1Image(organ(shift=1), np.eye(4)), tmp_path / f"predictions/{number}/mri.nii.gz")
+    summary = summary_of(tmp_path, "--labels", 1)
+    expected = metrics.score(organ() == 1, organ(shift=1) == 1, (1.0, 1.0, 1.0)).values
+    assert summary["cases"] == 2 and summary["classes"][0]["assd"]["mean"] == pytest.approx(expected["assd"])
 
 
 def test_two_files_are_a_pair(scans):

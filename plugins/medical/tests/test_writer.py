@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -173,6 +174,19 @@ class TestCases:
         write(folder / "b.nii.gz", label(), np.eye(4))
         assert predict(tmp_path, folder, modalities=["flair"]).code == 0
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.json", "a.nii.gz", "b.json", "b.nii.gz"]
+
+    def test_hdf5_files(self, tmp_path):
+        """Files of benchmarks: what is predicted is scored against the labels in them."""
+        for case in "ab":
+            (tmp_path / f"scans/{case}").mkdir(parents=True)
+            with h5py.File(tmp_path / f"scans/{case}/mri.h5", "w") as file:
+                file["image"], file["label"] = label().astype(np.float32), label()
+        assert predict(tmp_path, tmp_path / "scans").code == 0
+        found = nib.load(tmp_path / "out/b/mri.nii.gz")
+        np.testing.assert_array_equal(found.dataobj, label())
+        np.testing.assert_array_equal(found.affine, np.eye(4))
+        scored = cli("medical", "evaluate", tmp_path / "scans", tmp_path / "out", "--protocol", "ssl4mis", "--json")
+        assert json.loads(scored.out)["mean"]["dice"] == 1
 
     def test_too_many_channels(self, tmp_path):
         for channel in range(2):

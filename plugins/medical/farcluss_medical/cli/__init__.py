@@ -7,7 +7,7 @@ import click
 from farcluss.errors import suggestion
 
 COMMANDS = {
-    "check": "Check the geometry and labels of a folder of scans.",
+    "check": "Show geometry, intensities and labels of every case of a recipe.",
     "evaluate": "Score predicted volumes against ground truths.",
     "fingerprint": "Measure spacings, shapes and intensities of a data set.",
 }

@@ -64,7 +64,7 @@ def command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Score predicted label volumes PRED against ground truths GT: NIfTI files, or folders that share file names.
+    """Score predicted label volumes PRED against ground truths GT: NIfTI or HDF5 files, or folders that share file names.
 
     Per case and class: Dice, IoU, HD95, ASSD and NSD, in mm. A missed structure costs the diagonal of the image.
     """
