@@ -47,6 +47,7 @@ METHODS = {
     "supervised": [],
     "mean_teacher": [],
     "fixmatch": ["stages.augment.cutmix=0.5", "stages.weight.threshold=0.8"],
+    "farcluss_plus": ["stages.rebalance=uniform"],
 }
 """What concerns a method alone."""
 
@@ -122,7 +123,7 @@ def measure(method: str, seed: int, output: Path, settings: list[str]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["supervised", "fixmatch"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["supervised", "fixmatch", "farcluss_plus"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--set", dest="settings", action="append", default=[])
     parser.add_argument("--output", type=Path, default=Path("runs/phantoms"))
