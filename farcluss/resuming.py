@@ -18,6 +18,7 @@ HARMLESS = (
     "name",
     "data.root",
     "data.pack",
+    "data.layout.cache",  # by convention the folder of a layout's own cache
     "data.labeled",
     "data.unlabeled",
     "data.val",

@@ -139,6 +139,7 @@ HARMLESS = {
         "eval.scales=[0.5,1.0]",
         "eval.stride=0.5",
         "eval.blend=gaussian",
+        "eval.writer.overlay=true",
     ],
     "workers": ["data.workers=1", "train.max_skipped=1", "data.on_error=skip", "eval.network=student"],
     "the rest": ["train.trackers=['tensorboard']", "data.root=elsewhere", "data.allow_overlap=true", "data.val=none"],

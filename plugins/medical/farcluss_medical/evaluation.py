@@ -4,7 +4,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,17 +81,18 @@ class Volume:
     spacing: tuple[float, ...]
 
 
-def pair_files(truths: Path, predictions: Path) -> tuple[list[Pair], list[str]]:
+def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = None) -> tuple[list[Pair], list[str]]:
     """Match ground truths and predictions by file name and folder below theirs, without `.nii`, `.nii.gz` or `.h5`.
 
     Two single files are a pair whatever their names. Ground truths may be called `CASE_seg` or `CASE-seg`, among
-    other files.
+    other files. With `only`, these cases are matched alone.
 
     Returns:
         The pairs in the order of their names, and the names of the predictions without a ground truth.
 
     Raises:
-        DataError: There is no NIfTI file, a name is there twice, or a ground truth has no prediction.
+        DataError: There is no NIfTI file, a name is there twice, a ground truth has no prediction, or one of `only` is
+            not there.
     """
     if truths.is_file() and predictions.is_file():
         ((case, truth),), ((_, prediction),) = _files(truths).items(), _files(predictions).items()
@@ -100,6 +101,8 @@ def pair_files(truths: Path, predictions: Path) -> tuple[list[Pair], list[str]]:
     if not set(true_files) <= set(predicted_files):
         among = {match[1]: path for case, path in true_files.items() if (match := TRUTH.fullmatch(case))}
         true_files = among or true_files
+    if only is not None:
+        true_files, predicted_files = _among(only, true_files, truths), _among(only, predicted_files, predictions)
     if missing := sorted(set(true_files) - set(predicted_files)):
         raise DataError(
             f"{predictions}: {len(missing)} of {len(true_files)} ground truths lack a prediction, first {missing[0]}.\n"
@@ -108,6 +111,13 @@ def pair_files(truths: Path, predictions: Path) -> tuple[list[Pair], list[str]]:
     pairs = [Pair(case, path, predicted_files[case]) for case, path in sorted(true_files.items())]
     maps = {f"{case}{end}" for case in predicted_files for end in ("_probs", "_entropy")}  # what `predict` adds
     return pairs, sorted(set(predicted_files) - set(true_files) - maps)
+
+
+def _among(only: Collection[str], files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """The files of some cases. Raises DataError when there is none of a case."""
+    if missing := sorted(set(only) - set(files)):
+        raise DataError(f"{folder} has no file of {len(missing)} of {len(only)} listed cases, first {missing[0]}.")
+    return {case: files[case] for case in only}
 
 
 def read_labels(path: Path) -> Volume:

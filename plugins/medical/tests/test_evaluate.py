@@ -215,6 +215,16 @@ def test_every_ground_truth_needs_a_prediction_and_more_are_noted(scans):
         call(scans)
 
 
+def test_a_list_of_cases(scans):
+    (scans / "test.list").write_text("c\n\na\n")
+    (scans / "predictions/b.nii.gz").unlink()
+    result = call(scans, "--json", "--cases", str(scans / "test.list"))
+    assert json.loads(result.stdout)["cases"] == 2
+    (scans / "test.list").write_text("c\nb\n")
+    with pytest.raises(DataError, match=r"predictions has no file of 1 of 2 listed cases, first b\."):
+        call(scans, "--cases", str(scans / "test.list"))
+
+
 def test_endings_may_differ_and_other_files_are_passed_over(scans):
     (scans / "predictions/b.nii.gz").unlink()
     save(scans / "predictions/b.nii", organ())

@@ -29,6 +29,13 @@ COUNTS = {"missed": "missed", "false_positive": "false\npos.", "both_empty": "bo
 @click.option("--region", "regions", multiple=True, metavar="NAME=1,2", help="Score labels as one class; repeatable.")
 @click.option("--ignore", type=int, default=None, metavar="VALUE", help="Value of ground truths that is not scored.")
 @click.option(
+    "--cases",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=None,
+    metavar="LIST",
+    help="Score the cases of this list alone, one per line.",
+)
+@click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
     default=1.0,
@@ -59,12 +66,13 @@ def command(
     names: str | None,
     regions: tuple[str, ...],
     ignore: int | None,
+    cases: Path | None,
     tolerance: float,
     protocol: "Protocol",
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Score predicted label volumes PRED against ground truths GT: NIfTI or HDF5 files, or folders that share file names.
+    """Score predicted label volumes PRED against ground truths GT: NIfTI or HDF5 files, or folders with equal names.
 
     Per case and class: Dice, IoU, HD95, ASSD and NSD, in mm. A missed structure costs the diagonal of the image.
     """
@@ -72,7 +80,8 @@ def command(
     from farcluss_medical.evaluation import evaluate, pair_files
     from farcluss_medical.summary import FLATTERS, summarize
 
-    pairs, extra = pair_files(truths, predictions)
+    only = None if cases is None else [line.strip() for line in cases.read_text().splitlines() if line.strip()]
+    pairs, extra = pair_files(truths, predictions, only)
     if protocol == "ssl4mis":
         click.echo(FLATTERS, err=True)
     if extra:
