@@ -121,7 +121,9 @@ def test_a_run_that_was_interrupted_ends_in_the_same_bits(name, settings, scans,
         teach(name, scans, tmp_path / "part", settings)
     part = tmp_path / "part" / "run"
     assert {path.stem for path in (part / "checkpoints").iterdir()} == {"step-00000002"}
-    elsewhere = load_recipe(name, settings=of(scans, tmp_path / "elsewhere", settings))  # another cache, as on a cluster
+    elsewhere = load_recipe(
+        name, settings=of(scans, tmp_path / "elsewhere", settings)
+    )  # another cache, as on a cluster
     train(elsewhere, part, resume="newest")
     assert same(whole, part)
 
