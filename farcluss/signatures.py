@@ -212,16 +212,24 @@ def describe_object(thing: Any) -> Description:
     if inspect.isclass(thing) and getattr(initializer, "__module__", "") in _NO_OPTIONS:
         return Description(doc)
     helps = argument_docs(doc) | argument_docs(inspect.getdoc(initializer) or "")
+    names = getattr(inspect.unwrap(initializer), "__globals__", {})
     try:
-        parameters = inspect.signature(thing, eval_str=True).parameters.values()
+        parameters = inspect.signature(thing).parameters.values()
+        # Of options alone: what farcluss passes may have types that only type checkers import.
+        options = {
+            p.name: Option(_evaluated(p.annotation, names), p.default, helps.get(p.name, ""))
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY
+        }
     except (TypeError, ValueError, NameError, AttributeError, SyntaxError):
         return Description(doc, open=True)
-    options = {
-        p.name: Option(Any if p.annotation is REQUIRED else p.annotation, p.default, helps.get(p.name, ""))
-        for p in parameters
-        if p.kind is p.KEYWORD_ONLY
-    }
     return Description(doc, options, open=any(p.kind is p.VAR_KEYWORD for p in parameters))
+
+
+def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
+    if annotation is REQUIRED:
+        return Any
+    return eval(annotation, names) if isinstance(annotation, str) else annotation
 
 
 def argument_docs(doc: str) -> dict[str, str]:

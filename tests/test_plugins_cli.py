@@ -187,6 +187,7 @@ def environment(folder):
     return Path(sysconfig.get_path("scripts", "venv", paths)) / "python"
 
 
+@pytest.mark.slow
 def test_new_plugin_end_to_end(tmp_path):
     """Written, installed, listed, tested, used in a run, uninstalled, unknown."""
     python = environment(tmp_path / "env")
