@@ -377,9 +377,11 @@ class TestARunOnAFullDisk:
     @pytest.mark.parametrize(
         ("saved", "name"),
         [
-            *((0, name) for name in ("lock", "environment.json", "metrics.jsonl")),
-            *((2, name) for name in ("metrics.jsonl", "log.txt", "last.safetensors", "3.png", "4.json")),
+            *((0, name) for name in ("lock", "metrics.jsonl")),
+            *((2, name) for name in ("last.safetensors", "4.json")),
             (4, "4.json"),  # the progress that is noted after the evaluation
+            pytest.param(0, "environment.json", marks=pytest.mark.slow),
+            *(pytest.param(2, name, marks=pytest.mark.slow) for name in ("metrics.jsonl", "log.txt", "3.png")),
         ],
     )
     def test_any_file_of_a_run(self, whole, tmp_path, fill, monkeypatch, saved, name):

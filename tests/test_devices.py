@@ -38,15 +38,26 @@ def runs_of(world: int) -> dict[str, list[str]]:
     return RUNS | further
 
 
+class Folders(dict[int, Path]):
+    """The folder of all runs by number of processes; they are done when they are asked for."""
+
+    def __init__(self, make_folder) -> None:
+        super().__init__()
+        self.make_folder = make_folder
+
+    def __missing__(self, world: int) -> Path:
+        folder = self[world] = self.make_folder(f"world{world}")
+        (folder / "recipe.toml").write_text(ranks.RECIPE)
+        if world == 1:
+            list(ranks.run_all(folder, runs_of(1)))
+        else:
+            ranks.launch((folder, world, runs_of(world)))
+        return folder
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """The folder of all runs by number of processes."""
-    found = {world: tmp_path_factory.mktemp(f"world{world}") for world in SPLIT}
-    for folder in found.values():
-        (folder / "recipe.toml").write_text(ranks.RECIPE)
-    list(ranks.run_all(found[1], runs_of(1)))
-    ranks.launch(*((found[world], world, runs_of(world)) for world in SPLIT if world > 1))
-    return found
+    return Folders(tmp_path_factory.mktemp)
 
 
 def lines(folder: Path, kind: str) -> list[dict]:
@@ -54,7 +65,9 @@ def lines(folder: Path, kind: str) -> list[dict]:
     return [line for line in found if line["kind"] == kind]
 
 
-CASES = [(world, name, name) for world in (2, 4) for name in RUNS]
+FOUR = pytest.param(4, marks=pytest.mark.slow)
+CASES = [(2, name, name) for name in RUNS]
+CASES += [pytest.param(4, name, name, marks=pytest.mark.slow) for name in RUNS]
 CASES += [(world, name, variant) for world in SPLIT for variant, (name, _) in SPLIT[world].items()]
 
 
@@ -87,7 +100,7 @@ def test_the_runs_learn_something(folders):
         assert lines(folder, "train")[-1]["contrastive"] > 1e-3
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, FOUR])
 def test_every_validation_image_is_counted_once(folders, world):
     """Five images, on processes that their number does not divide into equal shares."""
     tables = [lines(folders[n] / "defaults", "eval")[-1]["scores"]["teacher"] for n in (1, world)]
