@@ -2,7 +2,6 @@
 
 import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,23 +125,16 @@ def read_labels(path: Path) -> Volume:
     Raises:
         DataError: The file is no readable volume, or holds values that are no integers.
     """
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-
     from farcluss_medical import volumes
 
     if path.name.endswith(volumes.HDF5):
         header = volumes.read_header(str(path), "label")
         labels = _integers(path, volumes.read_label(str(path), str(path), header))
         return _without_single(path, labels, header.affine, (1.0,) * labels.ndim)
-    try:
-        image = nibabel.load(path)
+    with volumes.reading(str(path)):
+        image = volumes.checked(str(path))
         values = np.asanyarray(image.dataobj)
         zooms, unit = image.header.get_zooms(), image.header.get_xyzt_units()[0]
-    except (ImageFileError, OSError, EOFError, ValueError, KeyError, AttributeError, zlib.error) as error:
-        raise DataError(
-            f"{path}: cannot be read as a NIfTI volume ({str(error).strip() or 'it ends early'})."
-        ) from None
     spacing = tuple(float(zoom) * MILLIMETERS[unit] for zoom in zooms)
     return _without_single(path, _integers(path, values), np.asarray(image.affine, dtype=np.float64), spacing)
 

@@ -54,7 +54,7 @@ def read_header(path: str, key: str = "image") -> Header:
     Raises:
         DataError: it cannot be read, or is no volume; names the file.
     """
-    with _reading(path):
+    with reading(path):
         if path.endswith(HDF5):
             shape, affine = _hdf5(path, key, shape=True), np.eye(4)
         else:
@@ -88,7 +88,7 @@ class Storage:
 
 def read_storage(path: str) -> Storage:
     """How a file keeps its voxels. Raises DataError that names the file."""
-    with _reading(path):
+    with reading(path):
         if path.endswith(HDF5):
             return Storage(_hdf5_dtype(path), "")
         image: Any = nib.load(path)
@@ -166,8 +166,8 @@ def _rows(affine: NDArray[np.float64]) -> str:
 
 def _voxels(path: str, key: str, header: Header, dtype: Any = np.float32) -> NDArray[Any]:
     """Voxels `(C, *S)` of one file."""
-    with _reading(path):
-        array = _hdf5(path, key) if path.endswith(HDF5) else np.asanyarray(_checked(path).dataobj)
+    with reading(path):
+        array = _hdf5(path, key) if path.endswith(HDF5) else np.asanyarray(checked(path).dataobj)
         if array.dtype.kind not in "biuf":
             kind = "complex numbers" if array.dtype.kind == "c" else "colors"
             raise DataError(f"{path} holds {kind}. Convert it to a file with one number per voxel.")
@@ -179,7 +179,7 @@ def _nibabel(path: str) -> Any:
     return nib.load(path)
 
 
-def _checked(path: str) -> Any:
+def checked(path: str) -> Any:
     """The image of a file; of a compressed one only if its checksum is right, where nibabel would not look."""
     image = _nibabel(path)
     return type(image).from_bytes(gzip.decompress(Path(path).read_bytes())) if path.endswith(".gz") else image
@@ -202,7 +202,7 @@ def _hdf5_dtype(path: str) -> str:
         return str(file["image"].dtype)
 
 
-class _reading:
+class reading:
     """A block whose failures become a DataError that names the file."""
 
     def __init__(self, path: str) -> None:

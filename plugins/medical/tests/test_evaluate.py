@@ -306,7 +306,7 @@ def test_unreadable_files_are_named(scans):
     whole = path.read_bytes()
     for content in (b"", b"no volume", whole[:-20], gzip.compress(gzip.decompress(whole)[:400])):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.nii\.gz: cannot be read"):
+        with pytest.raises(DataError, match=r"a\.nii\.gz cannot be read"):
             call(scans)
 
 
@@ -331,7 +331,7 @@ def test_a_unit_that_nobody_knows(tmp_path):
     image = nibabel.Nifti1Image(organ(), AFFINE)
     image.header["xyzt_units"] = 7
     nibabel.save(image, tmp_path / "a.nii")
-    with pytest.raises(DataError, match=r"a\.nii: cannot be read"):
+    with pytest.raises(DataError, match=r"a\.nii cannot be read"):
         read_labels(tmp_path / "a.nii")
 
 
@@ -372,3 +372,13 @@ def test_the_group_lists_its_commands_and_suggests_near_names():
     assert wrong.exit_code == 2 and "did you mean 'evaluate'?" in wrong.stderr
     shown = CliRunner().invoke(farcluss, ["medical", "evaluate", "--help"]).stdout
     assert "farcluss medical evaluate labelsTs" in shown
+
+
+def test_a_flipped_bit_is_not_scored(tmp_path):
+    """nibabel would not look at the checksum of a compressed file."""
+    save(tmp_path / "a.nii.gz", np.random.default_rng(0).integers(0, 2, (24, 24, 24), np.uint8))
+    content = bytearray((tmp_path / "a.nii.gz").read_bytes())
+    content[-8] ^= 1  # of the checksum itself: the voxels still decompress
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.nii\.gz cannot be read"):
+        read_labels(tmp_path / "a.nii.gz")
