@@ -3,9 +3,14 @@
 import os
 
 import pytest
+from phantoms import Phantom, write_image, write_label
 
 from farcluss.errors import FarclussError
 from farcluss.recipe import Data
+from farcluss.testing import DatasetTester
+
+SMALL = (16.0, 20.0, 12.0)
+BINARY = {"background": 0, "tumor": 1}
 
 
 def build(layout, root, *, channels=1, classes=None, data=None, **options):
@@ -44,3 +49,28 @@ def refused(function, *args, **options):
     text = str(caught.value)
     assert 1 <= len(text.splitlines()) <= 3, text
     return text
+
+
+def phantom(seed=0, channels=1):
+    return Phantom(seed, channels, extent=SMALL).scan()
+
+
+def image(path, seed=0, channels=1):
+    write_image(path, phantom(seed, channels), unit=True)
+
+
+def label(path, seed=0, edition="binary"):
+    write_label(path, phantom(seed), edition)
+
+
+class UnitTester(DatasetTester):
+    """Intensities as they are in files, and these in [0, 1]."""
+
+    channels = 1
+    normalize = "none"
+
+    @pytest.fixture(autouse=True)
+    def _files(self, tmp_path):
+        self.draw(tmp_path / "root")
+        type(self).options = {**type(self).options, "normalize": self.normalize, "cache": str(tmp_path / "cache")}
+        self.data = Data(root=tmp_path / "root", channels=self.channels, mean=0.0, std=1.0, classes=BINARY)
