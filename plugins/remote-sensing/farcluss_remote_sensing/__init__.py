@@ -1,0 +1,1 @@
+"""Scenes for farcluss: windows of large images in, maps and polygons out."""
