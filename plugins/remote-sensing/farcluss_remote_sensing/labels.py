@@ -20,7 +20,8 @@ class LabelReader:
 
     Attributes:
         masks: which value or color is which class.
-        field: attribute of polygons that says their class; empty where all are of the first class.
+        field: attribute of polygons that says their class; empty where all are of one class, the first that is not
+            `outside`.
         outside: class of pixels that no polygon covers; empty where they count nowhere.
         warp: whether labels on other grids are resampled (nearest) onto that of the scene.
     """
@@ -39,7 +40,7 @@ class LabelReader:
         if vector := vector_label(label):
             from farcluss_remote_sensing.vectors import rasterize
 
-            return rasterize(*vector, grid, window, shrink)
+            return rasterize(*vector, grid, window, shrink, self.masks, self.field, self.outside)
         found = read_header(label).grid
         if not self.warp and found.size != grid.size:
             raise DataError(

@@ -45,7 +45,8 @@ def scene_dataset(
             to [0, 1], `scale` by `factor`, `imagenet` for 8-bit colors that data.mean and data.std are for.
         factor: value that `scale` turns to 1; 10000 for reflectances as Sentinel-2 and Landsat store them.
         stats: file of `farcluss rs stats`; weights files carry its content.
-        field: attribute of polygons that names their class, by name or by value; unset: all are of the first class.
+        field: attribute of polygons that names their class, by name or by value; unset: all are of one class, the first
+            that is not `outside`.
         outside: class of pixels that no polygon covers; unset: they count nowhere.
         warp: resample files and labels that are on another grid than the scene's first file onto that, instead of
             refusing them.

@@ -1,15 +1,232 @@
-"""Polygons as labels: drawn on the grid of their scene."""
+"""Polygons as labels: drawn on the grid of their scene, a pixel belonging to what covers its center."""
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE, Window
+from farcluss.data.masks import MaskMap
+from farcluss.errors import DataError
 from farcluss_remote_sensing.files import Grid
 
+KEPT = 64
+"""Layers, each as one scene sees it, that a process keeps."""
 
-def rasterize(path: str, layer: str, grid: Grid, window: Window, shrink: int) -> NDArray[np.uint8]:
-    """Class indices `(h, w)` of a window from polygons."""
+PARTS = 64
+"""Edges are reprojected in so many parts per diagonal of their scene: what is straight in one system bends in another."""
+
+FINE = 1024
+"""Places are rounded to this part of a pixel, so that a window does not see other pixels than the whole does."""
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """The polygons of a layer that meet a scene.
+
+    Attributes:
+        shapes: their geometries, in columns and rows of the scene.
+        values: of the attribute that says their class; None where there is no such attribute.
+        tree: finds them by place.
+    """
+
+    shapes: NDArray[np.object_]
+    values: NDArray[Any] | None
+    tree: Any
+
+
+def rasterize(
+    path: str, layer: str, grid: Grid, window: Window, shrink: int, masks: MaskMap, field: str, outside: str
+) -> NDArray[np.uint8]:
+    """Class indices `(ceil(h / shrink), ceil(w / shrink))` of a window from polygons, later ones over earlier ones.
+
+    Args:
+        path: vector file.
+        layer: of it; empty for its only one.
+        grid: of the scene.
+        window: rows and columns of it.
+        shrink: look at every so manieth row and column alone.
+        masks: classes by name and by value.
+        field: attribute that holds a class name or value; empty where all polygons are of one class: the first that is
+            not `outside`.
+        outside: class of pixels that no polygon covers; empty for `IGNORE`.
+
+    Raises:
+        DataError: the file, the layer or the attribute cannot be read, or holds what no class has.
+    """
+    import shapely
+    from rasterio.features import rasterize as draw
+    from rasterio.transform import Affine
+
+    found = read_polygons(path, layer, field, grid)
     rows, columns = window
-    return np.full(
-        (-(-(rows.stop - rows.start) // shrink), -(-(columns.stop - columns.start) // shrink)), IGNORE, np.uint8
+    size = rows.stop - rows.start, columns.stop - columns.start
+    area = shapely.box(columns.start, rows.start, columns.stop, rows.stop)
+    met = np.sort(found.tree.query(area))
+    rest = masks.names.index(outside) if outside else IGNORE
+    if found.values is None:
+        classes = np.full(len(met), 1 if rest == 0 else 0, np.uint8)
+    else:
+        classes = class_of(found.values[met], masks, f"{path}, attribute {field!r},")
+    drawn = np.full(size, rest, np.uint8)
+    if len(met):
+        place = Affine.translation(columns.start, rows.start)
+        pairs = zip(found.shapes[met], classes.tolist(), strict=True)
+        draw(pairs, out=drawn, transform=place)
+    return drawn if shrink == 1 else drawn[np.ix_(*(_every(side, shrink) for side in size))]
+
+
+def _every(side: int, shrink: int) -> NDArray[np.intp]:
+    """Which rows or columns are taken of `side`: those that GDAL takes of a file of pixels."""
+    count = -(-side // shrink)
+    return ((np.arange(count) + 0.5) * side / count).astype(np.intp)
+
+
+def class_of(values: NDArray[Any], masks: MaskMap, where: str) -> NDArray[np.uint8]:
+    """Class index, or `IGNORE`, of each value `(N,)` of an attribute.
+
+    Texts are class names, or else whole numbers; numbers are label values. `where` is for messages.
+
+    Raises:
+        DataError: a value is of no class, or missing.
+    """
+    names = {name: index for index, name in enumerate(masks.names)}
+    if values.dtype.kind not in "OU":
+        return _by_value(values, masks, where)
+    if missing := sum(value is None for value in values):
+        raise DataError(f"{where} is empty for {missing} polygons of a window. Fill it in, or delete them.")
+    texts = [str(value).strip() for value in values]
+    strange = [text for text in texts if text not in names]
+    if not strange:
+        return np.array([names[text] for text in texts], np.uint8)
+    if all(text.removeprefix("-").isdecimal() for text in texts):
+        return _by_value(np.array([int(text) for text in texts]), masks, where)
+    raise DataError(
+        f"{where} holds {strange[0]!r}; classes are {', '.join(masks.names)}.\n"
+        "Rename it, name it in data.classes, or choose another data.layout.field."
     )
+
+
+def _by_value(values: NDArray[Any], masks: MaskMap, where: str) -> NDArray[np.uint8]:
+    if masks.colors:
+        raise DataError(f"{where} holds numbers, but the classes of this recipe are colors; give values in data.classes.")
+    if values.dtype.kind == "f" and (missing := int(np.isnan(values).sum())):
+        raise DataError(f"{where} is empty for {missing} polygons of a window. Fill it in, or delete them.")
+    return masks.apply(values[None], where)[0]
+
+
+@lru_cache(KEPT)
+def read_polygons(path: str, layer: str, field: str, grid: Grid) -> Polygons:
+    """The polygons of a layer that meet a grid, read once per process. See `rasterize`."""
+    import pyogrio
+    import shapely
+    from pyogrio.errors import DataSourceError
+
+    try:
+        layer = _layer(path, layer, [str(name) for name in pyogrio.list_layers(path)[:, 0]])
+        facts = pyogrio.read_info(path, layer=layer)
+        _check_field(path, field, [str(name) for name in facts["fields"]])
+        crs = _crs(path, facts["crs"], grid)
+        box = _bounds(path, crs, grid)
+        chosen: dict[str, Any] = {"columns": [field] if field else [], "bbox": box, "force_2d": True}
+        _, _, geometry, values = pyogrio.raw.read(path, layer=layer, **chosen)
+    except (DataSourceError, OSError) as error:
+        raise DataError(_unreadable(path, error)) from None
+    geometry = np.array([] if geometry is None else geometry, object)
+    there = np.array([bool(each) for each in geometry], bool)
+    shapes = shapely.from_wkb(geometry[there])
+    if strange := sorted({each.geom_type for each in shapes} - {"Polygon", "MultiPolygon"}):
+        raise DataError(f"{path} holds geometries of type {strange[0]}; labels are polygons. Buffer or remove them.")
+    shapes = _on_pixels(path, shapes, crs, box, grid)
+    full = ~shapely.is_empty(shapes)
+    return Polygons(shapes[full], values[0][there][full] if field else None, shapely.STRtree(shapes[full]))
+
+
+def _unreadable(path: str, error: Exception) -> str:
+    if not os.path.exists(path):
+        return f"{path} does not exist. Check data.root and the lists."
+    reason = str(error).partition("\n")[0].rstrip(".")
+    return f"{path} cannot be read as polygons: {reason}. Replace it or take it out."
+
+
+def _layer(path: str, layer: str, known: list[str]) -> str:
+    """The layer to read. Raises DataError: there is no such layer, or several and none is named."""
+    if layer and layer not in known:
+        raise DataError(f"{path} has no layer {layer!r}; it has {', '.join(known)}.")
+    if not layer and len(known) != 1:
+        names = ", ".join(known) or "none"
+        raise DataError(f"{path} has {len(known)} layers ({names}); name one: {os.path.basename(path)}:LAYER.")
+    return layer or known[0]
+
+
+def _check_field(path: str, field: str, known: list[str]) -> None:
+    if field and field not in known:
+        raise DataError(
+            f"{path} has no attribute {field!r}; it has {', '.join(known) or 'none'}. Set data.layout.field to one."
+        )
+
+
+def _crs(path: str, text: str | None, grid: Grid) -> Any:
+    """The coordinate system of a layer; None where it is that of the grid, or where neither has one."""
+    from rasterio.crs import CRS
+
+    if bool(text) != bool(grid.crs):
+        bare, other = ("Its scene says", f"{path} has one") if text else (f"{path} says", "its scene has one")
+        raise DataError(
+            f"{bare} no coordinate system, but {other}. Write into it which it is, by `gdal_edit -a_srs` "
+            "or `ogr2ogr -a_srs`."
+        )
+    crs = CRS.from_user_input(text) if text else None
+    return None if crs is None or crs == CRS.from_wkt(grid.crs) else crs
+
+
+def _bounds(path: str, crs: Any, grid: Grid) -> tuple[float, ...]:
+    """Where a grid lies in a coordinate system (None: its own). Raises DataError: it cannot be said there."""
+    from rasterio.errors import RasterioError
+    from rasterio.warp import transform_bounds
+
+    corners = grid.corners()
+    own = (*corners.min(0).tolist(), *corners.max(0).tolist())
+    if crs is None:
+        return own
+    try:
+        box = transform_bounds(grid.crs, crs, *own, densify_pts=PARTS)
+    except RasterioError:
+        box = (np.nan,) * 4
+    if not np.isfinite(box).all() or box[0] > box[2]:
+        raise DataError(
+            f"{path}: its scene cannot be placed in the coordinate system of the polygons.\n"
+            "Reproject them to that of the scene: ogr2ogr -t_srs SYSTEM new.gpkg old.gpkg"
+        )
+    return tuple(box)
+
+
+def _on_pixels(
+    path: str, shapes: NDArray[np.object_], crs: Any, box: tuple[float, ...], grid: Grid
+) -> NDArray[np.object_]:
+    """Geometries in columns and rows of a grid, from coordinates in `crs` (None: in those of the grid)."""
+    import shapely
+    from rasterio.transform import Affine
+    from rasterio.warp import transform
+
+    inverse = ~Affine(*grid.transform)
+
+    def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        x, y = points.T
+        if crs is not None:
+            x, y = (np.array(each) for each in transform(crs, grid.crs, x, y))
+        columns, rows = inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
+        return np.round(np.stack([columns, rows], 1) * FINE) / FINE
+
+    if crs is not None:
+        shapes = shapely.segmentize(shapes, np.hypot(box[2] - box[0], box[3] - box[1]) / PARTS)
+    placed = shapely.transform(shapes, place)
+    if not np.isfinite(shapely.get_coordinates(placed)).all():
+        raise DataError(
+            f"{path} has polygons that reach to where the coordinate system of their scene ends.\n"
+            "Cut them to the area of the scene, or reproject them: ogr2ogr -t_srs SYSTEM new.gpkg old.gpkg"
+        )
+    return np.asarray(placed)
