@@ -1,6 +1,8 @@
 """Polygons as labels: drawn on the grid of their scene, a pixel belonging to what covers its center."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -73,9 +75,12 @@ def rasterize(
         classes = class_of(found.values[met], masks, f"{path}, attribute {field!r},")
     drawn = np.full(size, rest, np.uint8)
     if len(met):
+        # One pixel more, so that where it is cut no center lies.
+        shapes = _cut(found.shapes[met], (columns.start - 1, rows.start - 1, columns.stop + 1, rows.stop + 1))
+        there = ~shapely.is_empty(shapes)
         place = Affine.translation(columns.start, rows.start)
-        pairs = zip(found.shapes[met], classes.tolist(), strict=True)
-        draw(pairs, out=drawn, transform=place)
+        if there.any():
+            draw(zip(shapes[there], classes[there].tolist(), strict=True), out=drawn, transform=place)
     return drawn if shrink == 1 else drawn[np.ix_(*(_every(side, shrink) for side in size))]
 
 
@@ -112,7 +117,9 @@ def class_of(values: NDArray[Any], masks: MaskMap, where: str) -> NDArray[np.uin
 
 def _by_value(values: NDArray[Any], masks: MaskMap, where: str) -> NDArray[np.uint8]:
     if masks.colors:
-        raise DataError(f"{where} holds numbers, but the classes of this recipe are colors; give values in data.classes.")
+        raise DataError(
+            f"{where} holds numbers, but the classes of this recipe are colors; give values in data.classes."
+        )
     if values.dtype.kind == "f" and (missing := int(np.isnan(values).sum())):
         raise DataError(f"{where} is empty for {missing} polygons of a window. Fill it in, or delete them.")
     return masks.apply(values[None], where)[0]
@@ -185,23 +192,55 @@ def _crs(path: str, text: str | None, grid: Grid) -> Any:
 
 def _bounds(path: str, crs: Any, grid: Grid) -> tuple[float, ...]:
     """Where a grid lies in a coordinate system (None: its own). Raises DataError: it cannot be said there."""
-    from rasterio.errors import RasterioError
     from rasterio.warp import transform_bounds
 
     corners = grid.corners()
     own = (*corners.min(0).tolist(), *corners.max(0).tolist())
     if crs is None:
         return own
-    try:
+    with _transforming(path):
         box = transform_bounds(grid.crs, crs, *own, densify_pts=PARTS)
-    except RasterioError:
-        box = (np.nan,) * 4
-    if not np.isfinite(box).all() or box[0] > box[2]:
-        raise DataError(
-            f"{path}: its scene cannot be placed in the coordinate system of the polygons.\n"
-            "Reproject them to that of the scene: ogr2ogr -t_srs SYSTEM new.gpkg old.gpkg"
-        )
+        if not np.isfinite(box).all() or box[0] > box[2]:
+            raise ValueError
     return tuple(box)
+
+
+@contextmanager
+def _transforming(path: str) -> Iterator[None]:
+    """Say what to do where one of two coordinate systems does not reach."""
+    try:
+        yield
+    except Exception:  # of PROJ, whose errors have no public class
+        raise DataError(
+            f"{path} is in a coordinate system that cannot be transformed to that of its scene there.\n"
+            "Bring the polygons into that of the scene: ogr2ogr -t_srs SYSTEM new.gpkg old.gpkg"
+        ) from None
+
+
+def _near(shapes: NDArray[np.object_], box: tuple[float, ...]) -> NDArray[np.object_]:
+    """Geometries without what lies far from a box: it costs time, and no other coordinate system may have it."""
+    import shapely
+
+    wide, high = box[2] - box[0], box[3] - box[1]
+    return _cut(_mended(shapes), (box[0] - wide, box[1] - high, box[2] + wide, box[3] + high))
+
+
+def _mended(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Geometries of which those whose edges cross are made valid: only these can be cut."""
+    import shapely
+
+    shapes, crossed = shapes.copy(), ~shapely.is_valid(shapes)
+    shapes[crossed] = shapely.buffer(shapely.make_valid(shapes[crossed]), 0)
+    return shapes
+
+
+def _cut(shapes: NDArray[np.object_], box: tuple[float, ...]) -> NDArray[np.object_]:
+    """Valid geometries without what lies outside a box."""
+    import shapely
+
+    shapes, beyond = shapes.copy(), ~shapely.within(shapely.box(*shapely.bounds(shapes).T), shapely.box(*box))
+    shapes[beyond] = shapely.clip_by_rect(shapes[beyond], *box)
+    return shapes
 
 
 def _on_pixels(
@@ -217,16 +256,12 @@ def _on_pixels(
     def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
         x, y = points.T
         if crs is not None:
-            x, y = (np.array(each) for each in transform(crs, grid.crs, x, y))
+            with _transforming(path):
+                x, y = (np.array(each) for each in transform(crs, grid.crs, x, y))
         columns, rows = inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
         return np.round(np.stack([columns, rows], 1) * FINE) / FINE
 
+    shapes = _near(shapes, box)
     if crs is not None:
         shapes = shapely.segmentize(shapes, np.hypot(box[2] - box[0], box[3] - box[1]) / PARTS)
-    placed = shapely.transform(shapes, place)
-    if not np.isfinite(shapely.get_coordinates(placed)).all():
-        raise DataError(
-            f"{path} has polygons that reach to where the coordinate system of their scene ends.\n"
-            "Cut them to the area of the scene, or reproject them: ogr2ogr -t_srs SYSTEM new.gpkg old.gpkg"
-        )
-    return np.asarray(placed)
+    return _mended(shapely.transform(shapes, place))
