@@ -19,7 +19,7 @@ KEPT = 64
 """Layers, each as one scene sees it, that a process keeps."""
 
 PARTS = 64
-"""Edges are reprojected in so many parts per diagonal of their scene: what is straight in one system bends in another."""
+"""Edges are reprojected in so many parts per diagonal of the scene: what is straight in one system bends in another."""
 
 FINE = 1024
 """Places are rounded to this part of a pixel, so that a window does not see other pixels than the whole does."""
@@ -74,13 +74,12 @@ def rasterize(
     else:
         classes = class_of(found.values[met], masks, f"{path}, attribute {field!r},")
     drawn = np.full(size, rest, np.uint8)
-    if len(met):
-        # One pixel more, so that where it is cut no center lies.
-        shapes = _cut(found.shapes[met], (columns.start - 1, rows.start - 1, columns.stop + 1, rows.stop + 1))
-        there = ~shapely.is_empty(shapes)
+    # One pixel more, so that where it is cut no center lies.
+    shapes = _cut(found.shapes[met], (columns.start - 1, rows.start - 1, columns.stop + 1, rows.stop + 1))
+    there = ~shapely.is_empty(shapes)
+    if there.any():
         place = Affine.translation(columns.start, rows.start)
-        if there.any():
-            draw(zip(shapes[there], classes[there].tolist(), strict=True), out=drawn, transform=place)
+        draw(zip(shapes[there], classes[there].tolist(), strict=True), out=drawn, transform=place)
     return drawn if shrink == 1 else drawn[np.ix_(*(_every(side, shrink) for side in size))]
 
 
@@ -122,7 +121,7 @@ def _by_value(values: NDArray[Any], masks: MaskMap, where: str) -> NDArray[np.ui
         )
     if values.dtype.kind == "f" and (missing := int(np.isnan(values).sum())):
         raise DataError(f"{where} is empty for {missing} polygons of a window. Fill it in, or delete them.")
-    return masks.apply(values[None], where)[0]
+    return np.asarray(masks.apply(values[None], where)[0])
 
 
 @lru_cache(KEPT)
@@ -219,8 +218,6 @@ def _transforming(path: str) -> Iterator[None]:
 
 def _near(shapes: NDArray[np.object_], box: tuple[float, ...]) -> NDArray[np.object_]:
     """Geometries without what lies far from a box: it costs time, and no other coordinate system may have it."""
-    import shapely
-
     wide, high = box[2] - box[0], box[3] - box[1]
     return _cut(_mended(shapes), (box[0] - wide, box[1] - high, box[2] + wide, box[3] + high))
 

@@ -55,7 +55,10 @@ def square(drawing: Drawing, rows, columns):
     return shapely.Polygon([drawing.transform @ point for point in points])
 
 
-def drawn(path, drawing=Drawing(), window=WHOLE, shrink=1, *, layer="", field="", outside="", classes=None):
+PLAIN = Drawing()
+
+
+def drawn(path, drawing=PLAIN, window=WHOLE, shrink=1, *, layer="", field="", outside="", classes=None):
     return rasterize(path, layer, grid_of(drawing), window, shrink, classes or masks(), field, outside)
 
 
