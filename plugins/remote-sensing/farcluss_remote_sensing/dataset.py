@@ -1,7 +1,8 @@
 """Scenes as a data set of farcluss: their windows are its items."""
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +14,7 @@ from farcluss.recipe import Data
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Scaling
-from farcluss_remote_sensing.scenes import Index, Scene, find_by_id, refusal
+from farcluss_remote_sensing.scenes import Index, Scene, by_path, find_by_id, find_by_path, refusal
 from farcluss_remote_sensing.tiles import name_of, parse_name, tiles, whole
 
 SHRINK = 8
@@ -82,9 +83,13 @@ class SceneDataset:
         return self._without_empty(found) if split == "train" else found
 
     def parse_group(self, line: str) -> list[Item]:
-        """The windows of a line: those of a scene, or with `SCENE[rows,columns]` those of a part of it."""
+        """The windows of a line: those of a scene, or with `SCENE[rows,columns]` those of a part of it.
+
+        A scene is named by its id, or as lists of the field do by `IMAGE` or `IMAGE LABEL`.
+        """
         name, box = parse_name(line)
-        scene = self._scenes.get(name)
+        root = os.path.abspath(self.data.root)
+        scene = self._scenes.get(name) or find_by_path(name, root, self._paths, self._scenes)
         if scene is None and self.index.problems and self.data.on_error == "stop":
             raise DataError(refusal(self.index.problems))
         if scene is None:
@@ -93,7 +98,7 @@ class SceneDataset:
             raise DataError(
                 f"{name!r} is no scene of this data set{left_out}; write {example}, or {example}[0:512,0:512]."
             )
-        height, width = self.stacks[name].grid.size
+        height, width = self.stacks[scene.id].grid.size
         if box and (box[0].stop > height or box[1].stop > width):
             raise DataError(f"{line.strip()!r} reaches beyond the scene, which has {height} rows and {width} columns.")
         return self._items(scene, box)
@@ -115,7 +120,7 @@ class SceneDataset:
         part = box if window is None else inner(box, window)
         stack = self.stacks[scene.id]
         values, valid = stack.read(part)
-        mask = None if item.mask is None or scene.label is None else self.labels.read(scene.label, stack.grid, part)
+        mask = None if scene.label is None else self.labels.read(scene.label, stack.grid, part)
         return Sample(self.scaling(values, valid), mask, None if valid.all() else valid)
 
     def pixel_counts(self, item: Item) -> NDArray[np.int64]:
@@ -123,21 +128,25 @@ class SceneDataset:
         scene, box = self.find(item)
         valid = self._seen(scene, box)
         counts = np.zeros(1 + len(self.classes), np.int64)
-        if item.mask is not None and scene.label is not None:
+        if scene.label is not None:
             mask = self.labels.read(scene.label, self.stacks[scene.id].grid, box, SHRINK)
             counts[1:] = np.bincount(mask[valid], minlength=256)[: len(self.classes)]
         counts[0] = valid.sum()
         return counts * SHRINK**2
 
     def find(self, item: Item) -> tuple[Scene, Window]:
-        """The scene of a window, and which part of it."""
+        """The scene of a window, with the label of the item, and which part of it."""
         name, box = parse_name(item.id)
-        scene = self._scenes[name]
-        return scene, box or whole(self.stacks[name].grid.size)
+        label = None if item.mask is None else parse_name(item.mask)[0]
+        return replace(self._scenes[name], label=label), box or whole(self.stacks[name].grid.size)
 
     @cached_property
     def _scenes(self) -> dict[str, Scene]:
         return find_by_id(scene for scenes in self.index.splits.values() for scene in scenes)
+
+    @cached_property
+    def _paths(self) -> dict[str, Scene]:
+        return by_path(self._scenes.values())
 
     def _items(self, scene: Scene, box: Window | None = None) -> list[Item]:
         """The windows of a scene, which belong together; those of a part belong to the part."""

@@ -1,29 +1,160 @@
 """The layouts that scenes of one's own come in, each an entry point of the group `farcluss.dataset`."""
 
+import csv
+from collections.abc import Mapping
 from pathlib import Path
 
+from farcluss.data.folder import fixed_part
+from farcluss.errors import DataError
 from farcluss.recipe import Data
+from farcluss_remote_sensing.folders import (
+    LabelFinder,
+    band_files_of,
+    below,
+    files_in,
+    scenes_of,
+    short_names,
+    single_files,
+)
 from farcluss_remote_sensing.options import root_of, with_scene_options
-from farcluss_remote_sensing.scenes import Index, Scene, images_in
+from farcluss_remote_sensing.scenes import Index, Scene, vector_label
+
+COLUMNS = ("image", "label", "group", "split")
+SPLITS = {"": "train", "train": "train", "val": "val", "test": "test"}
+"""In an order in which a group that is in several splits is left in the last of them."""
 
 
 @with_scene_options
-def rasters(data: Data, *, images: str = "images", labels: str = "labels") -> Index:
+def rasters(
+    data: Data,
+    *,
+    images: str = "images",
+    labels: str = "labels",
+    val_images: str | None = None,
+    val_labels: str | None = None,
+    test_images: str | None = None,
+    test_labels: str | None = None,
+    image_suffix: str = "",
+    band_files: list[str] = [],  # noqa: B006
+) -> Index:
     """Folders of scenes and of labels that are called alike.
 
-    A scene without a label of its name is unlabeled.
+    Paths are relative to `data.root`. Each images option is a folder (with its folders) or a glob of files or folders;
+    each labels option a folder that mirrors the images, with any extension, or a pattern such as
+    `"{up}/labels/{stem}"`, with an extension or without. Labels are files of pixels or of polygons; a scene without
+    one is unlabeled. A scene is called like its file, without extension; in lists also by its path.
 
     Args:
-        images: folder of scenes, below `data.root`.
-        labels: folder of labels of the same names, with any extension: files of pixels, or of polygons.
+        images: training scenes, labeled and unlabeled.
+        labels: their labels.
+        val_images: scenes to validate on.
+        val_labels: their labels; unset: looked up as for training.
+        test_images: test scenes, for `farcluss eval --split test`.
+        test_labels: their labels; unset: looked up as for training.
+        image_suffix: end of the image names that the labels' names lack, such as `_sat`.
+        band_files: for a file per band: ends of the names without extension, in order of the bands, such as
+            `["_B02", "_B03", "_B04"]`. Files that share what precedes it are one scene.
     """
     root = root_of(data)
-    found = images_in(root / images)
-    known = {path.relative_to(root / labels).with_suffix(""): path for path in sorted((root / labels).rglob("*"))}
+    places = {"test": (test_images, test_labels), "val": (val_images, val_labels), "train": (images, labels)}
+    splits: dict[str, list[tuple[str, Scene]]] = {}
+    taken: set[Path] = set()  # by splits whose folders lie below those of training
+    problems: list[str] = []
+    for split, (pattern, own) in places.items():
+        if not pattern:
+            continue
+        files = [path for path in files_in(root, pattern) if path not in taken]
+        taken.update(files)
+        base = fixed_part(root, pattern)
+        inside = not own and base.is_relative_to(fixed_part(root, images))
+        finder = LabelFinder.of(root, images if inside else pattern, own or labels, image_suffix)
+        found, more = band_files_of(files, band_files) if band_files else single_files(files)
+        if not found and not more:
+            raise DataError(f"No file in {root / pattern} ends in {band_files[0]}. Check data.layout.band_files.")
+        problems += more
+        splits[split] = scenes_of(root, base, found, finder)
+    return Index(short_names(dict(reversed(splits.items()))), problems)
 
-    def scene(path: Path) -> Scene:
-        name = path.relative_to(root / images).with_suffix("")
-        label = known.get(name)
-        return Scene(name.as_posix(), (str(path),), str(label) if label else None)
 
-    return Index({"train": [scene(path) for path in found]})
+@with_scene_options
+def scenes(data: Data, *, file: str = "scenes.csv") -> Index:
+    """A table of scenes: CSV with the columns image, label, group, split; all but image may be missing.
+
+    Paths are relative to `data.root`. An image may be several files, `A.tif;B.tif`, whose bands are stacked; a label is
+    a file of pixels, or of polygons as `FILE` or `FILE:LAYER`. A scene without a label is unlabeled; `group` says what
+    must stay in one set, such as a place; `split` is train (or empty), val or test. A scene is called like its (first)
+    image, without extension.
+
+    Args:
+        file: the table, below `data.root`.
+    """
+    root = root_of(data)
+    table = root / file
+    rows, columns = _read_table(table)
+    if "image" not in columns:
+        raise DataError(
+            f"{table} has the columns {', '.join(columns) or 'of an empty file'}.\n"
+            "It needs image; label, group and split as wanted."
+        )
+    where = f"{table}, line"
+    unknown = [column for column in columns if column not in COLUMNS]
+    problems = [f"{where} 1: unknown column {c!r}; known are {', '.join(COLUMNS)}." for c in unknown]
+    splits: dict[str, list[Scene]] = {"train": []}
+    lines: dict[str, int] = {}
+    homes = _homes(rows)
+    for line, row in rows:
+        paths = [root / name.strip() for name in row["image"].split(";") if name.strip()]
+        wrong = _row_problems(root, row, paths, homes)
+        name = below(paths[0].with_suffix(""), root) if paths else ""
+        if paths and (first := lines.setdefault(name, line)) != line:
+            wrong.append(f"scene {name} is in line {first} already.")
+        problems += [f"{where} {line}: {text}" for text in wrong]
+        if not wrong:
+            label = str(root / row["label"]) if row.get("label") else None
+            scene = Scene(name, tuple(map(str, paths)), label, row.get("group", ""))
+            splits.setdefault(SPLITS[row.get("split", "")], []).append(scene)
+    return Index(splits, problems)
+
+
+def _read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    """Rows of a CSV file with their line numbers, and its columns."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restkey="", restval="")
+            rows = [(reader.line_num, row) for row in reader]
+            columns = list(reader.fieldnames or [])
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Check data.root and data.layout.file.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
+    return [(n, {key: str(value).strip() for key, value in row.items()}) for n, row in rows], columns
+
+
+def _homes(rows: list[tuple[int, dict[str, str]]]) -> dict[str, str]:
+    """The split of each group: the last that one of its scenes is in."""
+    order = list(SPLITS)
+    homes: dict[str, str] = {}
+    for _, row in rows:
+        group, split = row.get("group", ""), row.get("split", "")
+        if group and split in SPLITS:
+            homes[group] = SPLITS[max(homes.get(group, ""), split, key=order.index)]
+    return homes
+
+
+def _row_problems(root: Path, row: Mapping[str, str], images: list[Path], homes: Mapping[str, str]) -> list[str]:
+    """What is wrong with a row by itself, and with the split of its group."""
+    split, label, group = (row.get(column, "") for column in ("split", "label", "group"))
+    wrong = [] if images else ["there is no image."]
+    label_file = (vector_label(label) or (label, ""))[0]
+    paths = [*images, *([root / label_file] if label else [])]
+    wrong += [f"{path} does not exist." for path in paths if not path.is_file()]
+    if row.get(""):
+        wrong.append(f"there are more values than columns: {row['']}.")
+    if split not in SPLITS:
+        return [*wrong, f"unknown split {split!r}; write train, val or test."]
+    if split in ("val", "test") and not label:
+        wrong.append(f"a scene of {split} needs a label.")
+    if group and homes[group] != SPLITS[split]:
+        own = SPLITS[split]
+        wrong.append(f"group {group} is in both {own} and {homes[group]}: scores would be of what was trained on.")
+    return wrong

@@ -1,10 +1,12 @@
 """Scenes: which files belong together, in which split, and what is wrong with them before a pixel is read."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from farcluss.data.filesets import pairs
 from farcluss.data.masks import Sources
 from farcluss.errors import DataError
 from farcluss_remote_sensing.files import SUFFIXES
@@ -66,15 +68,6 @@ def vector_label(label: str) -> tuple[str, str] | None:
     return (path, layer) if path.lower().endswith(VECTORS) else None
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Scenes of a folder and of its folders, sorted. Raises DataError when there are none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    found = [path for path in found if not path.name.startswith(".")]
-    if not found:
-        raise DataError(f"There are no scenes in {folder}. Check data.root and the layout's folders.")
-    return found
-
-
 def refusal(problems: Sequence[str]) -> str:
     """What to say of problems when nothing may be left out: the first of them, and how to go on."""
     more = f" And {len(problems) - 1} more." if len(problems) > 1 else ""
@@ -92,3 +85,32 @@ def find_by_id(scenes: Iterable[Scene]) -> dict[str, Scene]:
         if other.images != scene.images:
             raise DataError(f"Two scenes are called {scene.id}: {other.images[0]} and {scene.images[0]}. Rename one.")
     return found
+
+
+def by_path(scenes: Iterable[Scene]) -> dict[str, Scene]:
+    """Scenes by the paths of their files, with and without extension."""
+    return {key: scene for scene in scenes for path in scene.images for key in (str(Path(path).with_suffix("")), path)}
+
+
+def find_by_path(text: str, root: str, paths: Mapping[str, Scene], ids: Mapping[str, Scene]) -> Scene | None:
+    """The scene of a list's line `IMAGE` or `IMAGE LABEL`; None where it names none.
+
+    Paths are absolute or relative to the root, an image with or without extension; a slash before a relative path, as
+    some lists have it, is skipped. A label that exists goes before the scene's own.
+
+    Args:
+        text: of the line.
+        root: folder of the data set, absolute.
+        paths: scenes by path, see `by_path`.
+        ids: scenes by id.
+    """
+    for image, label in pairs(text):
+        places = [os.path.normpath(os.path.join(root, name)) for name in (image, image.lstrip("/"))]
+        start, end = os.path.splitext(image)
+        known = ids.get(start if end.lower() in SUFFIXES else image)
+        scene = next((paths[place] for place in places if place in paths), known)
+        if scene:
+            named = os.path.normpath(os.path.join(root, label.lstrip("/")))
+            file = (vector_label(named) or (named, ""))[0]
+            return replace(scene, label=named) if label and os.path.isfile(file) else scene
+    return None

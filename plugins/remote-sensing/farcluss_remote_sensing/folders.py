@@ -1,0 +1,115 @@
+"""Scenes in folders: which files belong together, what they are called, and which label is theirs."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from farcluss.data.folder import MaskFinder, fixed_part
+from farcluss.errors import DataError
+from farcluss_remote_sensing.files import SUFFIXES
+from farcluss_remote_sensing.scenes import VECTORS, Scene
+
+LABELS = (*SUFFIXES, *VECTORS)
+"""Ends of labels; of two labels of one name the earlier counts."""
+
+Files = Mapping[Path, tuple[Path, ...]]
+"""Files by scene, which is their path without extension and without the band that they are of."""
+
+
+def files_in(root: Path, pattern: str) -> list[Path]:
+    """Files of scenes in a folder and in its folders, or that a glob of files or of folders names, sorted.
+
+    Raises:
+        DataError: there are none.
+    """
+    path = Path(pattern)
+    start, rest = (Path(path.anchor), str(path.relative_to(path.anchor))) if path.is_absolute() else (root, pattern)
+    places = [root / path] if (root / path).is_dir() else list(start.glob(rest))
+    found = {file for place in places for file in (place.rglob("*") if place.is_dir() else [place])}
+    known = sorted(f for f in found if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file())
+    if not known:
+        raise DataError(f"There are no scenes in {root / path}.\nCheck data.root and the layout's image options.")
+    return known
+
+
+def single_files(files: Iterable[Path]) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
+    """Files that are a scene each, and what is wrong: two that differ in their extension alone are left out."""
+    found: dict[Path, list[Path]] = {}
+    for file in files:
+        found.setdefault(file.with_suffix(""), []).append(file)
+    twice = [paths for paths in found.values() if len(paths) > 1]
+    problems = [f"{paths[0]} and {paths[1]} are called alike. Remove one of them." for paths in twice]
+    return {base: (paths[0],) for base, paths in found.items() if len(paths) == 1}, problems
+
+
+def band_files_of(files: Iterable[Path], ends: Sequence[str]) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
+    """Files with a band each as scenes: those whose names share what precedes one of `ends`; and what is wrong.
+
+    Files that are called by their band alone, such as `SCENE/B02.tif`, are those of the scene that their folder is.
+    """
+    found: dict[Path, dict[str, list[Path]]] = {}
+    for file in files:
+        if own := [end for end in ends if file.stem.endswith(end)]:
+            end = max(own, key=len)
+            start = file.stem.removesuffix(end).rstrip("_-.")
+            found.setdefault(file.with_name(start) if start else file.parent, {}).setdefault(end, []).append(file)
+    scenes, problems = {}, []
+    for base, bands in found.items():
+        problems += [f"{base} has two files for {end}: {p[0]} and {p[1]}." for end, p in bands.items() if len(p) > 1]
+        problems += [f"{base} has no file that ends in {end}." for end in ends if end not in bands]
+        if all(len(bands.get(end, ())) == 1 for end in ends):
+            scenes[base] = tuple(bands[end][0] for end in ends)
+    return scenes, problems
+
+
+@dataclass(frozen=True)
+class LabelFinder:
+    """From a scene to its label; see `farcluss.data.folder.MaskFinder`, to which labels of any kind are added.
+
+    Attributes:
+        finder: knows where a label would be; a pattern may leave the extension out.
+    """
+
+    finder: MaskFinder
+
+    @classmethod
+    def of(cls, root: Path, images: str, labels: str, suffix: str) -> "LabelFinder":
+        """The finder for a pattern of images and a folder or a pattern of labels."""
+        found = (root / labels).rglob("*") if "{" not in labels else []
+        known = sorted((LABELS.index(path.suffix.lower()), path) for path in found if path.suffix.lower() in LABELS)
+        index = {path.relative_to(root / labels).with_suffix("").as_posix(): path for _, path in reversed(known)}
+        by_name = not (root / images).is_dir()
+        return cls(MaskFinder(root, fixed_part(root, images), labels, suffix, by_name, index))
+
+    def __call__(self, base: Path) -> Path | None:
+        """The label of a scene, which is named by its path without extension; None where it has none."""
+        label = self.finder(base.with_name(f"{base.name}.tif"))
+        if label is None or label.is_file():
+            return label
+        return next((path for end in LABELS if (path := label.with_name(label.name + end)).is_file()), None)
+
+
+def scenes_of(root: Path, base: Path, files: Files, finder: LabelFinder) -> list[tuple[str, Scene]]:
+    """Scenes, each with its name below `base`; their ids are their paths below `root`."""
+    found = []
+    for path, images in files.items():
+        label = finder(path)
+        name, long = (below(path, folder) for folder in (base, root))
+        found.append((name, Scene(long, tuple(map(str, images)), str(label) if label else None)))
+    labels = {scene.label for _, scene in found}
+    return [(name, scene) for name, scene in found if scene.images[0] not in labels]
+
+
+def below(path: Path, folder: Path) -> str:
+    """A path as it is called below a folder; the whole path where it is not below it."""
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+
+
+def short_names(splits: Mapping[str, Sequence[tuple[str, Scene]]]) -> dict[str, list[Scene]]:
+    """Scenes called by the short name that comes with them where no other has it, else by the id that they have."""
+    counts = Counter(name for pairs in splits.values() for name, _ in pairs)
+    return {
+        split: [replace(scene, id=name) if counts[name] == 1 else scene for name, scene in pairs]
+        for split, pairs in splits.items()
+    }
