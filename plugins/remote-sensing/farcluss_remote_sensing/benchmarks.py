@@ -1,7 +1,7 @@
 """The layouts of public data sets, each an entry point of the group `farcluss.dataset`."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -55,7 +55,7 @@ def loveda(
         for area in areas:
             place = root / folder / area
             if folder == "Train" or (place / "images_png").is_dir():
-                scenes, more = _mirrored(place / "images_png", place / "masks_png", f"{folder}/{area}")
+                scenes, more = _mirrored(place, "images_png", "masks_png", f"{folder}/{area}")
                 found.setdefault(folder.lower(), []).extend(scenes)
                 problems += more
     bare = [pair for pair in found.get("test", []) if not pair[1].label]
@@ -66,19 +66,17 @@ def loveda(
     return Index(short_names(splits), problems + more, values, [0], list(LOVEDA.values()))
 
 
-def _mirrored(images: Path, labels: Path, prefix: str) -> tuple[list[tuple[str, Scene]], list[str]]:
+def _mirrored(place: Path, images: str, labels: str, prefix: str) -> tuple[list[tuple[str, Scene]], list[str]]:
     """Scenes of a folder with labels of the same names, their ids below `prefix`; and what is wrong."""
-    files, problems = single_files(files_in(images, "."))
-    masks = _by_stem(labels)
-    pairs = [
-        (base.name, Scene(f"{prefix}/{base.name}", (str(own[0]),), masks.get(base.name))) for base, own in files.items()
-    ]
-    return pairs, problems
+    files, problems = single_files(files_in(place, images))
+    masks = _by_stem(place / labels)
+    scenes = [Scene(f"{prefix}/{base.name}", tuple(map(str, own)), masks.get(base.name)) for base, own in files.items()]
+    return [(Path(scene.id).name, scene) for scene in scenes], problems
 
 
-def _by_stem(folder: Path, suffixes: Collection[str] = SUFFIXES) -> dict[str, str]:
+def _by_stem(folder: Path) -> dict[str, str]:
     """Files of a folder by their names without extension; none where there is no folder."""
-    return {path.stem: str(path) for path in sorted(folder.glob("*")) if path.suffix.lower() in suffixes}
+    return {path.stem: str(path) for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES}
 
 
 def _scored(found: Mapping[str, list[tuple[str, Scene]]]) -> tuple[dict[str, list[tuple[str, Scene]]], list[str]]:
@@ -183,7 +181,7 @@ def _survey(
     homes = _homes(survey, list(survey.train) if train is None else train, list(survey.val) if val is None else val)
     if not (root / labels).is_dir():
         raise DataError(f"data.layout.labels = {labels!r} is no folder in {root}.")
-    masks = {_common(Path(path)): path for path in _below(root / labels)}
+    masks = _labels(root / labels)
     splits: dict[str, list[tuple[str, Scene]]] = {"train": [], "val": []}
     problems: list[str] = []
     first: dict[str, Path] = {}
@@ -198,16 +196,21 @@ def _survey(
     found = {split: [s for _, s in pairs if split == "train" or s.label] for split, pairs in splits.items()}
     if not found["train"]:
         raise DataError(
-            f"{root / images} has no image of the training areas {', '.join(a for a, s in homes.items() if s == 'train')}"
-            f".\nImages are called like {survey.example}. Check data.root and data.layout."
+            f"{root / images} has no image of the training areas. Images are called like {survey.example}.\n"
+            "Check data.root, data.layout.images and data.layout.train_areas."
         )
     classes: Sources = {name: [color] for name, color in ISPRS.items()}
     kept = {split: scenes for split, scenes in found.items() if scenes}
     return Index(kept, problems, classes, ["#000000"], list(ISPRS.values()))
 
 
-def _below(folder: Path) -> list[str]:
-    return [str(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in LABELS]
+def _labels(folder: Path) -> dict[str, str]:
+    """Labels by what their names share with images. Raises DataError: two are of one image."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in LABELS and (other := found.setdefault(_common(path), str(path))) != str(path):
+            raise DataError(f"{other} and {path} are labels of one image. Keep them in two folders.")
+    return found
 
 
 def _common(path: Path) -> str:
@@ -251,7 +254,7 @@ def change(data: Data, *, before: str = "A", after: str = "B", labels: str = "la
         found[split], more = _pairs(place, folders, "" if place == root else f"{split}/")
         problems += more
     if root in places.values():
-        found, more = _by_lists(root, dict(found["train"]), problems)
+        found, more = _by_lists(root, dict(found["train"]))
         problems += more
     found, more = _scored(found)
     classes: Sources = {"unchanged": [0], "changed": [255, 1]}
@@ -276,9 +279,7 @@ def _pairs(place: Path, folders: tuple[str, str, str], prefix: str) -> tuple[lis
     return [(n, Scene(f"{prefix}{n}", (before[n], after[n]), labels.get(n))) for n in both], problems
 
 
-def _by_lists(
-    root: Path, scenes: Mapping[str, Scene], known: list[str]
-) -> tuple[dict[str, list[tuple[str, Scene]]], list[str]]:
+def _by_lists(root: Path, scenes: Mapping[str, Scene]) -> tuple[dict[str, list[tuple[str, Scene]]], list[str]]:
     """The splits of scenes by the lists that come with them; all are for training where none do; and what is wrong."""
     folder = next((root / name for name in ("list", "lists") if (root / name / "train.txt").is_file()), None)
     if folder is None:
@@ -288,12 +289,12 @@ def _by_lists(
     for split in ("train", "val", "test"):
         path = folder / f"{split}.txt"
         for number, line in enumerate(_lines(path), 1):
-            name = Path(line).stem if line else ""
+            name = line if line in scenes else Path(line).stem
             if name in scenes and (other := homes.setdefault(name, split)) != split:
                 problems.append(f"{path}, line {number}: {name} is in {other}.txt already.")
             elif name in scenes:
                 splits.setdefault(split, []).append((name, scenes[name]))
-            elif name and not any(name in problem for problem in known):
+            elif line:
                 problems.append(f"{path}, line {number}: {line!r} is no image of {root}.")
     return splits, problems
 
