@@ -337,10 +337,10 @@ def rename_layer(path, name):
 
     facts, _, geometry, values = pyogrio.raw.read(path)
     path.unlink()
-    for layer in ("other", name):
+    for layer, count in (("other", 1), (name, len(geometry))):
         more = {"geometry_type": "Polygon", "crs": facts["crs"], "append": layer == name}
-        pyogrio.raw.write(path, geometry[: None if layer == name else 1], 
-                          [v[: None if layer == name else 1] for v in values], facts["fields"], layer=layer, **more)  # fmt: skip
+        columns = [each[:count] for each in values]
+        pyogrio.raw.write(path, geometry[:count], columns, facts["fields"], layer=layer, **more)
 
 
 class TestScenes(SceneTester):
