@@ -117,7 +117,7 @@ class TestGenerated:
 
     def test_every_part_of_the_medical_plugin_is_described(self):
         parts = [part for part in plugins.find() if part.distribution == "farcluss-medical" and part.group != "command"]
-        assert {part.group for part in parts} == {"augment", "network", "dataset", "writer"}
+        assert {part.group for part in parts} == {"network", "dataset", "writer"}
         for part in parts:
             text, description = under(page("medical_reference.md"), f"### {part.group}/{part.name}"), part.describe()
             assert description.summary in text
@@ -349,7 +349,7 @@ class TestScans:
     def test_the_recipe_of_ten_lines_loads(self, recipe):
         loaded = load_recipe(recipe)
         assert (loaded.name, loaded.data.layout.name, loaded.eval.writer.name) == ("scans", "scans", "nifti")
-        assert (loaded.network.name, loaded.stages.augment.name) == ("monai", "volume-intensity")
+        assert (loaded.network.name, loaded.stages.augment.name) == ("monai", "intensity")
         assert len([line for line in recipe.read_text().splitlines() if line.strip()]) == 9
 
     @pytest.mark.parametrize("number", [1, 2])
