@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
+import farcluss
 from farcluss.errors import PluginError, WeightsError
 from farcluss.networks.deeplabv3plus import deeplabv3plus
 from farcluss.signatures import describe_object, describe_source
+from farcluss.weights import Card, Inference, save_weights
 from farcluss_remote_sensing.siamese import siamese
 
 
@@ -145,16 +147,24 @@ def test_the_head_is_all_but_the_shared_encoder():
     assert head | encoder == {id(p) for p in network.parameters()}
 
 
-def test_a_copy_by_weights_predicts_alike(tmp_path):
-    network = small().eval()
-    torch.save(network.state_dict(), tmp_path / "w.pth")
-    torch.manual_seed(5)
-    other = siamese(6, 5, 8, False, encoder="test_resnet").eval()
-    images = pair(*dates(33, 33))
-    assert not torch.equal(other(images).logits, network(images).logits)
-    other.load_state_dict(torch.load(tmp_path / "w.pth", weights_only=True))
-    teacher = copy.deepcopy(other)
-    assert torch.equal(teacher(images).logits, network(images).logits)
+def test_a_weights_file_brings_it_back(tmp_path):
+    network, images = small(classes=2).eval(), pair(*dates(33, 33))
+    card = Card(
+        network="siamese", options={"encoder": "test_resnet"}, channels=6, dim=8, classes=["same", "changed"],
+        palette=((0, 0, 0), (255, 0, 0)), mean=[0.5] * 6, std=[0.25] * 6, inference=Inference(), source="teacher",
+    )  # fmt: skip
+    save_weights(tmp_path / "model.safetensors", network, card)
+    model = farcluss.load(tmp_path / "model.safetensors")
+    torch.testing.assert_close(model.network(images).logits, network(images).logits)
+
+
+def test_a_teacher_is_a_copy():
+    network, images = small().eval(), pair(*dates(33, 33))
+    teacher = copy.deepcopy(network)
+    wanted = teacher(images).logits
+    with torch.no_grad():
+        network.encoder.encoder.conv1[0].weight.zero_()
+    assert torch.equal(teacher(images).logits, wanted) and not torch.equal(network(images).logits, wanted)
 
 
 @pytest.mark.parametrize("channels", [3, 4])
