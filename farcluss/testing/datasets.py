@@ -2,11 +2,13 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from farcluss.data.base import IGNORE, Dataset, Item, Sample
+from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 from farcluss.signatures import REQUIRED, describe_object
@@ -93,7 +95,8 @@ class DatasetTester:
             size = tuple(dataset.size(item))
             assert image.shape == (self.channels, *size), f"{item.id}: image {image.shape}, but size() says {size}"
             assert image.dtype in (np.uint8, np.float32), f"{item.id}: image is {image.dtype}, not uint8 or float32"
-            assert np.isfinite(image).all(), f"{item.id}: image holds NaN or infinity"
+            finite = np.isfinite(image).all()
+            assert finite, f"{item.id}: image holds NaN or infinity; it must be finite also where it is not valid"
             if image.dtype == np.float32 and self.unit_range:
                 assert 0 <= image.min() and image.max() <= 1, f"{item.id}: float image is not in [0, 1]"
             assert (mask is None) == (item.mask is None), f"{item.id}: item and sample disagree about a mask"
@@ -112,6 +115,20 @@ class DatasetTester:
             whole, part = dataset.read(item), dataset.read(item, window)
             cut = Sample(*(None if array is None else array[(..., *window)] for array in whole))  # type: ignore[arg-type]
             same_arrays(f"{item.id}, window {window}", part, cut)
+
+    def test_pixel_counts(self) -> None:
+        """Where a data set counts pixels, the numbers are those of its arrays; without a mask there are no classes."""
+        dataset = self.build()
+        count = getattr(dataset, "pixel_counts", None)
+        for item in self.some(dataset) if count is not None else []:
+            image, mask, valid = dataset.read(item)
+            for asked, known in ((item, mask), (replace(item, mask=None), None)):
+                found = count(asked)
+                wanted = count_pixels(image.shape[1:], known, valid, len(dataset.classes))
+                assert found.dtype == np.int64, f"{item.id}: pixel_counts gives {found.dtype}, not int64"
+                assert np.array_equal(found, wanted), (
+                    f"{item.id}: pixel_counts gives {found.tolist()} for mask {asked.mask}; they hold {wanted.tolist()}"
+                )
 
     def test_works_in_workers(self) -> None:
         """The data set can be pickled, and its copy reads the same arrays."""
