@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from farcluss.atomic import UNFINISHED, rename_durably
 from farcluss.build import build_dataset, carried_keys, data_origin
 from farcluss.data.base import Dataset, Item, Palette, Sample, Window
-from farcluss.data.pack import CHECKSUM, DAMAGE, PIXELS, Contents, Pack, checksum, chunk_shape, read_checked
+from farcluss.data.pack import CHECKSUM, DAMAGE, PIXELS, Contents, Pack, checksum, chunk_shape, is_damaged, read_checked
 from farcluss.data.splits import resolve
 from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError, FarclussError, PluginError
@@ -184,7 +184,7 @@ class Packing:
         self.dataset, self.contents, self.items = survey(data)
         self.total, self.done = len(self.items), 0
         self.sizes: dict[int, tuple[int, ...]] = {}
-        self.valid, self.pixels = dict[int, int](), dict[int, list[int]]()
+        self.valid, self.pixels = dict[int, Any](), dict[int, Any]()  # numbers, by image and by mask
         self.remarks: list[str] = []
 
     def __iter__(self) -> Iterator[int]:
@@ -353,15 +353,6 @@ def _close(file: h5py.File) -> None:
         file.close()
     except (OSError, RuntimeError):  # a full disk, which has been reported
         pass
-
-
-def is_damaged(stored: h5py.Dataset) -> bool:
-    """Whether an array cannot be read, or has not its checksum."""
-    try:
-        read_checked(stored)
-    except DAMAGE:
-        return True
-    return False
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from trees import COARSE, FINE
 from farcluss import plugins
 from farcluss.build import build_dataset
 from farcluss.data import pack as module
-from farcluss.data.base import Item, MissingMask, Sample
+from farcluss.data.base import IGNORE, Item, MissingMask, Sample
 from farcluss.data.loader import LABELED, UNLABELED, PairedCrops, host_batches, step_addresses
 from farcluss.data.pack import Pack, chunk_shape
 from farcluss.data.splits import resolve
@@ -186,6 +186,8 @@ class TestWindows:
         dataset = packs[compression]
         item = dataset.parse(name)
         wanted = Windows(ARRAYS).read(Item(name, name, item.mask), tuple(window))
+        if wanted.mask is not None and wanted.valid is not None:
+            wanted = wanted._replace(mask=np.where(wanted.valid, wanted.mask, IGNORE))
         for found in (dataset.read(item, tuple(window)), dataset.read(Item(name, name), tuple(window))):
             for a, b in zip(found, wanted if found.mask is not None else wanted._replace(mask=None), strict=True):
                 assert (a is None) == (b is None)

@@ -86,7 +86,7 @@ class TestInterrupted:
         first, remarks = resume(path)
         assert everything(path) == everything(whole) and not part_of(path).exists()
         assert len(remarks) == 1 and str(part_of(path)) in remarks[0]
-        stored = (call - 12) // 2  # eleven arrays of contents come first, then mask and image in turn
+        stored = (call - 13) // 2  # twelve arrays of contents come first, then mask and image in turn
         assert first >= stored // FLUSH_EVERY * FLUSH_EVERY
 
     @pytest.mark.parametrize(

@@ -274,6 +274,10 @@ class Good:
         return Sample(image, mask) if window is None else Sample(image[:, *window], mask[window])
 
 
+HOLE = np.arange(48).reshape(8, 6) < 5
+NODATA = Sample(np.where(HOLE, np.float32(np.nan), np.float32(0.5)) + np.zeros((3, 1, 1), np.float32), None, ~HOLE)
+
+
 @pytest.mark.parametrize(
     ("changes", "test", "text"),
     [
@@ -309,6 +313,14 @@ class Good:
             "NaN",
         ),
         (
+            {"read": lambda self, item, window=None: NODATA},
+            "test_shapes_and_dtypes",
+            "finite also where it is not valid",
+        ),
+        ({"pixel_counts": lambda self, item: np.array([48, 24, 24])}, "test_pixel_counts", "for mask None"),
+        ({"pixel_counts": lambda self, item: np.array([48, 23, 25])}, "test_pixel_counts", "they hold [48, 24, 24]"),
+        ({"pixel_counts": lambda self, item: np.array([48.0, 24, 24])}, "test_pixel_counts", "not int64"),
+        (
             {"read": lambda self, item, window=None: Sample(np.random.randint(9, size=(3, 8, 6)).astype(np.uint8))},
             "test_shapes_and_dtypes",
             "disagree about a mask",
@@ -331,6 +343,21 @@ class Standardized(Good):
     def read(self, item, window=None):
         sample = super().read(item, window)
         return sample._replace(image=np.float32(3) - 5 * sample.image)
+
+
+class Counting(Good):
+    """It knows how many pixels of its images are valid, and of each class."""
+
+    def read(self, item, window=None):
+        sample = super().read(item)._replace(valid=~HOLE)
+        return sample if window is None else Sample(sample.image[:, *window], sample.mask[window], ~HOLE[window])
+
+    def pixel_counts(self, item):
+        return np.array([43, 21, 22] if item.mask else [43, 0, 0])
+
+
+def test_a_data_set_that_counts_pixels_passes():
+    assert failures(DatasetTester, dataset=Counting) == {}
 
 
 def test_floats_of_another_range_pass_where_the_tester_says_so():

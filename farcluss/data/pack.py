@@ -336,6 +336,15 @@ def read_checked(stored: h5py.Dataset) -> NDArray[Any]:
     return array
 
 
+def is_damaged(stored: h5py.Dataset) -> bool:
+    """Whether an array cannot be read, or has not its checksum."""
+    try:
+        read_checked(stored)
+    except DAMAGE:
+        return True
+    return False
+
+
 def _reason(error: Exception) -> str:
     return str(error.args[0] if error.args else error).partition("\n")[0].rstrip(".")
 
