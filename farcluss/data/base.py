@@ -96,6 +96,7 @@ class Dataset(Protocol):
       item are valid, then how many of those are of each class (zeros for an item without a mask). Items of the
       unlabeled stream come without their mask;
     - `carried`: the section `[data]` as weights files shall have it, with files that options name replaced by content.
+      Packs keep its layout, classes, ignore_index, reduce_zero_label and channels; other keys are those of the recipe.
     """
 
     @property

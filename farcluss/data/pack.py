@@ -220,7 +220,7 @@ class Pack:
     """A data set out of one file, see `farcluss.data.base.Dataset`; the files that it was made from are not needed.
 
     Attributes:
-        carried: section `[data]` for weights files; `open_pack` gives it.
+        carried: section `[data]` for weights files; `open_pack` gives it where the data set that was packed had one.
     """
 
     carried: Data
@@ -373,8 +373,9 @@ def open_pack(data: Data, origin: dict[str, Any]) -> Pack:
             "Pack this recipe, or read the original files with --set data.pack="
         )
     pack.palette = recipe_palette(data, len(pack.classes)) or pack.palette
-    stored = Data.model_validate(carried)
-    pack.carried = data.model_copy(update={key: getattr(stored, key) for key in carried})
+    if carried:
+        stored = Data.model_validate(carried)
+        pack.carried = data.model_copy(update={key: getattr(stored, key) for key in carried})
     return pack
 
 
