@@ -1,0 +1,274 @@
+"""Files with bands on a grid: opened by each process for itself, read by windows.
+
+Notation used for shapes: C bands, h, w rows and columns of a window.
+"""
+
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window as Box
+
+from farcluss.data.base import Window
+from farcluss.errors import DataError
+
+SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
+OPEN = 64
+"""Files that a process keeps open, at most."""
+
+_handles: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+
+
+def close_all() -> None:
+    """Close all files, until they are needed again: handles must not be shared with a forked process."""
+    while _handles:
+        _handles.popitem()[1].close()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(before=close_all)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the pixels of a file lie.
+
+    Attributes:
+        height: rows.
+        width: columns.
+        transform: from (column, row) of a pixel's corner to coordinates: `x = a * column + b * row + c`,
+            `y = d * column + e * row + f`.
+        crs: coordinate reference system as WKT; empty where the file says none.
+    """
+
+    height: int
+    width: int
+    transform: tuple[float, float, float, float, float, float]
+    crs: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`(height, width)`."""
+        return self.height, self.width
+
+    @property
+    def placed(self) -> bool:
+        """Whether the file says where it lies."""
+        return bool(self.crs) or self.transform != (1, 0, 0, 0, 1, 0)
+
+    def corners(self, window: Window | None = None) -> NDArray[np.float64]:
+        """`(4, 2)` coordinates of the corners of the grid, or of a window of it, in order around it."""
+        rows, columns = window or (slice(0, self.height), slice(0, self.width))
+        a, b, c, d, e, f = self.transform
+        places = [(columns.start, rows.start), (columns.stop, rows.start), (columns.stop, rows.stop),
+                  (columns.start, rows.stop)]  # fmt: skip
+        return np.array([(a * x + b * y + c, d * x + e * y + f) for x, y in places], np.float64)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself.
+
+    Attributes:
+        path: of the file.
+        grid: of its pixels.
+        count: number of bands, alpha not counted.
+        dtype: of the bands.
+        nodata: value that means no data; None where the file names none.
+        masked: whether a pixel may be invalid: a nodata value, an alpha band, a mask.
+    """
+
+    path: str
+    grid: Grid
+    count: int
+    dtype: str
+    nodata: float | None
+    masked: bool
+
+
+def read_header(path: str) -> Header:
+    """The header of a file. Raises DataError: it cannot be read, or places its pixels by ground control points."""
+    with reading(path):
+        file = _open(path)
+        if file.gcps[0] and file.transform.is_identity:
+            raise DataError(
+                f"{path} says by ground control points where it lies, not by a transform.\n"
+                f"Rectify it first: gdalwarp {path} rectified.tif"
+            )
+        bands = color_bands(file)
+        crs = file.crs.to_wkt() if file.crs else ""
+        grid = Grid(file.height, file.width, tuple(file.transform)[:6], crs)
+        masked = any(MaskFlags.all_valid not in file.mask_flag_enums[band - 1] for band in bands)
+        return Header(path, grid, len(bands), file.dtypes[0], file.nodata, masked)
+
+
+def color_bands(file: Any) -> list[int]:
+    """Numbers of the bands of an open file, from 1, without an alpha band."""
+    return [band for band, kind in enumerate(file.colorinterp, 1) if kind != ColorInterp.alpha]
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Say of what GDAL cannot read which file it is and what to do."""
+    try:
+        yield
+    except (RasterioError, RasterioIOError, OSError) as error:
+        if not os.path.exists(path):
+            text = f"{path} does not exist. Check data.root and the lists."
+        elif os.path.getsize(path) == 0:
+            text = f"{path} cannot be read: it is empty (0 bytes). Replace it or take it out."
+        else:
+            reason = str(error).partition("\n")[0].removeprefix(f"'{path}' ").strip().rstrip(".")
+            text = f"{path} cannot be read: {reason}. Replace it or take it out."
+        raise DataError(text) from None
+
+
+def _open(path: str, grid: Grid | None = None, resampling: Resampling = Resampling.nearest) -> Any:
+    """An open file of this process; with a `grid`, resampled onto it."""
+    key = (path, grid, resampling)
+    if key in _handles:
+        _handles.move_to_end(key)
+        return _handles[key]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pictures are welcome
+        file = rasterio.open(path)
+        if grid is not None:
+            place = {"crs": grid.crs, "transform": rasterio.Affine(*grid.transform)}
+            alpha = file.nodata is None and ColorInterp.alpha not in file.colorinterp
+            size = {"height": grid.height, "width": grid.width}
+            file = WarpedVRT(file, resampling=resampling, add_alpha=alpha, **place, **size)
+    _handles[key] = file
+    if len(_handles) > OPEN:
+        _handles.popitem(last=False)[1].close()
+    return file
+
+
+def read_file(
+    path: str,
+    window: Window,
+    *,
+    bands: Sequence[int] | None = None,
+    grid: Grid | None = None,
+    resampling: Resampling = Resampling.nearest,
+    shrink: int = 1,
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """A window of a file.
+
+    A pixel is invalid where alpha or a mask says so, where a deep file has its nodata value in any band, where an 8-bit
+    file has it in all of them (0 and 255 are ordinary values there), and where a value is not finite.
+
+    Args:
+        path: of the file.
+        window: rows and columns, inside the file or the grid.
+        bands: numbers from 1; None for all but alpha.
+        grid: resample onto this grid, of which `window` is then a part.
+        resampling: how.
+        shrink: read every so manieth row and column alone, from overviews where there are any.
+
+    Returns:
+        Values `(C, ceil(h / shrink), ceil(w / shrink))` in the file's own type, and where they are valid
+        `(ceil(h / shrink), ceil(w / shrink))`; None where all are.
+
+    Raises:
+        DataError: the file cannot be read, or lacks a band.
+    """
+    rows, columns = window
+    box = Box(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)  # type: ignore[no-untyped-call,unused-ignore]
+    with reading(path):
+        file = _open(path, grid, resampling)
+        chosen = list(bands or color_bands(file))
+        if max(chosen) > file.count:
+            raise DataError(
+                f"{path} has {file.count} bands, but band {max(chosen)} is wanted. Check the layout's bands."
+            )
+        shape = tuple(-(-(part.stop - part.start) // shrink) for part in window)
+        values = file.read(chosen, window=box, out_shape=(len(chosen), *shape))
+        valid = None
+        flags = [file.mask_flag_enums[band - 1] for band in chosen]
+        if any(MaskFlags.all_valid not in each for each in flags):
+            masks = file.read_masks(chosen, window=box, out_shape=(len(chosen), *shape)) > 0
+            valid = masks.any(0) if values.dtype == np.uint8 else masks.all(0)
+    if np.issubdtype(values.dtype, np.floating):
+        finite = np.isfinite(values).all(0)
+        valid = finite if valid is None else valid & finite
+    return values, None if valid is None or valid.all() else valid
+
+
+def read_colors(path: str) -> dict[int, tuple[int, int, int]] | None:
+    """The colors of the values of a file with a color table; None where it has none. Raises DataError."""
+    with reading(path):
+        file = _open(path)
+        if file.colorinterp[0] != ColorInterp.palette:
+            return None
+        return {value: (red, green, blue) for value, (red, green, blue, _) in file.colormap(1).items()}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The bands of a scene: those of one or more files, on the grid of the first.
+
+    Attributes:
+        files: their paths.
+        bands: numbers from 1 of the bands that are taken of each file; empty for all but alpha.
+        warp: whether files on other grids are resampled (bilinear) onto that of the first.
+    """
+
+    files: tuple[str, ...]
+    bands: tuple[int, ...] = ()
+    warp: bool = False
+
+    @cached_property
+    def headers(self) -> tuple[Header, ...]:
+        """Of all files. Raises DataError."""
+        return tuple(read_header(path) for path in self.files)
+
+    @property
+    def grid(self) -> Grid:
+        """Of the first file."""
+        return self.headers[0].grid
+
+    @property
+    def count(self) -> int:
+        """Number of bands."""
+        return sum(len(self.bands) or header.count for header in self.headers)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Type of each band."""
+        return tuple(header.dtype for header in self.headers for _ in range(len(self.bands) or header.count))
+
+    @property
+    def masked(self) -> bool:
+        """Whether a pixel may be invalid."""
+        deep = any(np.issubdtype(np.dtype(dtype), np.floating) for dtype in self.dtypes)
+        return deep or any(header.masked or header.grid != self.grid for header in self.headers)
+
+    def read(self, window: Window, shrink: int = 1) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Values `(C, h, w)` of a window in the files' own type, and where they are valid in all bands `(h, w)`.
+
+        See `read_file`. Files of several types are joined in one that holds all values.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        parts, valid = [], None
+        for header in self.headers:
+            grid = self.grid if self.warp and header.grid != self.grid else None
+            how = {"bands": self.bands, "grid": grid, "resampling": Resampling.bilinear, "shrink": shrink}
+            values, known = read_file(header.path, window, **how)
+            parts.append(values)
+            if known is not None:
+                valid = known if valid is None else valid & known
+        image = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return image, np.ones(image.shape[1:], bool) if valid is None else valid

@@ -1,0 +1,78 @@
+"""Labels of scenes: pixels by value or color, or polygons by attribute."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+
+from farcluss.data.base import IGNORE, Window
+from farcluss.data.masks import MaskMap
+from farcluss.errors import DataError
+from farcluss_remote_sensing.files import Grid, read_colors, read_file, read_header
+from farcluss_remote_sensing.scenes import vector_label
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """Reads labels as class indices.
+
+    Attributes:
+        masks: which value or color is which class.
+        field: attribute of polygons that says their class; empty where all are of the first class.
+        outside: class of pixels that no polygon covers; empty where they count nowhere.
+        warp: whether labels on other grids are resampled (nearest) onto that of the scene.
+    """
+
+    masks: MaskMap
+    field: str = ""
+    outside: str = ""
+    warp: bool = False
+
+    def read(self, label: str, grid: Grid, window: Window, shrink: int = 1) -> NDArray[np.uint8]:
+        """Class indices `(h, w)` of a window, `IGNORE` where the label says nothing.
+
+        Raises:
+            DataError: the label cannot be read, is on another grid, or holds values that no class has.
+        """
+        if vector := vector_label(label):
+            from farcluss_remote_sensing.vectors import rasterize
+
+            return rasterize(*vector, grid, window, shrink)
+        found = read_header(label).grid
+        if not self.warp and found.size != grid.size:
+            raise DataError(
+                f"{label} is {found.width} x {found.height} pixels, its scene is {grid.width} x {grid.height}.\n"
+                "Every label must be on the grid of its scene; data.layout.warp = true resamples those that are not."
+            )
+        values, valid = self._values(label, grid if self.warp and found != grid else None, window, shrink)
+        if valid is None:
+            return self.masks.apply(values, label)
+        # What is no data may hold a value that no class has.
+        known = np.full(valid.shape, IGNORE, np.uint8)
+        known[valid] = self.masks.apply(values[valid][None], label)[0]
+        return known
+
+    def _values(
+        self, label: str, grid: Grid | None, window: Window, shrink: int
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Values `(h, w)`, or colors `(h, w, 3)` where classes are colors; and where they are valid."""
+        how: dict[str, Any] = {"grid": grid, "resampling": Resampling.nearest, "shrink": shrink}
+        values, valid = read_file(label, window, **how)
+        if not self.masks.colors:
+            if len(values) > 1 and (values != values[:1]).any():
+                raise DataError(
+                    f"{label} is a color mask, but the classes of this recipe are values.\n"
+                    'Give the colors: [data.classes] with name = "#rrggbb".'
+                )
+            return values[0], valid
+        if len(values) >= 3:
+            return np.moveaxis(values[:3], 0, 2), valid
+        if (table := read_colors(label)) is None:
+            raise DataError(
+                f"{label} holds values, but the classes of this recipe are colors; give values in data.classes."
+            )
+        colors = np.zeros((max(table) + 1, 3), np.uint8)
+        colors[list(table)] = list(table.values())
+        return colors[values[0]], valid

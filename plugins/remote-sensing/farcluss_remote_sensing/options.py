@@ -1,0 +1,124 @@
+"""The options that all layouts of scenes share, written down once."""
+
+import functools
+import inspect
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from farcluss.data.base import Palette
+from farcluss.data.masks import build_mask_map, choose_palette
+from farcluss.data.splits import find_list
+from farcluss.errors import DataError, RecipeError
+from farcluss.options import Positive, PositiveInt, Share
+from farcluss.recipe import Data
+from farcluss_remote_sensing.checks import usable
+from farcluss_remote_sensing.dataset import SceneDataset
+from farcluss_remote_sensing.labels import LabelReader
+from farcluss_remote_sensing.scaling import Mode, build_scaling
+from farcluss_remote_sensing.scenes import Index
+
+
+def scene_dataset(
+    data: Data,
+    index: Index,
+    *,
+    window: PositiveInt = 1024,
+    bands: list[PositiveInt] = [],  # noqa: B006
+    scaling: Mode = "zscore",
+    factor: Positive = 10000.0,
+    stats: str | list[dict[str, Any]] = "",
+    field: str = "",
+    outside: str = "",
+    warp: bool = False,
+    min_valid: Share = 0.5,
+) -> SceneDataset:
+    """A data set of the scenes of an index.
+
+    Args:
+        window: pixels per side of the windows that scenes are divided into, at most; crops lie inside a window.
+        bands: numbers from 1 of the bands that are taken of each file; default: all but alpha.
+        scaling: `zscore` by the mean and standard deviation of each band, `percentile` by its percentiles 0.5 and 99.5
+            to [0, 1], `scale` by `factor`, `imagenet` for 8-bit colors that data.mean and data.std are for.
+        factor: value that `scale` turns to 1; 10000 for reflectances as Sentinel-2 and Landsat store them.
+        stats: file of `farcluss rs stats`; weights files carry its content.
+        field: attribute of polygons that names their class, by name or by value; unset: all are of the first class.
+        outside: class of pixels that no polygon covers; unset: they count nowhere.
+        warp: resample files and labels that are on another grid than the scene's first file onto that, instead of
+            refusing them.
+        min_valid: share of valid pixels below which an unlabeled window is left out of training.
+    """
+    if scaling != "imagenet" and (data.mean is None or data.std is None):
+        raise RecipeError(
+            "data.mean and data.std are unset, which means those of photos; the layout scales bands by itself.\n"
+            'Set data.mean = 0.0 and data.std = 1.0, or data.layout.scaling = "imagenet" for 8-bit colors.'
+        )
+    index, stacks = usable(index, data.channels, tuple(bands), warp)
+    masks = build_mask_map(_with_ignored(data, index), index.classes)
+    if outside and outside not in masks.names:
+        raise RecipeError(f"data.layout.outside = {outside!r} is no class; classes are {', '.join(masks.names)}.")
+    known = _read_stats(stats, data) if isinstance(stats, str) else stats
+    built = build_scaling(scaling, factor, known, data.channels, data.channel_mean)
+    palette = choose_palette(data, _palette(index), len(masks.names), masks)
+    labels = LabelReader(masks, field, outside, warp)
+    return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid)
+
+
+def with_scene_options(layout: Callable[..., Index]) -> Callable[..., SceneDataset]:
+    """Make a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `scene_dataset`.
+
+    The signature and the documentation of the plugin say so, for recipes and for `farcluss plugins show`. An option of
+    the same name that the layout has itself stays its own default, and goes to `scene_dataset`.
+    """
+    mine = {p.name: p for p in inspect.signature(layout).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    theirs = {p.name: p for p in inspect.signature(scene_dataset).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+    @functools.wraps(layout)
+    def build(data: Data, **options: Any) -> SceneDataset:
+        own = {name: options[name] for name in options if name in mine}
+        return scene_dataset(data, layout(data, **own), **{n: v for n, v in options.items() if n in theirs})
+
+    first = next(iter(inspect.signature(layout).parameters.values()))
+    build.__signature__ = inspect.Signature([first, *(mine | theirs).values()])  # type: ignore[attr-defined]
+    lines = inspect.cleandoc(scene_dataset.__doc__ or "").partition("Args:\n")[2]
+    text = inspect.cleandoc(layout.__doc__ or "").rstrip()
+    build.__doc__ = f"{text}{'' if re.search('^Args:', text, re.MULTILINE) else f'{chr(10)}{chr(10)}Args:'}\n{lines}"
+    return build
+
+
+def root_of(data: Data) -> Path:
+    """The data set's root. Raises DataError when it is no folder."""
+    root = Path(os.path.abspath(data.root))
+    if not root.is_dir():
+        raise DataError(f"data.root = {data.root} is not a folder. Set it with --set data.root=FOLDER.")
+    return root
+
+
+def _with_ignored(data: Data, index: Index) -> Data:
+    """The section with the data set's own ignored values, where the recipe names neither classes nor such values."""
+    if data.classes is not None or data.ignore_index is not None or not index.ignored:
+        return data
+    return data.model_copy(update={"ignore_index": list(index.ignored)})
+
+
+def _palette(index: Index) -> Palette | None:
+    colors = [int(color.removeprefix("#"), 16) for color in index.palette]
+    return tuple((color >> 16, color >> 8 & 255, color & 255) for color in colors) or None
+
+
+def _read_stats(name: str, data: Data) -> list[Mapping[str, Any]]:
+    if not name:
+        return []
+    path = find_list(name, data)
+    if path is None:
+        raise RecipeError(f"data.layout.stats: there is no file {name}, neither here nor in {data.root}.")
+    try:
+        bands = json.loads(path.read_text(encoding="utf-8"))["bands"]
+        if not isinstance(bands, list) or not all(isinstance(band, dict) for band in bands):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RecipeError(f"{path} is no file of `farcluss rs stats`. Write it with that.") from None
+    return bands

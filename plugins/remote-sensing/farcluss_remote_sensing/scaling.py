@@ -1,0 +1,100 @@
+"""From values of bands, in whatever unit they come, to what a network is trained on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farcluss.errors import DataError, RecipeError
+
+Mode = Literal["zscore", "percentile", "scale", "imagenet"]
+NEEDED = {"zscore": ("mean", "std"), "percentile": ("low", "high")}
+"""What each mode takes of a band's statistics."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What is done to the values of every band; the same in training and in prediction.
+
+    Attributes:
+        mode: zscore `(x - mean) / std`; percentile `(x - low) / (high - low)`, clipped to [0, 1]; scale `x / factor`;
+            imagenet: 8-bit colors as they are, for data.mean and data.std.
+        factor: of mode scale.
+        stats: one table per band: dtype, mean, std, low and high.
+        fill: value per band that invalid pixels get, in the units of the result.
+    """
+
+    mode: Mode
+    factor: float
+    stats: tuple[Mapping[str, Any], ...]
+    fill: tuple[float, ...]
+
+    def __call__(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32] | NDArray[np.uint8]:
+        """Scaled values `(C, h, w)`, float32 (uint8 for imagenet), finite everywhere; invalid pixels hold `fill`."""
+        if self.mode == "imagenet":
+            image = values.copy()
+            fill = np.round(np.array(self.fill) * 255).astype(np.uint8)
+        else:
+            # Float64 before the difference: large offsets, such as elevations, would lose digits.
+            low, span = (np.array(bounds, np.float64)[:, None, None] for bounds in self._bounds(len(values)))
+            with np.errstate(over="ignore", invalid="ignore"):  # in pixels that are not valid
+                image = ((values - low) / span).astype(np.float32)
+            if self.mode == "percentile":
+                image = image.clip(0, 1)
+            fill = np.array(self.fill, np.float32)
+        if not valid.all():
+            image[:, ~valid] = fill[:, None]
+        return image
+
+    def _bounds(self, count: int) -> tuple[list[float], list[float]]:
+        """Per band what is 0 and what is 1 away from it."""
+        if self.mode == "scale":
+            return [0.0] * count, [self.factor] * count
+        first, second = NEEDED[self.mode]
+        low, high = ([float(band[key]) for band in self.stats] for key in (first, second))
+        spans = high if self.mode == "zscore" else [top - bottom for bottom, top in zip(low, high, strict=True)]
+        return low, [span or 1.0 for span in spans]  # a constant band stays constant
+
+    def check(self, dtypes: Sequence[str], name: str) -> None:
+        """Refuse bands that the scaling is not for.
+
+        Raises:
+            DataError: a band has another type than the statistics are of, or imagenet is asked of other than 8 bits.
+        """
+        if self.mode == "imagenet":
+            if any(dtype != "uint8" for dtype in dtypes):
+                raise DataError(
+                    f'{name} has values of type {dtypes[0]}; scaling = "imagenet" is for 8-bit colors alone.\n'
+                    'Set data.layout.scaling = "zscore" and data.layout.stats to a file of `farcluss rs stats`.'
+                )
+            return
+        for number, (dtype, band) in enumerate(zip(dtypes, self.stats, strict=False), 1):
+            if band.get("dtype", dtype) != dtype:
+                raise DataError(
+                    f"{name}: band {number} is {dtype}, the statistics are of {band['dtype']}: other units.\n"
+                    "Convert it, or measure anew with `farcluss rs stats` and train on it."
+                )
+
+
+def build_scaling(
+    mode: Mode, factor: float, stats: Sequence[Mapping[str, Any]], channels: int, fill: Sequence[float]
+) -> Scaling:
+    """The scaling of a recipe. Raises RecipeError: statistics are missing, or of another number of bands."""
+    if mode == "imagenet" and channels != 3:
+        raise RecipeError(
+            f'data.layout.scaling = "imagenet" is for 3 bands, but data.channels is {channels}. Use "zscore".'
+        )
+    needed = NEEDED.get(mode, ())
+    if needed and not stats:
+        raise RecipeError(
+            f'data.layout.scaling = "{mode}" needs statistics of the bands: `farcluss rs stats RECIPE -o stats.json`,\n'
+            "then --set data.layout.stats=stats.json."
+        )
+    if stats and len(stats) != channels:
+        raise RecipeError(f"data.layout.stats has {len(stats)} bands, but data.channels is {channels}.")
+    for band in stats:
+        if missing := [key for key in needed if not isinstance(band.get(key), int | float)]:
+            raise RecipeError(f"data.layout.stats lacks {missing[0]} of a band. Write it with `farcluss rs stats`.")
+    return Scaling(mode, factor, tuple(stats), tuple(fill))
