@@ -278,6 +278,11 @@ HOLE = np.arange(48).reshape(8, 6) < 5
 NODATA = Sample(np.where(HOLE, np.float32(np.nan), np.float32(0.5)) + np.zeros((3, 1, 1), np.float32), None, ~HOLE)
 
 
+def pixel_counts(counts, bare):
+    """What a data set counts of items with a mask and without."""
+    return {"pixel_counts": lambda self, item: np.array(counts if item.mask else bare)}
+
+
 @pytest.mark.parametrize(
     ("changes", "test", "text"),
     [
@@ -317,9 +322,12 @@ NODATA = Sample(np.where(HOLE, np.float32(np.nan), np.float32(0.5)) + np.zeros((
             "test_shapes_and_dtypes",
             "finite also where it is not valid",
         ),
-        ({"pixel_counts": lambda self, item: np.array([48, 24, 24])}, "test_pixel_counts", "for mask None"),
-        ({"pixel_counts": lambda self, item: np.array([48, 23, 25])}, "test_pixel_counts", "they hold [48, 24, 24]"),
-        ({"pixel_counts": lambda self, item: np.array([48.0, 24, 24])}, "test_pixel_counts", "not int64"),
+        (pixel_counts([48, 24, 24], [48, 24, 24]), "test_pixel_counts", "a mask that the item does not have"),
+        (pixel_counts([48, 24, 24], [24, 0, 0]), "test_pixel_counts", "depends on the mask"),
+        (pixel_counts([48, 24, 25], [48, 0, 0]), "test_pixel_counts", "more pixels have a class"),
+        (pixel_counts([48, 24, -1], [48, 0, 0]), "test_pixel_counts", "negative numbers"),
+        (pixel_counts([48.0, 24, 24], [48, 0, 0]), "test_pixel_counts", "gives float64 (3,), not int64 (3,)"),
+        (pixel_counts([48, 24], [48, 0]), "test_pixel_counts", "gives int64 (2,)"),
         (
             {"read": lambda self, item, window=None: Sample(np.random.randint(9, size=(3, 8, 6)).astype(np.uint8))},
             "test_shapes_and_dtypes",

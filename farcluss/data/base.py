@@ -93,8 +93,8 @@ class Dataset(Protocol):
     - `parse_group(line) -> list[Item]`: the items of a line of a list that may name several at once;
     - `findings() -> list[str]`: what `farcluss check` has to report beyond items that cannot be read;
     - `pixel_counts(item) -> NDArray[np.int64]`, for `data.draw = "balanced"`: `(1 + classes,)`, how many pixels of the
-      item are valid, then how many of those are of each class (zeros for an item without a mask). Items of the
-      unlabeled stream come without their mask;
+      item are valid, then how many of those are of each class (zeros for an item without a mask). They may be
+      estimates, as ratios alone matter. Items of the unlabeled stream come without their mask;
     - `carried`: the section `[data]` as weights files shall have it, with files that options name replaced by content.
       Packs keep its layout, classes, ignore_index, reduce_zero_label and channels; other keys are those of the recipe.
     """
