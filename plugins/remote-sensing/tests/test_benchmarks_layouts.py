@@ -158,7 +158,8 @@ def test_official_areas():
 
 
 def area_image(root, area, kind="RGB", folder="2_Ortho_RGB", label="5_Labels_all", seed=0, bands=3):
-    draw_scene(root / folder / f"top_potsdam_{area}_{kind}.tif", PICTURE.but(seed=seed, bands=bands))
+    drawing = PICTURE.but(seed=seed, bands=bands)
+    write(root / folder / f"top_potsdam_{area}_{kind}.tif", drawing.values(), drawing, photometric="MINISBLACK")
     if label:
         end = "_noBoundary" if label.endswith("noBoundary") else ""
         colored(root / label / f"top_potsdam_{area}_label{end}.tif", six(seed))
