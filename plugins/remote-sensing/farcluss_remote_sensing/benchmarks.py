@@ -258,7 +258,7 @@ def change(data: Data, *, before: str = "A", after: str = "B", labels: str = "la
         problems += more
     found, more = _scored(found)
     classes: Sources = {"unchanged": [0], "changed": [255, 1]}
-    return Index(short_names(found), problems + more, classes)
+    return Index(short_names(found), problems + more, classes, options={"before": before, "after": after})
 
 
 def _pairs(place: Path, folders: tuple[str, str, str], prefix: str) -> tuple[list[tuple[str, Scene]], list[str]]:

@@ -73,7 +73,7 @@ def rasters(
             raise DataError(f"No file in {root / pattern} ends in {band_files[0]}. Check data.layout.band_files.")
         problems += more
         splits[split] = scenes_of(root, base, found, finder)
-    return Index(short_names(dict(reversed(splits.items()))), problems)
+    return Index(short_names(dict(reversed(splits.items()))), problems, options={"band_files": band_files})
 
 
 @with_scene_options

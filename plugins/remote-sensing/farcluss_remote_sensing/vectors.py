@@ -129,7 +129,6 @@ def read_polygons(path: str, layer: str, field: str, grid: Grid) -> Polygons:
     """The polygons of a layer that meet a grid, read once per process. See `rasterize`."""
     import pyogrio
     import shapely
-    from pyogrio.errors import DataSourceError
 
     try:
         layer = _layer(path, layer, [str(name) for name in pyogrio.list_layers(path)[:, 0]])
@@ -139,7 +138,7 @@ def read_polygons(path: str, layer: str, field: str, grid: Grid) -> Polygons:
         box = _bounds(path, crs, grid)
         chosen: dict[str, Any] = {"columns": [field] if field else [], "bbox": box, "force_2d": True}
         _, _, geometry, values = pyogrio.raw.read(path, layer=layer, **chosen)
-    except (DataSourceError, OSError) as error:
+    except (RuntimeError, OSError) as error:  # all of pyogrio's errors are RuntimeErrors
         raise DataError(_unreadable(path, error)) from None
     geometry = np.array([] if geometry is None else geometry, object)
     there = np.array([bool(each) for each in geometry], bool)

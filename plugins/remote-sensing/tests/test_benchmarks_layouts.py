@@ -320,6 +320,9 @@ def test_pairs_without_lists_are_for_training(tmp_path):
     splits = resolve(data, data.data)
     assert [len(part) for part in (splits.labeled, splits.unlabeled, splits.val)] == [2, 30, 8]
     assert data.parse("7.png").id == "7"
+    carried = data.carried
+    assert carried.layout.options["before"] == "A" and carried.layout.options["after"] == "B"
+    assert carried.classes == {"unchanged": [0], "changed": [1, 255]} and carried.ignore_index is None
 
 
 def test_pairs_that_are_wrong(tmp_path):

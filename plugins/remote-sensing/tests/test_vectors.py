@@ -261,6 +261,13 @@ class TestRefusals:
         with pytest.raises(DataError, match=text):
             drawn(str(path))
 
+    def test_a_file_that_breaks_off(self, tmp_path):
+        path = save(tmp_path / "label.gpkg", [square(Drawing(), (0, 9), (0, 9))] * 500, code=[1] * 500)
+        content = (tmp_path / "label.gpkg").read_bytes()
+        (tmp_path / "label.gpkg").write_bytes(content[: len(content) // 2])
+        with pytest.raises(DataError, match=r"label.gpkg cannot be read as polygons"):
+            drawn(path)
+
     def test_a_scene_where_the_system_of_the_polygons_ends(self, tmp_path):
         path = save(tmp_path / "label.gpkg", [shapely.box(0, 0, 9, 9)])
         far = Drawing(crs="EPSG:4326", transform=Affine(1e-3, 0, 105, 0, -1e-3, 0))
