@@ -24,7 +24,8 @@ def overlaps(box: Window, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
     rows, columns = box
     height = np.minimum(bounds[:, 1], rows.stop) - np.maximum(bounds[:, 0], rows.start)
     width = np.minimum(bounds[:, 3], columns.stop) - np.maximum(bounds[:, 2], columns.start)
-    return height.clip(0) * width.clip(0)
+    shared: NDArray[np.int64] = height.clip(0) * width.clip(0)
+    return shared
 
 
 def without(box: Window, other: Sequence[int]) -> list[Window]:

@@ -158,7 +158,7 @@ def fits(dtype: str) -> bool:
 
 
 def to_keys(values: NDArray[Any]) -> NDArray[np.uint32]:
-    """Keys `(n,)` in the order of the values `(n,)`, which are rounded to float32 unless they are of 16 bits or less."""
+    """Keys `(n,)` in the order of the values `(n,)`, rounded to float32 unless they are of 16 bits or less."""
     if fits(values.dtype.name):
         shifted = values.astype(np.int64) - np.iinfo(values.dtype).min << BITS
         return shifted.astype(np.uint32)
