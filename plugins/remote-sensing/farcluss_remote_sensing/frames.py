@@ -44,7 +44,7 @@ def border_boxes(size: tuple[int, int]) -> list[Window]:
     """Small boxes along the border of a scene, clockwise from the upper left corner, at equal distances."""
     height, width = size
     around = 2 * (height + width)
-    boxes = []
+    boxes: list[Window] = []
     for number in range(min(PLACES, around)):
         way = number * around // min(PLACES, around)
         if way < width:

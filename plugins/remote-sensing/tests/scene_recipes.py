@@ -12,6 +12,8 @@ encoder = "test_resnet"
 pretrained = false
 aspp_channels = 8
 head_channels = 8
+[stages]
+augment = "identity"
 [train]
 steps = 1
 batch = 2
