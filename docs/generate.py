@@ -68,7 +68,7 @@ devices."""
 DOMAINS = {
     "medical": "What the plugin `farcluss-medical` adds. [Scans](medical.md) leads through it.\n\n"
     "In the tables of layouts their own options come first; those from `dimensions` on are the same in all of them.",
-    "remote-sensing": "What the plugin `farcluss-remote-sensing` adds. [Scenes](remote_sensing.md) leads through it.\n\n"
+    "remote-sensing": "What the plugin `farcluss-remote-sensing` adds. [Scenes](remote_sensing.md) leads there.\n\n"
     "In the tables of layouts their own options come first; those from `window` on are the same in all of them.",
 }
 """Introductions of the pages of plugins, by what follows `farcluss-` in their names."""

@@ -365,7 +365,7 @@ class TestScans:
     def test_the_recipe_of_ten_lines_loads(self, recipe):
         loaded = load_recipe(recipe)
         assert (loaded.name, loaded.data.layout.name, loaded.eval.writer.name) == ("scans", "scans", "nifti")
-        assert (loaded.network.name, loaded.stages.augment.name) == ("monai", "volume-intensity")
+        assert (loaded.network.name, loaded.stages.augment.name) == ("monai", "intensity")
         assert len([line for line in recipe.read_text().splitlines() if line.strip()]) == 9
 
     @pytest.mark.parametrize("number", [1, 2])
