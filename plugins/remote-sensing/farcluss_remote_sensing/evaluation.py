@@ -137,15 +137,15 @@ def _confusion(dataset: SceneDataset, items: Sequence[Item], path: Path) -> NDAr
 
 def read_map(path: Path, window: Window, count: int) -> NDArray[np.int64]:
     """Class indices `(h, w)` of a window of a map, `count` where it has none. Raises DataError."""
-    values, valid = read_file(str(path), window, bands=[1])
-    mapped = values[0] != IGNORE if valid is None else valid & (values[0] != IGNORE)
-    if values.dtype.kind not in "iu" or ((values[0] >= count) | (values[0] < 0))[mapped].any():
-        what = f"the value {values[0][mapped].max()}" if values.dtype.kind in "iu" else f"{values.dtype} values"
+    (values,), valid = read_file(str(path), window, bands=[1])
+    mapped = values != IGNORE if valid is None else valid & (values != IGNORE)
+    known = np.isin(values, np.arange(count)) if values.dtype.kind in "iu" else np.zeros(values.shape, bool)
+    if (strange := values[mapped & ~known]).size:
         raise DataError(
-            f"{path} holds {what}; a map holds class indices, here 0 to {count - 1}, and {IGNORE} where it has none.\n"
-            "Predict with weights of this recipe."
+            f"{path} holds the value {strange[0]} ({values.dtype}); a map holds class indices, here 0 to {count - 1}, "
+            f"and {IGNORE} where it has none.\nPredict with weights of this recipe."
         )
-    return np.where(mapped, values[0], count).astype(np.int64)
+    return np.where(mapped, values, count).astype(np.int64)
 
 
 def _check_grid(path: Path, grid: Grid, scene: Scene) -> None:
