@@ -1,10 +1,10 @@
-"""Writes docs/recipe_reference.md, docs/cli_reference.md and docs/medical_reference.md from the code.
+"""Writes the pages of reference from the code: of recipes, of the command line, and one for each of our domain plugins.
 
     python docs/generate.py            # write all
     python docs/generate.py --check    # exit code 1 when one is stale
 
-The text of the first two depends on farcluss alone: not on the terminal, nor on plugins that are installed. The third
-is about the plugin farcluss-medical, and left as it is where that is not installed.
+The text of the first two depends on farcluss alone: not on the terminal, nor on plugins that are installed. The page of
+a plugin is left as it is where that is not installed.
 """
 
 import inspect
@@ -65,10 +65,13 @@ lines what is wrong, where, and what to do; `--debug`, before the command, adds 
 
 `farcluss` and `python -m farcluss` are the same. `accelerate launch -m farcluss run RECIPE` trains on several
 devices."""
-MEDICAL_INTRO = """\
-What the plugin `farcluss-medical` adds. [Scans](medical.md) leads through it.
-
-In the tables of layouts their own options come first; those from `dimensions` on are the same in all of them."""
+DOMAINS = {
+    "medical": "What the plugin `farcluss-medical` adds. [Scans](medical.md) leads through it.\n\n"
+    "In the tables of layouts their own options come first; those from `dimensions` on are the same in all of them.",
+    "remote-sensing": "What the plugin `farcluss-remote-sensing` adds. [Scenes](remote_sensing.md) leads there.\n\n"
+    "In the tables of layouts their own options come first; those from `window` on are the same in all of them.",
+}
+"""Introductions of the pages of plugins, by what follows `farcluss-` in their names."""
 
 
 def words(annotation: Any) -> str:
@@ -241,11 +244,11 @@ def cli_reference() -> str:
     return "\n\n".join([*parts, *(command_text(*item) for item in commands().items())]) + "\n"
 
 
-def medical_reference() -> str:
-    """The page of the plugin for scans. Raises PackageNotFoundError where it is not installed."""
-    owner = distribution("farcluss-medical")
+def plugin_reference(domain: str) -> str:
+    """The page of a domain plugin. Raises PackageNotFoundError where it is not installed."""
+    owner = distribution(f"farcluss-{domain}")
     entries = {kind: sorted(owner.entry_points.select(group=f"farcluss.{kind}")) for kind in (*PLACES, "command")}
-    parts = ["# Reference of farcluss-medical", WRITTEN, MEDICAL_INTRO]
+    parts = [f"# Reference of farcluss-{domain}", WRITTEN, DOMAINS[domain]]
     for kind, place in PLACES.items():
         found = [plugins.Plugin(kind, entry.name, owner.name, owner.version, entry) for entry in entries[kind]]
         if found:
@@ -258,11 +261,13 @@ def medical_reference() -> str:
 def pages() -> dict[Path, str]:
     """The generated pages by path."""
     found = {DOCS / "recipe_reference.md": recipe_reference(), DOCS / "cli_reference.md": cli_reference()}
-    try:
-        return found | {DOCS / "medical_reference.md": medical_reference()}
-    except PackageNotFoundError:
-        print("farcluss-medical is not installed: medical_reference.md is left as it is", file=sys.stderr)
-        return found
+    for domain in DOMAINS:
+        name = f"{domain.replace('-', '_')}_reference.md"
+        try:
+            found[DOCS / name] = plugin_reference(domain)
+        except PackageNotFoundError:
+            print(f"farcluss-{domain} is not installed: {name} is left as it is", file=sys.stderr)
+    return found
 
 
 def main(arguments: list[str]) -> int:

@@ -119,7 +119,16 @@ def time_loading(recipe: Recipe, parts: Parts) -> dict[str, float]:
         FarclussError: one cannot be read.
     """
     items = (parts.splits.labeled, parts.splits.unlabeled)
-    crops = PairedCrops(parts.dataset, items, recipe.data, parts.crop, DECODED, recipe.train.seed, (DECODED + 1,))
+    crops = PairedCrops(
+        parts.dataset,
+        items,
+        recipe.data,
+        parts.crop,
+        DECODED,
+        recipe.train.seed,
+        truth_every=(DECODED + 1,),
+        chances=parts.chances(),
+    )
     kinds = {"labeled": LABELED} | ({"unlabeled": UNLABELED} if recipe.semi_supervised else {})
     found = {}
     for name, stream in kinds.items():

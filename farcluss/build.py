@@ -10,6 +10,7 @@ from farcluss import plugins
 from farcluss.contracts import Stages
 from farcluss.data.base import Dataset
 from farcluss.data.splits import Splits, resolve
+from farcluss.data.weighting import Chances, check_draw, draw_chances
 from farcluss.errors import DataError
 from farcluss.learner import Normalize
 from farcluss.recipe import Data, Recipe
@@ -48,11 +49,20 @@ class Parts:
         per_epoch = -(-len(self.splits.unlabeled or self.splits.labeled) // train.batch)
         return train.steps or (train.epochs or 0) * per_epoch
 
+    def chances(self) -> tuple[Chances | None, Chances | None]:
+        """How often labeled and unlabeled images are drawn, see `draw_chances`."""
+        unlabeled = self.splits.unlabeled if self.recipe.semi_supervised else []
+        return draw_chances(self.dataset, self.splits.labeled, unlabeled, self.recipe.data)
+
     def card(self) -> Card:
         """What the weights files of this recipe say."""
         recipe, dataset = self.recipe, self.dataset
         recipe = recipe.model_copy(update={"data": getattr(dataset, "carried", recipe.data)})
         return card_of(recipe, dataset.classes, dataset.palette, self.dim, self.crop)
+
+
+ORIGIN = ("classes", "ignore_index", "reduce_zero_label", "channels")
+"""Keys of `[data]` that pixels depend on, besides the layout."""
 
 
 def build_dataset(data: Data) -> Dataset:
@@ -69,14 +79,26 @@ def data_origin(data: Data) -> dict[str, Any]:
     """What the pixels of a data set depend on, files apart, by recipe key, as plain values, for packs."""
     layout = data.layout
     options, _ = plugins.get("dataset", layout.name).describe().check(layout.name, layout.options)
-    keys = ("classes", "ignore_index", "reduce_zero_label", "channels")
     facts = {"layout.name": layout.name, **{f"layout.{key}": value for key, value in options.items()}}
-    facts |= {key: getattr(data, key) for key in keys}
+    facts |= {key: getattr(data, key) for key in ORIGIN}
     # Classes as pairs: their order counts, and JSON objects with other orders are equal.
     if isinstance(data.classes, dict):
         facts["classes"] = list(data.classes.items())
     plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return {f"data.{key}": value for key, value in plain.items()}
+
+
+def carried_keys(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the section that a data set wants weights files to have, what packs keep: the keys that pixels depend on.
+
+    Returns:
+        Those keys as plain values, and the origin of a recipe that has them; both empty where weights files have the
+        recipe's own section.
+    """
+    section: Data | None = getattr(dataset, "carried", None)
+    if section is None:
+        return {}, {}
+    return json.loads(section.model_dump_json(include={"layout", *ORIGIN})), data_origin(section)
 
 
 def build_stages(recipe: Recipe) -> Stages:
@@ -94,6 +116,7 @@ def build_parts(recipe: Recipe) -> Parts:
     """
     stages = build_stages(recipe)
     dataset = build_dataset(recipe.data)
+    check_draw(dataset, recipe.data)
     splits = resolve(dataset, recipe.data)
     if recipe.semi_supervised and not splits.unlabeled:
         raise DataError(

@@ -261,6 +261,7 @@ def load_batches(run: Run) -> Generator[HostBatch, None, None]:
         recipe.train.batch,
         recipe.train.seed,
         truth_every=(recipe.train.log_every, recipe.eval.every, run.steps),
+        chances=parts.chances(),
     )
     turn = min(max(recipe.loss.warmup_steps, run.step), run.steps) if recipe.semi_supervised else run.steps
 

@@ -180,8 +180,7 @@ def to_scene(read: tuple[Item, Sample | FarclussError]) -> tuple[Item, Scene | F
         return item, sample
     if sample.mask is None:
         return item, SampleError(f"{item.image} has no mask, so it cannot be scored.")
-    mask = sample.mask if sample.valid is None else np.where(sample.valid, sample.mask, np.uint8(IGNORE))
-    return item, Scene(*(torch.from_numpy(np.ascontiguousarray(array)) for array in (sample.image, mask)))
+    return item, Scene(*(torch.from_numpy(np.ascontiguousarray(array)) for array in (sample.image, sample.mask)))
 
 
 def same_sizes(scenes: Iterable[Scene], device: torch.device) -> Iterator[list[Scene]]:

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.atomic import UNFINISHED, rename_durably
-from farcluss.build import build_dataset, data_origin
+from farcluss.build import build_dataset, carried_keys, data_origin
 from farcluss.data.base import Dataset, Item, Palette, Sample, Window
-from farcluss.data.pack import CHECKSUM, Contents, Pack, checksum, chunk_shape
+from farcluss.data.pack import CHECKSUM, DAMAGE, PIXELS, Contents, Pack, checksum, chunk_shape, is_damaged, read_checked
 from farcluss.data.splits import resolve
+from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError, FarclussError, PluginError
 from farcluss.evaluation import read_images
 from farcluss.recipe import Data
@@ -114,6 +115,7 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
         {split: [places[item] for item in items] for split, items in splits.items()},
         missing,
         {line: places[item] for line, item in lines.items()},
+        *carried_keys(dataset),
     )
     return dataset, contents, readings(list(places))
 
@@ -182,6 +184,7 @@ class Packing:
         self.dataset, self.contents, self.items = survey(data)
         self.total, self.done = len(self.items), 0
         self.sizes: dict[int, tuple[int, ...]] = {}
+        self.valid, self.pixels = dict[int, Any](), dict[int, Any]()  # numbers, by image and by mask
         self.remarks: list[str] = []
 
     def __iter__(self) -> Iterator[int]:
@@ -244,25 +247,39 @@ class Packing:
         except (OSError, RuntimeError, KeyError, ValueError, TypeError):
             self.remarks.append(f"{self.part} of an interrupted run is damaged; starting over.")
         self.done = 0
-        self.sizes.clear()
         _close(file)
         return None
 
     def _take_stock(self, file: h5py.File) -> None:
         """Count what is stored and whole, from the first on; remove what comes after."""
         for item in self.items:
-            number, names = self._places(self._name(item))
-            valid = [f"valid/{number}"] if f"valid/{number}" in file else []
-            if any(name not in file or is_damaged(file[name]) for name in names + valid):
+            try:
+                self._note(self._name(item), self._stored(file, self._name(item)))
+            except DAMAGE:
                 break
-            self.sizes[number] = file[f"images/{number}"].shape[1:]
-            self.done += 1
         kept = {name for item in self.items[: self.done] for name in self._places(self._name(item))[1]}
         kept |= {name.replace("images", "valid") for name in kept}
         for name in [f"{group}/{number}" for group in ("images", "masks", "valid") for number in file[group]]:
             if name not in kept:
                 del file[name]
         file.pop("sizes", None)
+        file.pop("pixels", None)
+
+    def _stored(self, file: h5py.File, item: Item) -> Sample:
+        """What is stored of a reading. Raises what h5py raises where something is missing or damaged."""
+        number, names = self._places(item)
+        image, *masks = (read_checked(file[name]) for name in names)
+        valid = read_checked(file[f"valid/{number}"]) if f"valid/{number}" in file else None
+        return Sample(image, masks[0] if masks else None, valid)
+
+    def _note(self, item: Item, sample: Sample) -> None:
+        """Count a reading that is stored, and keep what the tables at the end shall say of it."""
+        number = self.contents.images[item.image]
+        self.sizes[number] = size = sample.image.shape[1:]
+        self.valid[number], *classes = count_pixels(size, sample.mask, sample.valid, len(self.contents.classes))
+        if item.mask is not None:
+            self.pixels[self.contents.masks[item.image, item.mask]] = classes
+        self.done += 1
 
     def _places(self, item: Item) -> tuple[int, list[str]]:
         """Number of an image, and where it and its mask are stored."""
@@ -283,8 +300,7 @@ class Packing:
                 chunks = chunk_shape(array.shape, array.itemsize, axes)
                 stored = file.create_dataset(name, data=array, chunks=chunks, compression=self.compression)
                 stored.attrs[CHECKSUM] = checksum(array)
-        self.sizes[number] = sample.image.shape[1:]
-        self.done += 1
+        self._note(item, sample)
         if self.done % FLUSH_EVERY == 0:
             file.flush()
 
@@ -303,6 +319,11 @@ class Packing:
     def _finish(self, file: h5py.File) -> None:
         rows = [self.sizes[number] for number in range(len(self.contents.images))]
         axes = max(map(len, rows))
+        for name, counts in zip(PIXELS, (self.valid, self.pixels), strict=True):
+            table = np.array([counts[number] for number in sorted(counts)], np.int64)
+            self._reserve(file, table.nbytes)
+            file[name] = table
+            file[name].attrs[CHECKSUM] = checksum(table)
         file["sizes"] = np.array([(*row, *[0] * (axes - len(row))) for row in rows], np.int64)
         file.flush()
         used = file.id.get_filesize()
@@ -332,14 +353,6 @@ def _close(file: h5py.File) -> None:
         file.close()
     except (OSError, RuntimeError):  # a full disk, which has been reported
         pass
-
-
-def is_damaged(stored: h5py.Dataset) -> bool:
-    """Whether an array cannot be read, or has not its checksum."""
-    try:
-        return bool(stored.attrs[CHECKSUM] != checksum(stored[()]))
-    except (OSError, RuntimeError, KeyError):
-        return True
 
 
 @dataclass(frozen=True)

@@ -25,23 +25,32 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: the error's text, or nothing."""
+    """What has become of the jobs so far.
 
-    job: Job
+    Attributes:
+        done: number of jobs behind, with the share of the one at hand.
+        error: why the last job failed; empty where it did not.
+        remark: what its writer has to say; empty for nothing.
+    """
+
+    done: float
     error: str = ""
+    remark: str = ""
 
 
 def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
     """Jobs for files, folders (with sub-folders, whose structure is kept) and globs.
 
     Raises:
-        DataError: nothing matches, two images would write the same file, or a file would replace an image.
+        DataError: nothing matches or makes a case, two images would write the same file, or one would replace an image.
     """
     found = dict.fromkeys(pair for text in inputs for pair in _files(text, output, writer))
     folders: dict[tuple[Path, Path], list[Path]] = {}
     for path, folder in found:
         folders.setdefault((path.parent, folder), []).append(path)
     jobs = [Job(files, folder / name) for (_, folder), paths in folders.items() for name, files in writer.cases(paths)]
+    if not jobs:
+        raise DataError(f"{', '.join(inputs)}: nothing there is what these weights predict. Check the folders.")
     for job in jobs:
         _refuse_leaving(job, output, writer)
     images = {path.resolve() for job in jobs for path in job.files}
@@ -118,11 +127,12 @@ def make_folder(output: Path) -> None:
 
 
 def predict_files(model: Model, jobs: list[Job], writer: Writer) -> Iterator[Outcome]:
-    """Predict and write every job; one that fails is reported, the others go on."""
-    for job in jobs:
+    """Predict and write every job, step by step; one that fails is reported, the others go on."""
+    for number, job in enumerate(jobs):
         try:
-            writer.predict(model, job.files, job.target)
+            for step in writer.predict(model, job.files, job.target) or ():
+                yield Outcome(number + step.share, remark=step.remark)
         except FarclussError as error:
-            yield Outcome(job, str(error))
+            yield Outcome(number + 1, str(error))
         else:
-            yield Outcome(job)
+            yield Outcome(number + 1)

@@ -63,6 +63,11 @@ class Data(Section):
     )
     reduce_zero_label: bool = Field(default=False, description="mask value 0 means ignore, class i is stored as i + 1")
     palette: list[Color] | None = Field(default=None, description="color per class for pictures; default: the layout's")
+    draw: Literal["uniform", "balanced"] = Field(
+        default="uniform",
+        description="balanced: labeled images are drawn by the classes in them, each class alike, and unlabeled ones "
+        "in proportion to their valid pixels; for data sets that count pixels, and packs",
+    )
     channels: PositiveInt = Field(default=3, description="image channels that the network gets")
     mean: float | list[float] | None = Field(
         default=None,

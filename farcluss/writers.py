@@ -1,8 +1,8 @@
 """Predictions to files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,18 @@ from farcluss.options import Share
 
 if TYPE_CHECKING:
     from farcluss.weights import Card, Model
+
+
+class Step(NamedTuple):
+    """How far the prediction of a case is.
+
+    Attributes:
+        share: of the case that is done, 0 to 1.
+        remark: what the user shall read when all is done; empty for nothing.
+    """
+
+    share: float
+    remark: str = ""
 
 
 class Writer(Protocol):
@@ -31,8 +43,12 @@ class Writer(Protocol):
     def outputs(self, target: Path) -> list[Path]:
         """The files that `predict` makes for `target`, a path without extension."""
 
-    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> None:
-        """Read one case, predict and write it. Raises FarclussError that names the file."""
+    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> Iterator[Step] | None:
+        """Read one case, predict and write it: at once, or step by step where it takes long.
+
+        Raises:
+            FarclussError: names the file. An iterator may raise it at any step.
+        """
 
 
 class PngWriter:

@@ -56,6 +56,19 @@ def test_good_samples_and_errors_of_files_pass():
         read_sample(Given(DataError("lost")), Item("x", "x"))
 
 
+def test_masks_do_not_count_where_the_image_is_not_valid():
+    rng = np.random.default_rng(0)
+    mask, valid = rng.integers(0, 2, (4, 5), np.uint8), rng.random((4, 5)) < 0.5
+    given = Sample(IMAGE, mask, valid)
+    found = read_sample(Given(given), Item("x", "x", "x"))
+    assert found.mask.dtype == np.uint8 and np.array_equal(found.mask, np.where(valid, mask, 255))
+    assert found.image is IMAGE and found.valid is valid and np.array_equal(given.mask, mask)
+    assert read_sample(Given(given), Item("x", "x")).mask is None
+    beneath = Sample(IMAGE, np.where(valid, 0, 2).astype(np.uint8), valid)
+    with pytest.raises(PluginError, match="the mask holds 2"):
+        read_sample(Given(beneath), Item("x", "x", "x"))
+
+
 class Raises(UniformWeight):
     def forward(self, probs):
         return {}["nothing"]

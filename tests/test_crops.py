@@ -109,8 +109,26 @@ def test_a_window_beyond_equals_a_cut_from_the_padded_image(data, dtype, axes):
     fill = [round(m * full) if full > 1 else m for m in (0.2, 0.7)]
     planes = [np.pad(plane, wide, constant_values=value) for plane, value in zip(image, fill, strict=True)]
     assert sample.image.dtype == dtype and np.array_equal(sample.image, np.stack([plane[cut] for plane in planes]))
-    assert np.array_equal(sample.mask, np.pad(mask, wide, constant_values=IGNORE)[cut])
+    counting = np.where(valid, mask, IGNORE)
+    assert np.array_equal(sample.mask, np.pad(counting, wide, constant_values=IGNORE)[cut])
     assert np.array_equal(sample.valid, np.pad(valid, wide, constant_values=False)[cut])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32), st.sampled_from([(12, 9), (6, 7, 5)]))
+def test_a_crop_has_no_label_where_it_is_not_valid(seed, size):
+    """Whatever is done to it: scaled, padded, mirrored, turned. What masks say there changes nothing."""
+    rng = np.random.default_rng(seed)
+    image, mask, valid = noise(2, *size), noise(*size, high=3), rng.random(size) < 0.7
+    data = Data(channels=2, scale=(0.4, 1.6), flip_axes=[0, 1], turns=[(0, 1)])
+    crops = []
+    for other in (mask, np.where(valid, mask, 2 - mask)):
+        crops.append(
+            draw_crop(Memory(image, other, valid), MASKED, (8,) * len(size), data, np.random.default_rng(seed))
+        )
+    for sample in crops:
+        assert np.array_equal(sample.mask == IGNORE, ~sample.valid)
+    assert np.array_equal(crops[0].mask, crops[1].mask)
 
 
 def test_padding_of_an_item_without_mask():
@@ -236,7 +254,8 @@ def test_image_mask_and_valid_move_together(size, settings):
     for seed in range(40):
         image, mask, valid = moved(size, seed, **settings)
         assert image.shape == (len(size), *size)
-        assert np.array_equal(mask, whole[1][tuple(image)]) and np.array_equal(valid, whole[2][tuple(image)])
+        assert np.array_equal(valid, whole[2][tuple(image)])
+        assert np.array_equal(mask, np.where(valid, whole[1][tuple(image)], IGNORE))
         assert len(np.unique(np.ravel_multi_index(tuple(image), size))) == np.prod(size)  # nothing lost
         places.add(image.tobytes())
     assert len(places) > 3

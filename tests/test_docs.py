@@ -28,18 +28,29 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 EXAMPLE = DOCS / "examples" / "own_data.toml"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
-GENERATED = ("recipe_reference.md", "cli_reference.md", "medical_reference.md")
+DOMAINS = {
+    "medical": {"network", "dataset", "writer"},
+    "remote-sensing": {"network", "dataset", "writer"},
+}
+"""Kinds of parts of each domain plugin, by what follows `farcluss-` in its name."""
+
+
+def reference_of(domain):
+    return f"{domain.replace('-', '_')}_reference.md"
+
+
+GENERATED = ("recipe_reference.md", "cli_reference.md", *map(reference_of, DOMAINS))
 
 HIDDEN = """
 import importlib.metadata as metadata
 found = metadata.Distribution.from_name.__func__
 def from_name(kind, name):
-    if name == "farcluss-medical":
+    if name in ("farcluss-medical", "farcluss-remote-sensing"):
         raise metadata.PackageNotFoundError(name)
     return found(kind, name)
 metadata.Distribution.from_name = classmethod(from_name)
 """
-"""Run at the start of a process: as if the plugin were not installed."""
+"""Run at the start of a process: as if the plugins were not installed."""
 
 
 def page(name):
@@ -115,27 +126,31 @@ class TestGenerated:
             rows = cells(text)
             assert [option for option in description.options if not all(rows[option])] == []
 
-    def test_every_part_of_the_medical_plugin_is_described(self):
-        parts = [part for part in plugins.find() if part.distribution == "farcluss-medical" and part.group != "command"]
-        assert {part.group for part in parts} == {"augment", "network", "dataset", "writer"}
+    @pytest.mark.parametrize("domain", DOMAINS)
+    def test_every_part_of_a_domain_plugin_is_described(self, domain):
+        parts = [part for part in plugins.find() if part.distribution == f"farcluss-{domain}"]
+        parts = [part for part in parts if part.group != "command"]
+        assert {part.group for part in parts} == DOMAINS[domain]
         for part in parts:
-            text, description = under(page("medical_reference.md"), f"### {part.group}/{part.name}"), part.describe()
+            text, description = under(page(reference_of(domain)), f"### {part.group}/{part.name}"), part.describe()
             assert description.summary in text
             rows = cells(text)
             assert [option for option in description.options if not all(rows[option])] == []
 
-    def test_without_the_medical_plugin_its_page_is_left_as_it_is(self, tmp_path):
+    def test_without_the_domain_plugins_their_pages_are_left_as_they_are(self, tmp_path):
         (tmp_path / "sitecustomize.py").write_text(HIDDEN)
         script = shutil.copy(DOCS / "generate.py", tmp_path)
         result = self.generate(script, PYTHONPATH=str(tmp_path))
-        assert (result.returncode, (tmp_path / "medical_reference.md").exists()) == (0, False)
-        assert "farcluss-medical is not installed" in result.stderr
+        assert result.returncode == 0
+        for domain in DOMAINS:
+            assert f"farcluss-{domain} is not installed" in result.stderr
+            assert not (tmp_path / reference_of(domain)).exists()
         assert [(tmp_path / name).read_text() for name in GENERATED[:2]] == [page(name) for name in GENERATED[:2]]
 
     def test_every_command_and_option_is_listed(self):
         for name, command in tree():
-            kind = "medical" if name.startswith("farcluss medical") else "cli"
-            rows = cells(under(page(f"{kind}_reference.md"), f"## {name}"))
+            pages = {"medical": "medical_reference.md", "rs": "remote_sensing_reference.md"}
+            rows = cells(under(page(pages.get(name.split()[1], "cli_reference.md")), f"## {name}"))
             first = " ".join(rows)
             options = [option for option in command.params if isinstance(option, click.Option)]
             assert [o.name for o in options if not all(spelling in first for spelling in o.opts)] == []
@@ -146,15 +161,16 @@ def is_section(field):
 
 
 def tree():
-    """Every built-in command and sub-command by its full name, and those of the medical plugin."""
+    """Every built-in command and sub-command by its full name, and those of the domain plugins."""
     for name in BUILT_IN:
         command = import_module(f"farcluss.cli.{name}").command
         yield f"farcluss {name}", command
         for sub, inner in getattr(command, "commands", {}).items():
             yield f"farcluss {name} {sub}", inner
-    medical = plugins.get("command", "medical").load()
-    for sub in medical.list_commands(click.Context(medical)):
-        yield f"farcluss medical {sub}", medical.get_command(click.Context(medical), sub)
+    for group in ("medical", "rs"):
+        command = plugins.get("command", group).load()
+        for sub in command.list_commands(click.Context(command)):
+            yield f"farcluss {group} {sub}", command.get_command(click.Context(command), sub)
 
 
 def anchors(path):
@@ -349,7 +365,7 @@ class TestScans:
     def test_the_recipe_of_ten_lines_loads(self, recipe):
         loaded = load_recipe(recipe)
         assert (loaded.name, loaded.data.layout.name, loaded.eval.writer.name) == ("scans", "scans", "nifti")
-        assert (loaded.network.name, loaded.stages.augment.name) == ("monai", "volume-intensity")
+        assert (loaded.network.name, loaded.stages.augment.name) == ("monai", "intensity")
         assert len([line for line in recipe.read_text().splitlines() if line.strip()]) == 9
 
     @pytest.mark.parametrize("number", [1, 2])

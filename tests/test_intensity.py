@@ -1,5 +1,7 @@
 """Changes of intensity: closed forms, other libraries, and what must hold for images of any range and dimension."""
 
+import colorsys
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -16,13 +18,13 @@ from farcluss.stages.mixing import random_boxes
 SIZES = {1: (23,), 2: (9, 14), 3: (7, 10, 5)}
 
 
-def volumes(axes=3, batch=3, channels=2, seed=0, dtype=torch.float64):
+def volumes(axes=3, batch=3, channels=3, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     scale = torch.rand(batch, channels, *[1] * axes, generator=generator, dtype=dtype) * 40 + 1
     return scale * torch.randn(batch, channels, *SIZES[axes], generator=generator, dtype=dtype) - 3 * scale
 
 
-def operations(axes=3, batch=3, channels=2, seed=5, device="cpu"):
+def operations(axes=3, batch=3, channels=3, seed=5, device="cpu"):
     """Every operation with parameters that change every sample, and differ by sample, channel and axis."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -34,6 +36,7 @@ def operations(axes=3, batch=3, channels=2, seed=5, device="cpu"):
     shared = {name: draw(axes) for name in ("blur", "resolution")}
     strengths, shift, contrast, gamma = draw(), draw(channels), draw(channels) + 0.5, draw(channels) + 0.5
     dropped = draw(channels) < 0.5
+    gray = torch.arange(batch).to(device) % 2 == 0
     return {
         "noise": lambda x: intensity.add_noise(x, strengths, seeds),
         "blur": lambda x: intensity.blur(x, shared["blur"] * 2, 4),
@@ -41,6 +44,8 @@ def operations(axes=3, batch=3, channels=2, seed=5, device="cpu"):
         "contrast": lambda x: intensity.change_contrast(x, contrast),
         "free contrast": lambda x: intensity.change_contrast(x, contrast, preserve_range=False),
         "gamma": lambda x: intensity.change_gamma(x, gamma),
+        "hue": lambda x: intensity.turn_hue(x, strengths * 0.4 + 0.05, (2, 0, 1)),
+        "gray": lambda x: intensity.to_gray(x, gray, (2, 0, 1)),
         "resolution": lambda x: intensity.lower_resolution(x, shared["resolution"] * 0.6 + 0.2),
         "channels": lambda x: intensity.drop_channels(x, dropped),
         "cutout": lambda x: intensity.cut_out(x, boxes),
@@ -59,7 +64,7 @@ def test_blur_is_that_of_scipy(axes, radius):
     sigma = torch.tensor([[0.3, 1.0, 2.5], [2.0, 0.7, 1.3], [0.9, 0.5, 4.0]], dtype=torch.float64)[:, :axes]
     found = intensity.blur(images, sigma, radius)
     for sample in range(3):
-        for channel in range(2):
+        for channel in range(3):
             wanted = images[sample, channel].numpy()
             for axis in range(axes):
                 width = float(sigma[sample, axis])
@@ -69,7 +74,7 @@ def test_blur_is_that_of_scipy(axes, radius):
 
 @pytest.mark.parametrize("axes", SIZES)
 def test_brightness_contrast_and_gamma_are_their_formulas(axes):
-    images = volumes(axes)
+    images = volumes(axes, channels=2)
     parameters = torch.tensor([[0.5, 1.3], [2.0, 0.8], [1.1, 1.9]], dtype=torch.float64)
     bright = intensity.brighten(images, parameters)
     contrast = intensity.change_contrast(images, parameters)
@@ -113,8 +118,10 @@ def test_what_is_asked_to_change_nothing_changes_nothing():
     assert torch.equal(intensity.blur(images, none, 5), images)
     assert torch.equal(intensity.brighten(images, none[:, 0]), images)
     assert torch.equal(intensity.lower_resolution(images, whole), images)
-    assert torch.equal(intensity.drop_channels(images, none[:, :2] > 0), images)
+    assert torch.equal(intensity.drop_channels(images, none > 0), images)
     assert torch.equal(intensity.cut_out(images, images[:, 0] > torch.inf), images)
+    assert torch.equal(intensity.turn_hue(images, none[:, 0], (0, 1, 2)), images)
+    assert torch.equal(intensity.to_gray(images, none[:, 0] > 0, (0, 1, 2)), images)
     torch.testing.assert_close(intensity.change_contrast(images, whole[:, 0]), images)
     torch.testing.assert_close(intensity.change_gamma(images, whole[:, 0]), images)
 
@@ -126,6 +133,8 @@ def test_a_sample_may_be_left_alone_among_others():
         intensity.add_noise(images, some, torch.arange(3)),
         intensity.blur(images, some[:, None].expand(-1, 3), 3),
         intensity.lower_resolution(images, 1 - 0.5 * some[:, None].expand(-1, 3)),
+        intensity.turn_hue(images, 0.3 * some, (0, 1, 2)),
+        intensity.to_gray(images, some > 0, (0, 1, 2)),
     ]
     for each in found:
         assert torch.equal(each[0], images[0])
@@ -162,7 +171,7 @@ def test_the_noise_of_a_sample_does_not_depend_on_the_batch():
         assert torch.equal(together[part], intensity.add_noise(images[part], strength[part], seeds[part]))
         added = (together - images)[sample].flatten(1)
         torch.testing.assert_close(
-            added.std(1) / images[sample].flatten(1).std(1), strength[sample].expand(2).double(), rtol=0.2, atol=0
+            added.std(1) / images[sample].flatten(1).std(1), strength[sample].expand(3).double(), rtol=0.2, atol=0
         )
 
 
@@ -185,7 +194,7 @@ def test_every_operation_commutes_with_scale_and_shift(axes, seed, scale, shift,
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [0.0, 1.0, -1024.0])
 def test_constants_stay_constant(name, value):
-    images = torch.full((3, 2, *SIZES[3]), value)
+    images = torch.full((3, 3, *SIZES[3]), value)
     torch.testing.assert_close(operations()[name](images), images, rtol=1e-6, atol=0)
 
 
@@ -248,9 +257,67 @@ def test_cutout_fills_the_box_with_the_mean():
     images = volumes()
     boxes = random_boxes(3, SIZES[3], 1.0, (0.2, 0.4), (0.5, 2.0), "cpu")
     found = intensity.cut_out(images, boxes)
-    for sample, channel in np.ndindex(3, 2):
+    for sample, channel in np.ndindex(3, 3):
         x, box = images[sample, channel].numpy(), boxes[sample].numpy()
         np.testing.assert_allclose(found[sample, channel].numpy(), np.where(box, x.mean(), x))
+
+
+def rodrigues(turn):
+    """The rotation matrix about the gray axis, in float64."""
+    axis, angle = np.ones(3) / np.sqrt(3), 2 * np.pi * turn
+    cross = np.cross(axis, np.eye(3)).T
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+@pytest.mark.parametrize("axes", SIZES)
+@pytest.mark.parametrize("bands", [(0, 1, 2), (3, 2, 0), (4, 0, 2)])
+def test_a_turn_of_hue_is_a_rotation_about_the_gray_axis(axes, bands):
+    images = volumes(axes, channels=5)
+    turns = torch.tensor([0.1, -0.37, 0.5], dtype=torch.float64)
+    found = intensity.turn_hue(images, turns, bands)
+    others = [channel for channel in range(5) if channel not in bands]
+    assert torch.equal(found[:, others], images[:, others])
+    for sample, turn in enumerate(turns.tolist()):
+        before, after = (x[sample, list(bands)].flatten(1).numpy() for x in (images, found))
+        np.testing.assert_allclose(after, rodrigues(turn) @ before, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(after.mean(0), before.mean(0), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(np.linalg.norm(after, axis=0), np.linalg.norm(before, axis=0))
+
+
+def test_a_whole_turn_is_none_and_a_third_permutes_the_channels():
+    images = volumes()
+    whole, third = torch.ones(3, dtype=torch.float64), torch.full((3,), 1 / 3, dtype=torch.float64)
+    torch.testing.assert_close(intensity.turn_hue(images, whole, (0, 1, 2)), images)
+    turned = intensity.turn_hue(images, third, (0, 1, 2))
+    torch.testing.assert_close(turned, images[:, [2, 0, 1]])  # what was red is green
+    back = intensity.turn_hue(turned, -third, (0, 1, 2))
+    torch.testing.assert_close(back, images)
+
+
+def test_turns_are_those_of_the_color_circle():
+    # Of pure colors, hues by the standard library: the circle has red at 0, green at 1/3, blue at 2/3.
+    for turn in (1 / 3, -1 / 3):
+        color = intensity.turn_hue(torch.tensor([[[1.0], [0.0], [0.0]]]), torch.tensor([turn]), (0, 1, 2))
+        hue, _, value = colorsys.rgb_to_hsv(*color[0, :, 0].round(decimals=4).abs().tolist())
+        assert (hue, value) == (pytest.approx(turn % 1), 1)
+
+
+def test_gray_pixels_keep_any_turn_and_all_are_gray_of_the_mean():
+    images = volumes(channels=4, dtype=torch.float32)
+    gray = images[:, :1].expand(-1, 4, -1, -1, -1)
+    torch.testing.assert_close(intensity.turn_hue(gray, torch.tensor([0.1, 0.4, -0.3]), (1, 2, 3)), gray)
+    found = intensity.to_gray(images, torch.tensor([True, False, True]), (3, 0, 2))
+    assert torch.equal(found[:, 1], images[:, 1]) and torch.equal(found[1], images[1])
+    wanted = images[:, [3, 0, 2]].double().numpy().mean(1)
+    for sample, channel in ((0, 3), (0, 0), (0, 2), (2, 3), (2, 0), (2, 2)):
+        np.testing.assert_allclose(found[sample, channel], wanted[sample], rtol=1e-5, atol=1e-4)
+
+
+def test_gray_is_the_same_before_and_after_a_turn():
+    images, turns, all_of_them = volumes(), torch.tensor([0.1, 0.4, -0.3]), torch.ones(3, dtype=torch.bool)
+    after = intensity.to_gray(intensity.turn_hue(images, turns, (0, 1, 2)), all_of_them, (0, 1, 2))
+    before = intensity.turn_hue(intensity.to_gray(images, all_of_them, (0, 1, 2)), turns, (0, 1, 2))
+    torch.testing.assert_close(after, before)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -265,7 +332,7 @@ def test_the_host_reads_nothing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_is_a_few_times_that_of_the_images(name, monkeypatch):
     monkeypatch.setitem(SIZES, 3, (48, 48, 48))
-    images = volumes(channels=1, batch=2, dtype=torch.float32)
-    operation = operations(batch=2, channels=1)[name]
+    images = volumes(channels=3, batch=2, dtype=torch.float32)
+    operation = operations(batch=2, channels=3)[name]
     highest, _ = peak(lambda: operation(images))
     assert images.nbytes <= highest < 10 * images.nbytes

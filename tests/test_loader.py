@@ -1,4 +1,7 @@
+import pickle
 from collections import Counter
+from dataclasses import replace
+from math import ceil, floor
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +25,7 @@ from farcluss.data.loader import (
     step_addresses,
 )
 from farcluss.data.shapes import Shapes
+from farcluss.data.weighting import Chances
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 
@@ -142,6 +146,64 @@ def test_the_stream_runs_through_its_items_whatever_the_batch(crops):
     names = [name for batch in load(crops, 0, 4) for name in batch.ids[4:]]  # two epochs of eight images
     wanted = {item.id for item in crops.items[1]}
     assert set(names[:8]) == set(names[8:]) == wanted
+
+
+UNEQUAL = Chances(np.array([0.5, 0.3, 0.2, 0.0])), Chances(np.array([0.3, 0.3, 0.1, 0.1, 0.1, 0.06, 0.04, 0.0]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 60), st.integers(0, 5), st.integers(0, 1), st.integers(0, 3))
+def test_equal_chances_give_the_order_that_no_chances_give(count, seed, stream, epoch):
+    order = np.random.default_rng([seed, stream, epoch]).permutation(count).tolist()
+    for chances in (None, Chances(np.full(count, 1 / count))):
+        places = range(epoch * count, (epoch + 1) * count)
+        assert [item_index(count, seed, stream, position, chances) for position in places] == order
+
+
+def test_each_image_is_drawn_as_often_as_its_chance():
+    """Over 4,000 epochs: each time its share of an epoch, rounded down or up, and in the mean the share."""
+    shares = np.random.default_rng(0).dirichlet([0.3] * 11)
+    chances, epochs = Chances(shares), 4000
+    order = [item_index(11, 3, LABELED, position, chances) for position in range(11 * epochs)]
+    times = np.stack([np.bincount(epoch, minlength=11) for epoch in np.reshape(order, (epochs, 11))])
+    for share, column in zip(11 * shares, times.T, strict=True):
+        assert {floor(share), ceil(share)} >= set(column.tolist())
+        error = np.sqrt((share % 1) * (1 - share % 1) / epochs)
+        assert abs(column.mean() - share) < 4.5 * error + 1e-6
+    whole = np.reshape(order, (epochs, 11))
+    assert len({tuple(epoch) for epoch in whole.tolist()}) > 0.9 * epochs  # shuffled, not in the order of the items
+    assert abs((whole[:, 0] == shares.argmax()).mean() - shares.max()) < 0.05
+
+
+def test_orders_by_chance_depend_on_seed_stream_and_epoch():
+    chances = Chances(np.arange(1, 31) / 465)
+
+    def order(seed, stream, epoch, chances=chances):
+        places = range(epoch * 30, epoch * 30 + 30)
+        return tuple(item_index(30, seed, stream, position, chances) for position in places)
+
+    orders = {order(s, t, e): (s, t, e) for s in range(3) for t in range(2) for e in range(3)}
+    assert len(orders) == 18
+    again = Chances(chances.shares.copy())
+    assert all(order(*address, again) == found for found, address in reversed(orders.items()))
+
+
+def test_chances_leave_samples_to_their_address_alone(crops):
+    """Processes, workers, a start in the midst and a copy change nothing, and what has no chance never comes."""
+    crops = replace(crops, chances=UNEQUAL)
+    whole = load(crops, 0, 6)
+    for one, two in zip(whole, load(crops, 0, 6, workers=2), strict=True):
+        assert equal(one, two)
+    assert all(equal(a, b) for a, b in zip(whole[3:], load(crops, 3, 6), strict=True))
+    wanted, found = by_slot(whole, crops, 0, 0, 1), {}
+    for rank in range(2):
+        found |= by_slot(load(crops, 0, 6, rank, 2), crops, 0, rank, 2)
+    assert found == wanted
+    assert all(equal(a, b) for a, b in zip(whole, load(pickle.loads(pickle.dumps(crops)), 0, 6), strict=True))
+    names = Counter(name for batch in whole for name in batch.ids)
+    labeled, unlabeled = crops.items
+    assert names[labeled[3].id] == names[unlabeled[7].id] == 0
+    assert [names[item.id] for item in labeled[:1]] == [12]  # half of the 24 draws, two in each epoch of four
 
 
 def test_sixteen_bit_images_make_float_batches(tmp_path):

@@ -19,7 +19,7 @@ from trees import COARSE, FINE
 from farcluss import plugins
 from farcluss.build import build_dataset
 from farcluss.data import pack as module
-from farcluss.data.base import Item, MissingMask, Sample
+from farcluss.data.base import IGNORE, Item, MissingMask, Sample
 from farcluss.data.loader import LABELED, UNLABELED, PairedCrops, host_batches, step_addresses
 from farcluss.data.pack import Pack, chunk_shape
 from farcluss.data.splits import resolve
@@ -186,6 +186,8 @@ class TestWindows:
         dataset = packs[compression]
         item = dataset.parse(name)
         wanted = Windows(ARRAYS).read(Item(name, name, item.mask), tuple(window))
+        if wanted.mask is not None and wanted.valid is not None:
+            wanted = wanted._replace(mask=np.where(wanted.valid, wanted.mask, IGNORE))
         for found in (dataset.read(item, tuple(window)), dataset.read(Item(name, name), tuple(window))):
             for a, b in zip(found, wanted if found.mask is not None else wanted._replace(mask=None), strict=True):
                 assert (a is None) == (b is None)
@@ -296,6 +298,93 @@ class TestProcesses:
         copy = pickle.loads(pickle.dumps(dataset))
         assert copy._handle._file is None and dataset._handle._file
         assert np.array_equal(copy.read(item).image, image)
+
+
+def counted(sample, classes):
+    """Valid pixels and those of each class, in NumPy."""
+    valid = np.ones(sample.image.shape[1:], bool) if sample.valid is None else sample.valid
+    held = [0] * classes if sample.mask is None else [(valid & (sample.mask == c)).sum() for c in range(classes)]
+    return [valid.sum(), *held]
+
+
+class TestPixelCounts:
+    @pytest.mark.parametrize("compression", ["none", "lzf"])
+    @pytest.mark.parametrize("name", sorted(ARRAYS))
+    def test_they_are_those_of_the_arrays_that_were_packed(self, packs, name, compression):
+        dataset, sample = packs[compression], ARRAYS[name]
+        for item, known in ((dataset.parse(name), sample), (Item(name, name), sample._replace(mask=None))):
+            counts = dataset.pixel_counts(item)
+            assert counts.tolist() == counted(known, 3) and counts.dtype == np.int64
+
+    @pytest.mark.parametrize("name", ["voc", "folder, list", "cityscapes", "cubes"])
+    def test_they_are_those_of_the_arrays_that_are_read(self, name, tmp_path):
+        dataset = build_dataset(pack(sections(tmp_path)[name], tmp_path / "x.h5"))
+        for item in dataset.contents.items:
+            assert dataset.pixel_counts(item).tolist() == counted(dataset.read(item), len(dataset.classes))
+
+    def test_an_image_that_is_not_there(self, packs):
+        with pytest.raises(DataError, match=r"nowhere is not in"):
+            packs["none"].pixel_counts(Item("nowhere", "nowhere"))
+
+    def test_damage_is_told(self, tmp_path):
+        packed = pack(sections(tmp_path)["shapes"], tmp_path / "x.h5")
+        with h5py.File(packed.pack, "r+") as file:
+            file["pixels/classes"][0, 0] += 1
+        with pytest.raises(DataError, match=r"/pixels/classes does not have its checksum\.\nMake it anew"):
+            build_dataset(packed)
+
+
+class Measured(Windows):
+    """A data set whose options may name a file, which weights files shall not need."""
+
+    def __init__(self, data, *, levels: list[float] | str = "levels.txt", gain: float = 1.0):
+        super().__init__(ARRAYS)
+        read = [float(line) for line in (data.root / levels).read_text().split()] if isinstance(levels, str) else levels
+        values = {name: [number, 9 - number] for number, name in enumerate(self.classes)}
+        layout = data.layout.model_copy(update={"levels": read, "gain": gain})
+        self.carried = data.model_copy(update={"layout": layout, "classes": values, "ignore_index": 77})
+
+
+class TestCarried:
+    @pytest.fixture
+    def data(self, tmp_path):
+        (tmp_path / "levels.txt").write_text("0.25 0.5")
+        plugins.register("dataset", "measured", Measured)
+        yield Data(root=tmp_path, layout="measured", classes=["c", "b", "a"], val="none", workers=0)
+        plugins.unregister("dataset", "measured")
+
+    def test_weights_say_the_same_of_their_data_as_without_a_pack(self, data, tmp_path):
+        packed = pack(data, tmp_path / "x.h5")
+        others = {
+            "crop": 99,
+            "labeled": "1/2",
+            "palette": ["#010203"] * 3,
+            "draw": "balanced",
+            "mean": 0.25,
+            "std": 2.0,
+        }
+        wanted = build_dataset(data.model_copy(update=others)).carried
+        (tmp_path / "levels.txt").unlink()
+        found = build_dataset(packed.model_copy(update=others)).carried
+        assert found.layout.levels == [0.25, 0.5] and list(found.classes) == ["a", "b", "c"]
+        assert found == wanted.model_copy(update={"pack": tmp_path / "x.h5"})
+        assert list(found.classes.items()) == list(wanted.classes.items())
+
+    def test_recipes_out_of_weights_open_the_pack(self, data, tmp_path):
+        path = pack(data, tmp_path / "x.h5").pack
+        wanted = build_dataset(data).carried
+        (tmp_path / "levels.txt").unlink()
+        card = Data.model_validate_json(wanted.model_dump_json()).model_copy(update={"pack": path})
+        dataset = build_dataset(card)
+        assert dataset.carried == card and names(dataset.items("train")) == list(ARRAYS)
+        for change in ({"ignore_index": 78}, {"layout": {"name": "measured", "levels": [0.25, 0.75]}}):
+            with pytest.raises(DataError, match="was packed from a recipe of other data"):
+                build_dataset(Data.model_validate(card.model_dump() | change))
+
+    def test_without_it_weights_have_the_recipes_own_section(self, tmp_path):
+        packed = pack(sections(tmp_path)["shapes"], tmp_path / "x.h5").model_copy(update={"crop": 9})
+        dataset = build_dataset(packed)
+        assert not hasattr(dataset, "carried") and dataset.contents.carried == {}
 
 
 def test_the_file_is_plain(tmp_path):

@@ -4,6 +4,7 @@ import fcntl
 import os
 import resource
 import signal
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -15,13 +16,17 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from farcluss import packing, plugins
-from farcluss.build import build_dataset
+from farcluss.build import build_dataset, build_parts
 from farcluss.data.base import Item, Sample
 from farcluss.data.folder import folder
+from farcluss.data.loader import item_index
 from farcluss.data.pack import CHECKSUM
+from farcluss.engine import load_batches
 from farcluss.errors import DataError, PluginError
 from farcluss.packing import FLUSH_EVERY, Packing, survey
+from farcluss.reading import load_recipe
 from farcluss.recipe import Data
+from farcluss.trial import trial
 
 COUNT = 45
 SHAPES = Data(layout={"name": "shapes", "train": COUNT - 3, "val": 2, "test": 1, "size": 16}, workers=0)
@@ -86,7 +91,7 @@ class TestInterrupted:
         first, remarks = resume(path)
         assert everything(path) == everything(whole) and not part_of(path).exists()
         assert len(remarks) == 1 and str(part_of(path)) in remarks[0]
-        stored = (call - 12) // 2  # eleven arrays of contents come first, then mask and image in turn
+        stored = (call - 13) // 2  # twelve arrays of contents come first, then mask and image in turn
         assert first >= stored // FLUSH_EVERY * FLUSH_EVERY
 
     @pytest.mark.parametrize(
@@ -292,6 +297,29 @@ class TestCommand:
         for way, weights in found.items():
             assert weights.keys() == wanted.keys(), way
             assert all(torch.equal(weights[name], wanted[name]) for name in wanted), way
+
+    def test_balanced_draws(self, recipe, tmp_path):
+        """They need a pack; training from it draws by its numbers of pixels."""
+        path, balanced = tmp_path / "x.h5", ["--set", "data.draw=balanced"]
+        for words in (["run", recipe, "--output", tmp_path / "none"], ["check", recipe]):
+            refused = cli(*words, *balanced)
+            assert refused.code == 1 and "the layout shapes does not give" in refused.err
+        assert not (tmp_path / "none").exists()
+        assert cli("pack", recipe, *balanced, "-o", path).code == 0
+        found = load_recipe(recipe, settings=["data.draw=balanced", f"data.pack={path}", "train.steps=4"])
+        parts = build_parts(found)
+        chances = parts.chances()
+        with trial(found, parts, 4, workers=0) as run:
+            drawn = [batch.ids for batch in load_batches(run)]
+        for stream, items in enumerate((parts.splits.labeled, parts.splits.unlabeled)):
+            indices = [item_index(len(items), 0, stream, place, chances[stream]) for place in range(8)]
+            assert [name for ids in drawn for name in ids[2 * stream :][:2]] == [items[i].id for i in indices]
+            assert len(set(chances[stream].shares.round(9))) > 1 or stream == 1  # all scenes are of one size
+        alone = replace(parts, recipe=load_recipe(recipe, ["supervised"], ["data.draw=balanced"]))
+        assert alone.chances()[1] is None
+        assert cli("run", recipe, *balanced, "--set", f"data.pack={path}", "--output", tmp_path / "run").code == 0
+        other = cli("run", recipe, "--set", f"data.pack={path}", "--output", tmp_path / "run", "--resume")
+        assert other.code == 1 and "data.draw: balanced -> uniform" in other.err
 
     def test_an_unpacked_run_goes_on_packed(self, recipe, tmp_path):
         path = tmp_path / "x.h5"

@@ -146,8 +146,8 @@ HARMLESS = {
     "the same rate": ["train.lr=0.0125", "train.scale_lr=1"],
 }
 """Settings that change nothing of what is learned; `LIST` is a list file of the same images."""
-OTHER_KEYS = {"data.unlabeled", "data.pack", "network.pretrained", "train.epochs", "train.compile"}
-"""Harmless keys that are tried by tests of their own."""
+OTHER_KEYS = {"data.unlabeled", "data.pack", "data.draw", "network.pretrained", "train.epochs", "train.compile"}
+"""Keys that are tried by tests of their own: harmless ones, and the draw, which needs a pack."""
 
 
 def test_every_key_is_tried():

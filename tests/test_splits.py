@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from farcluss.data import published
 from farcluss.data.base import IGNORE, Item, Sample
 from farcluss.data.published import ListFile, PublishedList
-from farcluss.data.splits import cover_classes, draw_share, hash_order, parse_share, resolve
+from farcluss.data.splits import classes_of, cover_classes, draw_share, hash_order, parse_share, resolve
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 
@@ -173,6 +173,17 @@ def test_masks_are_read_only_while_a_class_is_missing():
     dataset = Scenes(names(8), held={name: {0, 1} for name in names(8)})
     resolve(dataset, Data(labeled="1/2", val="none"))
     assert sorted(dataset.reads) == names(8)
+
+
+def test_classes_where_images_are_not_valid_are_missing():
+    class Holed(Scenes):
+        def read(self, item, window=None):
+            sample = super().read(item, window)
+            return sample._replace(valid=sample.mask != 3)
+
+    plain = Scenes(names(8), held={name: {0, 3} if name < "0004" else {0, 1} for name in names(8)})
+    holed = Holed(plain.train, held=plain.held)
+    assert classes_of(plain, [plain.parse("0000")]) == {0, 3} and classes_of(holed, [holed.parse("0000")]) == {0}
 
 
 # Lists.

@@ -274,6 +274,15 @@ class Good:
         return Sample(image, mask) if window is None else Sample(image[:, *window], mask[window])
 
 
+HOLE = np.arange(48).reshape(8, 6) < 5
+NODATA = Sample(np.where(HOLE, np.float32(np.nan), np.float32(0.5)) + np.zeros((3, 1, 1), np.float32), None, ~HOLE)
+
+
+def pixel_counts(counts, bare):
+    """What a data set counts of items with a mask and without."""
+    return {"pixel_counts": lambda self, item: np.array(counts if item.mask else bare)}
+
+
 @pytest.mark.parametrize(
     ("changes", "test", "text"),
     [
@@ -309,6 +318,17 @@ class Good:
             "NaN",
         ),
         (
+            {"read": lambda self, item, window=None: NODATA},
+            "test_shapes_and_dtypes",
+            "finite also where it is not valid",
+        ),
+        (pixel_counts([48, 24, 24], [48, 24, 24]), "test_pixel_counts", "a mask that the item does not have"),
+        (pixel_counts([48, 24, 24], [24, 0, 0]), "test_pixel_counts", "depends on the mask"),
+        (pixel_counts([48, 24, 25], [48, 0, 0]), "test_pixel_counts", "more pixels have a class"),
+        (pixel_counts([48, 24, -1], [48, 0, 0]), "test_pixel_counts", "negative numbers"),
+        (pixel_counts([48.0, 24, 24], [48, 0, 0]), "test_pixel_counts", "gives float64 (3,), not int64 (3,)"),
+        (pixel_counts([48, 24], [48, 0]), "test_pixel_counts", "gives int64 (2,)"),
+        (
             {"read": lambda self, item, window=None: Sample(np.random.randint(9, size=(3, 8, 6)).astype(np.uint8))},
             "test_shapes_and_dtypes",
             "disagree about a mask",
@@ -331,6 +351,21 @@ class Standardized(Good):
     def read(self, item, window=None):
         sample = super().read(item, window)
         return sample._replace(image=np.float32(3) - 5 * sample.image)
+
+
+class Counting(Good):
+    """It knows how many pixels of its images are valid, and of each class."""
+
+    def read(self, item, window=None):
+        sample = super().read(item)._replace(valid=~HOLE)
+        return sample if window is None else Sample(sample.image[:, *window], sample.mask[window], ~HOLE[window])
+
+    def pixel_counts(self, item):
+        return np.array([43, 21, 22] if item.mask else [43, 0, 0])
+
+
+def test_a_data_set_that_counts_pixels_passes():
+    assert failures(DatasetTester, dataset=Counting) == {}
 
 
 def test_floats_of_another_range_pass_where_the_tester_says_so():

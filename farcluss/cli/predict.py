@@ -6,6 +6,9 @@ import click
 
 from farcluss.cli.common import device_option
 
+STEPS = 1000
+"""Of the progress bar, per image: a large one takes hours."""
+
 
 @click.command(epilog="Example: farcluss predict runs/quickstart/weights/best.safetensors photos/ -o masks --overlay")
 @click.argument("weights")
@@ -54,13 +57,16 @@ def command(
     if not overwrite:
         refuse_existing(jobs, built)
     make_folder(Path(output))
-    failed = []
-    with click.progressbar(predict_files(model, jobs, built), length=len(jobs), label="predicting") as outcomes:
-        for outcome in outcomes:
-            if outcome.error:
-                failed.append(outcome)
-    click.echo(f"{len(jobs) - len(failed)} of {len(jobs)} images predicted, written to {output}/")
-    for outcome in failed:
-        click.echo(f"Error: {outcome.error}", err=True)
-    if failed:
+    errors, remarks = [], []
+    with click.progressbar(length=STEPS * len(jobs), label="predicting") as bar:
+        for outcome in predict_files(model, jobs, built):
+            bar.update(round(STEPS * outcome.done) - bar.pos)
+            errors += [outcome.error] if outcome.error else []
+            remarks += [outcome.remark] if outcome.remark else []
+    click.echo(f"{len(jobs) - len(errors)} of {len(jobs)} images predicted, written to {output}/")
+    for remark in remarks:
+        click.echo(f"Note: {remark}", err=True)
+    for error in errors:
+        click.echo(f"Error: {error}", err=True)
+    if errors:
         raise click.exceptions.Exit(1)

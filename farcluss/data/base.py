@@ -54,9 +54,10 @@ class Sample(NamedTuple):
 
     Attributes:
         image: `(Cin, *S)`, uint8, or float32 for deeper data: in [0, 1], or any range that the recipe's mean and std
-            are for.
+            are for. Finite everywhere, also where it is not valid: convolutions look there, and one NaN spreads.
         mask: `(*S)` uint8, class index or `IGNORE`; None for an item without a mask.
-        valid: `(*S)` bool, False at nodata; None when every pixel is valid.
+        valid: `(*S)` bool, False at nodata; None when every pixel is valid. What is not valid counts nowhere, neither
+            in training nor in scores, whatever the mask says of it.
     """
 
     image: NDArray[np.uint8] | NDArray[np.float32]
@@ -65,7 +66,7 @@ class Sample(NamedTuple):
 
 
 class Reduced(NamedTuple):
-    """A window of an item whose image has fewer pixels than the window, each the mean of a square.
+    """A window of an item whose image has fewer pixels than the window, each the mean of a square; all are valid.
 
     Attributes:
         image: `(Cin, *s)`.
@@ -91,7 +92,11 @@ class Dataset(Protocol):
       leaves it to chance. Items of the unlabeled stream come without their mask;
     - `parse_group(line) -> list[Item]`: the items of a line of a list that may name several at once;
     - `findings() -> list[str]`: what `farcluss check` has to report beyond items that cannot be read;
+    - `pixel_counts(item) -> NDArray[np.int64]`, for `data.draw = "balanced"`: `(1 + classes,)`, how many pixels of the
+      item are valid, then how many of those are of each class (zeros for an item without a mask). They may be
+      estimates, as ratios alone matter. Items of the unlabeled stream come without their mask;
     - `carried`: the section `[data]` as weights files shall have it, with files that options name replaced by content.
+      Packs keep its layout, classes, ignore_index, reduce_zero_label and channels; other keys are those of the recipe.
     """
 
     @property
@@ -116,7 +121,7 @@ class Dataset(Protocol):
 
 
 def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> Sample:
-    """Read an item, refusing what a data set must not give.
+    """Read an item, refusing what a data set must not give; the mask is `IGNORE` where the image is not valid.
 
     Raises:
         FarclussError: what the data set raises for its files.
@@ -143,4 +148,6 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
         raise PluginError(
             f"{name}: the mask holds {mask[mask != IGNORE].max()} in a set of {len(dataset.classes)} classes."
         )
+    if mask is not None and sample.valid is not None:
+        sample = sample._replace(mask=np.where(sample.valid, mask, np.uint8(IGNORE)))
     return sample

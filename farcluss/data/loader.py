@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from farcluss.data.base import IGNORE, Dataset, Item
 from farcluss.data.crops import draw_crop
+from farcluss.data.weighting import Chances, multiplicities
 from farcluss.errors import FarclussError, PluginError, SampleError
 from farcluss.recipe import Data
 
@@ -44,13 +45,22 @@ class Address(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _order(count: int, seed: int, stream: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, stream, epoch]).permutation(count)
+def _order(count: int, seed: int, stream: int, epoch: int, chances: Chances | None) -> NDArray[np.int64]:
+    rng = np.random.default_rng([seed, stream, epoch])
+    order = rng.permutation(count)
+    if chances is None:
+        return order
+    # The offset is drawn after the order, so that equal chances give what no chances give.
+    offset = float(rng.random(dtype=np.float32))
+    return np.repeat(np.arange(count), multiplicities(chances.shares, offset))[order]
 
 
-def item_index(count: int, seed: int, stream: int, position: int) -> int:
-    """Index of the item at `position` of an endless stream that shuffles `count` items anew each epoch."""
-    return int(_order(count, seed, stream, position // count)[position % count])
+def item_index(count: int, seed: int, stream: int, position: int, chances: Chances | None = None) -> int:
+    """Index of the item at `position` of an endless stream that shuffles `count` items anew each epoch.
+
+    With `chances`, an epoch has as many positions, but each item as often as its share of them, rounded at random.
+    """
+    return int(_order(count, seed, stream, position // count, chances)[position % count])
 
 
 class Drawn(NamedTuple):
@@ -75,6 +85,8 @@ class PairedCrops:
     truth_every: tuple[int, ...] = (1,)
     """Periods of the steps in which masks of unlabeled images are read, where they exist: for diagnostics alone."""
     diary: "Diary" = field(default_factory=lambda: Diary(0))
+    chances: tuple[Chances | None, Chances | None] = (None, None)
+    """How often the items of each stream are drawn; None for equally often."""
 
     def __getitem__(self, address: Address) -> Drawn:
         """The crop at an address; an error travels as a value, so that its text stays readable.
@@ -83,7 +95,7 @@ class PairedCrops:
         """
         items = self.items[address.stream]
         position = address.step * self.batch + address.slot
-        index = item_index(len(items), self.seed, address.stream, position)
+        index = item_index(len(items), self.seed, address.stream, position, self.chances[address.stream])
         sample = self._draw(address, index)
         if self.data.on_error == "stop" or not isinstance(sample, FarclussError):
             return Drawn(address, items[index].id, sample)

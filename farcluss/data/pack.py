@@ -1,8 +1,10 @@
 """A whole data set in one HDF5 file, chunked so that a crop reads its window alone. `farcluss.packing` writes it.
 
 Layout of the file: attributes say what it is and what it was made from; `classes`, `palette`, `items`, `splits` and
-`lines` hold what the data set knows, `sizes` the spatial size of each image. Arrays are in `images/N` `(Cin, *S)`,
-`masks/N` and `valid/N` `(*S)`, N counting images and masks in the order of `items`, each with its CRC-32 as attribute.
+`lines` hold what the data set knows, `carried` what weights say of it, `sizes` the spatial size of each image,
+`pixels/valid` `(images,)` and `pixels/classes` `(masks, C)` numbers of valid pixels. Arrays are in `images/N`
+`(Cin, *S)`, `masks/N` and `valid/N` `(*S)`, N counting images and masks in the order of `items`. Arrays and tables of
+pixels have their CRC-32 as attribute.
 """
 
 import json
@@ -25,11 +27,12 @@ from farcluss.data.masks import recipe_palette
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 
-FORMAT, VERSION = "farcluss-pack", 2
+FORMAT, VERSION = "farcluss-pack", 3
 CHECKSUM = "crc32"
+PIXELS = "pixels/valid", "pixels/classes"
 _SIDES = {1: (1 << 15,), 2: (128, 256), 3: (16, 32, 64)}
 _CHUNK_BYTES = 1 << 19  # half of HDF5's chunk cache: chunks that don't fit it are read row by row, seven times slower
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
 """What h5py raises for a file that is damaged or was changed."""
 
 
@@ -65,6 +68,9 @@ class Contents:
         splits: places in `items` of each split.
         missing: for each split that the data set has not, how it says so.
         lines: what a line of a list may say, and the place in `items` of what it names.
+        carried: keys of `[data]` as weights files shall have them, see `farcluss.data.base.Dataset.carried`; empty when
+            the data set leaves that to the recipe.
+        carried_origin: `origin` of a recipe that has those keys, as weights files do; or empty.
     """
 
     origin: dict[str, Any]
@@ -76,6 +82,8 @@ class Contents:
     splits: dict[str, list[int]]
     missing: dict[str, str]
     lines: dict[str, int]
+    carried: dict[str, Any]
+    carried_origin: dict[str, Any]
 
     @cached_property
     def images(self) -> dict[str, int]:
@@ -105,6 +113,7 @@ class Contents:
         splits.attrs.update(self.missing)
         _write_texts(file, "lines/text", list(self.lines))
         file["lines/item"] = np.array(list(self.lines.values()), np.int64)
+        _write_texts(file, "carried", [json.dumps(self.carried), json.dumps(self.carried_origin)])
 
     @classmethod
     def read(cls, file: h5py.File) -> "Contents":
@@ -124,6 +133,7 @@ class Contents:
             {split: places[()].tolist() for split, places in file["splits"].items()},
             dict(file["splits"].attrs),
             dict(zip(_read_texts(file, "lines/text"), file["lines/item"][()].tolist(), strict=True)),
+            *(json.loads(text) for text in _read_texts(file, "carried")),
         )
         if file.attrs[CHECKSUM] != contents.checksum():
             raise ValueError("its table of contents does not have its checksum")
@@ -207,7 +217,13 @@ def open_file(path: Path) -> h5py.File:
 
 
 class Pack:
-    """A data set out of one file, see `farcluss.data.base.Dataset`; the files that it was made from are not needed."""
+    """A data set out of one file, see `farcluss.data.base.Dataset`; the files that it was made from are not needed.
+
+    Attributes:
+        carried: section `[data]` for weights files; `open_pack` gives it where the data set that was packed had one.
+    """
+
+    carried: Data
 
     def __init__(self, path: Path) -> None:
         """Read the table of contents.
@@ -223,7 +239,8 @@ class Pack:
                     raise ValueError("it is unfinished")
                 self._sizes = [tuple(extent for extent in row if extent) for row in file["sizes"][()].tolist()]
                 self._valid = {int(name) for name in file["valid"]}
-            except _DAMAGE as error:
+                self._valid_pixels, self._class_pixels = (read_checked(file[name]) for name in PIXELS)
+            except DAMAGE as error:
                 text = f"{path} cannot be used: {_reason(error)}."
                 raise DataError(f"{text}\nMake it anew with `farcluss pack`.") from None
         self.classes: tuple[str, ...] = self.contents.classes
@@ -274,6 +291,14 @@ class Pack:
         """Spatial size `(*S)`; opens nothing."""
         return self._sizes[self._number(item)]
 
+    def pixel_counts(self, item: Item) -> NDArray[np.int64]:
+        """Numbers `(1 + C,)` of valid pixels, and of those of each class; opens nothing."""
+        counts = np.zeros(1 + len(self.classes), np.int64)
+        counts[0] = self._valid_pixels[self._number(item)]
+        if item.mask is not None:
+            counts[1:] = self._class_pixels[self.contents.masks[item.image, item.mask]]
+        return counts
+
     def _number(self, item: Item) -> int:
         if item.image not in self.contents.images:
             raise DataError(f"{item.image} is not in {self.path}.")
@@ -295,12 +320,29 @@ class Pack:
                 mask = file[f"masks/{self.contents.masks[item.image, item.mask]}"][inside]
             if number in self._valid:
                 valid = file[f"valid/{number}"][inside]
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise DataError(
                 f"{self.path}: item {item.id} cannot be read: {_reason(error)}.\n"
                 "`farcluss pack --verify` names all damaged items; make the file anew."
             ) from None
         return Sample(image, mask, valid)
+
+
+def read_checked(stored: h5py.Dataset) -> NDArray[Any]:
+    """A whole array. Raises what h5py raises for a damaged one, ValueError for one without its checksum."""
+    array: NDArray[Any] = stored[()]
+    if stored.attrs[CHECKSUM] != checksum(array):
+        raise ValueError(f"{stored.name} does not have its checksum")
+    return array
+
+
+def is_damaged(stored: h5py.Dataset) -> bool:
+    """Whether an array cannot be read, or has not its checksum."""
+    try:
+        read_checked(stored)
+    except DAMAGE:
+        return True
+    return False
 
 
 def _reason(error: Exception) -> str:
@@ -319,7 +361,9 @@ def open_pack(data: Data, origin: dict[str, Any]) -> Pack:
     """
     assert data.pack is not None
     pack = Pack(data.pack)
-    made = pack.contents.origin
+    made, carried = pack.contents.origin, pack.contents.carried
+    if carried and origin == pack.contents.carried_origin:  # a recipe out of weights that were trained from it
+        made = origin
     other = [key for key in dict.fromkeys([*made, *origin]) if made.get(key) != origin.get(key)]
     if other:
         shown = "; ".join(f"{key} was {_short(made.get(key))}, is {_short(origin.get(key))}" for key in other[:3])
@@ -329,6 +373,9 @@ def open_pack(data: Data, origin: dict[str, Any]) -> Pack:
             "Pack this recipe, or read the original files with --set data.pack="
         )
     pack.palette = recipe_palette(data, len(pack.classes)) or pack.palette
+    if carried:
+        stored = Data.model_validate(carried)
+        pack.carried = data.model_copy(update={key: getattr(stored, key) for key in carried})
     return pack
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from farcluss.data import published
-from farcluss.data.base import IGNORE, Dataset, Item, MissingMask
+from farcluss.data.base import IGNORE, Dataset, Item, MissingMask, read_sample
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 
@@ -93,7 +93,7 @@ def classes_of(dataset: Dataset, unit: Unit) -> set[int]:
     found: set[int] = set()
     for item in unit:
         try:
-            mask = dataset.read(item).mask
+            mask = read_sample(dataset, item).mask
         except DataError:
             continue
         found |= set() if mask is None else set(np.unique(mask).tolist()) - {IGNORE}

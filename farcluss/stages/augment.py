@@ -120,7 +120,7 @@ class Photometric(Augment):
         if images.dim() != 4 or images.shape[1] != 3:
             raise PluginError(
                 f"augment/photometric needs RGB images (B, 3, H, W), not {tuple(images.shape)}.\n"
-                'Set stages.augment = "identity", or an augment plugin made for such data.'
+                'Set stages.augment = "intensity", which takes any channels.'
             )
         strong = images
         for operation in self.color:

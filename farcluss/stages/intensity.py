@@ -2,7 +2,7 @@
 
 Every operation is relative to the image's own channels: of `a * images + b`, with `a > 0`, it makes `a` times what it
 makes of `images`, plus `b`. So images in [0, 1], z-scores and reflectances are changed alike. Constant channels stay
-constant. Nothing moves: labels stay where they are.
+constant, unless `turn_hue` or `to_gray` mix them with others. Nothing moves: labels stay where they are.
 
 Convention:
     Images are `(B, C, *S)`. Parameters are tensors on the same device: `(B,)` for one value per sample, `(B, C)` for
@@ -96,6 +96,41 @@ def change_gamma(images: Tensor, gamma: Tensor) -> Tensor:
     return low + span * share ** _over(images, gamma)
 
 
+def turn_hue(images: Tensor, turn: Tensor, bands: tuple[int, int, int]) -> Tensor:
+    """`images` with the colors of three channels turned about their gray axis, red toward green toward blue.
+
+    The rotation is linear, so any range of values will do, and the mean of the three channels stays. A third of the
+    circle makes red green, green blue and blue red.
+
+    Args:
+        images: `(B, C, *S)`.
+        turn: `(B,)`, share of the color circle.
+        bands: indices of the red, the green and the blue channel; the others stay.
+    """
+    colors = _bands(images, bands)
+    angle = 2 * math.pi * turn
+    # Rodrigues' formula about (1, 1, 1) / sqrt(3), as a change: what is not turned stays to the last digit.
+    across = (colors.roll(1, 1) - colors.roll(-1, 1)) / math.sqrt(3)
+    away = colors - colors.mean(1, keepdim=True)
+    changed = colors + _over(colors, angle.cos() - 1) * away + _over(colors, angle.sin()) * across
+    return _with_bands(images, changed, bands)
+
+
+def to_gray(images: Tensor, chosen: Tensor, bands: tuple[int, int, int]) -> Tensor:
+    """`images` with each of three channels replaced by the mean of the three.
+
+    The mean, and not the weights of Rec. 601: those are for the primaries and the gamma curve of displays, which raw
+    bands do not have, and only the mean is what `turn_hue` keeps, so that gray is the same before and after a turn.
+
+    Args:
+        images: `(B, C, *S)`.
+        chosen: `(B,)` bool, the samples that become gray.
+        bands: indices of the red, the green and the blue channel; the others stay.
+    """
+    colors = _bands(images, bands)
+    return _with_bands(images, torch.where(_over(colors, chosen), colors.mean(1, keepdim=True), colors), bands)
+
+
 def lower_resolution(images: Tensor, factor: Tensor) -> Tensor:
     """`images` as if taken with fewer pixels: the nearest ones are kept, and interpolated linearly to the old size.
 
@@ -138,6 +173,19 @@ def _over(images: Tensor, values: Tensor) -> Tensor:
     """`(B,)` or `(B, C)` as it is multiplied with images."""
     shaped = values.view(len(values), -1, *[1] * (images.dim() - 2))
     return shaped if shaped.dtype == torch.bool else shaped.to(images.dtype)
+
+
+def _bands(images: Tensor, bands: tuple[int, int, int]) -> Tensor:
+    """Three channels `(B, 3, *S)`, without the index tensor for which a GPU would have to wait."""
+    return torch.stack([images[:, band] for band in bands], 1)
+
+
+def _with_bands(images: Tensor, colors: Tensor, bands: tuple[int, int, int]) -> Tensor:
+    """`images` with `colors` `(B, 3, *S)` in place of three channels."""
+    images = images.clone()
+    for band, color in zip(bands, colors.unbind(1), strict=True):
+        images[:, band] = color
+    return images
 
 
 def _along(images: Tensor, values: Tensor, axis: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -93,7 +94,8 @@ class DatasetTester:
             size = tuple(dataset.size(item))
             assert image.shape == (self.channels, *size), f"{item.id}: image {image.shape}, but size() says {size}"
             assert image.dtype in (np.uint8, np.float32), f"{item.id}: image is {image.dtype}, not uint8 or float32"
-            assert np.isfinite(image).all(), f"{item.id}: image holds NaN or infinity"
+            finite = np.isfinite(image).all()
+            assert finite, f"{item.id}: image holds NaN or infinity; it must be finite also where it is not valid"
             if image.dtype == np.float32 and self.unit_range:
                 assert 0 <= image.min() and image.max() <= 1, f"{item.id}: float image is not in [0, 1]"
             assert (mask is None) == (item.mask is None), f"{item.id}: item and sample disagree about a mask"
@@ -112,6 +114,24 @@ class DatasetTester:
             whole, part = dataset.read(item), dataset.read(item, window)
             cut = Sample(*(None if array is None else array[(..., *window)] for array in whole))  # type: ignore[arg-type]
             same_arrays(f"{item.id}, window {window}", part, cut)
+
+    def test_pixel_counts(self) -> None:
+        """Where a data set counts pixels: whole numbers, of classes no more than valid ones, none without a mask."""
+        dataset = self.build()
+        count = getattr(dataset, "pixel_counts", None)
+        if count is None:
+            return
+        for item in self.some(dataset):
+            counts, bare = count(item), count(replace(item, mask=None))
+            shape = (1 + len(dataset.classes),)
+            for found in (counts, bare):
+                assert found.shape == shape and found.dtype == np.int64, (
+                    f"{item.id}: pixel_counts gives {found.dtype} {found.shape}, not int64 {shape}"
+                )
+                assert (found >= 0).all(), f"{item.id}: pixel_counts gives negative numbers"
+            assert counts[0] >= counts[1:].sum(), f"{item.id}: more pixels have a class than are valid"
+            assert not bare[1:].any(), f"{item.id}: pixel_counts looks at a mask that the item does not have"
+            assert bare[0] == counts[0], f"{item.id}: how many pixels are valid depends on the mask"
 
     def test_works_in_workers(self) -> None:
         """The data set can be pickled, and its copy reads the same arrays."""

@@ -1,4 +1,4 @@
-"""Strong views of volumes and images with any channels and any range of values."""
+"""A strong view of images and volumes with any channels and any range of values."""
 
 import math
 
@@ -7,19 +7,19 @@ from torch import Tensor
 
 from farcluss.draws import common_draws, rows
 from farcluss.errors import PluginError
-from farcluss.options import Count, NonNegative, PositiveRange, Share, ShareRange
+from farcluss.options import Count, Hue, NonNegative, PositiveRange, Share, ShareRange
 from farcluss.stages import intensity
 from farcluss.stages.base import Augment, PseudoLabels, Views
 from farcluss.stages.mixing import mix, random_boxes
 
 
-class VolumeIntensity(Augment):
+class Intensity(Augment):
     """A strong view by intensity alone, as nnU-Net changes it but stronger; cutout, and CutMix by option.
 
     Every change is relative to the image's own channels, so that their range does not matter, and the view stays in
     the range of the image. Each sample is changed with its own chances and strengths; those of brightness, contrast
     and gamma are each channel's own, and those of blur and resolution each axis' own. Labels stay where they are, but
-    for CutMix, which moves them with the pixels.
+    for CutMix, which moves them with the pixels. Colors are changed where `rgb_bands` says which channels have them.
 
     Shape:
         `(B, Cin, *S)`, two or three axes, any channels, to one strong view of the same shape.
@@ -37,6 +37,11 @@ class VolumeIntensity(Augment):
         resolution_p: chance of a low resolution.
         gamma: bounds of the power that is applied to the channel's range.
         gamma_p: chance of a power.
+        rgb_bands: indices of the red, the green and the blue channel, the first is 0, such as [2, 1, 0]; without them
+            there are no changes of color.
+        hue: largest turn of the three channels' colors in either direction, as a share of the color circle.
+        hue_p: chance of a turn.
+        gray_p: chance that the three channels become their mean.
         drop_p: chance of losing one channel, where there are several.
         cutout: chance of a box that is filled with the channel's mean.
         cutout_area: bounds of the share of the image that is filled.
@@ -62,6 +67,10 @@ class VolumeIntensity(Augment):
         resolution_p: Share = 0.25,
         gamma: PositiveRange = (0.7, 1.5),
         gamma_p: Share = 0.5,
+        rgb_bands: tuple[Count, ...] = (),
+        hue: Hue = 0.1,
+        hue_p: Share = 0.5,
+        gray_p: Share = 0.2,
         drop_p: Share = 0.1,
         cutout: Share = 0.25,
         cutout_area: ShareRange = (0.02, 0.2),
@@ -77,19 +86,18 @@ class VolumeIntensity(Augment):
         self.contrast, self.contrast_p = contrast, contrast_p
         self.resolution, self.resolution_p = resolution, resolution_p
         self.gamma, self.gamma_p = gamma, gamma_p
+        self.rgb_bands = _three(rgb_bands) if rgb_bands else None
+        self.hue, self.hue_p, self.gray_p = hue, hue_p, gray_p
         self.drop_p = drop_p
         self.cutout, self.cutout_area = cutout, cutout_area
         self.cutmix, self.cutmix_area = cutmix, cutmix_area
         self.aspect, self.thick_axes = aspect, thick_axes
 
     def forward(self, images: Tensor, valid: Tensor) -> Views:
-        """One strong view. Raises PluginError where the images lack one of `thick_axes`."""
+        """One strong view. Raises PluginError where the images lack one of `thick_axes` or `rgb_bands`."""
         size = tuple(images.shape[2:])
-        if self.thick_axes and max(self.thick_axes) >= len(size):
-            raise PluginError(
-                f"augment/volume-intensity: thick_axes = {list(self.thick_axes)}, but the images have axes 0 to "
-                f"{len(size) - 1}.\nSet stages.augment.thick_axes to axes that they have."
-            )
+        _check_indices("thick_axes", self.thick_axes, "axes", len(size))
+        _check_indices("rgb_bands", self.rgb_bands or (), "channels", images.shape[1])
         strong = intensity.keep_range(self._recolored(self._degraded(images)), images)
         if self.drop_p and images.shape[1] > 1:
             strong = intensity.drop_channels(strong, self._dropped(images))
@@ -120,7 +128,7 @@ class VolumeIntensity(Augment):
         return images
 
     def _recolored(self, images: Tensor) -> Tensor:
-        """Another scale of values: brightness, contrast, gamma."""
+        """Another scale of values: brightness, contrast, gamma; then other colors, so that gray is gray."""
         channels = images.shape[1]
         if self.brightness_p:
             bounds = -self.brightness, self.brightness
@@ -131,6 +139,11 @@ class VolumeIntensity(Augment):
         if self.gamma_p:
             logs = math.log(self.gamma[0]), math.log(self.gamma[1])
             images = intensity.change_gamma(images, _drawn(images, logs, self.gamma_p, 0.0, channels).exp())
+        if self.rgb_bands and self.hue_p:
+            turn = _drawn(images, (-self.hue, self.hue), self.hue_p, 0.0)
+            images = intensity.turn_hue(images, turn, self.rgb_bands)
+        if self.rgb_bands and self.gray_p:
+            images = intensity.to_gray(images, _chosen(images, self.gray_p), self.rgb_bands)
         return images
 
     def _dropped(self, images: Tensor) -> Tensor:
@@ -148,6 +161,26 @@ class VolumeIntensity(Augment):
         return values
 
 
+def _three(bands: tuple[int, ...]) -> tuple[int, int, int]:
+    """Red, green and blue. Raises PluginError when that is not what `bands` are."""
+    if len(bands) != 3 or len(set(bands)) != 3:
+        fault = f"has {len(bands)} indices" if len(bands) != 3 else "names a channel twice"
+        raise PluginError(
+            f"augment/intensity: rgb_bands = {list(bands)} {fault}.\n"
+            "Set stages.augment.rgb_bands to the indices of the red, the green and the blue channel, or leave it out."
+        )
+    return bands[0], bands[1], bands[2]
+
+
+def _check_indices(option: str, indices: tuple[int, ...], things: str, count: int) -> None:
+    """Raises PluginError where the images, which have `count` axes or channels, lack one of an option's."""
+    if indices and max(indices) >= count:
+        raise PluginError(
+            f"augment/intensity: {option} = {list(indices)}, but the images have {things} 0 to {count - 1}.\n"
+            f"Set stages.augment.{option} to {things} that they have."
+        )
+
+
 def _drawn(images: Tensor, bounds: tuple[float, float], p: float, neutral: float, *shape: int) -> Tensor:
     """Uniform values `(B, *shape)` for this process's images; for a sample that is not chosen the neutral one."""
     total, mine = rows(len(images))
@@ -155,6 +188,13 @@ def _drawn(images: Tensor, bounds: tuple[float, float], p: float, neutral: float
         values = torch.empty(total, *shape, device=images.device).uniform_(*bounds)
         chosen = torch.rand(total, *[1] * len(shape), device=images.device) < p
     return torch.where(chosen, values, neutral)[mine]
+
+
+def _chosen(images: Tensor, p: float) -> Tensor:
+    """`(B,)` bool: which of this process's images are chosen."""
+    total, mine = rows(len(images))
+    with common_draws():
+        return (torch.rand(total, device=images.device) < p)[mine]
 
 
 def _seeds(images: Tensor) -> Tensor:

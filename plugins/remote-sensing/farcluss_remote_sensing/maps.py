@@ -1,0 +1,97 @@
+"""Maps of a scene as files: on its grid to the last bit, with classes by name and color."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import numpy as np
+import rasterio
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.shutil import copy as copy_file
+from rasterio.windows import Window as Box
+
+from farcluss_remote_sensing.files import Grid
+from farcluss_remote_sensing.strips import Strips
+from farcluss_remote_sensing.whole_scenes import NO_CLASS
+
+if TYPE_CHECKING:
+    from farcluss.weights import Card
+
+BLOCK = 512
+"""Pixels per side of the blocks of a file."""
+
+
+@contextmanager
+def _without_place() -> Iterator[None]:
+    """Pictures have no place, and need none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def write_map(path: Path, strips: Strips, name: str, grid: Grid, card: "Card", cog: bool) -> None:
+    """Join a map's strips in one file, in the memory of a few blocks.
+
+    Args:
+        path: of the file.
+        strips: all of them.
+        name: of the map.
+        grid: of the scene.
+        card: names and colors of the classes, and where the weights come from.
+        cog: a cloud-optimized file, with overviews; else a tiled one without.
+    """
+    whole = name == "classes"
+    plain = path.with_name(f"plain-{path.name}") if cog else path
+    with _without_place():
+        _write_tiled(plain, strips, name, grid, card, fast=cog)
+        if cog:
+            how = {"OVERVIEW_RESAMPLING": "NEAREST" if whole else "AVERAGE", "PREDICTOR": "NO" if whole else "YES"}
+            copy_file(plain, path, driver="COG", COMPRESS="DEFLATE", BLOCKSIZE=BLOCK, BIGTIFF="IF_SAFER", **how)
+            plain.unlink()
+
+
+def _write_tiled(path: Path, strips: Strips, name: str, grid: Grid, card: "Card", fast: bool) -> None:
+    bands, dtype = strips.maps[name]
+    whole = name == "classes"
+    profile: dict[str, Any] = {
+        "driver": "GTiff", "dtype": dtype, "count": bands, "height": grid.height, "width": grid.width,
+        "crs": CRS.from_wkt(grid.crs) if grid.crs else None, "transform": rasterio.Affine(*grid.transform),
+        "nodata": NO_CLASS if whole else np.nan, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
+        "compress": "deflate", "zlevel": 1 if fast else 6, "predictor": 1 if whole else 3, "bigtiff": "IF_SAFER",
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as file:
+        described = {f"CLASS_{index}": text for index, text in enumerate(card.classes)}
+        file.update_tags(**described, WEIGHTS=card.source, STEP=card.step)
+        if whole:
+            colors = {index: (*color, 255) for index, color in enumerate(card.palette)}
+            file.write_colormap(1, {**colors, NO_CLASS: (0, 0, 0, 0)})
+        elif name == "probs":
+            for band, text in enumerate(card.classes, 1):
+                file.set_band_description(band, text)
+        for number in range(strips.count):
+            _write_strip(file, strips, number, name)
+
+
+def _write_strip(file: Any, strips: Strips, number: int, name: str) -> None:
+    """Block by block."""
+    values = strips.open(number, name)
+    top = strips.bounds(number)[0]
+    for row in range(0, values.shape[0], BLOCK):
+        for column in range(0, values.shape[2], BLOCK):
+            block = values[row : row + BLOCK, :, column : column + BLOCK].swapaxes(0, 1)
+            box = Box(column, top + row, block.shape[2], block.shape[1])  # type: ignore[no-untyped-call,unused-ignore]
+            file.write(np.ascontiguousarray(block), window=box)
+
+
+def category_names(classes: Sequence[str]) -> bytes:
+    """What GDAL and QGIS read the names of a file's values from, beside the file."""
+    root = ElementTree.Element("PAMDataset")
+    names = ElementTree.SubElement(ElementTree.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
+    for name in classes:
+        ElementTree.SubElement(names, "Category").text = name
+    text: bytes = ElementTree.tostring(root, encoding="utf-8")
+    return text

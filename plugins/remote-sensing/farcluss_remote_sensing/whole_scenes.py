@@ -1,0 +1,198 @@
+"""Prediction of whole scenes by strips, in this process or in several.
+
+Notation used for shapes: B tiles, C classes, h, W rows and columns.
+"""
+
+import signal
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from numpy.typing import NDArray
+
+from farcluss.data.base import Window
+from farcluss.errors import DataError, FarclussError
+from farcluss.inference import even_parts, images_per_forward
+from farcluss.weights import Inference, Model, load, save_weights
+from farcluss.writers import normalized_entropy
+from farcluss_remote_sensing.files import Stack
+from farcluss_remote_sensing.scaling import Scaling
+from farcluss_remote_sensing.stitching import Axis, stitched_rows
+from farcluss_remote_sensing.strips import Strips
+
+CACHE = 2**28
+"""Bytes of decoded blocks that GDAL keeps; it would take a share of the machine's memory."""
+
+PIECE = 64
+"""Rows of the scene's width whose maps are made at once."""
+
+NO_CLASS = 255
+"""Class index of invalid pixels."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process needs to know to predict strips of a scene.
+
+    Attributes:
+        stack: the scene's bands.
+        scaling: of the bands.
+        rows: tiles from top to bottom.
+        columns: tiles from left to right.
+        strips: where finished rows go.
+    """
+
+    stack: Stack
+    scaling: Scaling
+    rows: Axis
+    columns: Axis
+    strips: Strips
+
+
+def predict_strips(model: Model, task: Task, numbers: Sequence[int]) -> Iterator[int]:
+    """Predict strips and write them; neighbors share the tiles on their border.
+
+    Yields:
+        Numbers of rows that have been finished.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    for run in _runs(numbers):
+        pieces = _pieces(model, task, task.strips.bounds(run[0])[0], task.strips.bounds(run[-1])[1])
+        steps = task.strips.write(pieces, run)
+        while True:
+            with rasterio.Env(GDAL_CACHEMAX=CACHE), model.evaluating():
+                height = next(steps, None)
+            if height is None:
+                break
+            yield height
+
+
+def _runs(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers, in runs without a gap."""
+    runs = groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    return [[number for _, number in run] for _, run in runs]
+
+
+def _pieces(model: Model, task: Task, first: int, last: int) -> Iterator[tuple[int, dict[str, NDArray[Any]], Any]]:
+    """Maps of rows `[first, last)`, and what the bands hold there, a few rows at a time and never across strips."""
+
+    def predict(windows: Sequence[Window]) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+        return predict_tiles(model, task, windows)
+
+    classes = len(model.classes)
+    for top, probs in stitched_rows(predict, task.rows, task.columns, classes, first, last):
+        row, bottom = top, top + probs.shape[1]
+        while row < bottom:
+            end = min(row + PIECE, bottom, (row // task.strips.rows + 1) * task.strips.rows)
+            valid, fact = measure(task.stack, (slice(row, end), slice(0, task.columns.extent)))
+            yield row, make_maps(probs[:, row - top : end - top], valid, task.strips.maps), fact
+            row = end
+
+
+def predict_tiles(model: Model, task: Task, windows: Sequence[Window]) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+    """Probabilities `(C, h, w)` of windows of one size, several at once; those without a valid pixel are left out."""
+    settings = model.card.inference
+    whole = model.with_inference(Inference(flip=settings.flip, scales=settings.scales))
+    for part in even_parts(len(windows), images_per_forward((task.rows.side, task.columns.side), model.device)):
+        found = [(window, *task.stack.read(window)) for window in windows[part]]
+        images = [(window, task.scaling(values, valid)) for window, values, valid in found if valid.any()]
+        if images:
+            batch = torch.from_numpy(np.stack([image for _, image in images]))
+            probs = whole.batch_probs(batch).cpu().numpy()
+            yield from zip((window for window, _ in images), probs, strict=True)
+
+
+def measure(stack: Stack, window: Window) -> tuple[NDArray[np.bool_], list[Any]]:
+    """Where a window is valid `(h, w)`, how many pixels that are, and the sum of each band there, unscaled."""
+    values, valid = stack.read(window)
+    # Without `where` the sum takes a third of the time.
+    how: dict[str, Any] = {} if valid.all() else {"where": valid}
+    return valid, [int(valid.sum()), values.sum((1, 2), np.float64, **how).tolist()]
+
+
+def make_maps(probs: NDArray[np.float32], valid: NDArray[np.bool_], names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """The maps `(bands, h, W)` of some rows.
+
+    Args:
+        probs: `(C, h, W)`.
+        valid: `(h, W)`; elsewhere there is no class, and nothing is known.
+        names: of classes, confidence (the largest probability), probs and entropy.
+    """
+    confidence, classes = (tensor.numpy() for tensor in torch.from_numpy(probs).max(0))
+    maps: dict[str, Any] = {"classes": np.where(valid, classes, NO_CLASS).astype(np.uint8)[None]}
+    if "confidence" in names:
+        maps["confidence"] = np.where(valid, confidence, np.nan)[None]
+    if "probs" in names:
+        maps["probs"] = np.where(valid, probs, np.nan)
+    if "entropy" in names:
+        maps["entropy"] = np.where(valid, normalized_entropy(probs), np.nan)[None]
+    return maps
+
+
+def predict_in_processes(model: Model, task: Task, numbers: Sequence[int], processes: int) -> Iterator[int]:
+    """`predict_strips` in several processes, each with neighboring strips; on several GPUs where the network is on one.
+
+    Raises:
+        DataError: a process died, or could not read a file. What it had finished stays.
+        FarclussError: the network cannot be built in another process.
+    """
+    context = torch.multiprocessing.get_context("spawn")
+    weights = task.strips.folder / "weights.safetensors"
+    save_weights(weights, model.network, model.card)
+    threads = max(1, torch.get_num_threads() // processes)
+    ends: dict[Any, Any] = {}  # processes by the end of the pipe that they are heard from
+    try:
+        for rank, part in enumerate(even_parts(len(numbers), min(processes, len(numbers)))):
+            receiver, sender = Pipe(duplex=False)
+            device = f"cuda:{rank % torch.cuda.device_count()}" if model.device.type == "cuda" else str(model.device)
+            arguments = (sender, weights, device, threads, task, list(numbers[part]))
+            ends[receiver] = context.Process(target=_work, args=arguments, daemon=True)
+            ends[receiver].start()
+            sender.close()
+        while ends:
+            for receiver in wait(list(ends)):
+                yield from _hear(receiver, ends)
+    finally:
+        for process in ends.values():
+            process.terminate()
+            process.join()
+
+
+def _hear(receiver: Any, ends: dict[Any, Any]) -> Iterator[int]:
+    """One message of a process: rows that it has finished, its error, or that it is gone."""
+    try:
+        message = receiver.recv()
+    except EOFError:
+        process = ends.pop(receiver)
+        process.join()
+        if process.exitcode:
+            raise DataError(
+                f"A process of the prediction died with exit code {process.exitcode}, perhaps for want of memory.\n"
+                "Run the command again, perhaps with a lower --set processes: what is finished is not lost."
+            ) from None
+        return
+    if isinstance(message, FarclussError):
+        raise message
+    yield message
+
+
+def _work(sender: Connection, weights: Path, device: str, threads: int, task: Task, numbers: list[int]) -> None:
+    """What each process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    try:
+        for height in predict_strips(load(weights, device), task, numbers):
+            sender.send(height)
+    except FarclussError as error:
+        sender.send(error)

@@ -1,0 +1,247 @@
+"""Predictions as maps on the grid of their scene, and as polygons."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from farcluss.atomic import rename_durably, write_atomically
+from farcluss.errors import DataError, RecipeError, WeightsError
+from farcluss.options import PositiveInt
+from farcluss.writers import Step
+from farcluss_remote_sensing.files import SUFFIXES, Stack
+from farcluss_remote_sensing.scaling import Scaling, build_scaling
+from farcluss_remote_sensing.stitching import plan_axis
+from farcluss_remote_sensing.strips import Strips
+
+if TYPE_CHECKING:
+    from farcluss.weights import Card, Model
+    from farcluss_remote_sensing.whole_scenes import Task
+
+BLOCK = 512
+"""Rows of a strip are a multiple of this, the side of a file's blocks."""
+
+PREDICTING = 0.95
+"""Share of the time that goes by before files are written, roughly."""
+
+FAR = 3
+"""Standard deviations of a band that its mean in a scene may be away from that in training."""
+
+
+class GeoTiffWriter:
+    """Class maps as GeoTIFF on the scene's own grid, with class names and colors; probabilities and polygons by option.
+
+    For a scene it writes `SCENE.tif`: class indices, 255 where the scene is not valid, and `SCENE.tif.aux.xml` with the
+    names of the classes for GDAL and QGIS. Tiles overlap and are blended as `[eval]` of the recipe says window and
+    stride; an interrupted prediction goes on where it was.
+
+    Args:
+        probs: also write the probabilities, float32, a band per class, as `SCENE_probs.tif`.
+        entropy: also write the normalized entropy, 0 to 1, as `SCENE_entropy.tif`.
+        cog: cloud-optimized files, with overviews.
+        blend: how overlapping tiles are averaged: weights that fall from a tile's center as a squared sine, or as a
+            Gaussian.
+        gpkg: also write polygons in the scene's coordinates, as `SCENE.gpkg`.
+        geojson: also write polygons in degrees (EPSG:4326), as `SCENE.geojson`.
+        processes: that share a scene; each takes the memory of a network and of a row of tiles. On several GPUs they
+            take turns.
+    """
+
+    suffixes = SUFFIXES
+
+    def __init__(
+        self,
+        card: "Card",
+        *,
+        probs: bool = False,
+        entropy: bool = False,
+        cog: bool = True,
+        blend: Literal["hann", "gaussian"] = "hann",
+        gpkg: bool = False,
+        geojson: bool = False,
+        processes: PositiveInt = 1,
+    ) -> None:
+        self.card, self.cog, self.processes = card, cog, processes
+        self.blend: Literal["hann", "gaussian"] = blend
+        wanted = {"probs": probs, "entropy": entropy}
+        self.extras = [name for name, on in wanted.items() if on]
+        self.vectors = [name for name, on in {"gpkg": gpkg, "geojson": geojson}.items() if on]
+        try:
+            self.layout = _layout_of(card)
+            self.scaling = _scaling_of(self.layout, card)
+        except (KeyError, TypeError, AttributeError, RecipeError):
+            raise WeightsError(
+                "These weights were not trained on a layout of scenes, so they do not say how bands are scaled.\n"
+                "Choose another --writer."
+            ) from None
+
+    def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
+        """The files of a folder by scene: bands in files of their own are joined, and the dates of a pair."""
+        if "before" in self.layout:
+            return self._pairs(files)
+        found: dict[str, dict[int, Path]] = {}
+        for path in files:
+            for place, end in enumerate(self.layout.get("band_files", ())):
+                if path.stem.endswith(end):
+                    found.setdefault(path.stem.removesuffix(end), {})[place] = path
+        joined = [(name, tuple(path for _, path in sorted(bands.items()))) for name, bands in found.items()]
+        return joined or [(path.stem, (path,)) for path in files]
+
+    def _pairs(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
+        """Files of the folder of first dates, each with the file of its name in the folder of second dates."""
+        before, after = self.layout["before"], self.layout["after"]
+        first = [path for path in files if path.parent.name == before]
+        return [(path.stem, (path, path.parent.parent / after / path.name)) for path in first]
+
+    def outputs(self, target: Path) -> list[Path]:
+        """The files that `predict` makes for `target`, a path without extension."""
+        maps = (f"_{name}.tif" for name in self.extras)
+        ends = (".tif", ".tif.aux.xml", *maps, *(f".{name}" for name in self.vectors))
+        return [target.with_name(target.name + end) for end in ends]
+
+    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> Iterator[Step]:
+        """Predict a scene and write its maps, going on with what an interrupted prediction has left.
+
+        Raises:
+            DataError: a file cannot be read or written, or is none that the network was trained for.
+        """
+        stack = self._stack(files)
+        task = self._task(stack, target)
+        try:
+            missing = task.strips.begin(self._key(model, files))
+            yield from self._strips(model, task, missing, target.name)
+            facts = task.strips.facts()
+            self._write(task, target)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(f"{target.parent} cannot be written: {reason}. Choose another --output.") from None
+        yield Step(1.0, _remark(target.name, facts, self.scaling))
+
+    def _stack(self, files: tuple[Path, ...]) -> Stack:
+        """The bands of a scene. Raises DataError: not those that the network was trained for."""
+        stack = Stack(tuple(map(str, files)), tuple(self.layout["bands"]), self.layout["warp"])
+        names = ", ".join(stack.files)
+        if stack.count != self.card.channels:
+            raise DataError(f"{names}: {stack.count} bands, but the network takes {self.card.channels}.")
+        self.scaling.check(stack.dtypes, names)
+        for header in stack.headers:
+            if header.grid.size != stack.grid.size and not stack.warp:
+                raise DataError(f"{header.path} is on another grid than {stack.files[0]}. Resample it first.")
+        return stack
+
+    def _task(self, stack: Stack, target: Path) -> "Task":
+        from farcluss_remote_sensing.whole_scenes import Task
+
+        settings = self.card.inference
+        window = settings.window or (self.layout["window"],) * 2
+        rows, columns = (
+            plan_axis(extent, side, settings.stride, self.blend)
+            for extent, side in zip(stack.grid.size, window, strict=True)
+        )
+        kinds: dict[str, tuple[int, str]] = {"classes": (1, "uint8")}
+        kinds |= {name: (len(self.card.classes) if name == "probs" else 1, "float32") for name in self.extras}
+        if self.vectors:
+            kinds["confidence"] = (1, "float32")
+        folder = target.with_name(f".{target.name}.parts")
+        height = -(-rows.side // BLOCK) * BLOCK
+        return Task(stack, self.scaling, rows, columns, Strips(folder, stack.grid.size, height, kinds))
+
+    def _key(self, model: "Model", files: Sequence[Path]) -> str:
+        """What finished strips depend on."""
+        states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        facts = [_fingerprint(model), states, self.blend, self.extras, bool(self.vectors)]
+        return json.dumps(facts, indent=1)
+
+    def _strips(self, model: "Model", task: "Task", missing: Sequence[int], name: str) -> Iterator[Step]:
+        """Predict the strips that are missing."""
+        from farcluss_remote_sensing.whole_scenes import predict_in_processes, predict_strips
+
+        strips = task.strips
+        height = strips.size[0]
+        done = height - sum(last - first for first, last in map(strips.bounds, missing))
+        if done:
+            yield Step(
+                PREDICTING * done / height,
+                f"{name}: went on with a prediction that was interrupted after {done} of {height} rows.",
+            )
+        if self.processes > 1 and len(missing) > 1:
+            steps = predict_in_processes(model, task, missing, self.processes)
+        else:
+            steps = predict_strips(model, task, missing)
+        for rows in steps:
+            done += rows
+            yield Step(PREDICTING * done / height)
+
+    def _write(self, task: "Task", target: Path) -> None:
+        """Join the strips in files beside them, then let all files take their places."""
+        import rasterio
+
+        from farcluss_remote_sensing.maps import category_names, write_map
+        from farcluss_remote_sensing.whole_scenes import CACHE
+
+        folder, grid = task.strips.folder, task.stack.grid
+        made = {path: folder / path.name for path in self.outputs(target)}
+        classes, names, *rest = made.values()
+        with rasterio.Env(GDAL_CACHEMAX=CACHE):
+            write_map(classes, task.strips, "classes", grid, self.card, self.cog)
+            for name, path in zip(self.extras, rest, strict=False):
+                write_map(path, task.strips, name, grid, self.card, self.cog)
+            write_atomically(names, category_names(self.card.classes))
+            if self.vectors:
+                self._write_polygons(task, classes, dict(zip(self.vectors, rest[len(self.extras) :], strict=True)))
+        for path, source in made.items():
+            rename_durably(source, path)
+        task.strips.remove()
+
+    def _write_polygons(self, task: "Task", classes: Path, outputs: Mapping[str, Path]) -> None:
+        from farcluss_remote_sensing.maps import write_map
+        from farcluss_remote_sensing.polygons import write_polygons
+
+        confidence = task.strips.folder / "confidence.tif"
+        write_map(confidence, task.strips, "confidence", task.stack.grid, self.card, cog=False)
+        write_polygons(classes, confidence, self.card.classes, outputs)
+
+
+def _layout_of(card: "Card") -> dict[str, Any]:
+    """Options of the layout that weights were trained on, with those that say nothing at their defaults."""
+    from farcluss_remote_sensing.options import scene_dataset
+
+    defaults = {name: p.default for name, p in inspect.signature(scene_dataset).parameters.items()}
+    layout = card.recipe["data"]["layout"]
+    if not isinstance(layout["stats"], list):
+        raise TypeError
+    return {**defaults, **layout}
+
+
+def _scaling_of(layout: Mapping[str, Any], card: "Card") -> Scaling:
+    return build_scaling(layout["scaling"], layout["factor"], layout["stats"], card.channels, card.mean)
+
+
+@lru_cache(maxsize=1)
+def _fingerprint(model: "Model") -> str:
+    """What tells one network from another: a checksum of all that its predictions depend on."""
+    digest = hashlib.sha256(model.card.model_dump_json().encode())
+    for name, tensor in model.network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _remark(name: str, facts: Sequence[tuple[int, Sequence[float]]], scaling: Scaling) -> str:
+    """What is to be said of a scene whose bands are far from those of training; empty where they are not."""
+    count = sum(number for number, _ in facts)
+    if not count:
+        return f"{name}: no pixel is valid, so its map is empty. Check the nodata value."
+    means = np.sum([sums for _, sums in facts], axis=0) / count
+    far = [
+        f"{name}: band {band} has mean {mean:.4g}, in training it had {stats['mean']:.4g}"
+        for band, (mean, stats) in enumerate(zip(means, scaling.stats, strict=False), 1)
+        if {"mean", "std"} <= stats.keys() and abs(mean - stats["mean"]) > FAR * stats["std"]
+    ]
+    more = f" (and {len(far) - 1} more bands)" if len(far) > 1 else ""
+    return f"{far[0]}{more}: check units and scaling." if far else ""
