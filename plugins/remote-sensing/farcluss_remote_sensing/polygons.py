@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyogrio.errors
@@ -24,7 +24,6 @@ from farcluss_remote_sensing.areas import square_meters
 from farcluss_remote_sensing.files import Grid, reading
 from farcluss_remote_sensing.outlines import BLOCK, Block, outline
 
-Kind = Literal["gpkg", "geojson"]
 LAYER = "polygons"
 
 
@@ -32,7 +31,7 @@ def write_polygons(
     classes_path: Path,
     confidence_path: Path | None,
     classes: Sequence[str],
-    outputs: Mapping[Kind, Path],
+    outputs: Mapping[str, Path],
     *,
     block: int = BLOCK,
 ) -> None:
@@ -46,7 +45,7 @@ def write_polygons(
         classes_path: file of class indices, one band uint8; invalid pixels are those of its mask, and 255.
         confidence_path: file of the largest probability on the same grid, float32; None for none.
         classes: names in order of index.
-        outputs: files to write, by kind; each is the old or the whole new one at all times.
+        outputs: files to write, by kind, `gpkg` or `geojson`; each is the old or the whole new one at all times.
         block: rows and columns that are read at once.
 
     Raises:
@@ -113,7 +112,7 @@ def _placed(polygons: NDArray[Any], grid: Grid) -> NDArray[Any]:
     return placed
 
 
-def _write(kind: Kind, path: Path, geometry: NDArray[Any], table: Mapping[str, NDArray[Any]], crs: str) -> None:
+def _write(kind: str, path: Path, geometry: NDArray[Any], table: Mapping[str, NDArray[Any]], crs: str) -> None:
     """Write one file. Raises DataError."""
     # GDAL itself brings GeoJSON to longitude and latitude, and its rings in order. Nine digits are 0.1 mm.
     how = {"driver": "GPKG"}

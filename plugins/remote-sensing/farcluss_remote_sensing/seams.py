@@ -7,6 +7,7 @@ Notation used for shapes: P parts, G groups of them, E edges. An edge leads from
 axis, with the polygon on its right.
 """
 
+from array import array
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,8 +113,8 @@ def _following(edges: _Edges) -> Integers:
 
 def _cycles(following: Integers) -> tuple[Integers, Integers]:
     """The edges ring by ring `(E,)`, and where rings begin and end among them."""
-    nexts, seen = following.tolist(), bytearray(len(following))
-    order, ends = [], [0]
+    nexts, seen = memoryview(following), bytearray(len(following))  # a list of integers would be five times as large
+    order, ends = array("q"), [0]
     for first in range(len(nexts)):
         at = first
         while not seen[at]:
@@ -122,7 +123,7 @@ def _cycles(following: Integers) -> tuple[Integers, Integers]:
             at = nexts[at]
         if len(order) > ends[-1]:
             ends.append(len(order))
-    return np.array(order, np.int64), np.array(ends, np.int64)
+    return np.frombuffer(order, np.int64), np.array(ends, np.int64)
 
 
 def _polygons(edges: _Edges, ends: Integers) -> NDArray[Any]:
