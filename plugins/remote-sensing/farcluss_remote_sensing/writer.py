@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -191,6 +192,8 @@ class GeoTiffWriter:
             if self.vectors:
                 self._write_polygons(task, classes, dict(zip(self.vectors, rest[len(self.extras) :], strict=True)))
         for path, source in made.items():
+            with source.open("rb+") as file:
+                os.fsync(file.fileno())
             rename_durably(source, path)
         task.strips.remove()
 

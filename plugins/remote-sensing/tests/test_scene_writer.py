@@ -1,6 +1,7 @@
 """Maps lie where their scenes lie and say what the network says; what is interrupted goes on and changes no bit."""
 
 import os
+import resource
 import signal
 import sys
 from multiprocessing import active_children
@@ -417,6 +418,21 @@ class TestRefusals:
         (tmp_path / "out").touch()
         with pytest.raises(DataError, match=r"out cannot be written: .*another --output"):
             predict(draw_scene(tmp_path / "s.tif"), tmp_path / "out" / "s")
+
+    @pytest.mark.parametrize("cog", [True, False], ids=["cog", "plain"])
+    def test_a_full_disk(self, tmp_path, short, cog):
+        """As GDAL meets it: no file may be larger than a part of the map."""
+        scene = draw_scene(tmp_path / "s.tif", Drawing((300, 200)))
+        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+        for limit in (250_000, 500_000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
+            try:
+                with pytest.raises(DataError, match=r"cannot be written: .*the disk may be full"):
+                    predict(scene, tmp_path / "out" / "s", cog=cog, probs=True)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+            assert [path.name for path in (tmp_path / "out").iterdir()] == [".s.parts"]
+        assert "went on" in predict(scene, tmp_path / "out" / "s", cog=cog, probs=True)[0].remark
 
 
 class TestRemarks:
