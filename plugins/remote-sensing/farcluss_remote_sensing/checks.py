@@ -9,12 +9,15 @@ from farcluss_remote_sensing.files import Stack, read_header
 from farcluss_remote_sensing.frames import frame_problem
 from farcluss_remote_sensing.leaks import leaks
 from farcluss_remote_sensing.matching import difference, unplaceable, vector_problem
+from farcluss_remote_sensing.scaling import Scaling
 from farcluss_remote_sensing.scenes import Index, Scene, find_by_id, vector_label
 
 MEND = "Resample it onto that grid, or set data.layout.warp = true."
 
 
-def usable(index: Index, channels: int, bands: tuple[int, ...], warp: bool) -> tuple[Index, dict[str, Stack]]:
+def usable(
+    index: Index, channels: int, bands: tuple[int, ...], warp: bool, scaling: Scaling
+) -> tuple[Index, dict[str, Stack]]:
     """The scenes of an index whose files fit each other, and their bands; the others are among the problems.
 
     Args:
@@ -22,6 +25,7 @@ def usable(index: Index, channels: int, bands: tuple[int, ...], warp: bool) -> t
         channels: bands that the recipe wants.
         bands: numbers from 1 of the bands that are taken of each file; empty for all.
         warp: whether files may be on several grids.
+        scaling: refuses bands of types that it is not for.
     """
     problems, stacks = list(index.problems), dict[str, Stack]()
     splits: dict[str, list[Scene]] = {}
@@ -31,6 +35,7 @@ def usable(index: Index, channels: int, bands: tuple[int, ...], warp: bool) -> t
             stack = Stack(scene.images, bands, warp)
             try:
                 text = problem(scene, stack, channels)
+                scaling.check(stack.dtypes, scene.images[0])
             except DataError as error:
                 text = str(error)
             if text:
