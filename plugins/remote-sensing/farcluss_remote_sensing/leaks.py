@@ -13,12 +13,13 @@ from farcluss.errors import FarclussError
 from farcluss_remote_sensing.boxes import area, bounds_of, overlaps
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.files import Grid
-from farcluss_remote_sensing.matching import STEPS, moved_places, same_crs
+from farcluss_remote_sensing.matching import moved
 from farcluss_remote_sensing.scenes import Scene
 from farcluss_remote_sensing.tiles import name_of, whole
 
 SHOWN = 20
 """Pairs that are named, at most."""
+ADVICE = "Divide anew (`farcluss rs split`), or set data.allow_overlap = true."
 WORLD = "EPSG:4326"
 """Longitude and latitude: where scenes of several reference systems are compared."""
 
@@ -96,7 +97,7 @@ def _covers(dataset: SceneDataset, items: Iterable[Item]) -> Covers:
 
 def _divided_scenes(name: str, covers: Covers, held: str, others: Covers) -> Iterator[str]:
     """Scenes of which windows of two sets overlap."""
-    for scene in covers.keys() & others.keys():
+    for scene in sorted(covers.keys() & others.keys()):
         bounds = bounds_of(covers[scene].boxes)
         shared = [(box, overlaps(box, bounds)) for box in others[scene].boxes]
         if total := sum(int(pixels.sum()) for _, pixels in shared):
@@ -104,7 +105,7 @@ def _divided_scenes(name: str, covers: Covers, held: str, others: Covers) -> Ite
             first = name_of(scene, covers[scene].boxes[int(pixels.argmax())])
             yield (
                 f"Windows of {scene} in {name} and in {held} overlap by {total:,} pixels, the first {first} and "
-                f"{name_of(scene, box)}: scores would be of what was trained on. {_ADVICE}"
+                f"{name_of(scene, box)}: scores would be of what was trained on. {ADVICE}"
             )
 
 
@@ -112,7 +113,7 @@ def _shared_groups(name: str, covers: Covers, held: str, others: Covers) -> list
     groups = {cover.scene.group for cover in covers.values()} & {cover.scene.group for cover in others.values()} - {""}
     if not groups:
         return []
-    return [f"{len(groups)} groups are both in {name} and in the {held}, the first is {min(groups)}. {_ADVICE}"]
+    return [f"{len(groups)} groups are both in {name} and in the {held}, the first is {min(groups)}. {ADVICE}"]
 
 
 def _shared_ground(name: str, covers: Covers, held: str, others: Covers) -> Iterator[str]:
@@ -121,17 +122,13 @@ def _shared_ground(name: str, covers: Covers, held: str, others: Covers) -> Iter
     for crs, some in _by_crs(covers).items():
         for other, rest in _by_crs(others).items():
             if crs == other or (crs and other):
-                target = "" if crs == other or same_crs(crs, other) else WORLD
-                for key, pixels in _overlapping(some, rest, target):
+                for key, pixels in _overlapping(some, rest, "" if crs == other else WORLD):
                     found[key] = found.get(key, 0.0) + pixels
     for (first, second), pixels in sorted(found.items()):
         yield (
             f"Scene {first} in {name} and scene {second} in {held} show the same ground, {pixels:,.0f} pixels of "
-            f"{second}. {_ADVICE}"
+            f"{second}. {ADVICE}"
         )
-
-
-_ADVICE = "Divide anew (`farcluss rs split`), or set data.allow_overlap = true."
 
 
 def _by_crs(covers: Covers) -> dict[str, list[Cover]]:
@@ -149,45 +146,33 @@ def _overlapping(
     """Pairs of scenes, and pixels of the second that a window of each shares: more than half a pixel."""
     import shapely
 
-    names, shapes, _ = _shapes(covers, target)
-    other_names, other_shapes, sizes = _shapes(others, target)
+    names, shapes, units = _shapes(covers, target)
+    other_names, other_shapes, other_units = _shapes(others, target)
     first, second = shapely.STRtree(other_shapes).query(shapes, predicate="intersects")
     apart = np.array([names[a] != other_names[b] for a, b in zip(first, second, strict=True)], bool)
     first, second = first[apart], second[apart]
     shared = shapely.area(shapely.intersection(shapes[first], other_shapes[second]))
-    unit = shapely.area(other_shapes[second]) / sizes[second]
-    least = np.minimum(unit, (shapely.area(shapes) / _shapes_sizes(covers))[first])
-    for a, b, pixels, enough in zip(first, second, shared / unit, shared > least / 2, strict=True):
-        if enough:
-            yield (names[a], other_names[b]), float(pixels)
+    enough = shared > np.minimum(units[first], other_units[second]) / 2
+    for a, b, pixels in zip(first[enough], second[enough], (shared / other_units[second])[enough], strict=True):
+        yield (names[a], other_names[b]), float(pixels)
 
 
-def _shapes_sizes(covers: Sequence[Cover]) -> NDArray[np.int64]:
-    return np.array([area(box) for cover in covers for box in cover.boxes], np.int64)
-
-
-def _shapes(covers: Sequence[Cover], target: str) -> tuple[list[str], NDArray[Any], NDArray[np.int64]]:
-    """Scene, outline and pixels of each window; in `target`, or as they are where it is empty."""
+def _shapes(covers: Sequence[Cover], target: str) -> tuple[list[str], NDArray[Any], NDArray[np.float64]]:
+    """Scene, outline and area of a pixel of each window; in `target`, or as they are where it is empty."""
     import shapely
 
-    names = [cover.scene.id for cover in covers for _ in cover.boxes]
-    shapes = shapely.polygons([cover.grid.corners(box) for cover in covers for box in cover.boxes])
+    windows = [(cover, box) for cover in covers for box in cover.boxes]
+    shapes = shapely.polygons([cover.grid.corners(box) for cover, box in windows])
     if target:
-        sides = shapely.bounds(shapes)
-        lengths = (sides[:, 2:] - sides[:, :2]).max(1) / STEPS
-        crs = covers[0].grid.crs
-        moved = shapely.transform(shapely.segmentize(shapes, lengths), lambda xy: moved_places(xy, crs, target))
-        shapes = np.array([_unwrapped(shape) for shape in moved], object)
-    return names, shapes, _shapes_sizes(covers)
+        shapes = np.array([_unwrapped(shape) for shape in moved(shapes, covers[0].grid.crs, target)], object)
+    sizes = [area(box) for _, box in windows]
+    return [cover.scene.id for cover, _ in windows], shapes, shapely.area(shapes) / sizes
 
 
 def _unwrapped(shape: Any) -> Any:
-    """A shape in degrees that crosses the 180th meridian, in one piece; empty where it has no place in degrees."""
+    """A shape in degrees, in one piece where it crosses the 180th meridian."""
     import shapely
 
-    west, _, east, _ = shape.bounds
-    if not np.isfinite(shape.bounds).all():
-        return shapely.Polygon()
-    if east - west <= 180:
+    if shape.is_empty or shape.bounds[2] - shape.bounds[0] <= 180:
         return shape
     return shapely.transform(shape, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]]))

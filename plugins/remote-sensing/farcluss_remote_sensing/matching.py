@@ -60,7 +60,7 @@ def outline(grid: Grid, crs: str) -> Outline:
     import shapely
 
     found = shapely.Polygon(grid.corners())
-    return _moved(found, grid.crs, crs)
+    return moved(found, grid.crs, crs)
 
 
 def meets(shape: Outline, grid: Grid) -> bool:
@@ -70,22 +70,24 @@ def meets(shape: Outline, grid: Grid) -> bool:
     return bool(shapely.intersection(shape, shapely.Polygon(grid.corners())).area > 0)
 
 
-def _moved(shape: Outline, crs: str, target: str) -> Outline:
-    """A shape in another reference system; empty where that cannot show it. What says none stays as it is."""
+def moved(shapes: Any, crs: str, target: str) -> Any:
+    """Shapes (one, or an array) in another reference system; empty where that cannot show them.
+
+    What says none stays as it is.
+    """
     import shapely
-
-    if not crs or not target or same_crs(crs, target):
-        return shape
-    length = max(shape.bounds[2] - shape.bounds[0], shape.bounds[3] - shape.bounds[1]) / STEPS
-    moved = shapely.transform(shapely.segmentize(shape, length), lambda places: moved_places(places, crs, target))
-    return moved if np.isfinite(moved.bounds).all() else shapely.Polygon()
-
-
-def moved_places(places: NDArray[np.float64], crs: str, target: str) -> NDArray[np.float64]:
-    """`(n, 2)` coordinates in another reference system."""
     from rasterio.warp import transform
 
-    return np.column_stack(transform(_crs(crs), _crs(target), places[:, 0], places[:, 1]))
+    if not crs or not target or same_crs(crs, target):
+        return shapes
+
+    def move(places: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack(transform(_crs(crs), _crs(target), places[:, 0], places[:, 1]))
+
+    bounds = shapely.bounds(shapes)
+    lengths = (bounds[..., 2:] - bounds[..., :2]).max(-1) / STEPS
+    found = shapely.transform(shapely.segmentize(shapes, lengths), move)
+    return np.where(np.isfinite(shapely.bounds(found)).all(-1), found, shapely.Polygon())[()]
 
 
 def vector_problem(path: str, layer: str, grid: Grid) -> str:
@@ -95,7 +97,7 @@ def vector_problem(path: str, layer: str, grid: Grid) -> str:
     bounds, crs = _extent(path, layer)
     if bounds is None:  # no polygon at all: nothing was found there
         return ""
-    if meets(_moved(shapely.box(*bounds), crs, grid.crs), grid):
+    if meets(moved(shapely.box(*bounds), crs, grid.crs), grid):
         return ""
     inside = ", ".join(f"{value:.9g}" for value in bounds)
     west, south, east, north = outline(grid, "").bounds

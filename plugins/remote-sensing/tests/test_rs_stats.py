@@ -9,8 +9,11 @@ from commandline import cli
 from drawn_scenes import Drawing, draw_label, draw_scene, draw_tree, write
 from scene_recipes import write_recipe
 
+from farcluss.recipe import Data
 from farcluss_remote_sensing import statistics
 from farcluss_remote_sensing.boxes import area, disjoint
+from farcluss_remote_sensing.options import scene_dataset
+from farcluss_remote_sensing.scenes import Index, Scene
 from farcluss_remote_sensing.statistics import Band, from_key, to_keys
 
 KEYS = ["dtype", "count", "mean", "std", "min", "max", "low", "high"]
@@ -89,16 +92,16 @@ class TestMeasured:
         check(found["bands"], Drawing().values().reshape(5, -1), "uint16")
 
     def test_files_of_several_types(self, tmp_path):
-        drawing = Drawing(bands=1)
-        deep = drawing.values().astype(np.float32) / 7
-        stack = Band("uint16"), Band("float32")
-        values = np.concatenate([drawing.values().astype(np.float32), deep]).reshape(2, -1)
-        for band, row in zip(stack, values, strict=True):
-            band.add(row.astype(band.dtype))
-            if not band.coarse:
-                band.refine(row)
-        check([stack[0].to_json()], values[:1], "uint16")
-        check([stack[1].to_json()], values[1:], "float32")
+        short, deep = Drawing(bands=1), Drawing(bands=1, dtype="float32", seed=1)
+        files = tuple(str(draw_scene(tmp_path / f"{one.dtype}.tif", one)) for one in (short, deep))
+        data = Data(root=tmp_path, channels=2, mean=0.0, std=1.0, classes=["a", "b"], val="none")
+        index = Index({"train": [Scene("s", files, str(draw_label(tmp_path / "label.tif", short)))]})
+        dataset = scene_dataset(data, index, scaling="scale", window=20)
+        parts = statistics.training_parts(dataset, data)
+        bands = statistics.empty_bands(dataset, parts)
+        assert len(list(statistics.measure(dataset, parts, bands))) == 2 * len(parts)
+        check([bands[0].to_json()], short.values().reshape(1, -1), "uint16")
+        check([bands[1].to_json()], deep.values().reshape(1, -1), "float32")
 
     def test_a_second_run_gives_the_same_bytes(self, tmp_path):
         recipe = write_recipe(draw_tree(tmp_path, DRAWINGS["nan"]), val="none")
