@@ -125,13 +125,10 @@ def _confusion(dataset: SceneDataset, items: Sequence[Item], path: Path) -> NDAr
     count = len(dataset.classes)
     confusion = np.zeros(count * (count + 1), np.int64)
     for item in items:
-        sample = read_sample(dataset, item)
-        assert sample.mask is not None  # `_items` has seen to it
-        counted = sample.mask != IGNORE
-        if sample.valid is not None:
-            counted &= sample.valid
-        pairs = sample.mask.astype(np.int64) * (count + 1) + read_map(path, dataset.find(item)[1], count)
-        confusion += np.bincount(pairs[counted], minlength=len(confusion))
+        mask = read_sample(dataset, item).mask
+        assert mask is not None  # `_items` has seen to it
+        pairs = mask.astype(np.int64) * (count + 1) + read_map(path, dataset.find(item)[1], count)
+        confusion += np.bincount(pairs[mask != IGNORE], minlength=len(confusion))
     return confusion.reshape(count, count + 1)
 
 

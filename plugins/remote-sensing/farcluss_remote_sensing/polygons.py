@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyogrio.errors
@@ -24,6 +24,7 @@ from farcluss_remote_sensing.areas import square_meters
 from farcluss_remote_sensing.files import Grid, reading
 from farcluss_remote_sensing.outlines import BLOCK, Block, outline
 
+Kind = Literal["gpkg", "geojson"]
 LAYER = "polygons"
 
 
@@ -31,7 +32,7 @@ def write_polygons(
     classes_path: Path,
     confidence_path: Path | None,
     classes: Sequence[str],
-    outputs: Mapping[str, Path],
+    outputs: Mapping[Kind, Path],
     *,
     block: int = BLOCK,
 ) -> None:
@@ -112,7 +113,7 @@ def _placed(polygons: NDArray[Any], grid: Grid) -> NDArray[Any]:
     return placed
 
 
-def _write(kind: str, path: Path, geometry: NDArray[Any], table: Mapping[str, NDArray[Any]], crs: str) -> None:
+def _write(kind: Kind, path: Path, geometry: NDArray[Any], table: Mapping[str, NDArray[Any]], crs: str) -> None:
     """Write one file. Raises DataError."""
     # GDAL itself brings GeoJSON to longitude and latitude, and its rings in order. Nine digits are 0.1 mm.
     how = {"driver": "GPKG"}

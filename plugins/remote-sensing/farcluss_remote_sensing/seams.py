@@ -113,10 +113,7 @@ def _following(edges: _Edges) -> Integers:
 
 def _cycles(following: Integers) -> tuple[Integers, Integers]:
     """The edges ring by ring `(E,)`, and where rings begin and end among them."""
-    nexts, seen = (
-        memoryview(following.data),
-        bytearray(len(following)),
-    )  # a list of integers would be five times as large
+    nexts, seen = following.data, bytearray(len(following))  # a list of integers would be five times as large
     order, ends = array("q"), [0]
     for first in range(len(nexts)):
         at = first
