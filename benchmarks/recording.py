@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("farcluss", "torch", "timm", "kornia", "accelerate", "numpy", "pillow", "h5py", "monai")
+PACKAGES = ("farcluss", "torch", "timm", "kornia", "accelerate", "numpy", "pillow", "h5py", "monai", "rasterio")
 _LOAD = os.getloadavg()
 
 

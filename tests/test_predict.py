@@ -11,7 +11,9 @@ from tiny_network import TinyNetwork
 
 import farcluss
 from farcluss import plugins
+from farcluss.errors import DataError
 from farcluss.weights import Card, Inference, save_weights
+from farcluss.writers import Step
 
 PALETTE = ((10, 20, 30), (200, 100, 0), (0, 0, 255), (255, 255, 255))
 
@@ -186,6 +188,75 @@ class TestContent:
         finally:
             plugins.unregister("writer", "note")
         assert (tmp_path / "out" / "both.txt").read_text() == "two 4 3 ['a.jpg', 'b.c.png']"
+
+    def test_a_writer_that_goes_step_by_step(self, tmp_path, photos, predict, monkeypatch):
+        """Its steps move the bar, its remarks come at the end, and an error at any step is that of its image."""
+
+        class Slow:
+            suffixes = (".jpg", ".png")
+
+            def __init__(self, card):
+                pass
+
+            def cases(self, files):
+                return [(path.stem, (path,)) for path in sorted(files)]
+
+            def outputs(self, target):
+                return [target]
+
+            def predict(self, model, files, target):
+                yield Step(0.25)
+                yield Step(0.5, f"{files[0].name} is odd.")
+                if files[0].name.startswith("b"):
+                    raise DataError(f"{files[0]} is bad.")
+                target.touch()
+                yield Step(1.0)
+
+        class Bar:
+            pos, places = 0, []
+
+            def __init__(self, **options):
+                self.length = options["length"]
+
+            def update(self, steps):
+                self.pos += steps
+                self.places.append(self.pos / self.length)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                pass
+
+        plugins.register("writer", "slow", Slow)
+        monkeypatch.setattr("click.progressbar", Bar)
+        try:
+            result = predict(photos / "a.jpg", photos / "b.c.png", "--writer", "slow")
+        finally:
+            plugins.unregister("writer", "slow")
+        assert Bar.places == [0.125, 0.25, 0.5, 0.5, 0.625, 0.75, 1.0]
+        assert result.code == 1 and "1 of 2 images predicted" in result.out
+        odd = ["Note: a.jpg is odd.", "Note: b.c.png is odd."]
+        assert result.err.splitlines() == [*odd, f"Error: {photos / 'b.c.png'} is bad."]
+        assert written(tmp_path / "out") == ["a"]
+
+    def test_a_writer_that_finds_no_case(self, photos, predict):
+        class Blind:
+            suffixes = (".jpg",)
+
+            def __init__(self, card):
+                pass
+
+            def cases(self, files):
+                return []
+
+        plugins.register("writer", "blind", Blind)
+        try:
+            assert (
+                f"{photos}: nothing there is what these weights predict" in predict(photos, "--writer", "blind").refusal
+            )
+        finally:
+            plugins.unregister("writer", "blind")
 
     def test_an_unknown_writer(self, photos, predict):
         assert "no writer plugin 'pgn'; did you mean 'png'?" in predict(photos, "--writer", "pgn").refusal

@@ -6,11 +6,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N.
 import os
 import sys
 from importlib import import_module
-from typing import Any
 
 import click
 
-from farcluss.errors import FarclussError, SampleError, Stopped, suggestion
+from farcluss.cli.groups import LazyGroup
+from farcluss.errors import FarclussError, SampleError, Stopped
 
 BUILT_IN = {
     "bench": "Measure loader and step of a recipe, and say what to change.",
@@ -26,37 +26,22 @@ BUILT_IN = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called, plugins' commands included."""
+def _listed() -> dict[str, str]:
+    """What each command does, by name; of those of plugins, where they come from."""
+    return dict.fromkeys(_plugin_commands(), "(plugin)") | BUILT_IN
 
-    def list_commands(self, context: click.Context) -> list[str]:
-        """Names of the built-in commands and of those of plugins."""
-        return sorted({*BUILT_IN, *_plugin_commands()})
 
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Import one command. Raises PluginError when a plugin's command is broken."""
-        if name in BUILT_IN:
-            command: click.Command = import_module(f"farcluss.cli.{name}").command
-            return command
-        if name in _plugin_commands():
-            from farcluss import plugins
+def _load(name: str) -> click.Command | None:
+    """Import one command. Raises PluginError when a plugin's command is broken."""
+    if name in BUILT_IN:
+        command: click.Command = import_module(f"farcluss.cli.{name}").command
+        return command
+    if name in _plugin_commands():
+        from farcluss import plugins
 
-            loaded: click.Command = plugins.get("command", name).load()
-            return loaded
-        return None
-
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in `--help`, without importing any command."""
-        rows = [(name, BUILT_IN.get(name, "(plugin)")) for name in self.list_commands(context)]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
-        """Find the command, suggesting a near name for one that does not exist."""
-        name = args[0] if args else "-"
-        if name not in BUILT_IN and not name.startswith("-") and name not in _plugin_commands():
-            context.fail(f"There is no command {name!r}{suggestion(name, self.list_commands(context))}")
-        return super().resolve_command(context, args)
+        loaded: click.Command = plugins.get("command", name).load()
+        return loaded
+    return None
 
 
 def _plugin_commands() -> list[str]:
@@ -65,7 +50,7 @@ def _plugin_commands() -> list[str]:
     return [plugin.name for plugin in plugins.find("command")]
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, listed=_listed, load=_load, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, default=False, help="Show tracebacks of errors.")
 @click.version_option(package_name="farcluss", message="%(package)s %(version)s")
 def farcluss(debug: bool) -> None:

@@ -1,14 +1,23 @@
 """What is wrong with scenes: between files, and between the sets of a recipe."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from farcluss.errors import DataError
 from farcluss_remote_sensing.dataset import SceneDataset
-from farcluss_remote_sensing.files import Stack
-from farcluss_remote_sensing.scenes import Index, Scene
+from farcluss_remote_sensing.files import Stack, read_header
+from farcluss_remote_sensing.frames import frame_problem
+from farcluss_remote_sensing.leaks import leaks
+from farcluss_remote_sensing.matching import difference, unplaceable, vector_problem
+from farcluss_remote_sensing.scaling import Scaling
+from farcluss_remote_sensing.scenes import Index, Scene, find_by_id, vector_label
+
+MEND = "Resample it onto that grid, or set data.layout.warp = true."
 
 
-def usable(index: Index, channels: int, bands: tuple[int, ...], warp: bool) -> tuple[Index, dict[str, Stack]]:
+def usable(
+    index: Index, channels: int, bands: tuple[int, ...], warp: bool, scaling: Scaling
+) -> tuple[Index, dict[str, Stack]]:
     """The scenes of an index whose files fit each other, and their bands; the others are among the problems.
 
     Args:
@@ -16,6 +25,7 @@ def usable(index: Index, channels: int, bands: tuple[int, ...], warp: bool) -> t
         channels: bands that the recipe wants.
         bands: numbers from 1 of the bands that are taken of each file; empty for all.
         warp: whether files may be on several grids.
+        scaling: refuses bands of types that it is not for.
     """
     problems, stacks = list(index.problems), dict[str, Stack]()
     splits: dict[str, list[Scene]] = {}
@@ -25,6 +35,7 @@ def usable(index: Index, channels: int, bands: tuple[int, ...], warp: bool) -> t
             stack = Stack(scene.images, bands, warp)
             try:
                 text = problem(scene, stack, channels)
+                scaling.check(stack.dtypes, scene.images[0])
             except DataError as error:
                 text = str(error)
             if text:
@@ -36,12 +47,53 @@ def usable(index: Index, channels: int, bands: tuple[int, ...], warp: bool) -> t
 
 
 def problem(scene: Scene, stack: Stack, channels: int) -> str:
-    """Why the files of a scene cannot be used, from their headers alone; empty where they can. Raises DataError."""
+    """Why the files of a scene cannot be used, from their headers alone; empty where they can. Raises DataError.
+
+    A label that does not say where it lies is taken to lie where its scene does, as long as it has as many pixels.
+    """
     if stack.count != channels:
         return f"{', '.join(scene.images)}: {stack.count} bands, but data.channels is {channels}."
-    return ""
+    for header in stack.headers[1:]:
+        if text := _misplaced(header.path, stack, "the first file of its scene"):
+            return text
+    if scene.label is None:
+        return ""
+    if vector := vector_label(scene.label):
+        found = vector_problem(*vector, stack.grid)
+        return f"{scene.label} cannot be the label of {scene.images[0]}: {found}." if found else ""
+    return _misplaced(scene.label, stack, "its scene")
+
+
+def _misplaced(path: str, stack: Stack, what: str) -> str:
+    """Why a file does not lie where the scene does; empty where it does, or can be resampled."""
+    grid, first = read_header(path).grid, stack.headers[0].path
+    if not stack.warp:
+        found = difference(grid, stack.grid)
+        return f"{path} is not on the grid of {what}, {first}: {found}.\n{MEND}" if found else ""
+    found = unplaceable(grid, stack.grid)
+    return f"{path} cannot be resampled onto the grid of {what}, {first}: {found}." if found else ""
 
 
 def inspect(dataset: SceneDataset) -> list[str]:
     """What would leak between the sets of a recipe, and what its files say of themselves that cannot be right."""
-    return []
+    return [*_files(dataset), *leaks(dataset)]
+
+
+def _files(dataset: SceneDataset) -> Iterator[str]:
+    scenes = find_by_id(scene for scenes in dataset.index.splits.values() for scene in scenes)
+    for scene in scenes.values():
+        stack = dataset.stacks[scene.id]
+        try:
+            texts = [*(frame_problem(header, stack.bands) for header in stack.headers), _lossy(scene)]
+        except DataError as error:  # a file that was there when its header was read
+            texts = [str(error)]
+        yield from filter(None, texts)
+
+
+def _lossy(scene: Scene) -> str:
+    if scene.label is None or vector_label(scene.label) or not read_header(scene.label).lossy:
+        return ""
+    return (
+        f"{scene.label} is compressed with losses, which changes labels along their borders. Take the original, or "
+        "write it as PNG or with compress=deflate."
+    )

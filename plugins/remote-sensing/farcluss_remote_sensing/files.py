@@ -87,6 +87,7 @@ class Header:
         dtype: of the bands.
         nodata: value that means no data; None where the file names none.
         masked: whether a pixel may be invalid: a nodata value, an alpha band, a mask.
+        lossy: whether its compression changes values.
     """
 
     path: str
@@ -95,6 +96,7 @@ class Header:
     dtype: str
     nodata: float | None
     masked: bool
+    lossy: bool
 
 
 def read_header(path: str) -> Header:
@@ -110,7 +112,10 @@ def read_header(path: str) -> Header:
         crs = file.crs.to_wkt() if file.crs else ""
         grid = Grid(file.height, file.width, tuple(file.transform)[:6], crs)
         masked = any(MaskFlags.all_valid not in file.mask_flag_enums[band - 1] for band in bands)
-        return Header(path, grid, len(bands), file.dtypes[0], file.nodata, masked)
+        facts = file.tags(ns="IMAGE_STRUCTURE")
+        jpeg = file.driver == "JPEG" or "JPEG" in facts.get("COMPRESSION", "")
+        lossy = jpeg or facts.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
+        return Header(path, grid, len(bands), file.dtypes[0], file.nodata, masked, lossy)
 
 
 def color_bands(file: Any) -> list[int]:

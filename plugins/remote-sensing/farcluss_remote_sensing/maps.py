@@ -1,5 +1,6 @@
 """Maps of a scene as files: on its grid to the last bit, with classes by name and color."""
 
+import errno
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,12 +10,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError  # what GDAL says itself, which rasterio lets through
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.shutil import copy as copy_file
 from rasterio.windows import Window as Box
 
-from farcluss_remote_sensing.files import Grid
+from farcluss_remote_sensing.files import Grid, close_all
 from farcluss_remote_sensing.strips import Strips
 from farcluss_remote_sensing.whole_scenes import NO_CLASS
 
@@ -26,11 +28,15 @@ BLOCK = 512
 
 
 @contextmanager
-def _without_place() -> Iterator[None]:
-    """Pictures have no place, and need none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
+def _writing() -> Iterator[None]:
+    """Say of all that GDAL cannot write the same; pictures have no place, and need none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    except (RasterioError, CPLE_BaseError):
+        close_all()  # GDAL would say it again of the next file that it asked, if that were open already
+        raise OSError(errno.EIO, "a map is not on the disk as it was written; the disk may be full") from None
 
 
 def write_map(path: Path, strips: Strips, name: str, grid: Grid, card: "Card", cog: bool) -> None:
@@ -43,15 +49,26 @@ def write_map(path: Path, strips: Strips, name: str, grid: Grid, card: "Card", c
         grid: of the scene.
         card: names and colors of the classes, and where the weights come from.
         cog: a cloud-optimized file, with overviews; else a tiled one without.
+
+    Raises:
+        OSError: it cannot be written.
     """
     whole = name == "classes"
     plain = path.with_name(f"plain-{path.name}") if cog else path
-    with _without_place():
+    with _writing():
         _write_tiled(plain, strips, name, grid, card, fast=cog)
         if cog:
             how = {"OVERVIEW_RESAMPLING": "NEAREST" if whole else "AVERAGE", "PREDICTOR": "NO" if whole else "YES"}
             copy_file(plain, path, driver="COG", COMPRESS="DEFLATE", BLOCKSIZE=BLOCK, BIGTIFF="IF_SAFER", **how)
             plain.unlink()
+        _read_back(path)
+
+
+def _read_back(path: Path) -> None:
+    """Read all blocks: of those that do not fit on the disk GDAL says nothing when it writes them."""
+    with rasterio.open(path) as file:
+        for _, window in file.block_windows(1):
+            file.read(window=window)
 
 
 def _write_tiled(path: Path, strips: Strips, name: str, grid: Grid, card: "Card", fast: bool) -> None:

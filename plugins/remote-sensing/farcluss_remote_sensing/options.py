@@ -57,12 +57,12 @@ def scene_dataset(
             "data.mean and data.std are unset, which means those of photos; the layout scales bands by itself.\n"
             'Set data.mean = 0.0 and data.std = 1.0, or data.layout.scaling = "imagenet" for 8-bit colors.'
         )
-    index, stacks = usable(index, data.channels, tuple(bands), warp)
     masks = build_mask_map(_with_ignored(data, index), index.classes)
     if outside and outside not in masks.names:
         raise RecipeError(f"data.layout.outside = {outside!r} is no class; classes are {', '.join(masks.names)}.")
     known = _read_stats(stats, data) if isinstance(stats, str) else stats
     built = build_scaling(scaling, factor, known, data.channels, data.channel_mean)
+    index, stacks = usable(index, data.channels, tuple(bands), warp, built)
     palette = choose_palette(data, _palette(index), len(masks.names), masks)
     labels = LabelReader(masks, field, outside, warp)
     return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid)

@@ -137,7 +137,9 @@ def _blend(
     sum_of_weights, part = total[:, columns], mean[:, :, columns]
     sum_of_weights += weights
     share = np.divide(weights, sum_of_weights, out=np.zeros_like(weights), where=weights > 0)
-    part += (probs - part) * share
+    change = probs - part
+    change *= share
+    part += change
 
 
 def _shift(array: NDArray[np.float32], count: int) -> None:

@@ -28,7 +28,7 @@ from farcluss_remote_sensing.scaling import Scaling
 from farcluss_remote_sensing.stitching import Axis, stitched_rows
 from farcluss_remote_sensing.strips import Strips
 
-CACHE = 2**28
+CACHE = 2**29
 """Bytes of decoded blocks that GDAL keeps; it would take a share of the machine's memory."""
 
 PIECE = 64
@@ -160,8 +160,8 @@ def predict_in_processes(model: Model, task: Task, numbers: Sequence[int], proce
             ends[receiver].start()
             sender.close()
         while ends:
-            for receiver in wait(list(ends)):
-                yield from _hear(receiver, ends)
+            for end in wait(list(ends)):
+                yield from _hear(end, ends)
     finally:
         for process in ends.values():
             process.terminate()

@@ -3,8 +3,8 @@
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from farcluss.weights import Card, Model
     from farcluss_remote_sensing.whole_scenes import Task
 
-BLOCK = 512
+ROWS = 512
 """Rows of a strip are a multiple of this, the side of a file's blocks."""
+
+DATES = "A", "B"
+"""Folders of the layout `change`."""
 
 PREDICTING = 0.95
 """Share of the time that goes by before files are written, roughly."""
@@ -70,7 +73,8 @@ class GeoTiffWriter:
         self.blend: Literal["hann", "gaussian"] = blend
         wanted = {"probs": probs, "entropy": entropy}
         self.extras = [name for name, on in wanted.items() if on]
-        self.vectors = [name for name, on in {"gpkg": gpkg, "geojson": geojson}.items() if on]
+        forms: dict[Literal["gpkg", "geojson"], bool] = {"gpkg": gpkg, "geojson": geojson}
+        self.vectors = [name for name, on in forms.items() if on]
         try:
             self.layout = _layout_of(card)
             self.scaling = _scaling_of(self.layout, card)
@@ -82,8 +86,8 @@ class GeoTiffWriter:
 
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
         """The files of a folder by scene: bands in files of their own are joined, and the dates of a pair."""
-        if "before" in self.layout:
-            return self._pairs(files)
+        if self.layout["name"] == "change":
+            return _pairs(files)
         found: dict[str, dict[int, Path]] = {}
         for path in files:
             for place, end in enumerate(self.layout.get("band_files", ())):
@@ -91,12 +95,6 @@ class GeoTiffWriter:
                     found.setdefault(path.stem.removesuffix(end), {})[place] = path
         joined = [(name, tuple(path for _, path in sorted(bands.items()))) for name, bands in found.items()]
         return joined or [(path.stem, (path,)) for path in files]
-
-    def _pairs(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
-        """Files of the folder of first dates, each with the file of its name in the folder of second dates."""
-        before, after = self.layout["before"], self.layout["after"]
-        first = [path for path in files if path.parent.name == before]
-        return [(path.stem, (path, path.parent.parent / after / path.name)) for path in first]
 
     def outputs(self, target: Path) -> list[Path]:
         """The files that `predict` makes for `target`, a path without extension."""
@@ -124,14 +122,13 @@ class GeoTiffWriter:
 
     def _stack(self, files: tuple[Path, ...]) -> Stack:
         """The bands of a scene. Raises DataError: not those that the network was trained for."""
+        from farcluss_remote_sensing.checks import problem
+        from farcluss_remote_sensing.scenes import Scene
+
         stack = Stack(tuple(map(str, files)), tuple(self.layout["bands"]), self.layout["warp"])
-        names = ", ".join(stack.files)
-        if stack.count != self.card.channels:
-            raise DataError(f"{names}: {stack.count} bands, but the network takes {self.card.channels}.")
-        self.scaling.check(stack.dtypes, names)
-        for header in stack.headers:
-            if header.grid.size != stack.grid.size and not stack.warp:
-                raise DataError(f"{header.path} is on another grid than {stack.files[0]}. Resample it first.")
+        if text := problem(Scene("", stack.files), stack, self.card.channels):
+            raise DataError(text)
+        self.scaling.check(stack.dtypes, ", ".join(stack.files))
         return stack
 
     def _task(self, stack: Stack, target: Path) -> "Task":
@@ -148,7 +145,7 @@ class GeoTiffWriter:
         if self.vectors:
             kinds["confidence"] = (1, "float32")
         folder = target.with_name(f".{target.name}.parts")
-        height = -(-rows.side // BLOCK) * BLOCK
+        height = -(-rows.side // ROWS) * ROWS
         return Task(stack, self.scaling, rows, columns, Strips(folder, stack.grid.size, height, kinds))
 
     def _key(self, model: "Model", files: Sequence[Path]) -> str:
@@ -195,16 +192,25 @@ class GeoTiffWriter:
             if self.vectors:
                 self._write_polygons(task, classes, dict(zip(self.vectors, rest[len(self.extras) :], strict=True)))
         for path, source in made.items():
+            with source.open("rb+") as file:
+                os.fsync(file.fileno())
             rename_durably(source, path)
         task.strips.remove()
 
-    def _write_polygons(self, task: "Task", classes: Path, outputs: Mapping[str, Path]) -> None:
+    def _write_polygons(self, task: "Task", classes: Path, outputs: Mapping[Literal["gpkg", "geojson"], Path]) -> None:
         from farcluss_remote_sensing.maps import write_map
         from farcluss_remote_sensing.polygons import write_polygons
 
         confidence = task.strips.folder / "confidence.tif"
         write_map(confidence, task.strips, "confidence", task.stack.grid, self.card, cog=False)
         write_polygons(classes, confidence, self.card.classes, outputs)
+
+
+def _pairs(files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
+    """The files of the folder of first dates, each with that of its name in the folder of second dates beside it."""
+    before, after = DATES
+    first = [path for path in files if path.absolute().parent.name == before]
+    return [(path.stem, (path, path.absolute().parent.with_name(after) / path.name)) for path in first]
 
 
 def _layout_of(card: "Card") -> dict[str, Any]:
@@ -222,14 +228,14 @@ def _scaling_of(layout: Mapping[str, Any], card: "Card") -> Scaling:
     return build_scaling(layout["scaling"], layout["factor"], layout["stats"], card.channels, card.mean)
 
 
-@lru_cache(maxsize=1)
-def _fingerprint(model: "Model") -> str:
-    """What tells one network from another: a checksum of all that its predictions depend on."""
-    digest = hashlib.sha256(model.card.model_dump_json().encode())
-    for name, tensor in model.network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _fingerprint(model: "Model") -> list[Any]:
+    """What tells one network from another: its card, and sums of its tensors' bits."""
+    import torch
+
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    tensors = model.network.state_dict().values()
+    sums = [tensor.view(whole[tensor.element_size()]).sum(dtype=torch.int64) for tensor in tensors]
+    return [hashlib.sha256(model.card.model_dump_json().encode()).hexdigest(), torch.stack(sums).tolist()]
 
 
 def _remark(name: str, facts: Sequence[tuple[int, Sequence[float]]], scaling: Scaling) -> str:

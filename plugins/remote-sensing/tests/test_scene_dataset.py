@@ -189,3 +189,8 @@ class TestRefusals:
         tree = draw_tree(tmp_path, Drawing(bands=3))
         with pytest.raises(DataError, match=r"uint16.*8-bit colors alone"):
             rasters(section(tree, channels=3), scaling="imagenet").items("train")
+
+    def test_bands_of_another_type_than_the_statistics_are_of(self, tree):
+        stats = [{"dtype": "uint8", "mean": 1.0, "std": 2.0}] * 5
+        with pytest.raises(DataError, match=r"band 1 is uint16, the statistics are of uint8"):
+            rasters(section(tree), stats=stats).items("train")

@@ -112,5 +112,7 @@ def test_valid_pixels_do_change_the_training(root, usual, tmp_path):
 def test_labels_of_unlabeled_scenes_change_no_bit(root, usual, tmp_path):
     copy = shutil.copytree(root, tmp_path / "tree")
     shutil.copy(copy / "labels/s0.tif", copy / "labels/s2.tif")
+    with rasterio.open(copy / "images/s2.tif") as scene, rasterio.open(copy / "labels/s2.tif", "r+") as label:
+        label.transform = scene.transform
     found = teach(copy, tmp_path / "run")
     torch.testing.assert_close(found[0], usual[0], rtol=0, atol=0)

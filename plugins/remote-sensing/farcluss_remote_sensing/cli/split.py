@@ -1,0 +1,112 @@
+"""`farcluss rs split`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from farcluss.cli.common import read_recipe, recipe_options
+
+EXAMPLES = """\b
+Example:
+  farcluss rs split scenes.toml --set data.root=/data/scenes -o splits
+  farcluss rs split scenes.toml --by block --block-size 1024 --buffer 128 --labeled 0.125 -o splits
+"""
+SHARE = click.FloatRange(0, 1, max_open=True)
+
+
+@click.command(epilog=EXAMPLES)
+@recipe_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="splits",
+    show_default=True,
+    metavar="DIR",
+    help="Folder for the lists.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(["scene", "block"]),
+    default="scene",
+    show_default=True,
+    help="scene: draw whole scenes, those of a group together; block: parts of the labeled scenes.",
+)
+@click.option(
+    "--block-size",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    metavar="PIXELS",
+    help="Side of a block, at most.",
+)
+@click.option(
+    "--buffer",
+    type=click.IntRange(min=0),
+    default=128,
+    show_default=True,
+    metavar="PIXELS",
+    help="Between blocks that are trained on and held-out ones, at least.",
+)
+@click.option("--val", type=SHARE, default=0.2, show_default=True, help="Share that is held out for validation.")
+@click.option("--test", type=SHARE, default=0.0, show_default=True, help="Share that is held out for tests.")
+@click.option(
+    "--labeled",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.125,
+    show_default=True,
+    help="Share of the rest whose labels are used.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the drawing.")
+def command(
+    recipe: str,
+    overlays: tuple[str, ...],
+    settings: tuple[str, ...],
+    plugins: tuple[str, ...],
+    output: Path,
+    by: str,
+    block_size: int,
+    buffer: int,
+    val: float,
+    test: float,
+    labeled: float,
+    seed: int,
+) -> None:
+    """Divide the training scenes of RECIPE: lists for data.labeled, data.unlabeled and data.val, and for tests.
+
+    Every class is among the labels where that can be. The same seed gives the same lists; which scenes are held out
+    does not depend on --labeled. Other lists in DIR stay as they are.
+    """
+    loaded = read_recipe(recipe, overlays, settings, plugins)
+    from farcluss.atomic import write_atomically
+    from farcluss_remote_sensing.splitting import Shares, by_block, by_scene
+    from farcluss_remote_sensing.statistics import scenes_of
+
+    dataset, shares = scenes_of(loaded.data), Shares(val, test, labeled)
+    if by == "scene":
+        division = by_scene(dataset, shares, seed)
+    else:
+        division = by_block(dataset, shares, seed, block_size, buffer)
+    for name, lines in division.sets.items():
+        if lines:
+            write_atomically(output / f"{name}.txt", "".join(f"{line}\n" for line in lines).encode())
+    _report(division, output, by)
+
+
+def _report(division: Any, output: Path, by: str) -> None:
+    for name, lines in division.sets.items():
+        click.echo(f"{name:9}  {len(lines)}")
+    if division.lost:
+        click.echo(f"The buffer costs {100 * division.lost:.1f} % of the pixels of all blocks.")
+    if left_out := division.left_out:
+        why = "too little is left of them" if by == "block" else "of a held-out group, but without a label"
+        click.echo(f"Left out, {why}: {len(left_out)}, first {left_out[0]}.")
+    click.echo("For the recipe:")
+    for name in ("labeled", "unlabeled", "val"):
+        if division.sets[name]:
+            click.echo(f"  --set data.{name}={output / f'{name}.txt'}")
+        elif name == "unlabeled":
+            click.echo("  --set data.unlabeled=none")
+    if division.sets["test"]:
+        click.echo(f"To score the final weights: --set data.val={output / 'test.txt'}")

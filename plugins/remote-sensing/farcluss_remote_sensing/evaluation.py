@@ -1,0 +1,162 @@
+"""Score predicted maps against the labels of their scenes, window by window."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farcluss.build import build_dataset
+from farcluss.data.base import IGNORE, Item, Window, read_sample
+from farcluss.data.splits import find_list, read_list, resolve
+from farcluss.errors import DataError
+from farcluss.recipe import Data
+from farcluss_remote_sensing.dataset import SceneDataset
+from farcluss_remote_sensing.files import Grid, read_file, read_header
+from farcluss_remote_sensing.scenes import Scene
+from farcluss_remote_sensing.scores import CHANGE, MapScores
+
+SAME_PLACE = 0.01
+"""Of a pixel: so far may the corners of a map lie from those of its scene."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was scored.
+
+    Attributes:
+        total: scores of one confusion matrix over the pixels of all scenes.
+        scenes: scores of each scene, by its id.
+        missing: ids of the scenes without a map.
+    """
+
+    total: MapScores
+    scenes: Mapping[str, MapScores]
+    missing: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain numbers; what nothing decides is None."""
+        scenes = [{"scene": name, **scores.to_json()} for name, scores in self.scenes.items()]
+        return {**self.total.to_json(), "scenes": scenes, "missing": list(self.missing)}
+
+
+def evaluate(
+    data: Data,
+    predictions: Path,
+    split: str | None = None,
+    progress: Callable[[Sequence[str]], Iterable[str]] = iter,
+) -> Evaluation:
+    """Score the maps of a folder.
+
+    Args:
+        data: section of a recipe, whose layout is one of scenes: its labels, classes and ignored values count.
+        predictions: folder of maps of class indices, called as their scenes or as the first files of those, `.tif`.
+        split: `val`, `test` or a list; None for the recipe's own `val`.
+        progress: passes the ids of scenes on, and may show how far they are.
+
+    Raises:
+        DataError: a file cannot be read, a map is not on the grid of its scene or holds values that no class has, a
+            scene has no label, or no scene has a map.
+    """
+    dataset = build_dataset(data)
+    if not isinstance(dataset, SceneDataset):
+        raise DataError(
+            f"The layout {data.layout.name!r} is not one of scenes{', or data.pack is set' if data.pack else ''}.\n"
+            "Maps are scored on the grids of scenes; `farcluss eval` scores weights on all layouts."
+        )
+    items = _items(dataset, data if split is None else data.model_copy(update={"val": split}))
+    scenes: dict[str, list[Item]] = {}
+    for item in dict.fromkeys(items):
+        scenes.setdefault(dataset.find(item)[0].id, []).append(item)
+    maps = find_maps(predictions, [dataset.find(parts[0])[0] for parts in scenes.values()])
+    change = len(dataset.classes) == 2 and (data.layout.name == "change" or dataset.classes == CHANGE)
+    found = {
+        name: MapScores(_confusion(dataset, scenes[name], maps[name]), dataset.classes, change)
+        for name in progress(list(maps))
+    }
+    total = MapScores(np.sum([scores.confusion for scores in found.values()], axis=0), dataset.classes, change)
+    return Evaluation(total, found, [name for name in scenes if name not in maps])
+
+
+def _items(dataset: SceneDataset, data: Data) -> list[Item]:
+    """The windows of data.val. Raises DataError: there are none, or one has no label."""
+    if path := find_list(data.val, data):
+        items = read_list(path, dataset)
+    elif data.val in ("val", "test"):
+        items = dataset.items(data.val)
+    else:
+        items = resolve(dataset, data).val
+    if not items:
+        raise DataError("There are no scenes to score; give --split val, test or a list file.")
+    if bare := next((item for item in items if item.mask is None), None):
+        raise DataError(f"{bare.id} has no label to score a map against. Take it out of the list.")
+    return items
+
+
+def find_maps(folder: Path, scenes: Sequence[Scene]) -> dict[str, Path]:
+    """The map of each scene that has one, by id: `ID.tif`, or `STEM.tif` after its first file where no other has that.
+
+    Raises:
+        DataError: there is none.
+    """
+    stems = Counter(Path(scene.images[0]).stem for scene in scenes)
+    found = {}
+    for scene in scenes:
+        stem = Path(scene.images[0]).stem
+        names = [scene.id, *([stem] if stems[stem] == 1 else [])]
+        path = next((path for name in names if (path := folder / f"{name}.tif").is_file()), None)
+        if path is not None:
+            found[scene.id] = path
+    if not found:
+        raise DataError(
+            f"{folder} has no map of any of the {len(scenes)} scenes; that of the first would be {scenes[0].id}.tif.\n"
+            "Write them with `farcluss predict`."
+        )
+    return found
+
+
+def _confusion(dataset: SceneDataset, items: Sequence[Item], path: Path) -> NDArray[np.int64]:
+    """`(C, C + 1)` pixels of windows of one scene by true and mapped class. Raises DataError."""
+    scene, _ = dataset.find(items[0])
+    _check_grid(path, dataset.stacks[scene.id].grid, scene)
+    count = len(dataset.classes)
+    confusion = np.zeros(count * (count + 1), np.int64)
+    for item in items:
+        sample = read_sample(dataset, item)
+        assert sample.mask is not None  # `_items` has seen to it
+        counted = sample.mask != IGNORE
+        if sample.valid is not None:
+            counted &= sample.valid
+        pairs = sample.mask.astype(np.int64) * (count + 1) + read_map(path, dataset.find(item)[1], count)
+        confusion += np.bincount(pairs[counted], minlength=len(confusion))
+    return confusion.reshape(count, count + 1)
+
+
+def read_map(path: Path, window: Window, count: int) -> NDArray[np.int64]:
+    """Class indices `(h, w)` of a window of a map, `count` where it has none. Raises DataError."""
+    (values,), valid = read_file(str(path), window, bands=[1])
+    mapped = values != IGNORE if valid is None else valid & (values != IGNORE)
+    known = np.isin(values, np.arange(count)) if values.dtype.kind in "iu" else np.zeros(values.shape, bool)
+    if (strange := values[mapped & ~known]).size:
+        raise DataError(
+            f"{path} holds the value {strange[0]} ({values.dtype}); a map holds class indices, here 0 to {count - 1}, "
+            f"and {IGNORE} where it has none.\nPredict with weights of this recipe."
+        )
+    return np.where(mapped, values, count).astype(np.int64)
+
+
+def _check_grid(path: Path, grid: Grid, scene: Scene) -> None:
+    """Refuse a map on another grid than its scene. Raises DataError."""
+    found = read_header(str(path)).grid
+    a, b, _, d, e, _ = grid.transform
+    pixel = min(np.hypot(a, d), np.hypot(b, e))
+    if found.size != grid.size:
+        how = f"is {found.width} x {found.height} pixels, its scene is {grid.width} x {grid.height}"
+    elif abs(found.corners() - grid.corners()).max() > SAME_PLACE * pixel:
+        how = f"lies elsewhere than its scene: its transform is {found.transform}, not {grid.transform}"
+    else:
+        return
+    raise DataError(f"{path} {how} ({scene.images[0]}).\nA map is scored on the grid of its scene: predict it anew.")

@@ -1,0 +1,178 @@
+"""Ground that two sets of a recipe share: windows of one scene, and scenes of one place."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from farcluss.data.base import Item, Window
+from farcluss.data.splits import Splits, find_list, resolve
+from farcluss.errors import FarclussError
+from farcluss_remote_sensing.boxes import area, bounds_of, overlaps
+from farcluss_remote_sensing.dataset import SceneDataset
+from farcluss_remote_sensing.files import Grid
+from farcluss_remote_sensing.matching import moved
+from farcluss_remote_sensing.scenes import Scene
+from farcluss_remote_sensing.tiles import name_of, whole
+
+SHOWN = 20
+"""Pairs that are named, at most."""
+ADVICE = "Divide anew (`farcluss rs split`), or set data.allow_overlap = true."
+WORLD = "EPSG:4326"
+"""Longitude and latitude: where scenes of several reference systems are compared."""
+
+
+@dataclass(frozen=True)
+class Cover:
+    """What a set has of a scene.
+
+    Attributes:
+        scene: of the data set.
+        grid: of its pixels.
+        boxes: windows of it; the whole scene as one.
+    """
+
+    scene: Scene
+    grid: Grid
+    boxes: tuple[Window, ...]
+
+
+Covers = dict[str, Cover]
+"""By scene."""
+
+
+def leaks(dataset: SceneDataset) -> list[str]:
+    """What would make scores better than they are: ground that is trained on and held out."""
+    if dataset.data.allow_overlap:
+        return []
+    try:
+        splits = resolve(dataset, dataset.data)
+    except FarclussError:  # is reported by whoever trains
+        return []
+    sets = {name: _covers(dataset, getattr(splits, name)) for name in ("labeled", "unlabeled", "val")}
+    own = _own_splits(dataset, splits)
+    texts, pairs = list[str](), list[str]()
+    for held, scenes in ({"val": sets["val"]} | own).items():
+        for name, covers in sets.items():
+            if name == held:
+                continue
+            pairs += _divided_scenes(name, covers, held, scenes) if name != "val" else []
+            pairs += _shared_ground(name, covers, held, scenes)
+            if held != "val" and name != "val":
+                texts += _shared_groups(name, covers, held, scenes)
+    more = [f"{len(pairs)} pairs of scenes share ground; the first {SHOWN} are named."] if len(pairs) > SHOWN else []
+    return [*texts, *pairs[:SHOWN], *more]
+
+
+def _own_splits(dataset: SceneDataset, splits: Splits) -> dict[str, Covers]:
+    """Held-out scenes of the layout that are not the recipe's, unless lists say what is what."""
+    data = dataset.data
+    if any(find_list(text, data) for text in (data.labeled, data.unlabeled, data.val)):
+        return {}
+    found = {}
+    for name, scenes in dataset.index.splits.items():
+        if name not in ("train", data.val):
+            grids = {scene.id: dataset.stacks[scene.id].grid for scene in scenes}
+            covers = {one.id: Cover(one, grids[one.id], (whole(grids[one.id].size),)) for one in scenes}
+            found[f"split {name}"] = covers
+    return found
+
+
+def _covers(dataset: SceneDataset, items: Iterable[Item]) -> Covers:
+    boxes: dict[str, list[Window]] = {}
+    scenes: dict[str, Scene] = {}
+    for item in items:
+        scene, box = dataset.find(item)
+        scenes[scene.id] = scene
+        boxes.setdefault(scene.id, []).append(box)
+    found = {}
+    for name, windows in boxes.items():
+        grid = dataset.stacks[name].grid
+        full = sum(map(area, windows)) >= grid.height * grid.width
+        found[name] = Cover(scenes[name], grid, (whole(grid.size),) if full else tuple(windows))
+    return found
+
+
+def _divided_scenes(name: str, covers: Covers, held: str, others: Covers) -> Iterator[str]:
+    """Scenes of which windows of two sets overlap."""
+    for scene in sorted(covers.keys() & others.keys()):
+        bounds = bounds_of(covers[scene].boxes)
+        shared = [(box, overlaps(box, bounds)) for box in others[scene].boxes]
+        if total := sum(int(pixels.sum()) for _, pixels in shared):
+            box, pixels = next((box, pixels) for box, pixels in shared if pixels.any())
+            first = name_of(scene, covers[scene].boxes[int(pixels.argmax())])
+            yield (
+                f"Windows of {scene} in {name} and in {held} overlap by {total:,} pixels, the first {first} and "
+                f"{name_of(scene, box)}: scores would be of what was trained on. {ADVICE}"
+            )
+
+
+def _shared_groups(name: str, covers: Covers, held: str, others: Covers) -> list[str]:
+    groups = {cover.scene.group for cover in covers.values()} & {cover.scene.group for cover in others.values()} - {""}
+    if not groups:
+        return []
+    return [f"{len(groups)} groups are both in {name} and in the {held}, the first is {min(groups)}. {ADVICE}"]
+
+
+def _shared_ground(name: str, covers: Covers, held: str, others: Covers) -> Iterator[str]:
+    """Different scenes that show the same ground."""
+    found: dict[tuple[str, str], float] = {}
+    for crs, some in _by_crs(covers).items():
+        for other, rest in _by_crs(others).items():
+            if crs == other or (crs and other):
+                for key, pixels in _overlapping(some, rest, "" if crs == other else WORLD):
+                    found[key] = found.get(key, 0.0) + pixels
+    for (first, second), pixels in sorted(found.items()):
+        yield (
+            f"Scene {first} in {name} and scene {second} in {held} show the same ground, {pixels:,.0f} pixels of "
+            f"{second}. {ADVICE}"
+        )
+
+
+def _by_crs(covers: Covers) -> dict[str, list[Cover]]:
+    """Scenes that have a place, by reference system."""
+    found: dict[str, list[Cover]] = {}
+    for cover in covers.values():
+        if cover.grid.placed:
+            found.setdefault(cover.grid.crs, []).append(cover)
+    return found
+
+
+def _overlapping(
+    covers: Sequence[Cover], others: Sequence[Cover], target: str
+) -> Iterator[tuple[tuple[str, str], float]]:
+    """Pairs of scenes, and pixels of the second that a window of each shares: more than half a pixel."""
+    import shapely
+
+    names, shapes, units = _shapes(covers, target)
+    other_names, other_shapes, other_units = _shapes(others, target)
+    first, second = shapely.STRtree(other_shapes).query(shapes, predicate="intersects")
+    apart = np.array([names[a] != other_names[b] for a, b in zip(first, second, strict=True)], bool)
+    first, second = first[apart], second[apart]
+    shared = shapely.area(shapely.intersection(shapes[first], other_shapes[second]))
+    enough = shared > np.minimum(units[first], other_units[second]) / 2
+    for a, b, pixels in zip(first[enough], second[enough], (shared / other_units[second])[enough], strict=True):
+        yield (names[a], other_names[b]), float(pixels)
+
+
+def _shapes(covers: Sequence[Cover], target: str) -> tuple[list[str], NDArray[Any], NDArray[np.float64]]:
+    """Scene, outline and area of a pixel of each window; in `target`, or as they are where it is empty."""
+    import shapely
+
+    windows = [(cover, box) for cover in covers for box in cover.boxes]
+    shapes = shapely.polygons([cover.grid.corners(box) for cover, box in windows])
+    if target:
+        shapes = np.array([_unwrapped(shape) for shape in moved(shapes, covers[0].grid.crs, target)], object)
+    sizes = [area(box) for _, box in windows]
+    return [cover.scene.id for cover, _ in windows], shapes, shapely.area(shapes) / sizes
+
+
+def _unwrapped(shape: Any) -> Any:
+    """A shape in degrees, in one piece where it crosses the 180th meridian."""
+    import shapely
+
+    if shape.is_empty or shape.bounds[2] - shape.bounds[0] <= 180:
+        return shape
+    return shapely.transform(shape, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]]))

@@ -1,0 +1,148 @@
+"""Polygons of a predicted map, in files for geographic information systems."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio.errors
+import pyogrio.raw
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window as Box
+
+from farcluss.atomic import UNFINISHED, rename_durably
+from farcluss.data.base import IGNORE, Window
+from farcluss.errors import DataError
+from farcluss_remote_sensing.areas import square_meters
+from farcluss_remote_sensing.files import Grid, reading
+from farcluss_remote_sensing.outlines import BLOCK, Block, outline
+
+LAYER = "polygons"
+
+
+def write_polygons(
+    classes_path: Path,
+    confidence_path: Path | None,
+    classes: Sequence[str],
+    outputs: Mapping[str, Path],
+    *,
+    block: int = BLOCK,
+) -> None:
+    """Write the connected parts of equal class of a map as polygons, along the edges of its pixels.
+
+    Pixels that are not valid belong to none; class 0 is a class as any other. The attributes are `class_id`, `class`,
+    `pixels` (their number), `area_m2` (null where the CRS says no lengths) and `confidence` (mean; null where no pixel
+    has any). A GeoPackage is in the CRS of the map; GeoJSON is in longitude and latitude (RFC 7946).
+
+    Args:
+        classes_path: file of class indices, one band uint8; invalid pixels are those of its mask, and 255.
+        confidence_path: file of the largest probability on the same grid, float32; None for none.
+        classes: names in order of index.
+        outputs: files to write, by kind, `gpkg` or `geojson`; each is the old or the whole new one at all times.
+        block: rows and columns that are read at once.
+
+    Raises:
+        DataError: a file cannot be read or written, the two are not on one grid, a pixel has an index without a name,
+            or GeoJSON is wanted of a map without CRS.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with reading(str(classes_path)):
+            file = stack.enter_context(rasterio.open(classes_path))
+        grid = _grid(file)
+        if "geojson" in outputs and not grid.crs:
+            raise DataError(
+                f"{classes_path} has no coordinate reference system, so {outputs['geojson']}, which is in longitude "
+                "and latitude, cannot be made.\nWrite a GeoPackage, which then has pixel coordinates."
+            )
+        other = None
+        if confidence_path is not None:
+            with reading(str(confidence_path)):
+                other = stack.enter_context(rasterio.open(confidence_path))
+            if _grid(other) != grid:
+                raise DataError(f"{confidence_path} is not on the grid of {classes_path}. Predict both anew.")
+        found = outline(lambda window: _read(file, other, window, len(classes)), grid.size, block)
+    pixels = np.rint(shapely.area(found.polygons)).astype(np.int64)
+    names = np.array([classes[index] for index in found.classes], object)
+    table = {
+        "class_id": found.classes.astype(np.int32),
+        "class": names,
+        "pixels": pixels,
+        "area_m2": square_meters(found.polygons, pixels, grid),
+        "confidence": found.confidence,
+    }
+    geometry = shapely.to_wkb(_placed(found.polygons, grid))
+    for kind, path in outputs.items():
+        _write(kind, path, geometry, table, grid.crs)
+
+
+def _grid(file: Any) -> Grid:
+    return Grid(file.height, file.width, tuple(file.transform)[:6], file.crs.to_wkt() if file.crs else "")
+
+
+def _read(file: Any, other: Any, window: Window, count: int) -> Block:
+    """A window of both files. Raises DataError."""
+    rows, columns = window
+    box = Box(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)  # type: ignore[no-untyped-call,unused-ignore]
+    with reading(file.name):
+        values = file.read(1, window=box)
+        valid = (file.read_masks(1, window=box) > 0) & (values != IGNORE)
+    if (values[valid] >= count).any():
+        raise DataError(f"{file.name} holds the class {values[valid].max()}, but there are {count} classes, from 0.")
+    if other is None:
+        return Block(values, valid)
+    with reading(other.name):
+        return Block(values, valid, other.read(1, window=box))
+
+
+def _placed(polygons: NDArray[Any], grid: Grid) -> NDArray[Any]:
+    """The polygons in the coordinates of the grid."""
+    a, b, c, d, e, f = grid.transform
+    placed: NDArray[Any] = shapely.transform(
+        polygons, lambda at: np.stack([a * at[:, 0] + b * at[:, 1] + c, d * at[:, 0] + e * at[:, 1] + f], axis=1)
+    )
+    return placed
+
+
+def _write(kind: str, path: Path, geometry: NDArray[Any], table: Mapping[str, NDArray[Any]], crs: str) -> None:
+    """Write one file. Raises DataError."""
+    # GDAL itself brings GeoJSON to longitude and latitude, and its rings in order. Nine digits are 0.1 mm.
+    how = {"driver": "GPKG"}
+    if kind == "geojson":
+        how = {"driver": "GeoJSON", "RFC7946": "YES", "COORDINATE_PRECISION": "9"}
+    try:
+        with _replacing(path) as temporary, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a GeoPackage's other ending, and of an undefined CRS
+            pyogrio.raw.write(
+                temporary, geometry, list(table.values()), list(table), layer=LAYER, geometry_type="Polygon",
+                crs=crs or None, **how,
+            )  # fmt: skip
+    except (OSError, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".")
+        raise DataError(f"{path} cannot be written: {reason}. Choose another --output.") from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """The name of a new file, which takes the place of `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        temporary.unlink()  # GDAL wants to make the file itself
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        rename_durably(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
