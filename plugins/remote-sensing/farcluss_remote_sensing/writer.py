@@ -20,7 +20,7 @@ from farcluss_remote_sensing.stitching import plan_axis
 from farcluss_remote_sensing.strips import Strips
 
 if TYPE_CHECKING:
-    from farcluss.weights import Card, Model
+    from farcluss.weights import Card, Inference, Model
     from farcluss_remote_sensing.whole_scenes import Task
 
 ROWS = 512
@@ -86,7 +86,7 @@ class GeoTiffWriter:
 
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
         """The files of a folder by scene: bands in files of their own are joined, and the dates of a pair."""
-        if self.layout["name"] == "change":
+        if self.layout.get("name") == "change":
             return _pairs(files)
         found: dict[str, dict[int, Path]] = {}
         for path in files:
@@ -109,7 +109,7 @@ class GeoTiffWriter:
             DataError: a file cannot be read or written, or is none that the network was trained for.
         """
         stack = self._stack(files)
-        task = self._task(stack, target)
+        task = self._task(stack, model.card.inference, target)
         try:
             missing = task.strips.begin(self._key(model, files))
             yield from self._strips(model, task, missing, target.name)
@@ -131,10 +131,9 @@ class GeoTiffWriter:
         self.scaling.check(stack.dtypes, ", ".join(stack.files))
         return stack
 
-    def _task(self, stack: Stack, target: Path) -> "Task":
+    def _task(self, stack: Stack, settings: "Inference", target: Path) -> "Task":
         from farcluss_remote_sensing.whole_scenes import Task
 
-        settings = self.card.inference
         window = settings.window or (self.layout["window"],) * 2
         rows, columns = (
             plan_axis(extent, side, settings.stride, self.blend)
@@ -184,6 +183,8 @@ class GeoTiffWriter:
         folder, grid = task.strips.folder, task.stack.grid
         made = {path: folder / path.name for path in self.outputs(target)}
         classes, names, *rest = made.values()
+        for path in made.values():
+            path.unlink(missing_ok=True)  # half of one, of another time
         with rasterio.Env(GDAL_CACHEMAX=CACHE):
             write_map(classes, task.strips, "classes", grid, self.card, self.cog)
             for name, path in zip(self.extras, rest, strict=False):

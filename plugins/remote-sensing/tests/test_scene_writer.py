@@ -219,6 +219,24 @@ class TestMaps:
             np.testing.assert_allclose(np.load(tmp_path / f"out.{name}")[0], wanted, atol=1e-6)
         assert not (tmp_path / "out_confidence.tif").exists() and not list(tmp_path.glob(".*"))
 
+    def test_polygons_that_fail_leave_nothing_but_what_to_go_on_with(self, tmp_path, monkeypatch, short):
+        def write_polygons(classes_path, confidence_path, classes, outputs):
+            fresh = not outputs["gpkg"].exists()
+            outputs["gpkg"].touch()
+            if not fresh or not failed:
+                failed.append(fresh)
+                raise DataError("No polygons.")
+
+        failed = []
+        module = SimpleNamespace(write_polygons=write_polygons)
+        monkeypatch.setitem(sys.modules, "farcluss_remote_sensing.polygons", module)
+        scene = draw_scene(tmp_path / "s.tif")
+        with pytest.raises(DataError, match=r"No polygons\."):
+            predict(scene, tmp_path / "out" / "s", gpkg=True)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".s.parts"]
+        assert "after 70 of 70 rows" in predict(scene, tmp_path / "out" / "s", gpkg=True)[0].remark
+        assert failed == [True] and (tmp_path / "out" / "s.gpkg").exists()
+
 
 class TestWindows:
     def test_whole_images_are_windows_of_the_layout(self, tmp_path, counted):
