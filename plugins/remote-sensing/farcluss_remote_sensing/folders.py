@@ -90,13 +90,14 @@ class LabelFinder:
         return next((path for end in LABELS if (path := label.with_name(label.name + end)).is_file()), None)
 
 
-def scenes_of(root: Path, base: Path, files: Files, finder: LabelFinder) -> list[tuple[str, Scene]]:
-    """Scenes, each with its name below `base`; their ids are their paths below `root`."""
+def scenes_of(root: Path, base: Path, files: Files, finder: LabelFinder, by_folder: bool) -> list[tuple[str, Scene]]:
+    """Scenes, each with its name below `base`; their ids are their paths below `root`, their groups their folders'."""
     found = []
     for path, images in files.items():
         label = finder(path)
         name, long = (below(path, folder) for folder in (base, root))
-        found.append((name, Scene(long, tuple(map(str, images)), str(label) if label else None)))
+        group = below(path.parent, root) if by_folder else ""
+        found.append((name, Scene(long, tuple(map(str, images)), str(label) if label else None, group)))
     labels = {scene.label for _, scene in found}
     return [(name, scene) for name, scene in found if scene.images[0] not in labels]
 

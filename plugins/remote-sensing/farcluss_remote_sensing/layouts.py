@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from farcluss.data.folder import fixed_part
 from farcluss.errors import DataError
@@ -36,6 +37,7 @@ def rasters(
     test_labels: str | None = None,
     image_suffix: str = "",
     band_files: list[str] = [],  # noqa: B006
+    group: Literal["scene", "folder"] = "scene",
 ) -> Index:
     """Folders of scenes and of labels that are called alike.
 
@@ -54,6 +56,8 @@ def rasters(
         image_suffix: end of the image names that the labels' names lack, such as `_sat`.
         band_files: for a file per band: ends of the names without extension, in order of the bands, such as
             `["_B02", "_B03", "_B04"]`. Files that share what precedes it are one scene.
+        group: what is never divided between training and validation: a scene, or the scenes of a folder, such as the
+            pieces of one image.
     """
     root = root_of(data)
     places = {"test": (test_images, test_labels), "val": (val_images, val_labels), "train": (images, labels)}
@@ -72,7 +76,7 @@ def rasters(
         if not found and not more:
             raise DataError(f"No file in {root / pattern} ends in {band_files[0]}. Check data.layout.band_files.")
         problems += more
-        splits[split] = scenes_of(root, base, found, finder)
+        splits[split] = scenes_of(root, base, found, finder, by_folder=group == "folder")
     return Index(short_names(dict(reversed(splits.items()))), problems, options={"band_files": band_files})
 
 
