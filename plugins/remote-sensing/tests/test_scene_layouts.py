@@ -17,6 +17,7 @@ from layout_trees import (
     problems,
     refused,
 )
+from rasterio.transform import Affine
 
 from farcluss.data.base import IGNORE
 from farcluss.data.splits import read_list, resolve
@@ -315,9 +316,14 @@ s/f.tif,s/f_label.tif,,test
 """
 
 
+def aside(seed):
+    """Scenes side by side, so that no two show the same ground."""
+    return SMALL.but(seed=seed, transform=Affine.translation(2000.0 * seed, 0) @ SMALL.transform)
+
+
 def draw_table(root, text=TABLE):
     for seed, name in enumerate("abcdef"):
-        drawing = SMALL.but(seed=seed)
+        drawing = aside(seed)
         if name == "e":
             write(root / "s/e_1.tif", drawing.values()[:2], drawing)
             write(root / "s/e_2.tif", drawing.values()[2:], drawing)
@@ -327,7 +333,7 @@ def draw_table(root, text=TABLE):
             draw_scene(root / f"s/{name}.tif", drawing)
         if name in "af":
             draw_label(root / f"s/{name}_label.tif", drawing)
-    draw_polygons(root / "s/b.geojson", SMALL.but(seed=1))
+    draw_polygons(root / "s/b.geojson", aside(1))
     (root / "scenes.csv").write_text(text)
 
 
