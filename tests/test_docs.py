@@ -11,6 +11,7 @@ import tomllib
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import click
 import numpy as np
@@ -23,6 +24,7 @@ from farcluss.data.masks import build_mask_map
 from farcluss.reading import load_recipe
 from farcluss.recipe import Data, Part, Recipe, Section
 from farcluss_medical.metrics import hd95, score, surface_distances
+from farcluss_remote_sensing.scaling import Mode
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -348,7 +350,7 @@ class TestOwnData:
         assert dict(zip(table.codes.tolist(), table.targets.tolist(), strict=True)) == {0: 0, 255: 1}
 
     def test_settings_in_sentences_are_keys(self):
-        text = page("own_data.md") + page("method.md") + page("medical.md")
+        text = page("own_data.md") + page("method.md") + page("medical.md") + page("remote_sensing.md")
         words = re.findall(r"`((?:data|train|eval|loss|network)\.(?!list|txt)\w+)", text)
         unknown = [w for w in words if w.split(".")[1] not in type(getattr(example(), w.split(".")[0])).model_fields]
         assert [word for word in unknown if not word.startswith("network.")] == []
@@ -403,6 +405,27 @@ class TestScans:
         for cell, masks in zip(told, ((empty, empty), (full, empty), (empty, full)), strict=True):
             values = score(*masks, (1, 1), protocol=protocol).values
             assert cell == ", ".join(words[f"{values[name]:g}"] for name in ("dice", "hd95"))
+
+
+class TestScenes:
+    def test_the_recipe_loads(self, tmp_path):
+        shutil.copytree(ROOT / "recipes" / "base", tmp_path / "base")
+        path = tmp_path / "map.toml"
+        path.write_text(blocks(page("remote_sensing.md"), "toml")[0])
+        loaded = load_recipe(path)
+        assert (loaded.data.layout.name, loaded.eval.writer.name, loaded.stages.augment.name) == (
+            "scenes", "geotiff", "intensity",
+        )  # fmt: skip
+
+    def test_every_layout_is_in_the_table(self):
+        text = under(page("remote_sensing.md"), "## Which layout")
+        layouts = [part.name for part in plugins.find("dataset") if part.distribution == "farcluss-remote-sensing"]
+        assert len(layouts) == 6
+        assert [name for name in layouts if f"`{name}`" not in text] == []
+
+    def test_every_scaling_is_in_the_table(self):
+        table = cells(under(page("remote_sensing.md"), "## Bands"))
+        assert set(table) - {"`scaling`", "scaling"} == set(get_args(Mode))
 
 
 @cache
