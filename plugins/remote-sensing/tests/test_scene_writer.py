@@ -464,7 +464,7 @@ class TestRemarks:
         return [step.remark for step in predict(scene, tmp_path / "out", model, **options) if step.remark]
 
     def test_none_of_scenes_like_those_of_training(self, tmp_path):
-        drawing = Drawing(nodata=0, collar=20)  # invalid pixels must not count
+        drawing = Drawing(nodata=60_000, collar=20)  # invalid pixels must not count
         assert not self.said(tmp_path, drawing, self.stats(drawing, std=1.0))
 
     def test_bands_in_other_units(self, tmp_path, short):
