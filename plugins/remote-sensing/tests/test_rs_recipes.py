@@ -3,6 +3,7 @@
 import contextlib
 import math
 import re
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -107,6 +108,12 @@ def resolved(roots):
     return resolve
 
 
+@cache
+def shipped(name, method=None):
+    """A recipe as shipped, read once."""
+    return load_recipe(name, [method] if method else [])
+
+
 def lines_of(name):
     return (recipe_folder() / f"{name}.toml").read_text(encoding="utf-8").splitlines()
 
@@ -140,7 +147,7 @@ def test_the_sets_are_those_that_the_recipe_says(name, resolved):
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_share_the_data_and_what_is_trained_on(name, method):
-    plain, recipe = load_recipe(name), load_recipe(name, [method] if method else [])
+    plain, recipe = shipped(name), shipped(name, method)
     assert recipe.data == plain.data and recipe.train == plain.train and recipe.network == plain.network
     assert recipe.semi_supervised == (method != "supervised")
 
@@ -178,7 +185,7 @@ def test_areas_of_ground_truth_are_apart(resolved):
 
 
 def test_the_share_of_loveda_is_what_the_comment_says():
-    text, data = text_of("rs_loveda_1_8"), load_recipe("rs_loveda_1_8").data
+    text, data = text_of("rs_loveda_1_8"), shipped("rs_loveda_1_8").data
     images = int(re.search(r"([\d,]+) training images", text)[1].replace(",", ""))
     items = [Item(str(number), str(number)) for number in range(images)]
     drawn = draw_share(items, parse_share(data.labeled), data.draw_seed, "")
@@ -193,7 +200,7 @@ def test_tiles_of_dubai_are_as_many_as_the_comments_say(resolved):
 
 
 def test_pairs_differ_in_their_share_of_labels_alone():
-    tables = [load_recipe(f"rs_levir_cd_{share}").model_dump(mode="json") for share in (5, 10)]
+    tables = [shipped(f"rs_levir_cd_{share}").model_dump(mode="json") for share in (5, 10)]
     for share, table in zip((5, 10), tables, strict=True):
         assert f"LEVIR-CD, {share} % of the labels" in text_of(table["name"])
         assert float(table["data"].pop("labeled")) * 100 == share
@@ -205,7 +212,7 @@ def test_both_dates_of_a_pair_are_scaled_alike(resolved):
     recipe, parts = resolved("rs_levir_cd_5")
     image = parts.dataset.read(parts.splits.val[0]).image
     assert image.shape[0] == 6 and 0 <= image.min() < image.max() <= 1 and (image[:3] != image[3:]).any()
-    assert recipe.data.mean[:3] == recipe.data.mean[3:] == load_recipe("rs_loveda_1_8").data.channel_mean
+    assert recipe.data.mean[:3] == recipe.data.mean[3:] == shipped("rs_loveda_1_8").data.channel_mean
     assert recipe.data.std[:3] == recipe.data.std[3:]
 
 
@@ -221,7 +228,7 @@ def test_bands_are_scaled_by_their_own_statistics(resolved):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_crops_and_windows_are_as_the_comments_say(name):
-    recipe = load_recipe(name)
+    recipe = shipped(name)
     assert recipe.data.crop % recipe.network.options["output_stride"] == 1
     inference = inference_of(recipe.eval, (recipe.data.crop,) * 2)
     assert (recipe.eval.mode, inference.window, inference.blend) == ("sliding", (recipe.data.crop,) * 2, "gaussian")
@@ -234,7 +241,7 @@ def test_crops_and_windows_are_as_the_comments_say(name):
 
 @pytest.mark.parametrize(("name", "kind"), [("rs_geotiff", "deeplabv3plus"), ("rs_levir_cd_5", "siamese")])
 def test_the_network_is_built_as_shipped(name, kind):
-    recipe, classes = load_recipe(name), len(RECIPES[name].classes)
+    recipe, classes = shipped(name), len(RECIPES[name].classes)
     network, channels, dim = recipe.network, recipe.data.channels, recipe.stages.contrast.options["dim"]
     assert (network.name, network.pretrained) == (kind, True)
     model = build_network(network.name, network.options, channels, classes, dim, False).eval()
@@ -248,7 +255,7 @@ def test_the_network_is_built_as_shipped(name, kind):
 
 def test_all_other_networks_are_the_one_of_the_base():
     others = [name for name in FAMILIES if name != "rs_levir_cd_5"]
-    assert len({load_recipe(name).network.model_dump_json() for name in others}) == 1
+    assert len({shipped(name).network.model_dump_json() for name in others}) == 1
 
 
 @pytest.mark.parametrize(("name", "method"), STEPPED)
