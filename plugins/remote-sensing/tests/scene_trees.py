@@ -36,7 +36,7 @@ def make_loveda(root: Path) -> Path:
     counts = {"Train/Urban": 24, "Train/Rural": 40, "Val/Urban": 6, "Val/Rural": 4, "Test/Urban": 3}
     images = [f"{area}/images_png/{area[0]}{area[-2]}{n}.png" for area, count in counts.items() for n in range(count)]
     _draw(root, images)
-    labels = [(np.arange(8, dtype=np.uint8)[_classes(seed, 8)])[None] for seed in range(4)]
+    labels = [_classes(seed, 8).astype(np.uint8) for seed in range(4)]
     _lay(root, [name.replace("images", "masks") for name in images if "Test" not in name], labels)
     return root
 
@@ -70,7 +70,7 @@ def make_levir(root: Path) -> Path:
     names = [f"{s}/{{}}/{s}_{n}.png" for s, count in (("train", 40), ("val", 6), ("test", 6)) for n in range(count)]
     _draw(root, [name.format("A") for name in names])
     _draw(root, [name.format("B") for name in names], first=4)
-    labels = [np.uint8(255) * (_classes(seed, 4) > 2)[None] for seed in range(4)]
+    labels = [np.uint8(255) * (_classes(seed, 4) > 2) for seed in range(4)]
     _lay(root, [name.format("label") for name in names], labels)
     return root
 

@@ -169,7 +169,7 @@ def test_colors_that_count_nowhere_are_those_of_two_rows(resolved):
         np.testing.assert_array_equal(nowhere, np.arange(rows.start, rows.stop) < 2)
 
 
-def test_areas_of_ground_truth_are_apart(resolved):
+def test_areas_are_the_official_ones(resolved):
     """The official ones, in numbers that the headers say."""
     for name, areas in (
         ("rs_potsdam_1_8", (scene_trees.POTSDAM_TRAIN, scene_trees.POTSDAM_VAL)),
