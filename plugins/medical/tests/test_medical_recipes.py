@@ -7,14 +7,12 @@ from typing import NamedTuple
 import pytest
 import recipe_trees
 import torch
+from stepping import steps_of
 
 from farcluss import load_recipe
 from farcluss.build import build_parts
-from farcluss.engine import load_batches
 from farcluss.inference import starts
 from farcluss.reading import recipe_folder
-from farcluss.steps import one_step
-from farcluss.trial import trial
 from farcluss.weights import build_network, inference_of
 
 
@@ -173,21 +171,6 @@ def test_the_network_is_built_as_shipped(name):
     assert all(side % 16 == 0 for side in recipe.data.crop)
     if name in PARAMETERS:
         assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == PARAMETERS[name]
-
-
-def steps_of(recipe, parts, steps):
-    """Losses of each step, and how far student and teacher went from where they began."""
-    with trial(recipe, parts, steps, workers=0) as run:
-        networks = run.networks["student"], run.learner.teacher
-        before = [[p.detach().clone() for p in network.parameters()] for network in networks]
-        losses = []
-        for host in load_batches(run):
-            done = one_step(run, host, recipe.semi_supervised, logging=False)
-            losses.append({key: float(value) for key, value in done.losses.items()})
-            run.step += 1
-        after = [[p.detach() for p in network.parameters()] for network in networks]
-    pairs = [zip(new, old, strict=True) for new, old in zip(after, before, strict=True)]
-    return losses, [sum(float((p - q).abs().sum()) for p, q in pair) for pair in pairs]
 
 
 @pytest.mark.parametrize(("name", "method"), STEPPED)
