@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from farcluss.data.base import Palette
-from farcluss.data.masks import build_mask_map, choose_palette
+from farcluss.data.masks import build_mask_map, choose_palette, rgb, voc_colors
 from farcluss.data.splits import find_list
 from farcluss.errors import DataError, RecipeError
 from farcluss.options import Positive, PositiveInt, Share
@@ -63,7 +63,7 @@ def scene_dataset(
     known = _read_stats(stats, data) if isinstance(stats, str) else stats
     built = build_scaling(scaling, factor, known, data.channels, data.channel_mean)
     index, stacks = usable(index, data.channels, tuple(bands), warp, built)
-    palette = choose_palette(data, _palette(index), len(masks.names), masks)
+    palette = choose_palette(data, _palette(index, len(masks.names)), len(masks.names), masks)
     labels = LabelReader(masks, field, outside, warp)
     return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid)
 
@@ -105,9 +105,10 @@ def _with_ignored(data: Data, index: Index) -> Data:
     return data.model_copy(update={"ignore_index": list(index.ignored)})
 
 
-def _palette(index: Index) -> Palette | None:
-    colors = [int(color.removeprefix("#"), 16) for color in index.palette]
-    return tuple((color >> 16, color >> 8 & 255, color & 255) for color in colors) or None
+def _palette(index: Index, classes: int) -> Palette:
+    """The layout's colors; else generated ones without black, which on a map would look like no data."""
+    own = tuple(rgb(int(color.removeprefix("#"), 16)) for color in index.palette)
+    return own if len(own) == classes else voc_colors(classes + 1)[1:]
 
 
 def _read_stats(name: str, data: Data) -> list[Mapping[str, Any]]:

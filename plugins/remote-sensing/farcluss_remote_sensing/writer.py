@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 ROWS = 512
 """Rows of a strip are a multiple of this, the side of a file's blocks."""
 
-DATES = "A", "B"
-"""Folders of the layout `change`."""
-
 PREDICTING = 0.95
 """Share of the time that goes by before files are written, roughly."""
 
@@ -87,7 +84,7 @@ class GeoTiffWriter:
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
         """The files of a folder by scene: bands in files of their own are joined, and the dates of a pair."""
         if self.layout.get("name") == "change":
-            return _pairs(files)
+            return _pairs(files, self.layout.get("before", "A"), self.layout.get("after", "B"))
         found: dict[str, dict[int, Path]] = {}
         for path in files:
             for place, end in enumerate(self.layout.get("band_files", ())):
@@ -207,9 +204,8 @@ class GeoTiffWriter:
         write_polygons(classes, confidence, self.card.classes, outputs)
 
 
-def _pairs(files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
+def _pairs(files: Sequence[Path], before: str, after: str) -> list[tuple[str, tuple[Path, ...]]]:
     """The files of the folder of first dates, each with that of its name in the folder of second dates beside it."""
-    before, after = DATES
     first = [path for path in files if path.absolute().parent.name == before]
     return [(path.stem, (path, path.absolute().parent.with_name(after) / path.name)) for path in first]
 

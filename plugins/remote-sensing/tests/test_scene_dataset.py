@@ -165,6 +165,16 @@ class TestGrids:
         np.testing.assert_array_equal(mask, coarse.classes().repeat(2, 0).repeat(2, 1))
 
 
+class TestPalette:
+    def test_no_class_is_black_as_nodata_is(self, tree):
+        palette = dataset(tree).palette
+        assert len(set(palette)) == 4 and (0, 0, 0) not in palette
+
+    def test_the_recipe_has_the_last_word(self, tree):
+        colors = ["#000000", "#112233", "#445566", "#778899"]
+        assert dataset(tree, changes={"palette": colors}).palette[:2] == ((0, 0, 0), (17, 34, 51))
+
+
 class TestCarried:
     def test_weights_know_the_statistics_and_the_classes(self, tree):
         stats = [{"dtype": "uint16", "mean": 1.0 * n, "std": 2.0} for n in range(5)]

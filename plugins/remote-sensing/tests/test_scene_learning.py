@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from commandline import cli
 from drawn_scenes import CLASSES, Drawing, draw_tree
 
 from farcluss import checkpoints, load_recipe, train
@@ -54,7 +55,7 @@ def teach(root, folder):
     run = train(load_recipe("rs_geotiff", settings=[*SETTINGS, f"data.root={root}"]), folder)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     kept = [{key: value for key, value in line.items() if not key.startswith(TIMES)} for line in lines]
-    return checkpoints.read(run / "checkpoints" / f"step-{STEPS:08d}.pt").state, kept
+    return checkpoints.read(run / "checkpoints" / f"step-{STEPS:08d}.pt").state, kept, run
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +80,33 @@ def changed(root, folder, change, names):
 SCENES = [f"images/s{number}.tif" for number in range(4)]
 
 
-@pytest.mark.parametrize("poison", [np.inf, -np.inf, np.nan, "mixed"])
+def poisoned(values):
+    """Values whose invalid pixels hold anything, and what is not finite in one band alone."""
+    wild = np.random.default_rng(0).choice(np.array([1e30, -1e30, 0, 3], np.float32), (4, *values.shape[1:]))
+    values[0, DRAWING.invalid()] = np.nan
+    values[1:, DRAWING.invalid()] = wild[:, DRAWING.invalid()]
+    return values
+
+
+@pytest.mark.parametrize("poison", [np.inf, -np.inf, "mixed"])
 def test_what_invalid_pixels_hold_changes_no_bit(root, usual, tmp_path, poison):
     def change(values):
-        rng = np.random.default_rng(0)
-        wild = rng.choice(np.array([1e30, -1e30, 0, 3], np.float32), (4, *values.shape[1:]))
-        values[:, DRAWING.invalid()] = np.nan if poison == "mixed" else poison
-        if poison == "mixed":  # one band that is not finite is enough
-            values[1:, DRAWING.invalid()] = wild[:, DRAWING.invalid()]
-        return values
+        values[:, DRAWING.invalid()] = 0 if poison == "mixed" else poison
+        return poisoned(values) if poison == "mixed" else values
 
     assert_same(teach(changed(root, tmp_path, change, SCENES), tmp_path / "run"), usual)
+
+
+def test_what_invalid_pixels_hold_changes_no_map(root, usual, tmp_path):
+    weights = str(usual[2] / "weights" / "last.safetensors")
+    copy = changed(root, tmp_path, poisoned, SCENES)
+    for name, tree in (("usual", root), ("poisoned", copy)):
+        out = ["-o", str(tmp_path / name), "--probs", "--entropy", "--set", "cog=false"]
+        assert cli("predict", weights, str(tree / "images"), *out).code == 0
+    for path in sorted((tmp_path / "usual").glob("*.tif")):
+        with rasterio.open(path) as one, rasterio.open(tmp_path / "poisoned" / path.name) as other:
+            np.testing.assert_array_equal(one.read(), other.read())
+            assert (one.read_masks(1) == 0).tolist() == DRAWING.invalid().tolist()
 
 
 def test_labels_of_invalid_pixels_change_no_bit(root, usual, tmp_path):
