@@ -38,7 +38,7 @@ class Listener:
     """A data set that notes what the lines of lists name."""
 
     dataset: Dataset
-    lines: dict[str, Item] = field(default_factory=dict)
+    lines: dict[str, list[Item]] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -55,9 +55,14 @@ class Listener:
         return self.dataset.items(split)
 
     def parse(self, line: str) -> Item:
+        """Of the data set."""
+        return self.dataset.parse(line)
+
+    def parse_group(self, line: str) -> list[Item]:
         """What a line names, noted."""
-        item = self.lines[line.strip()] = self.dataset.parse(line)
-        return item
+        group = getattr(self.dataset, "parse_group", None)
+        items = self.lines[line.strip()] = group(line) if group else [self.dataset.parse(line)]
+        return items
 
     def size(self, item: Item) -> tuple[int, ...]:
         """Of the data set."""
@@ -94,7 +99,8 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
         except DataError as error:
             missing[split] = str(error)
     used = [item for items in splits.values() for item in items]
-    used += [*chosen.labeled, *chosen.unlabeled, *chosen.val, *listener.lines.values()]
+    listed = [item for items in listener.lines.values() for item in items]
+    used += [*chosen.labeled, *chosen.unlabeled, *chosen.val, *listed]
     root = Path(os.path.abspath(data.root))
     firsts = {item.image: item for item in reversed(used)}
     if twins := next(((item, firsts[item.image]) for item in used if item.id != firsts[item.image].id), None):
@@ -102,9 +108,10 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
             f"{type(dataset).__name__} gives {twins[0].image} as image of the items {twins[1].id} and {twins[0].id}.\n"
             "A pack knows images by that name alone: it must be another for each item."
         )
-    lines = {line: item for image in dict.fromkeys(item.image for item in used)
+    lines = {line: [item] for image in dict.fromkeys(item.image for item in used)
              for line, item in find_names(dataset, firsts[image], root).items()} | listener.lines  # fmt: skip
-    places = {item: place for place, item in enumerate(dict.fromkeys([*used, *lines.values()]))}
+    named = [item for items in lines.values() for item in items]
+    places = {item: place for place, item in enumerate(dict.fromkeys([*used, *named]))}
     contents = Contents(
         data_origin(data),
         root.as_posix(),
@@ -114,7 +121,7 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
         tuple(_renamed(item, root) for item in places),
         {split: [places[item] for item in items] for split, items in splits.items()},
         missing,
-        {line: places[item] for line, item in lines.items()},
+        {line: [places[item] for item in items] for line, items in lines.items()},
         *carried_keys(dataset),
     )
     return dataset, contents, readings(list(places))
