@@ -207,7 +207,7 @@ class Packing:
                 if isinstance(sample, FarclussError):
                     raise sample
                 with self._writing():
-                    self._store(file, self._name(item), sample)
+                    self._store(file, item, sample)
                 yield self.done
             with self._writing():
                 self._finish(file)
@@ -261,10 +261,10 @@ class Packing:
         """Count what is stored and whole, from the first on; remove what comes after."""
         for item in self.items:
             try:
-                self._note(self._name(item), self._stored(file, self._name(item)))
+                self._note(item, self._stored(file, item))
             except DAMAGE:
                 break
-        kept = {name for item in self.items[: self.done] for name in self._places(self._name(item))[1]}
+        kept = {name for item in self.items[: self.done] for name in self._places(item)[1]}
         kept |= {name.replace("images", "valid") for name in kept}
         for name in [f"{group}/{number}" for group in ("images", "masks", "valid") for number in file[group]]:
             if name not in kept:
@@ -281,17 +281,26 @@ class Packing:
 
     def _note(self, item: Item, sample: Sample) -> None:
         """Count a reading that is stored, and keep what the tables at the end shall say of it."""
-        number = self.contents.images[item.image]
-        self.sizes[number] = size = sample.image.shape[1:]
-        self.valid[number], *classes = count_pixels(size, sample.mask, sample.valid, len(self.contents.classes))
-        if item.mask is not None:
-            self.pixels[self.contents.masks[item.image, item.mask]] = classes
+        name = self._name(item)
+        number = self.contents.images[name.image]
+        self.sizes[number] = sample.image.shape[1:]
+        self.valid[number], *classes = self._count(item, sample)
+        if name.mask is not None:
+            self.pixels[self.contents.masks[name.image, name.mask]] = classes
         self.done += 1
+
+    def _count(self, item: Item, sample: Sample) -> NDArray[np.int64]:
+        """Pixels as the data set itself counts them, if it does: packed or not, a run draws the same."""
+        if not hasattr(self.dataset, "pixel_counts"):
+            return count_pixels(sample.image.shape[1:], sample.mask, sample.valid, len(self.contents.classes))
+        counts: NDArray[np.int64] = self.dataset.pixel_counts(item)
+        return counts
 
     def _places(self, item: Item) -> tuple[int, list[str]]:
         """Number of an image, and where it and its mask are stored."""
-        number = self.contents.images[item.image]
-        mask = [] if item.mask is None else [f"masks/{self.contents.masks[item.image, item.mask]}"]
+        name = self._name(item)
+        number = self.contents.images[name.image]
+        mask = [] if name.mask is None else [f"masks/{self.contents.masks[name.image, str(name.mask)]}"]
         return number, [f"images/{number}", *mask]
 
     def _store(self, file: h5py.File, item: Item, sample: Sample) -> None:

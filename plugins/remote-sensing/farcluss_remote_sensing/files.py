@@ -139,6 +139,7 @@ def reading(path: str) -> Iterator[None]:
     try:
         yield
     except (RasterioError, RasterioIOError, OSError) as error:
+        close_all()  # an open file that is asked next would be blamed for this error
         if not os.path.exists(path):
             text = f"{path} does not exist. Check data.root and the lists."
         elif os.path.getsize(path) == 0:

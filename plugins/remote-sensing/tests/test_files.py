@@ -1,5 +1,7 @@
 """Reading scenes by windows."""
 
+import os
+
 import numpy as np
 import pytest
 from drawn_scenes import GEOGRAPHIC, NORTH_UP, ROTATED, Drawing, draw_scene, write
@@ -118,6 +120,16 @@ class TestErrors:
             path.write_bytes(content)
         with pytest.raises(DataError, match=text):
             read_header(str(path))
+
+    def test_a_damaged_file_spoils_no_other(self, tmp_path):
+        window = slice(0, 70), slice(0, 53)
+        good, bad = (str(draw_scene(tmp_path / name)) for name in ("good.tif", "bad.tif"))
+        os.truncate(bad, os.path.getsize(bad) // 2)
+        stacks = Stack((good,)), Stack((bad,))
+        stacks[0].read(window)
+        with pytest.raises(DataError, match=r"bad\.tif cannot be read"):
+            stacks[1].read(window)
+        np.testing.assert_array_equal(stacks[0].read(window)[0], Drawing().values())
 
     def test_a_band_that_is_not_there(self, tmp_path):
         path = str(draw_scene(tmp_path / "scene.tif"))
