@@ -61,8 +61,8 @@ class Scaling:
         """Refuse bands that the scaling is not for.
 
         Raises:
-            DataError: a band has another type than the statistics are of, or is not of 8 bits where imagenet or division
-                by 255 is asked for.
+            DataError: a band has another type than the statistics are of, or is not of 8 bits, which imagenet and
+                division by 255 are for.
         """
         if self.mode == "imagenet":
             if any(dtype != "uint8" for dtype in dtypes):
