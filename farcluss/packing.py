@@ -38,7 +38,7 @@ class Listener:
     """A data set that notes what the lines of lists name."""
 
     dataset: Dataset
-    lines: dict[str, Item] = field(default_factory=dict)
+    lines: dict[str, list[Item]] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -55,9 +55,14 @@ class Listener:
         return self.dataset.items(split)
 
     def parse(self, line: str) -> Item:
+        """Of the data set."""
+        return self.dataset.parse(line)
+
+    def parse_group(self, line: str) -> list[Item]:
         """What a line names, noted."""
-        item = self.lines[line.strip()] = self.dataset.parse(line)
-        return item
+        group = getattr(self.dataset, "parse_group", None)
+        items = self.lines[line.strip()] = group(line) if group else [self.dataset.parse(line)]
+        return items
 
     def size(self, item: Item) -> tuple[int, ...]:
         """Of the data set."""
@@ -94,7 +99,8 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
         except DataError as error:
             missing[split] = str(error)
     used = [item for items in splits.values() for item in items]
-    used += [*chosen.labeled, *chosen.unlabeled, *chosen.val, *listener.lines.values()]
+    listed = [item for items in listener.lines.values() for item in items]
+    used += [*chosen.labeled, *chosen.unlabeled, *chosen.val, *listed]
     root = Path(os.path.abspath(data.root))
     firsts = {item.image: item for item in reversed(used)}
     if twins := next(((item, firsts[item.image]) for item in used if item.id != firsts[item.image].id), None):
@@ -102,9 +108,10 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
             f"{type(dataset).__name__} gives {twins[0].image} as image of the items {twins[1].id} and {twins[0].id}.\n"
             "A pack knows images by that name alone: it must be another for each item."
         )
-    lines = {line: item for image in dict.fromkeys(item.image for item in used)
+    lines = {line: [item] for image in dict.fromkeys(item.image for item in used)
              for line, item in find_names(dataset, firsts[image], root).items()} | listener.lines  # fmt: skip
-    places = {item: place for place, item in enumerate(dict.fromkeys([*used, *lines.values()]))}
+    named = [item for items in lines.values() for item in items]
+    places = {item: place for place, item in enumerate(dict.fromkeys([*used, *named]))}
     contents = Contents(
         data_origin(data),
         root.as_posix(),
@@ -114,7 +121,7 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
         tuple(_renamed(item, root) for item in places),
         {split: [places[item] for item in items] for split, items in splits.items()},
         missing,
-        {line: places[item] for line, item in lines.items()},
+        {line: [places[item] for item in items] for line, items in lines.items()},
         *carried_keys(dataset),
     )
     return dataset, contents, readings(list(places))
@@ -200,7 +207,7 @@ class Packing:
                 if isinstance(sample, FarclussError):
                     raise sample
                 with self._writing():
-                    self._store(file, self._name(item), sample)
+                    self._store(file, item, sample)
                 yield self.done
             with self._writing():
                 self._finish(file)
@@ -254,10 +261,10 @@ class Packing:
         """Count what is stored and whole, from the first on; remove what comes after."""
         for item in self.items:
             try:
-                self._note(self._name(item), self._stored(file, self._name(item)))
+                self._note(item, self._stored(file, item))
             except DAMAGE:
                 break
-        kept = {name for item in self.items[: self.done] for name in self._places(self._name(item))[1]}
+        kept = {name for item in self.items[: self.done] for name in self._places(item)[1]}
         kept |= {name.replace("images", "valid") for name in kept}
         for name in [f"{group}/{number}" for group in ("images", "masks", "valid") for number in file[group]]:
             if name not in kept:
@@ -274,17 +281,26 @@ class Packing:
 
     def _note(self, item: Item, sample: Sample) -> None:
         """Count a reading that is stored, and keep what the tables at the end shall say of it."""
-        number = self.contents.images[item.image]
-        self.sizes[number] = size = sample.image.shape[1:]
-        self.valid[number], *classes = count_pixels(size, sample.mask, sample.valid, len(self.contents.classes))
-        if item.mask is not None:
-            self.pixels[self.contents.masks[item.image, item.mask]] = classes
+        name = self._name(item)
+        number = self.contents.images[name.image]
+        self.sizes[number] = sample.image.shape[1:]
+        self.valid[number], *classes = self._count(item, sample)
+        if name.mask is not None:
+            self.pixels[self.contents.masks[name.image, name.mask]] = classes
         self.done += 1
+
+    def _count(self, item: Item, sample: Sample) -> NDArray[np.int64]:
+        """Pixels as the data set itself counts them, if it does: packed or not, a run draws the same."""
+        if not hasattr(self.dataset, "pixel_counts"):
+            return count_pixels(sample.image.shape[1:], sample.mask, sample.valid, len(self.contents.classes))
+        counts: NDArray[np.int64] = self.dataset.pixel_counts(item)
+        return counts
 
     def _places(self, item: Item) -> tuple[int, list[str]]:
         """Number of an image, and where it and its mask are stored."""
-        number = self.contents.images[item.image]
-        mask = [] if item.mask is None else [f"masks/{self.contents.masks[item.image, item.mask]}"]
+        name = self._name(item)
+        number = self.contents.images[name.image]
+        mask = [] if name.mask is None else [f"masks/{self.contents.masks[name.image, str(name.mask)]}"]
         return number, [f"images/{number}", *mask]
 
     def _store(self, file: h5py.File, item: Item, sample: Sample) -> None:

@@ -27,7 +27,7 @@ from farcluss.data.masks import recipe_palette
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 
-FORMAT, VERSION = "farcluss-pack", 3
+FORMAT, VERSION = "farcluss-pack", 4
 CHECKSUM = "crc32"
 PIXELS = "pixels/valid", "pixels/classes"
 _SIDES = {1: (1 << 15,), 2: (128, 256), 3: (16, 32, 64)}
@@ -67,7 +67,7 @@ class Contents:
         items: of all splits and lists.
         splits: places in `items` of each split.
         missing: for each split that the data set has not, how it says so.
-        lines: what a line of a list may say, and the place in `items` of what it names.
+        lines: what a line of a list may say, and the places in `items` of what it names.
         carried: keys of `[data]` as weights files shall have them, see `farcluss.data.base.Dataset.carried`; empty when
             the data set leaves that to the recipe.
         carried_origin: `origin` of a recipe that has those keys, as weights files do; or empty.
@@ -81,7 +81,7 @@ class Contents:
     items: tuple[Item, ...]
     splits: dict[str, list[int]]
     missing: dict[str, str]
-    lines: dict[str, int]
+    lines: dict[str, list[int]]
     carried: dict[str, Any]
     carried_origin: dict[str, Any]
 
@@ -112,7 +112,7 @@ class Contents:
             splits[split] = np.array(places, np.int64)
         splits.attrs.update(self.missing)
         _write_texts(file, "lines/text", list(self.lines))
-        file["lines/item"] = np.array(list(self.lines.values()), np.int64)
+        _write_texts(file, "lines/items", list(map(json.dumps, self.lines.values())))
         _write_texts(file, "carried", [json.dumps(self.carried), json.dumps(self.carried_origin)])
 
     @classmethod
@@ -132,7 +132,7 @@ class Contents:
             tuple(Item(id, image, mask or None, group) for id, image, mask, group in zip(*columns, strict=True)),
             {split: places[()].tolist() for split, places in file["splits"].items()},
             dict(file["splits"].attrs),
-            dict(zip(_read_texts(file, "lines/text"), file["lines/item"][()].tolist(), strict=True)),
+            dict(zip(_read_texts(file, "lines/text"), map(json.loads, _read_texts(file, "lines/items")), strict=True)),
             *(json.loads(text) for text in _read_texts(file, "carried")),
         )
         if file.attrs[CHECKSUM] != contents.checksum():
@@ -256,20 +256,25 @@ class Pack:
         return [self.contents.items[place] for place in self.contents.splits[split]]
 
     def parse(self, line: str) -> Item:
-        """The item of a list line, as the data set would find it: by image, image and mask, or identifier.
+        """The item of a list line. Raises DataError: see `parse_group`; or the line names several."""
+        items = self.parse_group(line)
+        if len(items) > 1:
+            raise DataError(f"{line.strip()!r} names {len(items)} images; name one as {items[0].id}.")
+        return items[0]
+
+    def parse_group(self, line: str) -> list[Item]:
+        """The items of a list line, as the data set would find them: by image, image and mask, or identifier.
 
         Raises:
             DataError: the line names no image of the pack.
             MissingMask: the line names a mask that is not in the pack, and that counts or is the only one.
         """
         text = line.strip()
-        if text in self.contents.lines:
-            return self.contents.items[self.contents.lines[text]]
-        for image, mask in pairs(text):
-            place = next((self.contents.lines[n] for n in self._spellings(image) if n in self.contents.lines), None)
-            if place is not None:
-                item = self.contents.items[place]
-                return self._with_mask(item, mask) if mask else item
+        for image, mask in [(text, ""), *pairs(text)]:
+            places = next((self.contents.lines[n] for n in self._spellings(image) if n in self.contents.lines), ())
+            items = [self.contents.items[place] for place in places]
+            if items:
+                return [self._with_mask(item, mask) for item in items] if mask else items
         raise DataError(f"{text!r} names no image of {self.path}. Pack the data set with that list.")
 
     def _with_mask(self, item: Item, mask: str) -> Item:

@@ -52,7 +52,12 @@ def problem(scene: Scene, stack: Stack, channels: int) -> str:
     A label that does not say where it lies is taken to lie where its scene does, as long as it has as many pixels.
     """
     if stack.count != channels:
-        return f"{', '.join(scene.images)}: {stack.count} bands, but data.channels is {channels}."
+        return (
+            f"{', '.join(scene.images)}: {stack.count} bands, but data.channels is {channels}. data.layout.bands names "
+            "those to take of each file, also one that is marked as alpha, as infrared is in some."
+        )
+    if any(dtype.startswith("complex") for dtype in stack.dtypes):
+        return f"{', '.join(scene.images)}: complex values. Write amplitudes or such into a file of real ones."
     for header in stack.headers[1:]:
         if text := _misplaced(header.path, stack, "the first file of its scene"):
             return text

@@ -4,18 +4,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE, Item, Palette, Sample, Window
+from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Scaling
 from farcluss_remote_sensing.scenes import Index, Scene, by_path, find_by_id, find_by_path, refusal
-from farcluss_remote_sensing.tiles import name_of, parse_name, tiles, whole
+from farcluss_remote_sensing.tiles import name_of, nth, parse_name, tiles, whole
 
 SHRINK = 8
 """Every so manieth row and column is looked at where pixels are counted."""
@@ -87,7 +89,7 @@ class SceneDataset:
 
         A scene is named by its id, or as lists of the field do by `IMAGE` or `IMAGE LABEL`.
         """
-        name, box = parse_name(line)
+        name, box = self._parse(line.strip())
         root = os.path.abspath(self.data.root)
         scene = self._scenes.get(name) or find_by_path(name, root, self._paths, self._scenes)
         if scene is None and self.index.problems and self.data.on_error == "stop":
@@ -101,7 +103,8 @@ class SceneDataset:
         height, width = self.stacks[scene.id].grid.size
         if box and (box[0].stop > height or box[1].stop > width):
             raise DataError(f"{line.strip()!r} reaches beyond the scene, which has {height} rows and {width} columns.")
-        return self._items(scene, box)
+        found = self._items(scene, box)  # of which one stays at least, as a line names something
+        return self._without_empty(found) or found[:1] if len(found) > 1 else found
 
     def parse(self, line: str) -> Item:
         """The window of a line that names one. Raises DataError: it names several."""
@@ -124,21 +127,31 @@ class SceneDataset:
         return Sample(self.scaling(values, valid), mask, None if valid.all() else valid)
 
     def pixel_counts(self, item: Item) -> NDArray[np.int64]:
-        """`(1 + classes,)` valid pixels of a window, and those of each class, both from one pixel in 64."""
+        """`(1 + classes,)` valid pixels of a window, and those of each class, both from one pixel in 64.
+
+        None of a window that cannot be read, where such may be skipped. Raises DataError where not.
+        """
         scene, box = self.find(item)
-        valid = self._seen(scene, box)
-        counts = np.zeros(1 + len(self.classes), np.int64)
-        if scene.label is not None:
-            mask = self.labels.read(scene.label, self.stacks[scene.id].grid, box, SHRINK)
-            counts[1:] = np.bincount(mask[valid], minlength=256)[: len(self.classes)]
-        counts[0] = valid.sum()
-        return counts * SHRINK**2
+        try:
+            valid = self._seen(scene.id, box)
+            mask = (
+                None if scene.label is None else self.labels.read(scene.label, self.stacks[scene.id].grid, box, SHRINK)
+            )
+        except DataError:
+            if self.data.on_error == "stop":
+                raise
+            return np.zeros(1 + len(self.classes), np.int64)
+        return count_pixels(valid.shape, mask, valid, len(self.classes)) * SHRINK**2
 
     def find(self, item: Item) -> tuple[Scene, Window]:
         """The scene of a window, with the label of the item, and which part of it."""
-        name, box = parse_name(item.id)
+        name, box = self._parse(item.id)
         label = None if item.mask is None else parse_name(item.mask)[0]
         return replace(self._scenes[name], label=label), box or whole(self.stacks[name].grid.size)
+
+    def _parse(self, text: str) -> tuple[str, Window | None]:
+        """Scene and window of a name; a scene may be called as a window of another would be."""
+        return (text, None) if text in self._scenes else parse_name(text)
 
     @cached_property
     def _scenes(self) -> dict[str, Scene]:
@@ -163,12 +176,27 @@ class SceneDataset:
         return [item for item in items if item.mask is not None or self._valid_share(item) >= self.min_valid]
 
     def _valid_share(self, item: Item) -> float:
+        """Of a window; 1 where it cannot be read, which whoever reads it reports."""
         scene, box = self.find(item)
-        return float(self._seen(scene, box).mean()) if self.stacks[scene.id].masked else 1.0
+        try:
+            return float(self._seen(scene.id, box).mean())
+        except DataError:
+            return 1.0
 
-    def _seen(self, scene: Scene, box: Window) -> NDArray[np.bool_]:
-        """Where a window is valid, of every `SHRINK`th row and column."""
-        return self.stacks[scene.id].read(box, SHRINK)[1]
+    def _seen(self, scene: str, box: Window) -> NDArray[np.bool_]:
+        """Where a window is valid, of every `SHRINK`th row and column; read once. Raises DataError."""
+        stack, name = self.stacks[scene], name_of(scene, box)
+        size = tuple(len(nth(part.stop - part.start, SHRINK)) for part in box)
+        if not stack.masked:
+            return np.ones(size, bool)
+        if name not in self._known:
+            self._known[name] = np.packbits(stack.read(box, SHRINK)[1])
+        return np.unpackbits(self._known[name], count=prod(size)).reshape(size).astype(bool)
+
+    @cached_property
+    def _known(self) -> dict[str, NDArray[np.uint8]]:
+        """Where windows are valid, as bits: lists, shares and draws ask again and again."""
+        return {}
 
 
 def inner(box: Window, part: Window) -> Window:

@@ -27,13 +27,14 @@ SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
 OPEN = 64
 """Files that a process keeps open, at most."""
 
-_handles: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+_handles: OrderedDict[tuple[Any, ...], tuple[Any, Any]] = OrderedDict()
+"""By what was asked for: what the file was like when it was opened, and the open file."""
 
 
 def close_all() -> None:
     """Close all files, until they are needed again: handles must not be shared with a forked process."""
     while _handles:
-        _handles.popitem()[1].close()
+        _handles.popitem()[1][1].close()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
@@ -78,29 +79,29 @@ class Grid:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself.
+    """What a file says of itself, and of the bands that are taken of it.
 
     Attributes:
         path: of the file.
         grid: of its pixels.
-        count: number of bands, alpha not counted.
-        dtype: of the bands.
-        nodata: value that means no data; None where the file names none.
+        dtypes: of each band that is taken.
         masked: whether a pixel may be invalid: a nodata value, an alpha band, a mask.
         lossy: whether its compression changes values.
     """
 
     path: str
     grid: Grid
-    count: int
-    dtype: str
-    nodata: float | None
+    dtypes: tuple[str, ...]
     masked: bool
     lossy: bool
 
 
-def read_header(path: str) -> Header:
-    """The header of a file. Raises DataError: it cannot be read, or places its pixels by ground control points."""
+def read_header(path: str, bands: Sequence[int] = ()) -> Header:
+    """The header of a file, of which `bands` are taken (numbers from 1; all but alpha where there are none).
+
+    Raises:
+        DataError: it cannot be read, lacks a band, or places its pixels by ground control points.
+    """
     with reading(path):
         file = _open(path)
         if file.gcps[0] and file.transform.is_identity:
@@ -108,19 +109,28 @@ def read_header(path: str) -> Header:
                 f"{path} says by ground control points where it lies, not by a transform.\n"
                 f"Rectify it first: gdalwarp {path} rectified.tif"
             )
-        bands = color_bands(file)
+        chosen = _choose_bands(path, file, bands)
         crs = file.crs.to_wkt() if file.crs else ""
         grid = Grid(file.height, file.width, tuple(file.transform)[:6], crs)
-        masked = any(MaskFlags.all_valid not in file.mask_flag_enums[band - 1] for band in bands)
         facts = file.tags(ns="IMAGE_STRUCTURE")
         jpeg = file.driver == "JPEG" or "JPEG" in facts.get("COMPRESSION", "")
         lossy = jpeg or facts.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
-        return Header(path, grid, len(bands), file.dtypes[0], file.nodata, masked, lossy)
+        dtypes = tuple(file.dtypes[band - 1] for band in chosen)
+        return Header(path, grid, dtypes, _is_masked(file, chosen), lossy)
 
 
-def color_bands(file: Any) -> list[int]:
-    """Numbers of the bands of an open file, from 1, without an alpha band."""
-    return [band for band, kind in enumerate(file.colorinterp, 1) if kind != ColorInterp.alpha]
+def _choose_bands(path: str, file: Any, bands: Sequence[int]) -> list[int]:
+    """Numbers of the bands that are taken of an open file. Raises DataError: it has no such band."""
+    if bands and max(bands) > file.count:
+        raise DataError(f"{path} has {file.count} bands, but band {max(bands)} is wanted. Check data.layout.bands.")
+    return list(bands) or [band for band, kind in enumerate(file.colorinterp, 1) if kind != ColorInterp.alpha]
+
+
+def _is_masked(file: Any, bands: Sequence[int]) -> bool:
+    """Whether pixels of bands may be invalid. Alpha that is taken as a band, as mislabeled infrared is, is no mask."""
+    taken = any(file.colorinterp[band - 1] == ColorInterp.alpha for band in bands)
+    flags = (file.mask_flag_enums[band - 1] for band in bands)
+    return any(MaskFlags.all_valid not in each and not (taken and MaskFlags.alpha in each) for each in flags)
 
 
 @contextmanager
@@ -129,6 +139,7 @@ def reading(path: str) -> Iterator[None]:
     try:
         yield
     except (RasterioError, RasterioIOError, OSError) as error:
+        close_all()  # an open file that is asked next would be blamed for this error
         if not os.path.exists(path):
             text = f"{path} does not exist. Check data.root and the lists."
         elif os.path.getsize(path) == 0:
@@ -140,11 +151,14 @@ def reading(path: str) -> Iterator[None]:
 
 
 def _open(path: str, grid: Grid | None = None, resampling: Resampling = Resampling.nearest) -> Any:
-    """An open file of this process; with a `grid`, resampled onto it."""
-    key = (path, grid, resampling)
+    """An open file of this process; with a `grid`, resampled onto it. Opened anew where it has changed since."""
+    key, facts = (path, grid, resampling), os.stat(path)
+    stamp = facts.st_mtime_ns, facts.st_size, facts.st_ino
+    if key in _handles and _handles[key][0] != stamp:
+        _handles.pop(key)[1].close()
     if key in _handles:
         _handles.move_to_end(key)
-        return _handles[key]
+        return _handles[key][1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pictures are welcome
         file = rasterio.open(path)
@@ -153,9 +167,9 @@ def _open(path: str, grid: Grid | None = None, resampling: Resampling = Resampli
             alpha = file.nodata is None and ColorInterp.alpha not in file.colorinterp
             size = {"height": grid.height, "width": grid.width}
             file = WarpedVRT(file, resampling=resampling, add_alpha=alpha, **place, **size)
-    _handles[key] = file
+    _handles[key] = stamp, file
     if len(_handles) > OPEN:
-        _handles.popitem(last=False)[1].close()
+        _handles.popitem(last=False)[1][1].close()
     return file
 
 
@@ -163,7 +177,7 @@ def read_file(
     path: str,
     window: Window,
     *,
-    bands: Sequence[int] | None = None,
+    bands: Sequence[int] = (),
     grid: Grid | None = None,
     resampling: Resampling = Resampling.nearest,
     shrink: int = 1,
@@ -176,14 +190,14 @@ def read_file(
     Args:
         path: of the file.
         window: rows and columns, inside the file or the grid.
-        bands: numbers from 1; None for all but alpha.
+        bands: numbers from 1; none for all but alpha.
         grid: resample onto this grid, of which `window` is then a part.
         resampling: how.
         shrink: read every so manieth row and column alone, from overviews where there are any.
 
     Returns:
-        Values `(C, ceil(h / shrink), ceil(w / shrink))` in the file's own type, and where they are valid
-        `(ceil(h / shrink), ceil(w / shrink))`; None where all are.
+        Values `(C, ceil(h / shrink), ceil(w / shrink))` in the file's own type (one that holds all values, where bands
+        differ), and where they are valid `(ceil(h / shrink), ceil(w / shrink))`; None where all are.
 
     Raises:
         DataError: the file cannot be read, or lacks a band.
@@ -192,16 +206,14 @@ def read_file(
     box = Box(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)  # type: ignore[no-untyped-call,unused-ignore]
     with reading(path):
         file = _open(path, grid, resampling)
-        chosen = list(bands or color_bands(file))
-        if max(chosen) > file.count:
-            raise DataError(
-                f"{path} has {file.count} bands, but band {max(chosen)} is wanted. Check the layout's bands."
-            )
+        chosen = _choose_bands(path, file, bands)
         shape = tuple(-(-(part.stop - part.start) // shrink) for part in window)
-        values = file.read(chosen, window=box, out_shape=(len(chosen), *shape))
+        if len({file.dtypes[band - 1] for band in chosen}) == 1:
+            values = file.read(chosen, window=box, out_shape=(len(chosen), *shape))
+        else:  # rasterio reads bands of several types one by one alone
+            values = np.stack([file.read(band, window=box, out_shape=shape) for band in chosen])
         valid = None
-        flags = [file.mask_flag_enums[band - 1] for band in chosen]
-        if any(MaskFlags.all_valid not in each for each in flags):
+        if _is_masked(file, chosen):
             masks = file.read_masks(chosen, window=box, out_shape=(len(chosen), *shape)) > 0
             valid = masks.any(0) if values.dtype == np.uint8 else masks.all(0)
     if np.issubdtype(values.dtype, np.floating):
@@ -236,7 +248,7 @@ class Stack:
     @cached_property
     def headers(self) -> tuple[Header, ...]:
         """Of all files. Raises DataError."""
-        return tuple(read_header(path) for path in self.files)
+        return tuple(read_header(path, self.bands) for path in self.files)
 
     @property
     def grid(self) -> Grid:
@@ -246,12 +258,12 @@ class Stack:
     @property
     def count(self) -> int:
         """Number of bands."""
-        return sum(len(self.bands) or header.count for header in self.headers)
+        return len(self.dtypes)
 
     @property
     def dtypes(self) -> tuple[str, ...]:
         """Type of each band."""
-        return tuple(header.dtype for header in self.headers for _ in range(len(self.bands) or header.count))
+        return tuple(dtype for header in self.headers for dtype in header.dtypes)
 
     @property
     def masked(self) -> bool:

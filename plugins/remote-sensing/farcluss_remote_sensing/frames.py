@@ -39,7 +39,7 @@ def border_values(header: Header, bands: tuple[int, ...]) -> NDArray[np.float64]
     first = range(0, len(boxes), max(1, int(SHARE * len(boxes))))
     for places in (first, sorted(set(range(len(boxes))) - set(first))):
         for place in sorted(places, key=lambda place: boxes[place][0].start):  # as most files are stored
-            values, _ = read_file(header.path, boxes[place], bands=bands or None)
+            values, _ = read_file(header.path, boxes[place], bands=bands)
             if (values == values.flat[0]).all():
                 found[place] = values.flat[0]
         if np.isnan(found).all():

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 
 from farcluss.data.base import IGNORE, Window
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
 from farcluss_remote_sensing.files import Grid, read_colors, read_file, read_header
 from farcluss_remote_sensing.scenes import vector_label
+from farcluss_remote_sensing.tiles import nth
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ class LabelReader:
                 f"{label} is {found.width} x {found.height} pixels, its scene is {grid.width} x {grid.height}.\n"
                 "Every label must be on the grid of its scene; data.layout.warp = true resamples those that are not."
             )
-        values, valid = self._values(label, grid if self.warp and found != grid else None, window, shrink)
+        values, valid = self._values(label, grid if self.warp and found != grid else None, window)
+        if shrink > 1:  # not by `read_file`: overviews may be means of neighbors, which are other classes
+            places = np.ix_(*(nth(side, shrink) for side in values.shape[:2]))
+            values, valid = values[places], None if valid is None else valid[places]
         if valid is None:
             return self.masks.apply(values, label)
         # What is no data may hold a value that no class has.
@@ -55,12 +58,9 @@ class LabelReader:
         known[valid] = self.masks.apply(values[valid][None], label)[0]
         return known
 
-    def _values(
-        self, label: str, grid: Grid | None, window: Window, shrink: int
-    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    def _values(self, label: str, grid: Grid | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Values `(h, w)`, or colors `(h, w, 3)` where classes are colors; and where they are valid."""
-        how: dict[str, Any] = {"grid": grid, "resampling": Resampling.nearest, "shrink": shrink}
-        values, valid = read_file(label, window, **how)
+        values, valid = read_file(label, window, grid=grid)
         if not self.masks.colors:
             if len(values) > 1 and (values != values[:1]).any():
                 raise DataError(

@@ -147,6 +147,9 @@ def _overlapping(
     import shapely
 
     names, shapes, units = _shapes(covers, target)
+    if target:  # a scene across the 180th meridian reaches where others have longitudes of another turn
+        turns = [shapely.transform(shapes, lambda places, by=by: np.add(places, (by, 0))) for by in (-360, 0, 360)]
+        names, shapes, units = names * 3, np.concatenate(turns), np.tile(units, 3)
     other_names, other_shapes, other_units = _shapes(others, target)
     first, second = shapely.STRtree(other_shapes).query(shapes, predicate="intersects")
     apart = np.array([names[a] != other_names[b] for a, b in zip(first, second, strict=True)], bool)

@@ -61,7 +61,8 @@ class Scaling:
         """Refuse bands that the scaling is not for.
 
         Raises:
-            DataError: a band has another type than the statistics are of, or imagenet is asked of other than 8 bits.
+            DataError: a band has another type than the statistics are of, or is not of 8 bits, which imagenet and
+                division by 255 are for.
         """
         if self.mode == "imagenet":
             if any(dtype != "uint8" for dtype in dtypes):
@@ -70,6 +71,11 @@ class Scaling:
                     'Set data.layout.scaling = "zscore" and data.layout.stats to a file of `farcluss rs stats`.'
                 )
             return
+        if self.mode == "scale" and self.factor == 255 and (deep := [dtype for dtype in dtypes if dtype != "uint8"]):
+            raise DataError(
+                f"{name} has values of type {deep[0]}, but data.layout.factor = 255 is for 8 bits alone.\n"
+                'Set data.layout.factor to the value that shall be 1, or data.layout.scaling = "zscore".'
+            )
         for number, (dtype, band) in enumerate(zip(dtypes, self.stats, strict=False), 1):
             if band.get("dtype", dtype) != dtype:
                 raise DataError(

@@ -3,6 +3,9 @@
 import re
 from math import ceil
 
+import numpy as np
+from numpy.typing import NDArray
+
 from farcluss.data.base import Window
 from farcluss.errors import DataError
 
@@ -20,6 +23,12 @@ def tiles(box: Window, side: int) -> list[Window]:
     """Windows of `side` pixels per axis at most that cover a box, row by row."""
     rows, columns = (divide(part.start, part.stop, side) for part in box)
     return [(slice(*row), slice(*column)) for row in rows for column in columns]
+
+
+def nth(side: int, shrink: int) -> NDArray[np.intp]:
+    """Which rows or columns are taken of `side` where every `shrink`th is: those that GDAL takes of a file."""
+    count = ceil(side / shrink)
+    return ((np.arange(count) + 0.5) * side / count).astype(np.intp)
 
 
 def whole(size: tuple[int, int]) -> Window:

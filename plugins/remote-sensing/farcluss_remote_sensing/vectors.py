@@ -14,6 +14,7 @@ from farcluss.data.base import IGNORE, Window
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
 from farcluss_remote_sensing.files import Grid
+from farcluss_remote_sensing.tiles import nth
 
 KEPT = 64
 """Layers, each as one scene sees it, that a process keeps."""
@@ -80,13 +81,7 @@ def rasterize(
     if there.any():
         place = Affine.translation(columns.start, rows.start)
         draw(zip(shapes[there], classes[there].tolist(), strict=True), out=drawn, transform=place)
-    return drawn if shrink == 1 else drawn[np.ix_(*(_every(side, shrink) for side in size))]
-
-
-def _every(side: int, shrink: int) -> NDArray[np.intp]:
-    """Which rows or columns are taken of `side`: those that GDAL takes of a file of pixels."""
-    count = -(-side // shrink)
-    return ((np.arange(count) + 0.5) * side / count).astype(np.intp)
+    return drawn if shrink == 1 else drawn[np.ix_(*(nth(side, shrink) for side in size))]
 
 
 def class_of(values: NDArray[Any], masks: MaskMap, where: str) -> NDArray[np.uint8]:

@@ -370,3 +370,25 @@ class TestLabels:
         assert result.code == 1, result
         (found,) = json.loads(result.out)["problems"]
         assert str(root / "labels" / "s0.tif") in found and "5, 6" in found
+
+
+def test_ground_is_shared_across_the_180th_meridian():
+    from rasterio.crs import CRS
+
+    from farcluss_remote_sensing.files import Grid
+    from farcluss_remote_sensing.leaks import Cover, _overlapping
+    from farcluss_remote_sensing.scenes import Scene
+    from farcluss_remote_sensing.tiles import whole
+
+    def cover(name, code, transform):
+        grid = Grid(100, 100, transform, CRS.from_epsg(code).to_wkt())
+        return [Cover(Scene(name, (name,)), grid, (whole(grid.size),))]
+
+    across = cover("across", 32601, (2000.0, 0.0, 100_000.0, 0.0, -2000.0, 100_000.0))  # 179.4 east to 178.8 west
+    west = cover("west", 4326, (0.005, 0.0, -179.9, 0.0, -0.005, 0.3))
+    beyond = cover("beyond", 4326, (0.005, 0.0, -178.0, 0.0, -0.005, 0.3))
+    for first, second in ((across, west), (west, across)):
+        assert len(list(_overlapping(first, second, "EPSG:4326"))) == 1
+    (_, pixels), *_ = _overlapping(across, west, "EPSG:4326")
+    assert 9_900 < pixels <= 10_000.5
+    assert not list(_overlapping(across, beyond, "EPSG:4326"))

@@ -1,10 +1,12 @@
 """Scenes as a data set: windows, lists, groups, counts."""
 
+import os
 import pickle
 
 import numpy as np
 import pytest
-from drawn_scenes import CLASSES, Drawing, draw_label, draw_tree, write
+import rasterio
+from drawn_scenes import CLASSES, Drawing, draw_label, draw_scene, draw_tree, write
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.warp import reproject
@@ -82,6 +84,22 @@ class TestWindows:
         assert lost == {item for item in kept(0.0) if item.startswith(("s2", "s3")) and item.endswith(",0:26]")}
         assert not kept(0.5) - kept(0.0)
 
+    def test_those_of_a_listed_scene_are_left_out_too(self, tree):
+        ends = [item.id for item in dataset(tree).parse_group("s2")]
+        assert len(ends) == 3 and not any(end.endswith(",0:26]") for end in ends)
+        assert [item.id for item in dataset(tree).parse_group("s2[0:30,0:26]")] == ["s2[0:30,0:26]"]
+
+    @pytest.mark.parametrize("name", ["a[1]", "b c", "zürich ö", "x[0:5,0:5]", "tail ", "a.b", "#hash"])
+    def test_a_scene_may_be_called_anything(self, tmp_path, name):
+        drawing = Drawing()
+        draw_scene(tmp_path / f"images/{name}.tif", drawing)
+        draw_label(tmp_path / f"labels/{name}.tif", drawing)
+        for side in (30, 1024):
+            data = dataset(tmp_path, side)
+            for item in data.items("train"):
+                window = data.find(item)[1]
+                np.testing.assert_array_equal(read_sample(data, item).mask, drawing.classes()[window])
+
 
 class TestLists:
     def test_a_scene_a_part_and_a_window(self, tree, tmp_path):
@@ -133,6 +151,39 @@ class TestCounts:
         assert counts[0] == pytest.approx(counts[1:].sum())
         np.testing.assert_allclose(counts[0], valid.sum() / 64, rtol=0.2)
         assert data.pixel_counts(unlabeled)[1:].sum() == 0 and data.pixel_counts(unlabeled)[0] > 0
+
+    def test_overviews_of_labels_are_not_looked_at(self, tmp_path):
+        drawing = Drawing(size=(600, 600))
+        tree = draw_tree(tmp_path, drawing, 1, 0)
+        exact = dataset(tree, window=1024)
+        counts = exact.pixel_counts(exact.items("train")[0])
+        with rasterio.open(tree / "labels/s0.tif", "r+") as file:
+            file.build_overviews([2, 4, 8], Resampling.cubic)
+        blurred = dataset(tree, window=1024)
+        np.testing.assert_array_equal(blurred.pixel_counts(blurred.items("train")[0]), counts)
+
+    def test_images_are_not_read_where_all_is_valid_and_else_once(self, tmp_path, monkeypatch):
+        read, opened = Stack.read, []
+        monkeypatch.setattr(Stack, "read", lambda *args: opened.append(args[1]) or read(*args))
+        for name, drawing in {"plain": Drawing(), "masked": COLLAR}.items():
+            data = dataset(draw_tree(tmp_path / name, drawing))
+            for _ in range(2):
+                for item in data.items("train"):
+                    data.pixel_counts(item)
+            assert len(opened) == (0 if name == "plain" else 24)
+
+    def test_windows_that_cannot_be_read_have_no_share_where_they_may_be_skipped(self, tmp_path):
+        tree = draw_tree(tmp_path, COLLAR.but(size=(300, 300)))
+        for number in (1, 2):
+            path = tree / f"images/s{number}.tif"
+            os.truncate(path, path.stat().st_size // 2)
+        skipping, stopping = (dataset(tree, 100, {"on_error": how}) for how in ("skip", "stop"))
+        items = {item.id: item for item in skipping.items("train")}
+        for name in ("s1[200:300,200:300]", "s2[200:300,200:300]"):
+            assert not skipping.pixel_counts(items[name]).any()
+            with pytest.raises(DataError, match="cannot be read"):
+                stopping.pixel_counts(items[name])
+        assert skipping.pixel_counts(items["s2[0:100,100:200]"])[0]
 
     def test_without_a_mask_labels_are_not_looked_at(self, tree):
         from dataclasses import replace
@@ -199,6 +250,19 @@ class TestRefusals:
         tree = draw_tree(tmp_path, Drawing(bands=3))
         with pytest.raises(DataError, match=r"uint16.*8-bit colors alone"):
             rasters(section(tree, channels=3), scaling="imagenet").items("train")
+
+    def test_other_numbers_of_bands(self, tree):
+        with pytest.raises(DataError, match=r"5 bands, but data.channels is 4. data.layout.bands"):
+            dataset(tree, changes={"channels": 4}).items("train")
+
+    def test_complex_values(self, tmp_path):
+        write(tmp_path / "images/s.tif", Drawing().values().astype("complex64"), Drawing())
+        with pytest.raises(DataError, match=r"complex values"):
+            dataset(tmp_path).items("train")
+
+    def test_division_by_255_of_other_than_eight_bits(self, tree):
+        with pytest.raises(DataError, match=r"uint16.*255"):
+            rasters(section(tree), scaling="scale", factor=255.0).items("train")
 
     def test_bands_of_another_type_than_the_statistics_are_of(self, tree):
         stats = [{"dtype": "uint8", "mean": 1.0, "std": 2.0}] * 5
