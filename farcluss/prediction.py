@@ -41,6 +41,8 @@ class Outcome:
 def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
     """Jobs for files, folders (with sub-folders, whose structure is kept) and globs.
 
+    Of a folder in which the output folder lies, what is in the latter is left out: these are predictions.
+
     Raises:
         DataError: nothing matches or makes a case, two images would write the same file, or one would replace an image.
     """
@@ -88,7 +90,9 @@ def _files(text: str, output: Path, writer: Writer) -> list[tuple[Path, Path]]:
         return [(path, output)]
     if path.is_dir():
         below = [p.relative_to(path) for p in _images(path.rglob("*"), writer)]
-        shown = [p for p in below if not any(part.startswith(".") for part in p.parts)]
+        shown = [
+            p for p in below if not any(part.startswith(".") for part in p.parts) and not _made(path / p, path, output)
+        ]
         found = [(path / p, output / p.parent) for p in shown]
     else:
         try:
@@ -99,6 +103,12 @@ def _files(text: str, output: Path, writer: Writer) -> list[tuple[Path, Path]]:
     if not found:
         raise DataError(f"{text} is no image, no folder with images and no glob that matches any.")
     return found
+
+
+def _made(file: Path, folder: Path, output: Path) -> bool:
+    """Whether a file is below an output folder that lies inside the folder of images: an earlier prediction."""
+    own = output.resolve()
+    return own != folder.resolve() and own.is_relative_to(folder.resolve()) and file.resolve().is_relative_to(own)
 
 
 def _images(paths: Iterable[Path], writer: Writer) -> list[Path]:

@@ -99,6 +99,16 @@ class TestInputs:
         assert place.predict(text).code == 0
         assert place.written() == wanted
 
+    @pytest.mark.parametrize("given", [".", "../work"])
+    def test_that_are_predictions_already(self, place, given):
+        """Of a folder in which the output folder lies; a second call makes no predictions of the first's."""
+        place.image("a.png")
+        place.image("photos/b.png")
+        for _ in range(2):
+            result = place.predict(given, "--overwrite")
+            assert result.code == 0 and "2 of 2 images" in result.out
+            assert place.written() == ["a.png", "photos/b.png"]
+
     def test_that_are_absolute(self, place):
         image = place.image("photos/in/a.png")
         assert place.predict(image, image.parent.parent / "in", place.image("../b.png")).code == 0

@@ -1,5 +1,6 @@
 """Score predicted maps against the labels of their scenes, window by window."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,9 @@ from farcluss.errors import DataError
 from farcluss.recipe import Data
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.files import Grid, read_file, read_header
+from farcluss_remote_sensing.matching import difference
 from farcluss_remote_sensing.scenes import Scene
 from farcluss_remote_sensing.scores import CHANGE, MapScores
-
-SAME_PLACE = 0.01
-"""Of a pixel: so far may the corners of a map lie from those of its scene."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +96,16 @@ def _items(dataset: SceneDataset, data: Data) -> list[Item]:
 
 
 def find_maps(folder: Path, scenes: Sequence[Scene]) -> dict[str, Path]:
-    """The map of each scene that has one, by id: `ID.tif`, or `STEM.tif` after its first file where no other has that.
+    """The map of each scene that has one, by id: `ID.tif`, or what `farcluss predict` makes of a folder with its files.
 
     Raises:
         DataError: there is none.
     """
-    stems = Counter(Path(scene.images[0]).stem for scene in scenes)
+    known = {scene.id: _map_names(scene) for scene in scenes}
+    counts = Counter(name for names in known.values() for name in names)
     found = {}
     for scene in scenes:
-        stem = Path(scene.images[0]).stem
-        names = [scene.id, *([stem] if stems[stem] == 1 else [])]
+        names = [scene.id, *(name for name in known[scene.id] if counts[name] == 1)]
         path = next((path for name in names if (path := folder / f"{name}.tif").is_file()), None)
         if path is not None:
             found[scene.id] = path
@@ -116,6 +115,13 @@ def find_maps(folder: Path, scenes: Sequence[Scene]) -> dict[str, Path]:
             "Write them with `farcluss predict`."
         )
     return found
+
+
+def _map_names(scene: Scene) -> list[str]:
+    """Paths that the map of a scene may have, the longest first: below some folder, that of the scene."""
+    first = Path(os.path.abspath(scene.images[0])).with_suffix("")
+    bases = dict.fromkeys([first.with_name(Path(scene.id).name), first])
+    return list(dict.fromkeys("/".join(base.parts[n:]) for n in range(1, len(first.parts)) for base in bases))
 
 
 def _confusion(dataset: SceneDataset, items: Sequence[Item], path: Path) -> NDArray[np.int64]:
@@ -147,13 +153,8 @@ def read_map(path: Path, window: Window, count: int) -> NDArray[np.int64]:
 
 def _check_grid(path: Path, grid: Grid, scene: Scene) -> None:
     """Refuse a map on another grid than its scene. Raises DataError."""
-    found = read_header(str(path)).grid
-    a, b, _, d, e, _ = grid.transform
-    pixel = min(np.hypot(a, d), np.hypot(b, e))
-    if found.size != grid.size:
-        how = f"is {found.width} x {found.height} pixels, its scene is {grid.width} x {grid.height}"
-    elif abs(found.corners() - grid.corners()).max() > SAME_PLACE * pixel:
-        how = f"lies elsewhere than its scene: its transform is {found.transform}, not {grid.transform}"
-    else:
-        return
-    raise DataError(f"{path} {how} ({scene.images[0]}).\nA map is scored on the grid of its scene: predict it anew.")
+    if text := difference(read_header(str(path)).grid, grid):
+        raise DataError(
+            f"{path} is not on the grid of its scene, {scene.images[0]}: {text}.\n"
+            "A map is scored on the grid of its scene: predict it anew."
+        )

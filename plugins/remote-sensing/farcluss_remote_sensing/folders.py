@@ -44,7 +44,18 @@ def single_files(files: Iterable[Path]) -> tuple[dict[Path, tuple[Path, ...]], l
 
 
 def band_files_of(files: Iterable[Path], ends: Sequence[str]) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
-    """Files with a band each as scenes: those whose names share what precedes one of `ends`; and what is wrong.
+    """Files with a band each as scenes, see `group_bands`; and what is wrong: those are left out."""
+    scenes, problems = {}, []
+    for base, bands in group_bands(files, ends).items():
+        problems += [f"{base} has two files for {end}: {p[0]} and {p[1]}." for end, p in bands.items() if len(p) > 1]
+        problems += [f"{base} has no file that ends in {end}." for end in ends if end not in bands]
+        if all(len(bands.get(end, ())) == 1 for end in ends):
+            scenes[base] = tuple(bands[end][0] for end in ends)
+    return scenes, problems
+
+
+def group_bands(files: Iterable[Path], ends: Sequence[str]) -> dict[Path, dict[str, list[Path]]]:
+    """Files with a band each, by scene and by end: those whose names share what precedes one of `ends`.
 
     Files that are called by their band alone, such as `SCENE/B02.tif`, are those of the scene that their folder is.
     """
@@ -54,13 +65,7 @@ def band_files_of(files: Iterable[Path], ends: Sequence[str]) -> tuple[dict[Path
             end = max(own, key=len)
             start = file.stem.removesuffix(end).rstrip("_-.")
             found.setdefault(file.with_name(start) if start else file.parent, {}).setdefault(end, []).append(file)
-    scenes, problems = {}, []
-    for base, bands in found.items():
-        problems += [f"{base} has two files for {end}: {p[0]} and {p[1]}." for end, p in bands.items() if len(p) > 1]
-        problems += [f"{base} has no file that ends in {end}." for end in ends if end not in bands]
-        if all(len(bands.get(end, ())) == 1 for end in ends):
-            scenes[base] = tuple(bands[end][0] for end in ends)
-    return scenes, problems
+    return found
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,15 @@ def _write_strip(file: Any, strips: Strips, number: int, name: str) -> None:
             file.write(np.ascontiguousarray(block), window=box)
 
 
-def category_names(classes: Sequence[str]) -> bytes:
-    """What GDAL and QGIS read the names of a file's values from, beside the file."""
-    root = ElementTree.Element("PAMDataset")
+def beside(path: Path) -> Path:
+    """The file in which GDAL keeps what a map's own cannot say, such as a rare coordinate reference system."""
+    return path.with_name(f"{path.name}.aux.xml")
+
+
+def category_names(path: Path, classes: Sequence[str]) -> bytes:
+    """What GDAL and QGIS read the names of a map's values from, `beside` it, with what GDAL has put there itself."""
+    known = beside(path)
+    root = ElementTree.parse(known).getroot() if known.is_file() else ElementTree.Element("PAMDataset")
     names = ElementTree.SubElement(ElementTree.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
     for name in classes:
         ElementTree.SubElement(names, "Category").text = name

@@ -144,6 +144,7 @@ def predict_in_processes(model: Model, task: Task, numbers: Sequence[int], proce
 
     Raises:
         DataError: a process died, or could not read a file. What it had finished stays.
+        OSError: a process could not write a file.
         FarclussError: the network cannot be built in another process.
     """
     context = torch.multiprocessing.get_context("spawn")
@@ -181,7 +182,7 @@ def _hear(receiver: Any, ends: dict[Any, Any]) -> Iterator[int]:
                 "Run the command again, perhaps with a lower --set processes: what is finished is not lost."
             ) from None
         return
-    if isinstance(message, FarclussError):
+    if isinstance(message, FarclussError | OSError):
         raise message
     yield message
 
@@ -194,5 +195,5 @@ def _work(sender: Connection, weights: Path, device: str, threads: int, task: Ta
     try:
         for height in predict_strips(load(weights, device), task, numbers):
             sender.send(height)
-    except FarclussError as error:
+    except (FarclussError, OSError) as error:
         sender.send(error)

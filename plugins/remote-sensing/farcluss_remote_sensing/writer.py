@@ -15,6 +15,7 @@ from farcluss.errors import DataError, RecipeError, WeightsError
 from farcluss.options import PositiveInt
 from farcluss.writers import Step
 from farcluss_remote_sensing.files import SUFFIXES, Stack
+from farcluss_remote_sensing.folders import band_files_of, group_bands
 from farcluss_remote_sensing.scaling import Scaling, build_scaling
 from farcluss_remote_sensing.stitching import plan_axis
 from farcluss_remote_sensing.strips import Strips
@@ -85,13 +86,17 @@ class GeoTiffWriter:
         """The files of a folder by scene: bands in files of their own are joined, and the dates of a pair."""
         if self.layout.get("name") == "change":
             return _pairs(files, self.layout.get("before", "A"), self.layout.get("after", "B"))
-        found: dict[str, dict[int, Path]] = {}
-        for path in files:
-            for place, end in enumerate(self.layout.get("band_files", ())):
-                if path.stem.endswith(end):
-                    found.setdefault(path.stem.removesuffix(end), {})[place] = path
-        joined = [(name, tuple(path for _, path in sorted(bands.items()))) for name, bands in found.items()]
+        scenes = group_bands(files, self._band_files)
+        joined = [
+            (base.absolute().name, tuple(path for end in self._band_files for path in bands.get(end, ())))
+            for base, bands in scenes.items()
+        ]
         return joined or [(path.stem, (path,)) for path in files]
+
+    @property
+    def _band_files(self) -> Sequence[str]:
+        """Ends of the names of files with a band each; none where files have all bands."""
+        return tuple(self.layout.get("band_files", ()))
 
     def outputs(self, target: Path) -> list[Path]:
         """The files that `predict` makes for `target`, a path without extension."""
@@ -106,6 +111,11 @@ class GeoTiffWriter:
             DataError: a file cannot be read or written, or is none that the network was trained for.
         """
         stack = self._stack(files)
+        if "geojson" in self.vectors and not stack.grid.crs:
+            raise DataError(
+                f"{files[0]} has no coordinate reference system, so its polygons cannot be GeoJSON, which is in "
+                "longitude and latitude.\nWrite a GeoPackage, which then has pixel coordinates: --set gpkg=true."
+            )
         task = self._task(stack, model.card.inference, target)
         try:
             missing = task.strips.begin(self._key(model, files))
@@ -122,6 +132,9 @@ class GeoTiffWriter:
         from farcluss_remote_sensing.checks import problem
         from farcluss_remote_sensing.scenes import Scene
 
+        problems = band_files_of(files, self._band_files)[1]
+        if problems:
+            raise DataError(problems[0])
         stack = Stack(tuple(map(str, files)), tuple(self.layout["bands"]), self.layout["warp"])
         if text := problem(Scene("", stack.files), stack, self.card.channels):
             raise DataError(text)
@@ -174,22 +187,24 @@ class GeoTiffWriter:
         """Join the strips in files beside them, then let all files take their places."""
         import rasterio
 
-        from farcluss_remote_sensing.maps import category_names, write_map
+        from farcluss_remote_sensing.maps import beside, category_names, write_map
         from farcluss_remote_sensing.whole_scenes import CACHE
 
         folder, grid = task.strips.folder, task.stack.grid
         made = {path: folder / path.name for path in self.outputs(target)}
         classes, names, *rest = made.values()
-        for path in made.values():
-            path.unlink(missing_ok=True)  # half of one, of another time
+        for path in made.values():  # half of one, of another time
+            path.unlink(missing_ok=True)
+            beside(path).unlink(missing_ok=True)
         with rasterio.Env(GDAL_CACHEMAX=CACHE):
             write_map(classes, task.strips, "classes", grid, self.card, self.cog)
             for name, path in zip(self.extras, rest, strict=False):
                 write_map(path, task.strips, name, grid, self.card, self.cog)
-            write_atomically(names, category_names(self.card.classes))
+            write_atomically(names, category_names(classes, self.card.classes))
             if self.vectors:
                 self._write_polygons(task, classes, dict(zip(self.vectors, rest[len(self.extras) :], strict=True)))
-        for path, source in made.items():
+        also = {beside(path): beside(source) for path, source in made.items() if beside(source).is_file()}
+        for path, source in (made | also).items():
             with source.open("rb+") as file:
                 os.fsync(file.fileno())
             rename_durably(source, path)
@@ -205,9 +220,17 @@ class GeoTiffWriter:
 
 
 def _pairs(files: Sequence[Path], before: str, after: str) -> list[tuple[str, tuple[Path, ...]]]:
-    """The files of the folder of first dates, each with that of its name in the folder of second dates beside it."""
-    first = [path for path in files if path.absolute().parent.name == before]
-    return [(path.stem, (path, path.absolute().parent.with_name(after) / path.name)) for path in first]
+    """The files of the folder of first dates, each with that of its name in the folder of second dates."""
+    folder = Path(before).parts
+    pairs: list[tuple[str, tuple[Path, ...]]] = []
+    for path in files:
+        place = path.absolute().parent
+        if place.parts[-len(folder) :] == folder:
+            there = place.parents[len(folder) - 1] / after
+            names = [path.name, *(path.stem + end for end in SUFFIXES)]
+            other = next((there / name for name in names if (there / name).is_file()), there / path.name)
+            pairs.append((path.stem, (path, other)))
+    return pairs
 
 
 def _layout_of(card: "Card") -> dict[str, Any]:

@@ -190,12 +190,16 @@ class TestRefusals:
 
     def test_another_size(self, tree):
         write(tree.map("s0"), np.zeros((53, 70), np.uint8), drawing_of(0))
-        assert "is 70 x 53 pixels, its scene is 53 x 70" in tree.call().refusal
+        assert "70 x 53 pixels instead of 53 x 70" in tree.call().refusal
 
     def test_another_place(self, tree):
         moved = drawing_of(0).but(transform=Affine.translation(0.1, 0) @ drawing_of(0).transform)
         write(tree.map("s0"), np.zeros((70, 53), np.uint8), moved)
-        assert "lies elsewhere than its scene" in tree.call().refusal
+        assert "is not on the grid of its scene" in tree.call().refusal
+
+    def test_another_coordinate_reference_system(self, tree):
+        write(tree.map("s0"), np.zeros((70, 53), np.uint8), drawing_of(0).but(crs="EPSG:32632"))
+        assert "EPSG:32632 instead of EPSG:32633" in tree.call().refusal
 
     @pytest.mark.parametrize(("values", "said"), [(np.uint8(4), "the value 4 (uint8)"), (np.float32(0.5), "float32")])
     def test_what_is_no_class(self, tree, values, said):
@@ -231,6 +235,23 @@ class TestMaps:
         for name in ("c", "first_band"):
             (tmp_path / f"{name}.tif").touch()
         assert find_maps(tmp_path, self.scenes) == {"c": tmp_path / "c.tif"}
+
+    @pytest.mark.parametrize(
+        ("scene", "place"),
+        [
+            (Scene("s", ("/data/test/A/s.png", "/data/test/B/s.png")), "A/s"),
+            (Scene("test/s", ("/data/test/A/s.png", "/data/test/B/s.png")), "test/A/s"),
+            (Scene("x", ("/data/images/x/B02.tif", "/data/images/x/B03.tif")), "x/x"),
+            (Scene("x", ("/data/images/x_B02.tif", "/data/images/x_B03.tif")), "images/x"),
+            (Scene("b/x", ("/data/b/x.tif",)), "data/b/x"),
+        ],
+    )
+    def test_maps_of_folders_are_found_where_they_are_written(self, tmp_path, scene, place):
+        path = tmp_path / f"{place}.tif"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        others = [Scene("other/x", ("/data/other/x.tif",)), Scene("other/s", ("/data/other/s.tif",))]
+        assert find_maps(tmp_path, [scene, *others]) == {scene.id: path}
 
     def test_there_is_none(self, tmp_path):
         with pytest.raises(DataError, match=r"a/x\.tif"):

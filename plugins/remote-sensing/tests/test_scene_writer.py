@@ -136,6 +136,19 @@ def test_class_in_class_out_where_the_scene_lies(tmp_path, name, cog):
     np.testing.assert_array_equal(read(tmp_path / "out" / "scene.tif")[0], np.where(valid, truth, 255))
 
 
+@pytest.mark.parametrize("cog", [True, False], ids=["cog", "plain"])
+def test_a_reference_system_that_a_file_cannot_say_is_kept_beside_it(tmp_path, cog):
+    """A rotated pole, which GeoTIFF has no keys for."""
+    crs = rasterio.crs.CRS.from_string("+proj=ob_tran +o_proj=longlat +o_lon_p=-162 +o_lat_p=39.25 +lon_0=180")
+    scene = draw_scene(tmp_path / "s.tif", Drawing(crs=crs, transform=GEOGRAPHIC))
+    predict(scene, tmp_path / "out" / "s", cog=cog, probs=True, gpkg=True)
+    for end in ("", "_probs"):
+        with rasterio.open(scene) as given, rasterio.open(tmp_path / "out" / f"s{end}.tif") as found:
+            assert given.crs and found.crs == given.crs and found.transform == given.transform
+    names = (tmp_path / "out" / "s.tif.aux.xml").read_text()
+    assert all(f"<Category>{name}</Category>" in names for name in CLASSES)
+
+
 class TestMaps:
     @pytest.mark.parametrize("blend", ["hann", "gaussian"])
     @pytest.mark.parametrize("drawing", [Drawing(), Drawing((91, 130), nodata=0, collar=9)], ids=["valid", "collar"])
@@ -313,6 +326,35 @@ class TestCases:
         finally:
             plugins.unregister("network", "pairs")
 
+    def test_dates_are_found_as_the_layout_finds_them(self, tmp_path):
+        """In folders of other names, with files of other endings."""
+        facts = card(10, before="2012/image", after="2016/image")
+        facts.recipe["data"]["layout"]["name"] = "change"
+        files = [tmp_path / name for name in ("2012/image/a.tif", "2016/image/a.tif", "2012/label/a.tif")]
+        files += [tmp_path / name for name in ("2012/image/b.tif", "2016/image/b.png")]
+        for path in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        assert GeoTiffWriter(facts).cases(files) == [("a", tuple(files[:2])), ("b", tuple(files[3:]))]
+
+    def test_bands_in_a_folder_of_their_own(self):
+        built = GeoTiffWriter(card(2, band_files=["B02", "B03"]))
+        files = [Path("scenes/x") / name for name in ("B03.jp2", "B02.jp2", "B04.jp2")]
+        assert built.cases(files) == [("x", (files[1], files[0]))]
+
+    @pytest.mark.parametrize(
+        ("names", "said"),
+        [(["s_a.tif"], r"s has no file that ends in _b\."), (["s_a.tif", "s_a.png", "s_b.tif"], "two files for _a")],
+    )
+    def test_bands_that_are_missing_or_there_twice(self, tmp_path, names, said):
+        for name in names:
+            write(tmp_path / name, Drawing().values()[0], Drawing(), driver="PNG" if name.endswith("png") else "GTiff")
+        model = Model(tiny(), card(band_files=["_a", "_b"]))
+        ((name, files),) = GeoTiffWriter(model.card).cases([tmp_path / name for name in names])
+        assert name == "s"
+        with pytest.raises(DataError, match=said):
+            predict(files, tmp_path / "out", model)
+
 
 class TestResuming:
     DRAWING = Drawing((170, 60), nodata=0, collar=5)
@@ -398,6 +440,17 @@ class TestProcesses:
         for end in ("", "_probs"):
             np.testing.assert_array_equal(read(tmp_path / f"s{end}.tif"), read(tmp_path / f"usual{end}.tif"))
 
+    def test_a_disk_that_is_full_for_a_process(self, tmp_path, short):
+        options = {"encoder": "test_resnet", "aspp_channels": 8, "head_channels": 8}
+        facts = card(network="deeplabv3plus").model_copy(update={"options": options})
+        model = Model(build_network("deeplabv3plus", options, 5, 4, 0, False).eval(), facts)
+        (tmp_path / ".s.parts" / "00000.classes").mkdir(parents=True)  # where no file can be made
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(whole_scenes.Strips, "begin", lambda strips, key: list(range(strips.count)))
+            with pytest.raises(DataError, match="cannot be written: Is a directory"):
+                predict(draw_scene(tmp_path / "scene.tif"), tmp_path / "s", model, processes=2)
+        assert not active_children()
+
     def test_errors_of_a_process_are_said(self, tmp_path, short):
         """The network is known to this process alone."""
         plugins.register("network", "tiny", TinyNetwork)
@@ -424,6 +477,13 @@ class TestRefusals:
         model = Model(tiny(), card(stats=[{"dtype": "float32"}] * 5))
         with pytest.raises(DataError, match=r"s\.tif: band 1 is uint16, the statistics are of float32"):
             predict(draw_scene(tmp_path / "s.tif"), tmp_path / "out", model)
+
+    def test_geojson_without_a_place(self, tmp_path):
+        """Said before hours of prediction."""
+        scene = draw_scene(tmp_path / "s.tif", Drawing(crs=None))
+        with pytest.raises(DataError, match=r"s\.tif has no coordinate reference system.*\n.*gpkg"):
+            predict(scene, tmp_path / "out" / "s", geojson=True)
+        assert not (tmp_path / "out").exists()
 
     def test_a_file_that_ends_early(self, tmp_path):
         scene = draw_scene(tmp_path / "s.tif", Drawing((700, 200)))
