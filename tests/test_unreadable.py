@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import ranks
 import torch
+import warm
 from commandline import Result, cli
 from conftest import own_recipe
 from tiny_network import TinyNetwork
@@ -273,9 +272,7 @@ class TestADeadLoaderProcess:
 
     def test_that_was_idle_is_not_blamed_and_one_that_hangs_does_not_keep_the_run(self, tiny_recipe, tmp_path):
         (tmp_path / "second.py").write_text(SECOND)
-        command = [sys.executable, "-m", "farcluss", "run", str(tiny_recipe), "--plugin", "second.py"]
         settings = ['data.layout={ name = "second", train = 12, size = 32 }', "data.workers=2"]
-        command += [word for setting in settings for word in ("--set", setting)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90)
-        refusal = Result(done.returncode, done.stdout, done.stderr).refusal
+        words = ["run", tiny_recipe, "--plugin", "second.py", *(w for text in settings for w in ("--set", text))]
+        refusal = warm.python("from farcluss.cli import main\nmain()", *words, cwd=tmp_path).refusal
         assert "loader process died" in refusal and "while reading" not in refusal
