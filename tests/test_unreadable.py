@@ -220,12 +220,20 @@ def wait_for(condition) -> bool:
     raise AssertionError("what was waited for has not come")
 
 
+LOOKS = "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__"
+"""Seconds after which PyTorch looks whether its processes live, when no batch has come: five are long for tests."""
 SECOND = """
 import os, signal, time
 from pathlib import Path
 from torch.utils.data import get_worker_info
+from torch.utils.data import _utils, dataloader
 from farcluss import plugins
+from farcluss.data import loader
 from farcluss.data.shapes import Shapes
+
+# Instead of 5, 5 and 20 seconds.
+dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.2,)
+_utils.MP_STATUS_CHECK_INTERVAL, loader.PATIENCE = 0.5, 2
 
 class Second(Shapes):
     def read(self, item, window=None):
@@ -249,6 +257,10 @@ plugins.register("dataset", "second", Second)
 
 
 class TestADeadLoaderProcess:
+    @pytest.fixture(autouse=True)
+    def look_often(self, monkeypatch):
+        monkeypatch.setattr(LOOKS, (0.2,))
+
     @pytest.mark.parametrize("name", ["images/train/2.png", PICTURE])
     @pytest.mark.parametrize("on_error", ["stop", "skip"])
     def test_is_named_with_the_image_that_it_was_reading(self, home, monkeypatch, name, on_error):
