@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -119,7 +120,7 @@ def find_definition(module: str, attribute: str) -> tuple[Definition | None, ast
     source = source_of(module)
     if source is None or not (attribute or "").isidentifier():
         return None, ast.Module([], [])
-    tree = ast.parse(source)
+    tree = _parse(source)
     found = [n for n in tree.body if isinstance(n, Definition) and n.name == attribute]
     others = [n for n in _module_scope(tree) if n not in found]
     if len(found) == 1 and not any(_binds(n, attribute) for n in others):
@@ -127,6 +128,12 @@ def find_definition(module: str, attribute: str) -> tuple[Definition | None, ast
     if not found and not any(_binds(n, attribute) or _binds(n, "__getattr__") for n in others):
         raise ImportError(f"module {module!r} has no attribute {attribute!r}")
     return None, tree
+
+
+@lru_cache(maxsize=64)
+def _parse(source: bytes) -> ast.Module:
+    """By content: reading a recipe and building a run ask for the same plugins several times."""
+    return ast.parse(source)
 
 
 def _module_scope(node: ast.AST) -> Iterator[ast.AST]:

@@ -118,22 +118,25 @@ BREAKS = {"supervised": break_images, "unsupervised": break_losses, "gradient": 
 SETTINGS = {"sgd": [], "adamw": ["train.optimizer=adamw"], "ohem": ["loss.supervised=ohem", "loss.ohem_min_kept=200"]}
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("part", BREAKS)
+# What is mined of the labeled pixels matters where they are broken.
+CASES = [(part, name) for part in BREAKS for name in SETTINGS if name != "ohem" or part == "supervised"]
+
+
+@pytest.mark.parametrize(("part", "settings"), CASES)
 def test_a_broken_step_changes_nothing(recipe_file, monkeypatch, part, settings):
     BREAKS[part](monkeypatch, 1, 4, 5)
-    folder = train(recipe_file, *SETTINGS[settings])
-    states = {step: state(folder, step) for step in range(1, 9)}
-    for step in range(2, 9):
+    folder = train(recipe_file, "train.steps=6", *SETTINGS[settings])
+    states = {step: state(folder, step) for step in range(1, 7)}
+    for step in range(2, 7):
         same = all(torch.equal(states[step][name], states[step - 1][name]) for name in states[step])
         assert same == (step in (4, 5)), step
-    assert all(torch.isfinite(value).all() for value in states[8].values() if value.is_floating_point())
+    assert all(torch.isfinite(value).all() for value in states[6].values() if value.is_floating_point())
     skips = [(line["step"], line["parts"]) for line in lines(folder, "skip")]
     assert [step for step, _ in skips] == [1, 4, 5]
     assert all(part in parts for _, parts in skips)
     if part != "supervised":  # NaN images break both losses: batch norm mixes them
         assert all(parts == [part] for _, parts in skips)
-    assert [line["skipped_steps"] for line in lines(folder, "train")] == [1, 1, 1, 2, 3, 3, 3, 3]
+    assert [line["skipped_steps"] for line in lines(folder, "train")] == [1, 1, 1, 2, 3, 3]
 
 
 def test_a_broken_first_step_leaves_the_start(recipe_file, monkeypatch):

@@ -53,6 +53,12 @@ def whole(tmp_path_factory):
     return pack(SHAPES, tmp_path_factory.mktemp("whole") / "x.h5").pack
 
 
+@pytest.fixture(scope="module")
+def content(whole):
+    """All that such a file holds."""
+    return everything(whole)
+
+
 def resume(path, **options):
     writing = Packing(SHAPES, path, **options)
     counts = list(writing)
@@ -85,11 +91,11 @@ class TestInterrupted:
         assert not path.exists()
 
     @pytest.mark.parametrize("call", [1, 9, 10, 20, 41, 42, 60, 75, 90, 98])
-    def test_killed_while_it_stores(self, call, whole, tmp_path):
+    def test_killed_while_it_stores(self, call, content, tmp_path):
         path = tmp_path / "x.h5"
         self.killed(path, "create_dataset", call)
         first, remarks = resume(path)
-        assert everything(path) == everything(whole) and not part_of(path).exists()
+        assert everything(path) == content and not part_of(path).exists()
         assert len(remarks) == 1 and str(part_of(path)) in remarks[0]
         stored = (call - 13) // 2  # twelve arrays of contents come first, then mask and image in turn
         assert first >= stored // FLUSH_EVERY * FLUSH_EVERY
@@ -97,20 +103,25 @@ class TestInterrupted:
     @pytest.mark.parametrize(
         ("name", "owner"), [("fsync", os), ("replace", os), ("flush", h5py.File), ("close", h5py.File)]
     )
-    def test_killed_at_the_turns(self, name, owner, whole, tmp_path):
+    def test_killed_at_the_turns(self, name, owner, content, tmp_path):
         path = tmp_path / "x.h5"
         self.killed(path, name, 1 if owner is os else 2 if name == "flush" else 1, owner)
         resume(path)
-        assert everything(path) == everything(whole)
+        assert everything(path) == content
+
+    @pytest.fixture(scope="class")
+    def begun(self, tmp_path_factory):
+        """What a process that was killed leaves."""
+        path = tmp_path_factory.mktemp("begun") / "x.h5"
+        self.killed(path, "create_dataset", 80)
+        return part_of(path).read_bytes()
 
     @pytest.mark.parametrize("share", [0, 0.001, 0.01, 0.05, 0.1, 0.3, 0.6, 0.9, 0.99, 0.999])
-    def test_whatever_is_left_of_the_file(self, share, whole, tmp_path):
+    def test_whatever_is_left_of_the_file(self, share, content, begun, tmp_path):
         path = tmp_path / "x.h5"
-        self.killed(path, "create_dataset", 80)
-        content = part_of(path).read_bytes()
-        part_of(path).write_bytes(content[: int(share * len(content))])
+        part_of(path).write_bytes(begun[: int(share * len(begun))])
         resume(path)
-        assert everything(path) == everything(whole)
+        assert everything(path) == content
 
     def unfinished(self, path):
         for _ in zip(range(30), Packing(SHAPES, path), strict=False):
@@ -123,12 +134,12 @@ class TestInterrupted:
         first, remarks = resume(path)
         assert first >= 28 and remarks == [f"{part_of(path)} holds {first} of {COUNT} already; going on."]
 
-    def test_a_damaged_array_and_all_after_it_are_stored_anew(self, whole, tmp_path):
+    def test_a_damaged_array_and_all_after_it_are_stored_anew(self, content, tmp_path):
         path = tmp_path / "x.h5"
         with h5py.File(self.unfinished(path), "r+") as file:
             file["images/5"][0, 0, 0] ^= 1
         assert resume(path)[0] == 5
-        assert everything(path) == everything(whole)
+        assert everything(path) == content
 
     @pytest.mark.parametrize(
         ("change", "options"),
@@ -154,7 +165,7 @@ class TestInterrupted:
 
 
 class TestRefused:
-    def test_places(self, whole, tmp_path):
+    def test_places(self, whole, content, tmp_path):
         with pytest.raises(DataError, match=r"nowhere is not a folder\. Create it"):
             Packing(SHAPES, tmp_path / "nowhere" / "x.h5")
         with pytest.raises(DataError, match=r"x\.h5 exists already\. Use --overwrite"):
@@ -163,9 +174,9 @@ class TestRefused:
             Packing(SHAPES, tmp_path, overwrite=True)
         (path := tmp_path / "x.h5").write_text("old")
         pack(SHAPES, path, overwrite=True)
-        assert everything(path) == everything(whole)
+        assert everything(path) == content
 
-    def test_a_full_disk(self, whole, tmp_path, monkeypatch):
+    def test_a_full_disk(self, content, tmp_path, monkeypatch):
         path = tmp_path / "x.h5"
 
         def work():
@@ -178,7 +189,7 @@ class TestRefused:
         assert f"DataError: {part_of(path)} cannot be written: File too large." in text
         assert "-o" in text and len(text.splitlines()) == 2 and not path.exists()
         resume(path)
-        assert everything(path) == everything(whole)
+        assert everything(path) == content
 
     def test_an_unreadable_image_is_named_and_the_rest_kept(self, image_folder, tmp_path):
         data = Data(root=image_folder, layout={"name": "folder", "images": "images/train", "masks": "masks/train"},
@@ -272,19 +283,24 @@ def test_an_image_with_two_masks_is_stored_once(image_folder, tmp_path):
         assert (len(file["images"]), len(file["masks"])) == (6, 5)
 
 
+WAYS = [(0, None), (2, "fork"), (1, "spawn")]
+"""Numbers of loader processes, and how they are started; to be spawned, they import everything anew."""
+
+
 class TestCommand:
     @pytest.fixture
     def recipe(self, tmp_path, tiny_recipe):
         return tiny_recipe
 
-    def test_pack_verify_and_train(self, recipe, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("ways", [WAYS[:2], pytest.param(WAYS[2:], marks=pytest.mark.slow)], ids=["fork", "spawn"])
+    def test_pack_verify_and_train(self, recipe, tmp_path, monkeypatch, ways):
         """A run from the pack ends in the weights of a run without, whatever loads the images."""
         path = tmp_path / "x.h5"
         result = cli("pack", recipe, "-o", path)
         assert result.code == 0 and f"wrote {path}: 75 images, 75 masks" in result.out, result
         assert cli("pack", "--verify", path).out.endswith("75 images, all whole\n")
         make, found = DataLoader.__init__, {}
-        for source, workers, context in (("", 0, None), (path, 0, None), (path, 2, "fork"), (path, 1, "spawn")):
+        for source, workers, context in (("", 0, None), *((path, *way) for way in ways)):
             monkeypatch.setattr(DataLoader, "__init__", lambda self, *a, context=context, **k: make(
                 self, *a, **k | ({"multiprocessing_context": context} if k["num_workers"] else {})))  # fmt: skip
             output = tmp_path / f"run {len(found)}"
@@ -293,7 +309,7 @@ class TestCommand:
             assert run.code == 0, run
             found[bool(source), workers, context] = load_file(output / "weights" / "last.safetensors")
         wanted = found.pop((False, 0, None))
-        assert len(found) == 3 and len(wanted) > 9
+        assert len(found) == len(ways) and len(wanted) > 9
         for way, weights in found.items():
             assert weights.keys() == wanted.keys(), way
             assert all(torch.equal(weights[name], wanted[name]) for name in wanted), way

@@ -1,6 +1,7 @@
 """What the quick commands import: not torch, which takes seconds, and the package alone nothing at all."""
 
 import gc
+import json
 import sys
 
 import pytest
@@ -14,6 +15,20 @@ try:
     main()
 except SystemExit as stop:
     print('code:', stop.code or 0){MODULES}
+"""
+COMMANDS = """
+import contextlib, io, json, sys
+from unittest.mock import patch
+from farcluss.cli import main
+for words in json.loads(sys.argv[1]):
+    text = io.StringIO()
+    with patch.object(sys, 'argv', ['farcluss', *words]):
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+            try:
+                main()
+            except SystemExit as stop:
+                print('code:', stop.code or 0)
+    print(json.dumps([text.getvalue(), sorted({name.partition('.')[0] for name in sys.modules})]))
 """
 TRAIN = f"""
 import sys
@@ -31,43 +46,51 @@ def loaded(result) -> set[str]:
     return set(result.out.splitlines()[-1].removeprefix("loaded:").split())
 
 
-@pytest.mark.parametrize(
-    ("words", "shown"),
-    [
-        (["--help"], "farcluss run quickstart"),
-        (["--version"], "farcluss 0."),
-        (["run", "--help"], "--resume"),
-        (["recipes", "list"], "quickstart"),
-        (["recipes", "show", "quickstart"], "[data]"),
-        (["plugins", "list"], "deeplabv3plus"),
-        (["lists"], "voc-classic-92"),
-    ],
-)
-def test_a_quick_command_imports_nothing_heavy(words, shown):
-    result = python(COMMAND, *words)
-    assert shown in result.out and "code: 0" in result.out, result
-    assert not loaded(result) & HEAVY
+def in_turn(commands: list[list[str]], cwd) -> list[tuple[str, set[str]]]:
+    """What commands print, one after the other in one process, and what is loaded after each of them."""
+    result = python(COMMANDS, json.dumps(commands), cwd=cwd)
+    assert result.code == 0 and not result.err, result
+    parts = [json.loads(line) for line in result.out.splitlines()]
+    assert len(parts) == len(commands)
+    return [(text, set(names)) for text, names in parts]
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[data]\nlabelled = 'x'\n[train]\nsteps = 1", "unknown key data.labelled; did you mean 'labeled'?"),
-        ("[train]\nsteps = 1\n[stages.weight]\nname = 'entropy'\nfom = 'x'", "stages.weight.fom: weight 'entropy'"),
-        ("[train]\nsteps = 1\n[stages]\nweight = 'entropi'", "there is no weight plugin 'entropi'"),
-        ("[train]\nsteps = 1\n[network]\nencodr = 'x'", "network.encodr: network 'deeplabv3plus'"),
-        ("[train]\nsteps = 0", "train.steps: must be int >= 1"),
-        ("[train", "is not valid TOML"),
-    ],
-)
+QUICK = [
+    (["--help"], "farcluss run quickstart"),
+    (["--version"], "farcluss 0."),
+    (["run", "--help"], "--resume"),
+    (["recipes", "list"], "quickstart"),
+    (["recipes", "show", "quickstart"], "[data]"),
+    (["plugins", "list"], "deeplabv3plus"),
+    (["lists"], "voc-classic-92"),
+]
+
+
+def test_a_quick_command_imports_nothing_heavy(tmp_path):
+    for (words, shown), (text, names) in zip(QUICK, in_turn([words for words, _ in QUICK], tmp_path), strict=True):
+        assert shown in text and "code: 0" in text, (words, text)
+        assert not names & HEAVY, words
+
+
+BROKEN = [
+    ("[data]\nlabelled = 'x'\n[train]\nsteps = 1", "unknown key data.labelled; did you mean 'labeled'?"),
+    ("[train]\nsteps = 1\n[stages.weight]\nname = 'entropy'\nfom = 'x'", "stages.weight.fom: weight 'entropy'"),
+    ("[train]\nsteps = 1\n[stages]\nweight = 'entropi'", "there is no weight plugin 'entropi'"),
+    ("[train]\nsteps = 1\n[network]\nencodr = 'x'", "network.encodr: network 'deeplabv3plus'"),
+    ("[train]\nsteps = 0", "train.steps: must be int >= 1"),
+    ("[train", "is not valid TOML"),
+]
+
+
 @pytest.mark.parametrize("command", ["check", "run"])
-def test_a_broken_recipe_is_refused_without_torch(command, text, said, tmp_path):
-    path = tmp_path / "broken.toml"
-    path.write_text(text)
-    result = python(COMMAND, command, path)
-    assert said in result.err and "code: 1" in result.out, result
-    assert "Traceback" not in result.err
-    assert not loaded(result) & HEAVY
+def test_a_broken_recipe_is_refused_without_torch(command, tmp_path):
+    for number, (text, _) in enumerate(BROKEN):
+        (tmp_path / f"{number}.toml").write_text(text)
+    found = in_turn([[command, f"{number}.toml"] for number in range(len(BROKEN))], tmp_path)
+    for (_, said), (text, names) in zip(BROKEN, found, strict=True):
+        assert said in text and "code: 1" in text, (said, text)
+        assert "Traceback" not in text
+        assert not names & HEAVY, said
 
 
 def test_a_missing_recipe_is_refused_without_torch():

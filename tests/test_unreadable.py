@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import ranks
 import torch
+import warm
 from commandline import Result, cli
 from conftest import own_recipe
 from tiny_network import TinyNetwork
@@ -221,12 +220,20 @@ def wait_for(condition) -> bool:
     raise AssertionError("what was waited for has not come")
 
 
+LOOKS = "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__"
+"""Seconds after which PyTorch looks whether its processes live, when no batch has come: five are long for tests."""
 SECOND = """
 import os, signal, time
 from pathlib import Path
 from torch.utils.data import get_worker_info
+from torch.utils.data import _utils, dataloader
 from farcluss import plugins
+from farcluss.data import loader
 from farcluss.data.shapes import Shapes
+
+# Instead of 5, 5 and 20 seconds.
+dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.2,)
+_utils.MP_STATUS_CHECK_INTERVAL, loader.PATIENCE = 0.5, 2
 
 class Second(Shapes):
     def read(self, item, window=None):
@@ -250,6 +257,10 @@ plugins.register("dataset", "second", Second)
 
 
 class TestADeadLoaderProcess:
+    @pytest.fixture(autouse=True)
+    def look_often(self, monkeypatch):
+        monkeypatch.setattr(LOOKS, (0.2,))
+
     @pytest.mark.parametrize("name", ["images/train/2.png", PICTURE])
     @pytest.mark.parametrize("on_error", ["stop", "skip"])
     def test_is_named_with_the_image_that_it_was_reading(self, home, monkeypatch, name, on_error):
@@ -273,9 +284,7 @@ class TestADeadLoaderProcess:
 
     def test_that_was_idle_is_not_blamed_and_one_that_hangs_does_not_keep_the_run(self, tiny_recipe, tmp_path):
         (tmp_path / "second.py").write_text(SECOND)
-        command = [sys.executable, "-m", "farcluss", "run", str(tiny_recipe), "--plugin", "second.py"]
         settings = ['data.layout={ name = "second", train = 12, size = 32 }', "data.workers=2"]
-        command += [word for setting in settings for word in ("--set", setting)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90)
-        refusal = Result(done.returncode, done.stdout, done.stderr).refusal
+        words = ["run", tiny_recipe, "--plugin", "second.py", *(w for text in settings for w in ("--set", text))]
+        refusal = warm.python("from farcluss.cli import main\nmain()", *words, cwd=tmp_path).refusal
         assert "loader process died" in refusal and "while reading" not in refusal

@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import cache
 from typing import NamedTuple
 
 import pytest
@@ -52,6 +53,12 @@ PARAMETERS = {"medical_tumor2d": 26.8}
 """Millions that a comment speaks of."""
 
 
+@cache
+def shipped(name):
+    """A recipe as shipped, read once."""
+    return load_recipe(name)
+
+
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
     """Trees by name, drawn when they are first asked for."""
@@ -68,11 +75,11 @@ def roots(tmp_path_factory):
 def settings(name, root, cache):
     """The recipe's own tree, a cache beside it, and crops and networks of no size."""
     given = [f"data.root={root}", f"data.layout.cache={cache}", "data.workers=0", "train.batch=2"]
-    if load_recipe(name).network.name == "monai":
+    if shipped(name).network.name == "monai":
         small = ["network.architecture=BasicUNet", "network.arguments.features=[4, 4, 8, 8, 8, 4]"]
     else:
         small = ["network.encoder=test_resnet", "network.aspp_channels=8", "network.head_channels=8"]
-    axes = len(load_recipe(name).data.crop)
+    axes = len(shipped(name).data.crop)
     return [*given, *small, f"data.crop={[24, 24, 16][:axes]}"]
 
 

@@ -1,5 +1,6 @@
 """Scenes drawn for tests: bands that tell classes apart, on every kind of grid."""
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import shapes
 from rasterio.transform import Affine
 
@@ -82,8 +84,10 @@ def write(path: Path, array: NDArray[Any], drawing: Drawing, **profile: Any) -> 
     bands = array[None] if array.ndim == 2 else array
     facts = {"driver": "GTiff", "count": len(bands), "height": bands.shape[1], "width": bands.shape[2],
              "dtype": bands.dtype, "crs": drawing.crs, "transform": drawing.transform}  # fmt: skip
-    with rasterio.open(path, "w", **(facts | profile)) as file:
-        file.write(bands)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pictures without place are meant to be
+        with rasterio.open(path, "w", **(facts | profile)) as file:
+            file.write(bands)
     return path
 
 
@@ -108,10 +112,12 @@ def draw_polygons(path: Path, drawing: Drawing = Drawing()) -> Path:
     geometry = np.array([shapely.to_wkb(shape(each)) for each, _ in found], object)
     codes = np.array([int(value) for _, value in found])
     path.parent.mkdir(parents=True, exist_ok=True)
-    pyogrio.raw.write(
-        path, geometry, [np.array([CLASSES[code] for code in codes], object), codes], ["class", "code"],
-        geometry_type="Polygon", crs=drawing.crs,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)  # nor have these polygons a place
+        pyogrio.raw.write(
+            path, geometry, [np.array([CLASSES[code] for code in codes], object), codes], ["class", "code"],
+            geometry_type="Polygon", crs=drawing.crs,
+        )  # fmt: skip
     return path
 
 

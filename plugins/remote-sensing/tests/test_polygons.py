@@ -64,13 +64,14 @@ def in_one_piece(classes, valid):
 
 
 class TestOutline:
-    def check(self, classes, valid, block):
-        found = traced(classes, valid, block)
-        mine = list(zip(shapely.to_wkb(shapely.normalize(found.polygons)), found.classes.tolist(), strict=True))
-        assert len(set(mine)) == len(mine)
-        assert set(mine) == in_one_piece(classes, valid)
-        assert shapely.is_valid(found.polygons).all()
-        return found
+    def check(self, classes, valid, *blocks):
+        wanted = in_one_piece(classes, valid)
+        for block in blocks:
+            found = traced(classes, valid, block)
+            mine = list(zip(shapely.to_wkb(shapely.normalize(found.polygons)), found.classes.tolist(), strict=True))
+            assert len(set(mine)) == len(mine)
+            assert set(mine) == wanted
+            assert shapely.is_valid(found.polygons).all()
 
     @pytest.mark.parametrize("rows", PATTERNS.values(), ids=PATTERNS)
     @pytest.mark.parametrize("block", [1, 2, 3, 9])
@@ -80,8 +81,9 @@ class TestOutline:
     @pytest.mark.parametrize("seed", range(60))
     def test_random_maps_do_not_depend_on_blocks(self, seed):
         classes, valid = random_map(seed)
-        for block in np.random.default_rng(seed).integers(1, 12, 3).tolist():
-            self.check(classes, valid, block)
+        blocks = np.random.default_rng(seed).integers(2, 12, 3).tolist()
+        # Blocks of one pixel are hundreds in a map: the patterns have them too.
+        self.check(classes, valid, *blocks, *([1] if seed % 10 == 0 else []))
 
     @pytest.mark.parametrize("block", [16, 23])
     def test_of_large_smooth_regions(self, block):
