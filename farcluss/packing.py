@@ -290,10 +290,15 @@ class Packing:
         self.done += 1
 
     def _count(self, item: Item, sample: Sample) -> NDArray[np.int64]:
-        """Pixels as the data set itself counts them, if it does: packed or not, a run draws the same."""
+        """Pixels as the data set itself counts them, if it does: packed or not, a run draws the same.
+
+        Valid ones are those that count where the image is unlabeled.
+        """
         if not hasattr(self.dataset, "pixel_counts"):
             return count_pixels(sample.image.shape[1:], sample.mask, sample.valid, len(self.contents.classes))
         counts: NDArray[np.int64] = self.dataset.pixel_counts(item)
+        if item.mask is not None:
+            counts[0] = self.dataset.pixel_counts(replace(item, mask=None))[0]
         return counts
 
     def _places(self, item: Item) -> tuple[int, list[str]]:

@@ -94,7 +94,8 @@ class Dataset(Protocol):
     - `findings() -> list[str]`: what `farcluss check` has to report beyond items that cannot be read;
     - `pixel_counts(item) -> NDArray[np.int64]`, for `data.draw = "balanced"`: `(1 + classes,)`, how many pixels of the
       item are valid, then how many of those are of each class (zeros for an item without a mask). They may be
-      estimates, as ratios alone matter. Items of the unlabeled stream come without their mask;
+      estimates, as ratios alone matter. Items of the unlabeled stream come without their mask; one without a valid
+      pixel is never drawn;
     - `carried`: the section `[data]` as weights files shall have it, with files that options name replaced by content.
       Packs keep its layout, classes, ignore_index, reduce_zero_label and channels; other keys are those of the recipe.
     """

@@ -129,7 +129,11 @@ class SceneDataset:
     def pixel_counts(self, item: Item) -> NDArray[np.int64]:
         """`(1 + classes,)` valid pixels of a window, and those of each class, both from one pixel in 64.
 
-        None of a window that cannot be read, where such may be skipped. Raises DataError where not.
+        None of an unlabeled window with less than the least share of valid ones, as of those of labeled scenes whose
+        labels are not used; none of a window that cannot be read, where such may be skipped.
+
+        Raises:
+            DataError: it cannot be read, and may not be skipped.
         """
         scene, box = self.find(item)
         try:
@@ -141,6 +145,8 @@ class SceneDataset:
             if self.data.on_error == "stop":
                 raise
             return np.zeros(1 + len(self.classes), np.int64)
+        if item.mask is None and valid.mean() < self.min_valid:
+            valid = np.zeros_like(valid)
         return count_pixels(valid.shape, mask, valid, len(self.classes)) * SHRINK**2
 
     def find(self, item: Item) -> tuple[Scene, Window]:

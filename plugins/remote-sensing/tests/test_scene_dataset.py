@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,9 +186,15 @@ class TestCounts:
                 stopping.pixel_counts(items[name])
         assert skipping.pixel_counts(items["s2[0:100,100:200]"])[0]
 
-    def test_without_a_mask_labels_are_not_looked_at(self, tree):
-        from dataclasses import replace
+    def test_labeled_windows_that_serve_as_unlabeled_ones_need_their_share_of_valid_pixels(self, tree):
+        data = dataset(tree)
+        labeled = [item for item in data.items("train") if item.mask]
+        left = [item for item in labeled if item.id.endswith(",0:26]")]
+        assert all(data.pixel_counts(item)[0] > 0 for item in labeled)
+        bare = {item.id: data.pixel_counts(replace(item, mask=None))[0] for item in labeled}
+        assert {name for name, count in bare.items() if count == 0} == {item.id for item in left}
 
+    def test_without_a_mask_labels_are_not_looked_at(self, tree):
         data = dataset(tree, window=1024)
         item = data.items("train")[0]
         assert data.pixel_counts(replace(item, mask=None))[1:].sum() == 0
