@@ -3,14 +3,16 @@
 Notation used for shapes: B tiles, C classes, h, W rows and columns.
 """
 
+import os
 import signal
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from multiprocessing import Pipe
+from multiprocessing import Pipe, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -187,9 +189,18 @@ def _hear(receiver: Any, ends: dict[Any, Any]) -> Iterator[int]:
     yield message
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: killed, it cannot say so itself."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _work(sender: Connection, weights: Path, device: str, threads: int, task: Task, numbers: list[int]) -> None:
     """What each process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+    Thread(target=end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     try:

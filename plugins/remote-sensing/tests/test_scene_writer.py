@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import subprocess
 import sys
 from multiprocessing import active_children
 from pathlib import Path
@@ -439,6 +440,21 @@ class TestProcesses:
         assert "went on" in predict(scene, tmp_path / "s", model, probs=True, processes=2)[0].remark
         for end in ("", "_probs"):
             np.testing.assert_array_equal(read(tmp_path / f"s{end}.tif"), read(tmp_path / f"usual{end}.tif"))
+
+    @pytest.mark.slow
+    def test_none_outlives_the_first_one(self):
+        """However that ends: what a killed prediction has started must not write into the next one's strips."""
+        lines = (
+            "import os, multiprocessing, farcluss_remote_sensing.whole_scenes as module",
+            "context = multiprocessing.get_context('spawn')",
+            "child = context.Process(target=module.end_with_parent)",
+            "child.start()",
+            "print('started', flush=True)",
+            "os.kill(os.getpid(), 9)",
+        )
+        # The child has the same pipe: it is closed when both have ended.
+        ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=120)
+        assert ended.returncode == -signal.SIGKILL and ended.stdout == "started\n"
 
     def test_a_disk_that_is_full_for_a_process(self, tmp_path, short):
         options = {"encoder": "test_resnet", "aspp_channels": 8, "head_channels": 8}
