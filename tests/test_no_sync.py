@@ -78,7 +78,7 @@ def device(monkeypatch):
 
 
 def run(recipe, tmp_path, *settings):
-    steps = ("train.steps=4", "train.log_every=4", "data.val=none", "network.output_stride=16")
+    steps = ("train.steps=3", "train.log_every=3", "data.val=none", "network.output_stride=16")
     return train(load_recipe(recipe, (), (*steps, *settings)), tmp_path / "run")
 
 
@@ -87,7 +87,7 @@ def run(recipe, tmp_path, *settings):
     [
         (),
         (MOVES, PULL, "loss.supervised=ohem", "loss.ohem_min_kept=9", "train.clip=0.1"),
-        (MOVES, PULL, "loss.supervised=ohem", "train.accumulate=2", "train.optimizer=adamw", "loss.warmup_steps=2"),
+        (MOVES, PULL, "loss.supervised=ohem", "train.accumulate=2", "train.optimizer=adamw", "loss.warmup_steps=1"),
         ("stages.contrast=none", "stages.weight=threshold", "stages.pseudo_label=hard"),
         ("loss.supervised=dice-cross-entropy", "loss.unsupervised_dice=1.0"),
         ("train.split_backward=true", PULL.replace(" }", ", include_labeled = true }")),

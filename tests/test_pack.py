@@ -252,7 +252,8 @@ def assert_damaged(dataset, item, whole):
 
 
 class TestProcesses:
-    @pytest.mark.parametrize("context", ["fork", "spawn"])
+    # To be spawned, they import everything anew.
+    @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
     def test_workers_change_nothing(self, context, tmp_path, monkeypatch):
         data = sections(tmp_path)["shapes"]
         packed = pack(data, tmp_path / "x.h5")

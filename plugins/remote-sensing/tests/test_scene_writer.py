@@ -191,7 +191,7 @@ class TestMaps:
         )
 
     def test_cloud_optimized(self, tmp_path):
-        drawing = Drawing((1100, 700), bands=5)
+        drawing = Drawing((600, 300), bands=5)
         model = Model(tiny(), card(window=(512, 512)))
         predict(draw_scene(tmp_path / "s.tif", drawing), tmp_path / "out", model, probs=True, entropy=True)
         for end in ("", "_probs", "_entropy"):
@@ -201,7 +201,7 @@ class TestMaps:
                 assert file.overviews(1)
         with rasterio.open(tmp_path / "out.tif", overview_level=0) as file:
             small = file.read(1)
-            assert set(np.unique(small)) <= {0, 1, 2, 3} and small.shape == (550, 350)
+            assert set(np.unique(small)) <= {0, 1, 2, 3} and small.shape == (300, 150)
             assert file.colormap(1)[1][:3] == PALETTE[1]
 
     def test_plain(self, tmp_path):
