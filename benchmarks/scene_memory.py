@@ -47,7 +47,8 @@ def draw(path: Path, size: int) -> None:
 
 def card(classes: int, window: int) -> Card:
     """What weights files say of such a network."""
-    recipe = {"data": {"layout": {"name": "rasters", "scaling": "scale", "factor": 10_000.0, "stats": []}}}
+    layout = {"name": "rasters", "scaling": "scale", "factor": 10_000.0, "stats": [], "bands": [], "warp": False}
+    recipe = {"data": {"layout": {**layout, "window": 1024}}}
     return Card(network="layer", options={}, channels=BANDS, dim=0, classes=[f"class {n}" for n in range(classes)],
                 palette=((0, 0, 0),) * classes, mean=[0.0] * BANDS, std=[1.0] * BANDS, recipe=recipe,
                 inference=Inference(window=(window, window)))  # fmt: skip

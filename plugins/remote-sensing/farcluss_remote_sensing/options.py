@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ def scene_dataset(
     index, stacks = usable(index, data.channels, tuple(bands), warp, built)
     palette = choose_palette(data, _palette(index, len(masks.names)), len(masks.names), masks)
     labels = LabelReader(masks, field, outside, warp)
+    # Defaults may change one day: weights say what they were trained with.
+    carried = {"window": window, "bands": bands, "scaling": scaling, "factor": factor, "field": field}
+    carried |= {"outside": outside, "warp": warp, "min_valid": min_valid}
+    index = replace(index, options={**index.options, **carried})
     return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid)
 
 

@@ -1,7 +1,6 @@
 """Predictions as maps on the grid of their scene, and as polygons."""
 
 import hashlib
-import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,8 +73,9 @@ class GeoTiffWriter:
         forms: dict[Literal["gpkg", "geojson"], bool] = {"gpkg": gpkg, "geojson": geojson}
         self.vectors = [name for name, on in forms.items() if on]
         try:
-            self.layout = _layout_of(card)
+            self.layout: dict[str, Any] = card.recipe["data"]["layout"]
             self.scaling = _scaling_of(self.layout, card)
+            self.bands, self.warp, self.window = (self.layout[key] for key in ("bands", "warp", "window"))
         except (KeyError, TypeError, AttributeError, RecipeError):
             raise WeightsError(
                 "These weights were not trained on a layout of scenes, so they do not say how bands are scaled.\n"
@@ -135,7 +135,7 @@ class GeoTiffWriter:
         problems = band_files_of(files, self._band_files)[1]
         if problems:
             raise DataError(problems[0])
-        stack = Stack(tuple(map(str, files)), tuple(self.layout["bands"]), self.layout["warp"])
+        stack = Stack(tuple(map(str, files)), tuple(self.bands), self.warp)
         if text := problem(Scene("", stack.files), stack, self.card.channels):
             raise DataError(text)
         self.scaling.check(stack.dtypes, ", ".join(stack.files))
@@ -144,7 +144,7 @@ class GeoTiffWriter:
     def _task(self, stack: Stack, settings: "Inference", target: Path) -> "Task":
         from farcluss_remote_sensing.whole_scenes import Task
 
-        window = settings.window or (self.layout["window"],) * 2
+        window = settings.window or (self.window,) * 2
         rows, columns = (
             plan_axis(extent, side, settings.stride, self.blend)
             for extent, side in zip(stack.grid.size, window, strict=True)
@@ -231,17 +231,6 @@ def _pairs(files: Sequence[Path], before: str, after: str) -> list[tuple[str, tu
             other = next((there / name for name in names if (there / name).is_file()), there / path.name)
             pairs.append((path.stem, (path, other)))
     return pairs
-
-
-def _layout_of(card: "Card") -> dict[str, Any]:
-    """Options of the layout that weights were trained on, with those that say nothing at their defaults."""
-    from farcluss_remote_sensing.options import scene_dataset
-
-    defaults = {name: p.default for name, p in inspect.signature(scene_dataset).parameters.items()}
-    layout = card.recipe["data"]["layout"]
-    if not isinstance(layout["stats"], list):
-        raise TypeError
-    return {**defaults, **layout}
 
 
 def _scaling_of(layout: Mapping[str, Any], card: "Card") -> Scaling:

@@ -239,6 +239,8 @@ class TestCarried:
         data = rasters(section(tree, classes=VALUES), stats=stats)
         carried = data.carried
         assert carried.layout.options["stats"] == stats
+        defaults = {"scaling": "zscore", "factor": 10_000.0, "bands": [], "warp": False, "window": 1024}
+        assert carried.layout.options.items() >= defaults.items()  # they may be others one day
         assert carried.classes == {name: [value] for name, value in VALUES.items()}
         assert carried.ignore_index == [0]
         assert Data.model_validate(carried.model_dump(mode="json")) == carried

@@ -57,7 +57,8 @@ class Oracle(nn.Module):
 
 
 def card(channels=5, network="tiny", window=(32, 32), stats=(), **layout) -> Card:
-    options = {"name": "rasters", "scaling": "scale", "factor": 10_000.0, "stats": list(stats), **layout}
+    options = {"name": "rasters", "scaling": "scale", "factor": 10_000.0, "stats": list(stats)}
+    options |= {"bands": [], "warp": False, "window": 1024, **layout}
     recipe = {"data": {"layout": options}, "eval": {"writer": "geotiff"}}
     return Card(network=network, options={}, channels=channels, dim=0, classes=list(CLASSES), palette=PALETTE,
                 mean=[0.5] * channels, std=[0.2] * channels, recipe=recipe, source="run", step=7,
