@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from farcluss.data.base import IGNORE
 from farcluss.errors import DataError
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.files import Stack, read_header
@@ -89,16 +90,26 @@ def _files(dataset: SceneDataset) -> Iterator[str]:
     for scene in scenes.values():
         stack = dataset.stacks[scene.id]
         try:
-            texts = [*(frame_problem(header, stack.bands) for header in stack.headers), _lossy(scene)]
+            texts = [*(frame_problem(header, stack.bands) for header in stack.headers), *_label(scene, dataset)]
         except DataError as error:  # a file that was there when its header was read
             texts = [str(error)]
         yield from filter(None, texts)
 
 
-def _lossy(scene: Scene) -> str:
-    if scene.label is None or vector_label(scene.label) or not read_header(scene.label).lossy:
-        return ""
-    return (
-        f"{scene.label} is compressed with losses, which changes labels along their borders. Take the original, or "
-        "write it as PNG or with compress=deflate."
-    )
+def _label(scene: Scene, dataset: SceneDataset) -> Iterator[str]:
+    """What the file of a label says of itself that cannot be meant."""
+    if scene.label is None or vector_label(scene.label):
+        return
+    header, masks = read_header(scene.label), dataset.labels.masks
+    if header.lossy:
+        yield (
+            f"{scene.label} is compressed with losses, which changes labels along their borders. Take the original, "
+            "or write it as PNG or with compress=deflate."
+        )
+    values = dict(zip(masks.codes.tolist(), masks.targets.tolist(), strict=True))
+    if not masks.colors and (hidden := values.get(header.nodata, IGNORE)) != IGNORE:
+        yield (
+            f"{scene.label} calls {header.nodata:g} no data, but it is the class {masks.names[hidden]}, of which no "
+            f"pixel would count.\nIf it is that class: gdal_edit.py -unsetnodata {scene.label}; if not: set "
+            f"data.ignore_index = {header.nodata:g} and leave the class out."
+        )

@@ -85,6 +85,7 @@ class Header:
         path: of the file.
         grid: of its pixels.
         dtypes: of each band that is taken.
+        nodata: value that means no data; None where the file names none.
         masked: whether a pixel may be invalid: a nodata value, an alpha band, a mask.
         lossy: whether its compression changes values.
     """
@@ -92,6 +93,7 @@ class Header:
     path: str
     grid: Grid
     dtypes: tuple[str, ...]
+    nodata: float | None
     masked: bool
     lossy: bool
 
@@ -116,7 +118,7 @@ def read_header(path: str, bands: Sequence[int] = ()) -> Header:
         jpeg = file.driver == "JPEG" or "JPEG" in facts.get("COMPRESSION", "")
         lossy = jpeg or facts.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
         dtypes = tuple(file.dtypes[band - 1] for band in chosen)
-        return Header(path, grid, dtypes, _is_masked(file, chosen), lossy)
+        return Header(path, grid, dtypes, file.nodata, _is_masked(file, chosen), lossy)
 
 
 def _choose_bands(path: str, file: Any, bands: Sequence[int]) -> list[int]:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import rasterio
 from commandline import cli
 from drawn_scenes import CLASSES, GEOGRAPHIC, NORTH_UP, ROTATED, Drawing, draw_label, draw_polygons, draw_scene, write
 from drawn_scenes import draw_tree as tree_of
@@ -362,6 +363,14 @@ class TestLabels:
     @pytest.mark.parametrize("profile", [{"compress": "deflate"}, {"compress": "lzw"}, {"driver": "PNG"}])
     def test_no_losses(self, tmp_path, profile):
         assert not read_header(str(write(tmp_path / "a", Drawing().classes(), Drawing(), **profile))).lossy
+
+    @pytest.mark.parametrize(("nodata", "text"), [(1, "calls 1 no data, but it is the class water"), (0, ""), (9, "")])
+    def test_a_class_that_the_file_calls_no_data(self, tmp_path, nodata, text):
+        one = scene(tmp_path, "a")
+        with rasterio.open(one.label, "r+") as file:
+            file.nodata = nodata
+        found = findings(tmp_path, {"train": [one]}, val="none")
+        assert [text in each and "-unsetnodata" in each for each in found] == ([True] if text else [])
 
     def test_unknown_values_are_named_with_their_file(self, tmp_path):
         root = tree_of(tmp_path, labeled=2, unlabeled=1)
