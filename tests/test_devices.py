@@ -23,33 +23,39 @@ RUNS = {
 }
 # Further runs by number of processes, their batch in several parts: name -> (the run that they repeat, settings).
 APART = "train.split_backward=true"
+MORE = "one, more"  # further runs in one process, for the slow tests
+PARTS = {name: {f"{name}-{n}": (name, [f"train.accumulate={n}"]) for n in (2, 8)} for name in RUNS}
 SPLIT = {
-    1: {f"{name}-{n}": (name, [f"train.accumulate={n}"]) for name in RUNS for n in (2, 8)}
-    | {f"{name}-apart": (name, [APART]) for name in ("defaults", "everything", "dice")}
-    | {"everything-2-apart": ("everything", [APART, "train.accumulate=2"])},
+    1: PARTS["everything"]
+    | {"everything-apart": ("everything", [APART]), "everything-2-apart": ("everything", [APART, "train.accumulate=2"])}
+    | {"dice-8": PARTS["dice"]["dice-8"]},
+    MORE: PARTS["defaults"]
+    | PARTS["adamw"]
+    | {"dice-2": PARTS["dice"]["dice-2"]}
+    | {f"{name}-apart": (name, [APART]) for name in ("defaults", "dice")},
     2: {"everything-2": ("everything", ["train.accumulate=2"]), "everything-apart": ("everything", [APART])}
     | {"dice-2-apart": ("dice", [APART, "train.accumulate=2"])},
     4: {},
 }
 
 
-def runs_of(world: int) -> dict[str, list[str]]:
+def runs_of(world: int | str) -> dict[str, list[str]]:
     further = {variant: [*RUNS[name], *settings] for variant, (name, settings) in SPLIT[world].items()}
-    return RUNS | further
+    return further if world == MORE else RUNS | further
 
 
-class Folders(dict[int, Path]):
+class Folders(dict[int | str, Path]):
     """The folder of all runs by number of processes; they are done when they are asked for."""
 
     def __init__(self, make_folder) -> None:
         super().__init__()
         self.make_folder = make_folder
 
-    def __missing__(self, world: int) -> Path:
+    def __missing__(self, world: int | str) -> Path:
         folder = self[world] = self.make_folder(f"world{world}")
         (folder / "recipe.toml").write_text(ranks.RECIPE)
-        if world == 1:
-            list(ranks.run_all(folder, runs_of(1)))
+        if world in (1, MORE):
+            list(ranks.run_all(folder, runs_of(world)))
         else:
             ranks.launch((folder, world, runs_of(world)))
         return folder
@@ -68,7 +74,11 @@ def lines(folder: Path, kind: str) -> list[dict]:
 FOUR = pytest.param(4, marks=pytest.mark.slow)
 CASES = [(2, name, name) for name in RUNS]
 CASES += [pytest.param(4, name, name, marks=pytest.mark.slow) for name in RUNS]
-CASES += [(world, name, variant) for world in SPLIT for variant, (name, _) in SPLIT[world].items()]
+CASES += [
+    pytest.param(world, name, variant, marks=[pytest.mark.slow] if world == MORE else [])
+    for world in SPLIT
+    for variant, (name, _) in SPLIT[world].items()
+]
 
 
 @pytest.mark.parametrize(("world", "name", "variant"), CASES)

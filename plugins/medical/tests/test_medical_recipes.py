@@ -45,7 +45,8 @@ SLICES = {"medical_acdc_3": 60, "medical_acdc_7": 140}
 METHODS = (None, "supervised", "mean_teacher")
 FAMILIES = [name for name in RECIPES if name not in ("medical_acdc_7", "medical_brats19_wt_20", "medical_la_16")]
 """One of each pair of recipes that differ in nothing but the number of labeled cases."""
-STEPPED = [(name, method) for name in FAMILIES for method in METHODS]
+STEPPED = [(name, None) for name in FAMILIES]
+STEPPED += [pytest.param(name, method, marks=pytest.mark.slow) for name in FAMILIES for method in METHODS[1:]]
 STEPPED += [
     (name, method) for name in ("medical_tumor3d", "medical_acdc_3") for method in ("fixmatch", "farcluss_plus")
 ]

@@ -55,8 +55,13 @@ RECIPES = {
 FAMILIES = [name for name in RECIPES if name != "rs_levir_cd_10"]
 """One of the two recipes that differ in nothing but the number of labeled pairs."""
 METHODS = (None, "supervised", "mean_teacher")
-STEPPED = [(name, method) for name in FAMILIES for method in METHODS]
-STEPPED += [(name, method) for name in ("rs_geotiff", "rs_levir_cd_5") for method in ("fixmatch", "farcluss_plus")]
+STEPPED = [(name, None) for name in FAMILIES]
+STEPPED += [pytest.param(name, method, marks=pytest.mark.slow) for name in FAMILIES for method in METHODS[1:]]
+STEPPED += [
+    pytest.param(name, method, marks=pytest.mark.slow)
+    for name in ("rs_geotiff", "rs_levir_cd_5")
+    for method in ("fixmatch", "farcluss_plus")
+]
 SMALL = [
     "data.layout.window=40",
     "data.crop=33",
