@@ -10,6 +10,7 @@ from pathlib import Path
 from farcluss.data.base import Item
 from farcluss.data.files import SUFFIXES, FileReader
 from farcluss.data.filesets import FileDataset, find_images
+from farcluss.data.layouts import root_of
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.data.splits import read_list
 from farcluss.errors import DataError
@@ -142,9 +143,7 @@ def folder(
         test_masks: their masks; default: looked up as for training.
         image_suffix: end of the image names that the masks' names lack, such as `_img`.
     """
-    root = Path(os.path.abspath(data.root))
-    if not root.is_dir():
-        raise DataError(f"data.root = {data.root} is not a folder. Set it with --set data.root=FOLDER.")
+    root = root_of(data)
     mask_map = build_mask_map(data, {})
     sources = {"train": (images, masks), "val": (val_images, val_masks), "test": (test_images, test_masks)}
     patterns = {split: pattern for split, (pattern, _) in sources.items() if pattern}

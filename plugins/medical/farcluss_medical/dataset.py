@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import IGNORE, Item, Palette, Sample, Window
+from farcluss.data.base import Item, Palette, Sample, Window
+from farcluss.data.layouts import carry
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
 from farcluss.recipe import Data
@@ -59,16 +60,7 @@ class VolumeDataset:
             "spacing": None if self.preprocessing.spacing is None else list(self.preprocessing.spacing),
             "fingerprint": list(self.preprocessing.fingerprint),
         }
-        values: dict[int, list[int]] = {}
-        for code, target in zip(self.masks.codes.tolist(), self.masks.targets.tolist(), strict=True):
-            values.setdefault(target, []).append(code)
-        facts = {
-            "layout": self.data.layout.model_copy(update=options),
-            "classes": {name: values[index] for index, name in enumerate(self.classes)},
-            "ignore_index": values.get(IGNORE),
-            "reduce_zero_label": False,
-        }
-        return self.data.model_copy(update=facts)
+        return carry(self.data, self.masks, options)
 
     def findings(self) -> list[str]:
         """What is missing or contradictory among the files."""

@@ -1,6 +1,5 @@
 """The layouts that data sets of one's own come in, each an entry point of the group `farcluss.dataset`."""
 
-import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -8,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from farcluss.data.layouts import read_table, root_of
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 from farcluss_medical.cases import Case, Index, stem, volumes_in
-from farcluss_medical.options import root_of, with_volume_options
+from farcluss_medical.options import with_volume_options
 
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
 COLUMNS = ("case", "image", "label", "group", "split")
@@ -158,7 +158,7 @@ def cases(data: Data, *, file: str = "cases.csv") -> Index:
         file: the table, below `data.root`.
     """
     root = root_of(data)
-    rows, columns = _read_table(root / file)
+    rows, columns = read_table(root / file)
     images = sorted((c for c in columns if re.fullmatch(r"image(_\d+)?", c)), key=lambda c: (len(c), c))
     if (
         "case" not in columns
@@ -184,20 +184,6 @@ def cases(data: Data, *, file: str = "cases.csv") -> Index:
             case = Case(row["case"], paths, str(root / label) if label else None, row.get("group", ""))
             splits.setdefault(SPLITS[row.get("split", "")], []).append(case)
     return Index(splits, problems)
-
-
-def _read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    """Rows of a CSV file with their line numbers, and its columns."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", restval="")
-            rows = [(reader.line_num, row) for row in reader]
-            columns = list(reader.fieldnames or [])
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Check data.root and data.layout.file.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
-    return [(n, {key: str(value).strip() for key, value in row.items()}) for n, row in rows], columns
 
 
 def _row_problems(root: Path, row: Mapping[str, str], images: Sequence[str]) -> list[str]:

@@ -1,19 +1,17 @@
 """The options that all layouts of volumes share, written down once."""
 
-import functools
-import inspect
 import json
 import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from farcluss.data.layouts import with_options_of
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.data.splits import find_list
-from farcluss.errors import DataError, RecipeError
+from farcluss.errors import RecipeError
 from farcluss.options import Positive, Share
 from farcluss.recipe import Data
 from farcluss_medical.cache import Cache
@@ -68,33 +66,8 @@ def volumes(
     return VolumeDataset(data, index, headers, masks, palette, preprocessing, axis, foreground, Cache(folder, axis))
 
 
-def with_volume_options(layout: Callable[..., Index]) -> Callable[..., VolumeDataset]:
-    """Make a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `volumes`.
-
-    The signature and the documentation of the plugin say so, for recipes and for `farcluss plugins show`.
-    """
-
-    @functools.wraps(layout)
-    def build(data: Data, **options: Any) -> VolumeDataset:
-        own = {name: options.pop(name) for name in list(options) if name in mine}
-        return volumes(data, layout(data, **own), **options)
-
-    mine = {p.name: p for p in inspect.signature(layout).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    shared = [p for p in inspect.signature(volumes).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    first = next(iter(inspect.signature(layout).parameters.values()))
-    build.__signature__ = inspect.Signature([first, *mine.values(), *shared])  # type: ignore[attr-defined]
-    lines = inspect.cleandoc(volumes.__doc__ or "").partition("Args:\n")[2]
-    text = inspect.cleandoc(layout.__doc__ or "").rstrip()
-    build.__doc__ = f"{text}{'' if re.search('^Args:', text, re.MULTILINE) else f'{chr(10)}{chr(10)}Args:'}\n{lines}"
-    return build
-
-
-def root_of(data: Data) -> Path:
-    """The data set's root. Raises DataError when it is no folder."""
-    root = Path(os.path.abspath(data.root))
-    if not root.is_dir():
-        raise DataError(f"data.root = {data.root} is not a folder. Set it with --set data.root=FOLDER.")
-    return root
+with_volume_options = with_options_of(volumes)
+"""Makes a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `volumes`."""
 
 
 def check_channels(data: Data, source: str, channels: Sequence[str]) -> None:

@@ -9,7 +9,8 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import IGNORE, Item, Palette, Sample, Window
+from farcluss.data.base import Item, Palette, Sample, Window
+from farcluss.data.layouts import carry
 from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError
 from farcluss.recipe import Data
@@ -55,18 +56,8 @@ class SceneDataset:
     @property
     def carried(self) -> Data:
         """The section as weights files have it: usable where neither the statistics' file nor the data is."""
-        values: dict[int, list[int | str]] = {}
-        masks = self.labels.masks
-        for code, target in zip(masks.codes.tolist(), masks.targets.tolist(), strict=True):
-            values.setdefault(target, []).append(f"#{code:06x}" if masks.colors else code)
         options = {**self.index.options, "stats": [dict(band) for band in self.scaling.stats]}
-        facts = {
-            "layout": self.data.layout.model_copy(update=options),
-            "classes": {name: values[index] for index, name in enumerate(self.classes)},
-            "ignore_index": values.get(IGNORE),
-            "reduce_zero_label": False,
-        }
-        return self.data.model_copy(update=facts)
+        return carry(self.data, self.labels.masks, options)
 
     def findings(self) -> list[str]:
         """What is missing or contradictory among the files, and what would leak between the sets."""

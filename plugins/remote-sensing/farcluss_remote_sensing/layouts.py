@@ -1,11 +1,11 @@
 """The layouts that scenes of one's own come in, each an entry point of the group `farcluss.dataset`."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from farcluss.data.folder import fixed_part
+from farcluss.data.layouts import read_table, root_of
 from farcluss.errors import DataError
 from farcluss.recipe import Data
 from farcluss_remote_sensing.folders import (
@@ -17,7 +17,7 @@ from farcluss_remote_sensing.folders import (
     short_names,
     single_files,
 )
-from farcluss_remote_sensing.options import root_of, with_scene_options
+from farcluss_remote_sensing.options import with_scene_options
 from farcluss_remote_sensing.scenes import Index, Scene, vector_label
 
 COLUMNS = ("image", "label", "group", "split")
@@ -94,7 +94,7 @@ def scenes(data: Data, *, file: str = "scenes.csv") -> Index:
     """
     root = root_of(data)
     table = root / file
-    rows, columns = _read_table(table)
+    rows, columns = read_table(table)
     if "image" not in columns:
         raise DataError(
             f"{table} has the columns {', '.join(columns) or 'of an empty file'}.\n"
@@ -118,20 +118,6 @@ def scenes(data: Data, *, file: str = "scenes.csv") -> Index:
             scene = Scene(name, tuple(map(str, paths)), label, row.get("group", ""))
             splits.setdefault(SPLITS[row.get("split", "")], []).append(scene)
     return Index(splits, problems)
-
-
-def _read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    """Rows of a CSV file with their line numbers, and its columns."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", restval="")
-            rows = [(reader.line_num, row) for row in reader]
-            columns = list(reader.fieldnames or [])
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Check data.root and data.layout.file.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
-    return [(n, {key: str(value).strip() for key, value in row.items()}) for n, row in rows], columns
 
 
 def _homes(rows: list[tuple[int, dict[str, str]]]) -> dict[str, str]:

@@ -1,19 +1,15 @@
 """The options that all layouts of scenes share, written down once."""
 
-import functools
-import inspect
 import json
-import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from farcluss.data.base import Palette
+from farcluss.data.layouts import with_options_of
 from farcluss.data.masks import build_mask_map, choose_palette, rgb, voc_colors
 from farcluss.data.splits import find_list
-from farcluss.errors import DataError, RecipeError
+from farcluss.errors import RecipeError
 from farcluss.options import Positive, PositiveInt, Share
 from farcluss.recipe import Data
 from farcluss_remote_sensing.checks import usable
@@ -73,34 +69,8 @@ def scene_dataset(
     return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid)
 
 
-def with_scene_options(layout: Callable[..., Index]) -> Callable[..., SceneDataset]:
-    """Make a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `scene_dataset`.
-
-    The signature and the documentation of the plugin say so, for recipes and for `farcluss plugins show`. An option of
-    the same name that the layout has itself stays its own default, and goes to `scene_dataset`.
-    """
-    mine = {p.name: p for p in inspect.signature(layout).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    theirs = {p.name: p for p in inspect.signature(scene_dataset).parameters.values() if p.kind is p.KEYWORD_ONLY}
-
-    @functools.wraps(layout)
-    def build(data: Data, **options: Any) -> SceneDataset:
-        own = {name: options[name] for name in options if name in mine}
-        return scene_dataset(data, layout(data, **own), **{n: v for n, v in options.items() if n in theirs})
-
-    first = next(iter(inspect.signature(layout).parameters.values()))
-    build.__signature__ = inspect.Signature([first, *(mine | theirs).values()])  # type: ignore[attr-defined]
-    lines = inspect.cleandoc(scene_dataset.__doc__ or "").partition("Args:\n")[2]
-    text = inspect.cleandoc(layout.__doc__ or "").rstrip()
-    build.__doc__ = f"{text}{'' if re.search('^Args:', text, re.MULTILINE) else f'{chr(10)}{chr(10)}Args:'}\n{lines}"
-    return build
-
-
-def root_of(data: Data) -> Path:
-    """The data set's root. Raises DataError when it is no folder."""
-    root = Path(os.path.abspath(data.root))
-    if not root.is_dir():
-        raise DataError(f"data.root = {data.root} is not a folder. Set it with --set data.root=FOLDER.")
-    return root
+with_scene_options = with_options_of(scene_dataset)
+"""Makes a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `scene_dataset`."""
 
 
 def _with_ignored(data: Data, index: Index) -> Data:

@@ -1,0 +1,87 @@
+"""What layouts share, those of plugins too: root, tables of files, options written once, what weights carry."""
+
+import csv
+import functools
+import inspect
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from farcluss.data.base import IGNORE
+from farcluss.data.masks import MaskMap
+from farcluss.errors import DataError
+from farcluss.recipe import Data
+
+
+def root_of(data: Data) -> Path:
+    """The data set's root, absolute. Raises DataError when it is no folder."""
+    root = Path(os.path.abspath(data.root))
+    if not root.is_dir():
+        raise DataError(f"data.root = {data.root} is not a folder. Set it with --set data.root=FOLDER.")
+    return root
+
+
+def read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    """Rows of a CSV file with their line numbers, and its columns; what is beyond these is in the column "".
+
+    Raises:
+        DataError: it cannot be read; names `data.layout.file` as the key to look at.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restkey="", restval="")
+            rows = [(reader.line_num, row) for row in reader]
+            columns = list(reader.fieldnames or [])
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Check data.root and data.layout.file.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
+    return [(n, {key: str(value).strip() for key, value in row.items()}) for n, row in rows], columns
+
+
+def carry(data: Data, masks: MaskMap, options: Mapping[str, Any]) -> Data:
+    """The section as weights files have it: the layout's options and the classes as they were understood."""
+    values: dict[int, list[int | str]] = {}
+    for code, target in zip(masks.codes.tolist(), masks.targets.tolist(), strict=True):
+        values.setdefault(target, []).append(f"#{code:06x}" if masks.colors else code)
+    facts = {
+        "layout": data.layout.model_copy(update=dict(options)),
+        "classes": {name: values[index] for index, name in enumerate(masks.names)},
+        "ignore_index": values.get(IGNORE),
+        "reduce_zero_label": False,
+    }
+    return data.model_copy(update=facts)
+
+
+def with_options_of(shared: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make data set plugins of functions `layout(data, *, options) -> index`: they get the options of `shared`.
+
+    `shared(data, index, *, options)` builds the data set. Signature and documentation of the plugin tell of both, for
+    recipes and for `farcluss plugins show`. An option that both have has the layout's default, and goes to both.
+    """
+    theirs = _options(shared)
+
+    def decorate(layout: Callable[..., Any]) -> Callable[..., Any]:
+        mine = _options(layout)
+
+        @functools.wraps(layout)
+        def build(data: Data, **options: Any) -> Any:
+            own = {name: value for name, value in options.items() if name in mine}
+            return shared(data, layout(data, **own), **{n: v for n, v in options.items() if n in theirs})
+
+        first = next(iter(inspect.signature(layout).parameters.values()))
+        build.__signature__ = inspect.Signature([first, *mine.values(), *(theirs[n] for n in theirs if n not in mine)])  # type: ignore[attr-defined]
+        lines = inspect.cleandoc(shared.__doc__ or "").partition("Args:\n")[2]
+        text = inspect.cleandoc(layout.__doc__ or "").rstrip()
+        begun = re.search("^Args:", text, re.MULTILINE)
+        build.__doc__ = f"{text}{'' if begun else f'{chr(10)}{chr(10)}Args:'}\n{lines}"
+        return build
+
+    return decorate
+
+
+def _options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of a function."""
+    return {p.name: p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
