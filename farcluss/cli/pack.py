@@ -56,7 +56,7 @@ def command(
 
 
 def _verify(path: Path) -> None:
-    from farcluss.packing import inspect
+    from farcluss.verifying import inspect
 
     inspection = inspect(path)
     with click.progressbar(inspection, label=f"reading {len(inspection)} images") as bar:
