@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import h5py
-
 from farcluss.data.base import Item
-from farcluss.data.pack import Pack, is_damaged
+from farcluss.data.pack import Pack, is_damaged, open_file
 from farcluss.packing import readings
 
 
@@ -29,7 +27,7 @@ class Inspection:
     def __iter__(self) -> Iterator[str | None]:
         """One text or None per image and mask."""
         contents = self.pack.contents
-        with h5py.File(self.path, "r", locking=False) as file:
+        with open_file(self.path) as file:
             known: dict[str, bool] = {}
             for item in self._items:
                 number = contents.images[item.image]
