@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from recording import record
 
-from farcluss import checkpoints
-from farcluss.background import Background
 from farcluss.networks.deeplabv3plus import deeplabv3plus
+from farcluss.runs import checkpoints
+from farcluss.runs.background import Background
 
 
 def make_state(encoder: str, device: str) -> dict[str, Any]:

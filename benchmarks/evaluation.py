@@ -30,11 +30,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from farcluss import load_recipe
-from farcluss.build import build_dataset
 from farcluss.data.base import IGNORE, Dataset, Item
-from farcluss.evaluation import evaluate
-from farcluss.recipe import Recipe
-from farcluss.weights import Model, build_network, card_of
+from farcluss.inference.evaluation import evaluate
+from farcluss.inference.weights import Model, build_network, card_of
+from farcluss.learning.build import build_dataset
+from farcluss.recipes.model import Recipe
 
 COLUMNS = ("wall", "cpu")  # clock; processor time of the main process with all its threads
 RECIPE, SIZE, CLASSES = "camvid_1_8", (360, 480), 11

@@ -27,18 +27,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from farcluss.batches import Batch, Lesson
-from farcluss.contracts import Stages
 from farcluss.data.base import IGNORE
-from farcluss.distributed import sum_table
-from farcluss.learner import Learner, Normalize, Totals
+from farcluss.learning.batches import Batch, Lesson
+from farcluss.learning.contracts import Stages
+from farcluss.learning.learner import Learner, Totals
 from farcluss.networks.base import Prediction
-from farcluss.recipe import Loss
+from farcluss.networks.normalize import Normalize
+from farcluss.recipes.model import Loss
 from farcluss.stages.augment import Identity
 from farcluss.stages.contrast import Prototype
 from farcluss.stages.pseudo_label import Fuzzy
 from farcluss.stages.rebalance import MedianFrequency
 from farcluss.stages.weight import EntropyWeight
+from farcluss.tensors.distributed import sum_table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import memory

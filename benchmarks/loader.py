@@ -24,12 +24,12 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from recording import record
 
-from farcluss.build import build_dataset
 from farcluss.data.base import IGNORE
 from farcluss.data.crops import draw_crop
-from farcluss.learner import Normalize
-from farcluss.packing import Packing
-from farcluss.recipe import Data
+from farcluss.jobs.packing import Packing
+from farcluss.learning.build import build_dataset
+from farcluss.networks.normalize import Normalize
+from farcluss.recipes.model import Data
 from farcluss.stages.augment import Photometric
 
 SIZE, CROP, SCALE, CLASSES, BATCH = (1024, 2048), 801, (0.5, 2.0), 19, 5

@@ -19,7 +19,7 @@ from recording import record, small_or_whole
 from torch import Tensor
 
 from farcluss.data.base import IGNORE
-from farcluss.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
+from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
 from farcluss.stages.base import PseudoLabels
 from farcluss.stages.pseudo_label import fuzzy_labels
 

@@ -20,8 +20,8 @@ import numpy as np
 from recording import record, revision
 
 from farcluss import load_recipe, train
-from farcluss.build import build_dataset
-from farcluss.weights import load
+from farcluss.inference.weights import load
+from farcluss.learning.build import build_dataset
 from farcluss_medical.metrics import score
 
 LABELED, UNLABELED, VALIDATION = 1, 12, 8

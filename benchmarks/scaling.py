@@ -22,11 +22,11 @@ from recording import record
 from torch import nn
 
 from farcluss import load_recipe, train
-from farcluss.build import build_dataset, build_network
-from farcluss.interruption import SIGNALS
-from farcluss.losses import OHEM_BINS
-from farcluss.recipe import Recipe
-from farcluss.watch import LOSSES
+from farcluss.learning.build import build_dataset, build_network
+from farcluss.learning.losses import OHEM_BINS
+from farcluss.recipes.model import Recipe
+from farcluss.training.interruption import SIGNALS
+from farcluss.training.watch import LOSSES
 
 # What is measured: the recipe that draws its own images, without warm-up, and with all that is reduced.
 MEASURED = "quickstart"

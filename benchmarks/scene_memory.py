@@ -18,8 +18,8 @@ import torch
 from recording import record
 from torch import Tensor, nn
 
+from farcluss.inference.weights import Card, Inference, Model
 from farcluss.networks.base import Prediction
-from farcluss.weights import Card, Inference, Model
 from farcluss_remote_sensing.writer import GeoTiffWriter
 
 BANDS = 4

@@ -25,18 +25,18 @@ import torch
 from recording import record
 from torch.utils.flop_counter import FlopCounterMode
 
-from farcluss import plugins
-from farcluss.benching import PARTS
-from farcluss.build import build_parts
 from farcluss.data.base import Item, Sample
 from farcluss.data.loader import HostBatch
-from farcluss.engine import load_batches
-from farcluss.milestones import memory_gib
-from farcluss.recipe import Recipe
-from farcluss.state import Run
-from farcluss.steps import one_step
-from farcluss.timing import Stopwatch, wait_for
-from farcluss.trial import trial
+from farcluss.jobs.benching import PARTS
+from farcluss.jobs.trial import trial
+from farcluss.learning.build import build_parts
+from farcluss.plugins import registry
+from farcluss.recipes.model import Recipe
+from farcluss.tensors.timing import Stopwatch, wait_for
+from farcluss.training.engine import load_batches
+from farcluss.training.milestones import memory_gib
+from farcluss.training.state import Run
+from farcluss.training.steps import one_step
 
 WARM_UP = 2
 
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--grid", action="store_true", help="bf16: two encoders, three crops, compiled or not")
     arguments = parser.parse_args()
-    plugins.register("dataset", "noise", Noise)
+    registry.register("dataset", "noise", Noise)
     if arguments.grid:  # each in a process of its own, whose peak of memory is its own
         for encoder, crop, compiled in product(("resnet50s", "resnet101s"), (321, 513, 801), ([], ["--compile"])):
             given = ["--encoder", encoder, "--crop", str(crop), "--precision", "bf16", "--batch", str(arguments.batch)]

@@ -26,11 +26,11 @@ import ast
 import click
 from pydantic.fields import FieldInfo
 
-from farcluss import plugins
 from farcluss.cli import BUILT_IN, farcluss
-from farcluss.options import Color
-from farcluss.recipe import Part, Recipe, Section
-from farcluss.signatures import REQUIRED, Description, find_definition, readable
+from farcluss.plugins import registry
+from farcluss.plugins.options import Color
+from farcluss.plugins.signatures import REQUIRED, Description, find_definition, readable
+from farcluss.recipes.model import Part, Recipe, Section
 
 DOCS = Path(__file__).parent
 WRITTEN = "<!-- Written by `python docs/generate.py`; edit the code, not this page. -->"
@@ -167,7 +167,7 @@ def option_rows(description: Description) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def plugin_text(plugin: plugins.Plugin) -> str:
+def plugin_text(plugin: registry.Plugin) -> str:
     """Heading, documentation and options of a plugin."""
     found = plugin.describe()
     parts = [f"### {plugin.group}/{plugin.name}", prose(found.doc)]
@@ -178,9 +178,9 @@ def plugin_text(plugin: plugins.Plugin) -> str:
     return "\n\n".join(parts if found.options or found.open else [*parts, "No options."])
 
 
-def built_in(group: str) -> list[plugins.Plugin]:
+def built_in(group: str) -> list[registry.Plugin]:
     """The plugins of a group that come with farcluss."""
-    return [plugin for plugin in plugins.find(group) if plugin.distribution == "farcluss"]
+    return [plugin for plugin in registry.find(group) if plugin.distribution == "farcluss"]
 
 
 def recipe_reference() -> str:
@@ -250,7 +250,7 @@ def plugin_reference(domain: str) -> str:
     entries = {kind: sorted(owner.entry_points.select(group=f"farcluss.{kind}")) for kind in (*PLACES, "command")}
     parts = [f"# Reference of farcluss-{domain}", WRITTEN, DOMAINS[domain]]
     for kind, place in PLACES.items():
-        found = [plugins.Plugin(kind, entry.name, owner.name, owner.version, entry) for entry in entries[kind]]
+        found = [registry.Plugin(kind, entry.name, owner.name, owner.version, entry) for entry in entries[kind]]
         if found:
             parts += [f"**`{place}`**:", *map(plugin_text, found)]
     for entry in entries["command"]:

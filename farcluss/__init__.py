@@ -10,26 +10,26 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "FarclussError": "farcluss.errors",
-    "Recipe": "farcluss.recipe",
-    "load_recipe": "farcluss.reading",
-    "train": "farcluss.engine",
-    "evaluate": "farcluss.evaluation",
-    "load": "farcluss.weights",
-    "Model": "farcluss.weights",
-    "register": "farcluss.plugins",
+    "Recipe": "farcluss.recipes.model",
+    "load_recipe": "farcluss.recipes.reading",
+    "train": "farcluss.training.engine",
+    "evaluate": "farcluss.inference.evaluation",
+    "load": "farcluss.inference.weights",
+    "Model": "farcluss.inference.weights",
+    "register": "farcluss.plugins.registry",
 }
 
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
-    from farcluss.engine import train as train
     from farcluss.errors import FarclussError as FarclussError
-    from farcluss.evaluation import evaluate as evaluate
-    from farcluss.plugins import register as register
-    from farcluss.reading import load_recipe as load_recipe
-    from farcluss.recipe import Recipe as Recipe
-    from farcluss.weights import Model as Model
-    from farcluss.weights import load as load
+    from farcluss.inference.evaluation import evaluate as evaluate
+    from farcluss.inference.weights import Model as Model
+    from farcluss.inference.weights import load as load
+    from farcluss.plugins.registry import register as register
+    from farcluss.recipes.model import Recipe as Recipe
+    from farcluss.recipes.reading import load_recipe as load_recipe
+    from farcluss.training.engine import train as train
 
 
 def __getattr__(name: str) -> Any:

@@ -7,9 +7,9 @@ from torch import nn
 
 from farcluss.data.base import Item, Sample
 from farcluss.errors import DataError
-from farcluss.evaluation import evaluate
+from farcluss.inference.evaluation import evaluate
+from farcluss.inference.weights import Card, Inference, Model
 from farcluss.networks.base import Prediction
-from farcluss.weights import Card, Inference, Model
 
 CLASSES = ("a", "b", "c", "never")
 

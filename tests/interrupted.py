@@ -21,7 +21,7 @@ RECIPE = tiny_recipe(augment='"photometric"', steps=8, checkpoint_every=1, keep=
 TIMES = ("time", "memory_gib", "images_per_second")
 
 
-ANYWHERE, WRITING = ("/farcluss/",), ("/farcluss/checkpoints.py", "/farcluss/atomic.py")
+ANYWHERE, WRITING = ("/farcluss/",), ("/farcluss/runs/checkpoints.py", "/farcluss/runs/atomic.py")
 """Where a run is killed: in any file of the package, or in those that write checkpoints."""
 
 
@@ -70,7 +70,7 @@ def wait(number: int) -> int:
 
 def outcome(folder: Path, output: str = "run") -> dict:
     """What a run has come to: checksums of its last checkpoint's tensors, and its metrics without times."""
-    from farcluss import checkpoints
+    from farcluss.runs import checkpoints
 
     found = checkpoints.read_newest(folder / output / "checkpoints")
     lines = [json.loads(line) for line in (folder / output / "metrics.jsonl").read_text().splitlines()]
@@ -122,7 +122,7 @@ def signal_at(step: int, *numbers: int, group: bool = False):
     """A `prepare` that sends signals to this process, or to its group, in the midst of a step."""
 
     def prepare() -> None:
-        from farcluss import engine
+        from farcluss.training import engine
 
         original = engine.one_step
 
@@ -143,7 +143,7 @@ def signal_in_evaluation(number: int):
     """A `prepare` that sends a signal when the first image has been scored."""
 
     def prepare() -> None:
-        from farcluss import evaluation
+        from farcluss.inference import evaluation
 
         original = evaluation.confusion_matrix
 
@@ -171,10 +171,10 @@ SIGNALLED = {
 def main(folder: Path, kills: int, seed: int) -> None:
     from tiny_network import TinyNetwork
 
-    from farcluss import engine, plugins  # noqa: F401, imported before the forks
     from farcluss.cli import run  # noqa: F401
+    from farcluss.plugins import registry
 
-    plugins.register("network", "tiny", TinyNetwork)
+    registry.register("network", "tiny", TinyNetwork)
     for module in ("augment", "pseudo_label", "weight", "rebalance", "contrast"):
         import_module(f"farcluss.stages.{module}")
     import_module("torch._dynamo")  # which an optimizer imports

@@ -31,7 +31,7 @@ def launch(folder: Path, mode: str, kills: int = 0, seed: int = 0) -> dict:
 
 
 def signal_one(rank: int) -> None:
-    from farcluss import engine
+    from farcluss.training import engine
 
     original = engine.one_step
 

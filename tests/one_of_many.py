@@ -17,13 +17,14 @@ RECIPE = tiny_recipe(augment='{ name = "photometric", cutmix = 0.5 }', keep=2)
 def train_tiny(recipe: str, output: str) -> None:
     from tiny_network import TinyNetwork
 
-    from farcluss import load_recipe, plugins, train
+    from farcluss import load_recipe, train
+    from farcluss.plugins import registry
 
-    plugins.register("network", "tiny", TinyNetwork)
+    registry.register("network", "tiny", TinyNetwork)
     try:
         train(load_recipe(recipe), output)
     finally:
-        plugins.unregister("network", "tiny")
+        registry.unregister("network", "tiny")
 
 
 def main(world: int, recipe: str, output: str) -> None:

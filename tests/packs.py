@@ -6,8 +6,8 @@ from trees import COARSE, FINE, make_cityscapes, make_folder, make_voc
 
 from farcluss.data.base import Item, Sample
 from farcluss.errors import DataError
-from farcluss.packing import Packing
-from farcluss.recipe import Data
+from farcluss.jobs.packing import Packing
+from farcluss.recipes.model import Data
 
 SECTIONS = (
     "folder, shares", "folder, list", "voc", "voc, list", "voc, coarse masks in a list", "cityscapes",

@@ -4,7 +4,7 @@ from pathlib import Path
 from textwrap import dedent
 
 STAGE = """
-    from farcluss.options import Share
+    from farcluss.plugins.options import Share
     from farcluss.stages.base import Weight
 
     class Half(Weight):

@@ -28,7 +28,9 @@ def run_all(folder: Path, runs: dict[str, list[str]]):
     """Train `folder/recipe.toml` with each run's settings; each goes to `folder / name`. Yields the runs."""
     from tiny_network import TinyNetwork
 
-    from farcluss import engine, load_recipe, plugins, steps, train
+    from farcluss import load_recipe, train
+    from farcluss.plugins import registry
+    from farcluss.training import engine, steps
 
     class Double(TinyNetwork):
         def __init__(self, *arguments, **options):
@@ -37,7 +39,7 @@ def run_all(folder: Path, runs: dict[str, list[str]]):
 
     made = []
     for name, network in (("tiny", TinyNetwork), ("tiny64", Double)):
-        plugins.register("network", name, network)
+        registry.register("network", name, network)
     try:
         with patch.object(engine, "prepare", lambda *a, f=engine.prepare: made.append(f(*a)) or made[-1]):
             for name, settings in runs.items():
@@ -52,7 +54,7 @@ def run_all(folder: Path, runs: dict[str, list[str]]):
                 yield made[-1]
     finally:
         for name in ("tiny", "tiny64"):
-            plugins.unregister("network", name)
+            registry.unregister("network", name)
 
 
 def launch(*jobs: tuple[Path, int, dict[str, list[str]]]) -> None:

@@ -1,10 +1,10 @@
 """Steps of a recipe's training, each looked at."""
 
-from farcluss.build import Parts
-from farcluss.engine import load_batches
-from farcluss.recipe import Recipe
-from farcluss.steps import one_step
-from farcluss.trial import trial
+from farcluss.jobs.trial import trial
+from farcluss.learning.build import Parts
+from farcluss.recipes.model import Recipe
+from farcluss.training.engine import load_batches
+from farcluss.training.steps import one_step
 
 
 def steps_of(recipe: Recipe, parts: Parts, steps: int) -> tuple[list[dict[str, float]], list[float]]:

@@ -17,31 +17,31 @@ MODULES = {
 # What a module, and everything below it, may import of farcluss, itself apart.
 MAY_IMPORT = {
     "farcluss.errors": set(),
-    "farcluss.options": set(),
-    "farcluss.draws": set(),
-    "farcluss.atomic": set(),
-    "farcluss.averaging": set(),
-    "farcluss.timing": set(),
-    "farcluss.chunks": set(),
-    "farcluss.background": set(),
-    "farcluss.startup": set(),
-    "farcluss.distributed": {"errors"},
-    "farcluss.interruption": {"distributed"},
-    "farcluss.lock": {"errors"},
-    "farcluss.checkpoints": {"atomic", "errors"},
+    "farcluss.plugins.options": set(),
+    "farcluss.tensors.draws": set(),
+    "farcluss.runs.atomic": set(),
+    "farcluss.learning.averaging": set(),
+    "farcluss.tensors.timing": set(),
+    "farcluss.tensors.chunks": set(),
+    "farcluss.runs.background": set(),
+    "farcluss.training.startup": set(),
+    "farcluss.tensors.distributed": {"errors"},
+    "farcluss.training.interruption": {"distributed"},
+    "farcluss.runs.lock": {"errors"},
+    "farcluss.runs.checkpoints": {"atomic", "errors"},
     "farcluss.data.base": {"errors"},
     "farcluss.stages": {"losses", "chunks", "distributed", "draws", "options", "errors", "data.base"},
     "farcluss.stages.intensity": set(),
-    "farcluss.contracts": {"stages.base", "timing", "errors"},
-    "farcluss.losses": {"stages.base", "chunks", "distributed", "data.base"},
+    "farcluss.learning.contracts": {"stages.base", "timing", "errors"},
+    "farcluss.learning.losses": {"stages.base", "chunks", "distributed", "data.base"},
     "farcluss.networks": {"options", "errors"},
-    "farcluss.dice": {"losses", "chunks"},
-    "farcluss.batches": {"stages.base"},
-    "farcluss.inference": {"losses"},
+    "farcluss.learning.dice": {"losses", "chunks"},
+    "farcluss.learning.batches": {"stages.base"},
+    "farcluss.inference.probs": {"losses"},
     "farcluss.data": {"recipe", "options", "errors"},
-    "farcluss.evaluation": {"data", "inference", "distributed", "errors"},
-    "farcluss.packing": {"build", "data", "evaluation", "recipe", "atomic", "errors"},
-    "farcluss.learner": {
+    "farcluss.inference.evaluation": {"data", "inference", "distributed", "errors"},
+    "farcluss.jobs.packing": {"build", "data", "evaluation", "recipe", "atomic", "errors"},
+    "farcluss.learning.learner": {
         "batches",
         "contracts",
         "stages",
@@ -54,19 +54,25 @@ MAY_IMPORT = {
         "errors",
         "data.base",
     },
-    "farcluss.optimization": {"recipe"},
+    "farcluss.training.optimization": {"recipe"},
 }
 # Who may import what everybody else may not.
 ONLY = {
     "farcluss.cli": {"farcluss.__main__", "farcluss.cli"},
-    "farcluss.engine": {"farcluss", "farcluss.cli", "farcluss.checking", "farcluss.benching", "farcluss.trial"},
-    "accelerate": {"farcluss.engine"},
+    "farcluss.training.engine": {
+        "farcluss",
+        "farcluss.cli",
+        "farcluss.jobs.checking",
+        "farcluss.jobs.benching",
+        "farcluss.jobs.trial",
+    },
+    "accelerate": {"farcluss.training.engine"},
     "kornia": {"farcluss.stages.augment"},
     "timm": {"farcluss.networks"},
     "segmentation_models_pytorch": {"farcluss.networks.smp"},
     "click": {"farcluss.cli"},
-    "rich": {"farcluss.cli", "farcluss.display"},
-    "h5py": {"farcluss.data.pack", "farcluss.packing"},
+    "rich": {"farcluss.cli", "farcluss.training.display"},
+    "h5py": {"farcluss.data.pack", "farcluss.jobs.packing"},
 }
 
 
@@ -128,7 +134,7 @@ def test_networks_know_no_recipe():
     for module in MODULES:
         if below(module, "farcluss.networks"):
             nodes = ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
-            names = [a.name for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "farcluss.recipe"
+            names = [a.name for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "farcluss.recipes.model"
                      for a in n.names]  # fmt: skip
             assert names == []
 

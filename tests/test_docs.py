@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from plugin_site import STAGE, distribute
 
-from farcluss import plugins
 from farcluss.cli import BUILT_IN, farcluss
 from farcluss.data.masks import build_mask_map
-from farcluss.reading import load_recipe
-from farcluss.recipe import Data, Part, Recipe, Section
+from farcluss.plugins import registry
+from farcluss.recipes.model import Data, Part, Recipe, Section
+from farcluss.recipes.reading import load_recipe
 from farcluss_medical.metrics import hd95, score, surface_distances
 from farcluss_remote_sensing.scaling import Mode
 
@@ -117,9 +117,9 @@ class TestGenerated:
             assert set(inner) <= set(rows)
             assert [key for key in inner if not all(rows[key])] == []
 
-    @pytest.mark.parametrize("group", [group for group in plugins.GROUPS if group != "command"])
+    @pytest.mark.parametrize("group", [group for group in registry.GROUPS if group != "command"])
     def test_every_plugin_and_option_is_described(self, group):
-        found = [plugin for plugin in plugins.find(group) if plugin.distribution == "farcluss"]
+        found = [plugin for plugin in registry.find(group) if plugin.distribution == "farcluss"]
         assert found
         for plugin in found:
             text = under(page("recipe_reference.md"), f"### {group}/{plugin.name}")
@@ -130,7 +130,7 @@ class TestGenerated:
 
     @pytest.mark.parametrize("domain", DOMAINS)
     def test_every_part_of_a_domain_plugin_is_described(self, domain):
-        parts = [part for part in plugins.find() if part.distribution == f"farcluss-{domain}"]
+        parts = [part for part in registry.find() if part.distribution == f"farcluss-{domain}"]
         parts = [part for part in parts if part.group != "command"]
         assert {part.group for part in parts} == DOMAINS[domain]
         for part in parts:
@@ -170,7 +170,7 @@ def tree():
         for sub, inner in getattr(command, "commands", {}).items():
             yield f"farcluss {name} {sub}", inner
     for group in ("medical", "rs"):
-        command = plugins.get("command", group).load()
+        command = registry.get("command", group).load()
         for sub in command.list_commands(click.Context(command)):
             yield f"farcluss {group} {sub}", command.get_command(click.Context(command), sub)
 
@@ -378,7 +378,7 @@ class TestScans:
 
     def test_every_layout_is_in_the_table(self):
         text = under(page("medical.md"), "## Which layout")
-        layouts = [part.name for part in plugins.find("dataset") if part.distribution == "farcluss-medical"]
+        layouts = [part.name for part in registry.find("dataset") if part.distribution == "farcluss-medical"]
         assert len(layouts) == 7
         assert [name for name in layouts if f"`{name}`" not in text] == []
 
@@ -419,7 +419,7 @@ class TestScenes:
 
     def test_every_layout_is_in_the_table(self):
         text = under(page("remote_sensing.md"), "## Which layout")
-        layouts = [part.name for part in plugins.find("dataset") if part.distribution == "farcluss-remote-sensing"]
+        layouts = [part.name for part in registry.find("dataset") if part.distribution == "farcluss-remote-sensing"]
         assert len(layouts) == 6
         assert [name for name in layouts if f"`{name}`" not in text] == []
 

@@ -36,7 +36,7 @@ def test_recipes_templates_and_tables_ship_inside_the_wheel(wheel):
 
 def test_recipes_are_found_in_an_installed_wheel(wheel, tmp_path):
     wheel.extractall(tmp_path)
-    code = "from farcluss.reading import load_recipe, __file__ as f; print(f); print(load_recipe('quickstart').name)"
+    code = "from farcluss.recipes import reading as r; print(r.__file__); print(r.load_recipe('quickstart').name)"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(tmp_path / "farcluss" / "reading.py"), "quickstart"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from commandline import Result
 
-IMPORTS = ("farcluss.engine", "kornia", "timm")
+IMPORTS = ("farcluss.training.engine", "kornia", "timm")
 PATIENCE = 600
 """Seconds after which a process is ended."""
 

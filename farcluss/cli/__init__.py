@@ -37,17 +37,17 @@ def _load(name: str) -> click.Command | None:
         command: click.Command = import_module(f"farcluss.cli.{name}").command
         return command
     if name in _plugin_commands():
-        from farcluss import plugins
+        from farcluss.plugins import registry
 
-        loaded: click.Command = plugins.get("command", name).load()
+        loaded: click.Command = registry.get("command", name).load()
         return loaded
     return None
 
 
 def _plugin_commands() -> list[str]:
-    from farcluss import plugins
+    from farcluss.plugins import registry
 
-    return [plugin.name for plugin in plugins.find("command")]
+    return [plugin.name for plugin in registry.find("command")]
 
 
 @click.command(cls=LazyGroup, listed=_listed, load=_load, context_settings={"help_option_names": ["-h", "--help"]})

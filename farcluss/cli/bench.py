@@ -44,8 +44,8 @@ def command(
     several devices.
     """
     loaded = read_recipe(recipe, overlays, settings, plugins)
-    from farcluss.benching import advise, bench
-    from farcluss.build import build_parts
+    from farcluss.jobs.benching import advise, bench
+    from farcluss.learning.build import build_parts
 
     figures = bench(loaded, build_parts(loaded), steps)
     if os.environ.get("RANK", "0") != "0":

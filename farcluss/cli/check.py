@@ -20,7 +20,7 @@ def command(
     Exit code 1 when anything is wrong; every problem is listed.
     """
     loaded = read_recipe(recipe, overlays, settings, plugins)
-    from farcluss.checking import Unusable, check, dry_run
+    from farcluss.jobs.checking import Unusable, check, dry_run
 
     try:
         parts, findings, reading = check(loaded)

@@ -31,8 +31,8 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def read_recipe(recipe: str, overlays: tuple[str, ...], settings: tuple[str, ...], plugins: tuple[str, ...]) -> Any:
     """Load local plugins, then the recipe. Raises PluginError, RecipeError."""
-    from farcluss.plugins import load_file
-    from farcluss.reading import load_recipe
+    from farcluss.plugins.registry import load_file
+    from farcluss.recipes.reading import load_recipe
 
     for path in plugins:
         load_file(path)

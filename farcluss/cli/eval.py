@@ -34,8 +34,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Score WEIGHTS by one confusion matrix over all pixels: IoU, accuracy and Dice per class, mIoU, pixel accuracy."""
-    from farcluss.reading import merge_settings
-    from farcluss.scoring import score_file
+    from farcluss.jobs.scoring import score_file
+    from farcluss.recipes.reading import merge_settings
 
     keys = merge_settings(settings)
     if strange := sorted(set(keys) - {"data", "eval"}):

@@ -33,8 +33,8 @@ import click
 def command(source: Path, output: Path, network: str, onnx: Path | None, size: int | None, overwrite: bool) -> None:
     """Write SOURCE, a run directory or a weights file, as one .safetensors file that needs nothing else."""
     from farcluss.errors import WeightsError
-    from farcluss.exporting import export_onnx, load_source
-    from farcluss.weights import save_weights
+    from farcluss.inference.weights import save_weights
+    from farcluss.jobs.exporting import export_onnx, load_source
 
     if onnx is not None and onnx.resolve() == output.resolve():
         raise click.UsageError("--output and --onnx name the same file; the one would replace the other.")

@@ -41,7 +41,7 @@ def command(
     if output is None:
         raise click.UsageError("Say which file to write: -o FILE.h5")
     loaded = read_recipe(recipe, overlays, settings, plugins)
-    from farcluss.packing import Packing
+    from farcluss.jobs.packing import Packing
 
     packing = Packing(loaded.data, output, "lzf" if compression == "lzf" else "none", overwrite)
     said = 0
@@ -56,7 +56,7 @@ def command(
 
 
 def _verify(path: Path) -> None:
-    from farcluss.verifying import inspect
+    from farcluss.jobs.verifying import inspect
 
     inspection = inspect(path)
     with click.progressbar(inspection, label=f"reading {len(inspection)} images") as bar:

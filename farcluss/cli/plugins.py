@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from farcluss import plugins
 from farcluss.cli.common import emit_json, json_option
 from farcluss.errors import PluginError, suggestion
-from farcluss.signatures import REQUIRED, Description, readable
+from farcluss.plugins import registry
+from farcluss.plugins.signatures import REQUIRED, Description, readable
 
 TEMPLATE = Path(__file__).parent.parent / "templates" / "plugin"
 GROUPS_OF_TEMPLATE = ("weight", "dataset")
@@ -50,7 +50,7 @@ def list_plugins(load: bool, as_json: bool) -> None:
 
     FARCLUSS_PLUGINS= (set, but empty) leaves out all but the built-in ones.
     """
-    found = list(plugins.find())
+    found = list(registry.find())
     places = [(plugin.group, plugin.name) for plugin in found]
     rows = [_row(plugin, load, places.count((plugin.group, plugin.name)) > 1) for plugin in found]
     if as_json:
@@ -59,7 +59,7 @@ def list_plugins(load: bool, as_json: bool) -> None:
         _print_list(rows)
 
 
-def _row(plugin: plugins.Plugin, load: bool, twice: bool) -> Row:
+def _row(plugin: registry.Plugin, load: bool, twice: bool) -> Row:
     summary, status, error = None, "ok", ""
     try:
         summary = plugin.peek()
@@ -117,10 +117,10 @@ def show(plugin: str, as_json: bool) -> None:
     group, slash, name = plugin.partition("/")
     if not slash:
         raise click.UsageError(f"{plugin!r} is not GROUP/NAME, for example weight/entropy.")
-    if group not in plugins.GROUPS:
-        known = ", ".join(plugins.GROUPS)
-        raise PluginError(f"There is no plugin group {group!r}{suggestion(group, plugins.GROUPS)} Known: {known}.")
-    found = plugins.get(group, name)
+    if group not in registry.GROUPS:
+        known = ", ".join(registry.GROUPS)
+        raise PluginError(f"There is no plugin group {group!r}{suggestion(group, registry.GROUPS)} Known: {known}.")
+    found = registry.get(group, name)
     description = found.describe()
     facts = {"group": group, "name": name, "distribution": found.distribution, "version": found.version}
     if as_json:
@@ -188,7 +188,7 @@ def new(name: str, folder: Path | None) -> None:
     if folder.exists():
         raise PluginError(f"{folder} exists already. Choose another name or --folder.")
     for group in GROUPS_OF_TEMPLATE:
-        if taken := [plugin for plugin in plugins.find(group) if plugin.name == name]:
+        if taken := [plugin for plugin in registry.find(group) if plugin.name == name]:
             raise PluginError(f"{group}/{name} exists already, in {taken[0].distribution}. Choose another name.")
     write_template(name, folder)
     click.echo(f"{folder} is a plugin with a weight stage and a data set, both called {name!r}. Next:\n")

@@ -40,19 +40,19 @@ def command(
     For pictures that is an index PNG with the classes' palette. An image that cannot be read is reported at the end,
     with exit code 1; the others are predicted all the same.
     """
-    from farcluss import plugins
     from farcluss.cli.common import pick_device
-    from farcluss.prediction import make_folder, plan, predict_files, refuse_existing
-    from farcluss.reading import merge_settings
-    from farcluss.recipe import Part
-    from farcluss.weights import load
+    from farcluss.inference.weights import load
+    from farcluss.jobs.prediction import make_folder, plan, predict_files, refuse_existing
+    from farcluss.plugins import registry
+    from farcluss.recipes.model import Part
+    from farcluss.recipes.reading import merge_settings
 
     model = load(weights, pick_device(device))
     usual = Part.model_validate(model.card.recipe.get("eval", {}).get("writer", "png"))
     options = usual.options if writer in (None, usual.name) else {}
     options |= {name: True for name, wanted in (("overlay", overlay), ("probs", probs), ("entropy", entropy)) if wanted}
     options |= merge_settings(settings)
-    built = plugins.build("writer", writer or usual.name, options, model.card)
+    built = registry.build("writer", writer or usual.name, options, model.card)
     jobs = plan(inputs, Path(output), built)
     if not overwrite:
         refuse_existing(jobs, built)

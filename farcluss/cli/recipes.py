@@ -7,7 +7,7 @@ import click
 
 from farcluss.cli.common import emit_json, json_option
 from farcluss.errors import RecipeError
-from farcluss.reading import find_recipe, recipe_folder
+from farcluss.recipes.reading import find_recipe, recipe_folder
 
 
 def headline(path: Path) -> str:

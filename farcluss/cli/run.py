@@ -3,7 +3,7 @@
 import click
 
 from farcluss.cli.common import read_recipe, recipe_options
-from farcluss.startup import collector_at_rest
+from farcluss.training.startup import collector_at_rest
 
 
 @click.command(epilog="Example: farcluss run quickstart --with fixmatch --set train.seed=1 --output runs/fixmatch-1")
@@ -40,6 +40,6 @@ def command(
         raise click.UsageError("--resume goes on with a run, --overwrite replaces it: give one of them.")
     loaded = read_recipe(recipe, overlays, settings, plugins)
     with collector_at_rest():
-        from farcluss.engine import train
+        from farcluss.training.engine import train
 
     train(loaded, output, resume=resume, overwrite=overwrite, allow_changes=allow_changes)

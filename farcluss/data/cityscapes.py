@@ -10,7 +10,7 @@ from farcluss.data.files import FileReader
 from farcluss.data.filesets import FileDataset, find_images
 from farcluss.data.masks import Sources, as_list, build_mask_map, choose_palette
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 
 # Name, labelId and color of the 19 classes that are scored, in the order of their labelTrainIds.
 CITYSCAPES_CLASSES: dict[str, tuple[int, tuple[int, int, int]]] = {

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from farcluss.data.base import IGNORE, Dataset, Item, Reduced, Sample, Window, read_sample
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 
 
 def random_lengths(crop: tuple[int, ...], scale: tuple[float, float], rng: np.random.Generator) -> list[int]:

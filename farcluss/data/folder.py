@@ -14,7 +14,7 @@ from farcluss.data.layouts import root_of
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.data.splits import read_list
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 
 
 def fixed_part(root: Path, pattern: str) -> Path:

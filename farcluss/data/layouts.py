@@ -12,7 +12,7 @@ from typing import Any
 from farcluss.data.base import IGNORE
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 
 
 def root_of(data: Data) -> Path:

@@ -25,7 +25,7 @@ from farcluss.data.base import IGNORE, Dataset, Item
 from farcluss.data.crops import draw_crop
 from farcluss.data.weighting import Chances, multiplicities
 from farcluss.errors import FarclussError, PluginError, SampleError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 
 LABELED, UNLABELED = 0, 1
 REPLACEMENTS = 10

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE, Palette
 from farcluss.errors import DataError, RecipeError
-from farcluss.options import Color
-from farcluss.recipe import Data
+from farcluss.plugins.options import Color
+from farcluss.recipes.model import Data
 
 Code = int
 """A mask value, or a color as `r << 16 | g << 8 | b`."""

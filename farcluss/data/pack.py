@@ -1,4 +1,4 @@
-"""A whole data set in one HDF5 file, chunked so that a crop reads its window alone. `farcluss.packing` writes it.
+"""A whole data set in one HDF5 file, chunked so that a crop reads its window alone. `farcluss.jobs.packing` writes it.
 
 Layout of the file: attributes say what it is and what it was made from; `classes`, `palette`, `items`, `splits` and
 `lines` hold what the data set knows, `carried` what weights say of it, `sizes` the spatial size of each image,
@@ -25,7 +25,7 @@ from farcluss.data.base import Item, MissingMask, Palette, Sample, Window
 from farcluss.data.filesets import pairs
 from farcluss.data.masks import recipe_palette
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 
 FORMAT, VERSION = "farcluss-pack", 4
 CHECKSUM = "crc32"
@@ -59,7 +59,7 @@ class Contents:
     """All that a pack knows but pixels.
 
     Attributes:
-        origin: what its pixels depend on, by recipe key, see `farcluss.build.data_origin`.
+        origin: what its pixels depend on, by recipe key, see `farcluss.learning.build.data_origin`.
         root: folder that the names of its images are relative to.
         lists_decide: whether a mask that a list names goes before the data set's own choice.
         classes: names.
@@ -359,7 +359,7 @@ def open_pack(data: Data, origin: dict[str, Any]) -> Pack:
 
     Args:
         data: its section; `palette` holds for a pack too.
-        origin: what the recipe's pixels depend on, see `farcluss.build.data_origin`.
+        origin: what the recipe's pixels depend on, see `farcluss.learning.build.data_origin`.
 
     Raises:
         DataError: it cannot be read, or was made from something else; names what differs.

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from farcluss.data.base import Item, Palette, Sample, Window
 from farcluss.errors import DataError
-from farcluss.options import Count, PositiveInt, Share
-from farcluss.recipe import Data
+from farcluss.plugins.options import Count, PositiveInt, Share
+from farcluss.recipes.model import Data
 
 Plane = NDArray[np.float64]
 

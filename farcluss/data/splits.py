@@ -11,7 +11,7 @@ import numpy as np
 from farcluss.data import published
 from farcluss.data.base import IGNORE, Dataset, Item, MissingMask, read_sample
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from farcluss.data.files import FileReader
 from farcluss.data.filesets import FileDataset
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 
 VOC_CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "

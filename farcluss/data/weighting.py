@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE, Dataset, Item
 from farcluss.errors import DataError, FarclussError, PluginError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 
 _UNITS = 1 << 24
 """Parts of one draw that chances are rounded to, which makes their sums exact."""

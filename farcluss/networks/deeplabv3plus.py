@@ -14,7 +14,7 @@ from torch.nn import functional
 from farcluss.errors import PluginError, suggestion
 from farcluss.networks.base import Prediction
 from farcluss.networks.pretrained import load_pretrained
-from farcluss.options import Literal, PositiveInt, Share
+from farcluss.plugins.options import Literal, PositiveInt, Share
 
 
 def deeplabv3plus(

@@ -7,11 +7,11 @@ import torch
 from kornia.geometry.transform import warp_affine
 from torch import Tensor, nn
 
-from farcluss.draws import common_draws, rows
 from farcluss.errors import PluginError
-from farcluss.options import Hue, NonNegative, PositiveRange, Share, ShareRange
+from farcluss.plugins.options import Hue, NonNegative, PositiveRange, Share, ShareRange
 from farcluss.stages.base import Augment, PseudoLabels, Views
 from farcluss.stages.mixing import mix, random_boxes
+from farcluss.tensors.draws import common_draws, rows
 
 
 def _unmoved(labels: PseudoLabels) -> PseudoLabels:
@@ -48,7 +48,7 @@ def warp_labels(labels: PseudoLabels, matrix: Tensor) -> PseudoLabels:
 
 
 def apply(operation: Any, images: Tensor) -> Tensor:
-    """A kornia operation on `(B, C, H, W)`, its parameters drawn for the whole batch, see `farcluss.draws`."""
+    """A kornia operation on `(B, C, H, W)`, its parameters drawn for the whole batch, see `farcluss.tensors.draws`."""
     total, mine = rows(len(images))
     # Drawn on the CPU: kornia looks at the values, for which the host would have to wait.
     operation.set_rng_device_and_dtype(torch.device("cpu"), torch.float32)

@@ -3,7 +3,7 @@
 A stage is an `nn.Module`. Its keyword-only constructor arguments are its options: typed, with defaults, checked against
 the recipe before anything is built. Its buffers are its state. It gets tensors and returns tensors; it never sees the
 model, the accelerator or the recipe. Random draws use torch's global generator, which the engine seeds from
-(seed, step, rank); what is drawn per sample is drawn for the whole batch, see `farcluss.draws`.
+(seed, step, rank); what is drawn per sample is drawn for the whole batch, see `farcluss.tensors.draws`.
 
 Notation used for shapes: B images, C classes, Cin image channels, K kept classes, D embedding size, *S full spatial
 size (`H, W` or `D, H, W`), *s spatial size of the feature map. No stage names a spatial axis.

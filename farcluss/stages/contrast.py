@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from farcluss.distributed import all_sum, world_size
-from farcluss.losses import wide
-from farcluss.options import NonNegative, PositiveInt, Share
+from farcluss.plugins.options import NonNegative, PositiveInt, Share
 from farcluss.stages.base import Anchors, Contrast, ContrastLoss
+from farcluss.tensors.distributed import all_sum, world_size
+from farcluss.tensors.precision import wide
 
 
 def class_means(vectors: Tensor, classes: Tensor, mask: Tensor, count: int) -> tuple[Tensor, Tensor]:

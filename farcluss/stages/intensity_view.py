@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from farcluss.draws import common_draws, rows
 from farcluss.errors import PluginError
-from farcluss.options import Count, Hue, NonNegative, PositiveRange, Share, ShareRange
+from farcluss.plugins.options import Count, Hue, NonNegative, PositiveRange, Share, ShareRange
 from farcluss.stages import intensity
 from farcluss.stages.base import Augment, PseudoLabels, Views
 from farcluss.stages.mixing import mix, random_boxes
+from farcluss.tensors.draws import common_draws, rows
 
 
 class Intensity(Augment):

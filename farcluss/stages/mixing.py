@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from farcluss.draws import common_draws, roll_rows, rows
+from farcluss.tensors.draws import common_draws, roll_rows, rows
 
 
 def random_boxes(
     batch: int, size: tuple[int, ...], p: float, area: tuple[float, float], aspect: tuple[float, float], device: Any
 ) -> Tensor:
-    """A random box per sample of the whole batch, see `farcluss.draws`, given for this process's `batch` samples.
+    """A random box per sample of the whole batch, given for this process's `batch` samples; see `tensors.draws`.
 
     A box covers a share of the image drawn uniformly from `area`; its sides relative to each other are drawn
     log-uniformly from `aspect`; its place is uniform among those where it fits. With chance `1 - p` it is empty.

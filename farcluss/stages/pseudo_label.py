@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from farcluss.chunks import by_chunks
-from farcluss.options import PositiveInt
+from farcluss.plugins.options import PositiveInt
 from farcluss.stages.base import FuzzyLabels, PseudoLabel
+from farcluss.tensors.chunks import by_chunks
 
 
 def top_classes(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:

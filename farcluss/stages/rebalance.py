@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from farcluss.distributed import count_dtype
-from farcluss.options import Positive
+from farcluss.plugins.options import Positive
 from farcluss.stages.base import PseudoLabels, Rebalance
+from farcluss.tensors.distributed import count_dtype
 
 
 def class_counts(labels: PseudoLabels, classes: int, soft: bool = False) -> Tensor:

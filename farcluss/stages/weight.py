@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from farcluss.chunks import by_chunks
-from farcluss.losses import safe_log
-from farcluss.options import NonNegative, Positive, Share
+from farcluss.plugins.options import NonNegative, Positive, Share
 from farcluss.stages.base import Weight
+from farcluss.tensors.chunks import by_chunks
+from farcluss.tensors.precision import safe_log
 
 
 def normalized_entropy(probs: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 
 from farcluss.data.base import IGNORE, Dataset, Item, Sample
 from farcluss.errors import DataError
-from farcluss.recipe import Data
-from farcluss.signatures import REQUIRED, describe_object
+from farcluss.plugins.signatures import REQUIRED, describe_object
+from farcluss.recipes.model import Data
 
 
 class DatasetTester:

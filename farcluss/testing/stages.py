@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from farcluss.signatures import REQUIRED, describe_object
+from farcluss.plugins.signatures import REQUIRED, describe_object
 from farcluss.stages.base import (
     Anchors,
     Augment,

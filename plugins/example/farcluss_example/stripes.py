@@ -4,8 +4,8 @@ import numpy as np
 
 from farcluss.data.base import Item, Sample, Window
 from farcluss.errors import DataError
-from farcluss.options import PositiveInt, Share
-from farcluss.recipe import Data
+from farcluss.plugins.options import PositiveInt, Share
+from farcluss.recipes.model import Data
 
 SPLITS = ("train", "val", "test")
 

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 from farcluss.data.layouts import root_of
 from farcluss.errors import DataError, RecipeError
-from farcluss.options import Count
-from farcluss.recipe import Data
+from farcluss.plugins.options import Count
+from farcluss.recipes.model import Data
 from farcluss_medical.cases import Case, Index, volumes_in
 from farcluss_medical.options import check_channels, with_volume_options
 

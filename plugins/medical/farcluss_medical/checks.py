@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss_medical.cases import Case
 from farcluss_medical.dataset import VolumeDataset
 from farcluss_medical.fingerprint import volumes_of

@@ -12,7 +12,7 @@ from farcluss.data.base import Item, Palette, Sample, Window
 from farcluss.data.layouts import carry
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss_medical.cache import Cache
 from farcluss_medical.cases import Case, Index, refusal
 from farcluss_medical.crops import around, foreground, nonzero_box, within

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss import plugins
 from farcluss.data.base import IGNORE
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError, RecipeError
-from farcluss.recipe import Data
+from farcluss.plugins import registry
+from farcluss.recipes.model import Data
 from farcluss_medical.cache import make_image, make_mask
 from farcluss_medical.cases import Case
 from farcluss_medical.dataset import VolumeDataset
@@ -47,7 +47,7 @@ def volumes_of(data: Data) -> VolumeDataset:
     name, options = data.layout.name, data.layout.options
     needing = {"fingerprint": options.get("fingerprint"), "normalize": "ct", "spacing": "fingerprint"}
     kept = {key: value for key, value in options.items() if value != needing.get(key)}
-    dataset = plugins.build("dataset", name, kept, data)
+    dataset = registry.build("dataset", name, kept, data)
     if not isinstance(dataset, VolumeDataset):
         raise RecipeError(
             f'data.layout = "{name}" gives no volumes. Take a layout of farcluss-medical, see `farcluss plugins list`.'

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from farcluss.inference import Forward, most, running_mean
-from farcluss.weights import Inference, Model
+from farcluss.inference.probs import Forward, most, running_mean
+from farcluss.inference.weights import Inference, Model
 
 SLAB = 16
 """Planes or slices that are worked on at once."""

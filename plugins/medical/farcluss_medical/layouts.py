@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from farcluss.data.layouts import read_table, root_of
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss_medical.cases import Case, Index, stem, volumes_in
 from farcluss_medical.options import with_volume_options
 

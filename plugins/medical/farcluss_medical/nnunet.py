@@ -8,8 +8,8 @@ from typing import Any
 
 from farcluss.data.layouts import root_of
 from farcluss.errors import DataError
-from farcluss.options import Count
-from farcluss.recipe import Data
+from farcluss.plugins.options import Count
+from farcluss.recipes.model import Data
 from farcluss_medical.cases import SUFFIXES, Case, Index
 from farcluss_medical.layouts import read_json
 from farcluss_medical.options import check_channels, with_volume_options

@@ -12,8 +12,8 @@ from farcluss.data.layouts import with_options_of
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.data.splits import find_list
 from farcluss.errors import RecipeError
-from farcluss.options import Positive, Share
-from farcluss.recipe import Data
+from farcluss.plugins.options import Positive, Share
+from farcluss.recipes.model import Data
 from farcluss_medical.cache import Cache
 from farcluss_medical.cases import Index, verify
 from farcluss_medical.dataset import VolumeDataset

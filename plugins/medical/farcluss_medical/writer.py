@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.atomic import write_atomically
 from farcluss.errors import DataError, WeightsError
+from farcluss.runs.atomic import write_atomically
 from farcluss_medical.cases import stem
 from farcluss_medical.preprocessing import Preprocessing
 from farcluss_medical.volumes import HDF5, Header, Orientation, read_image
@@ -19,7 +19,7 @@ from farcluss_medical.volumes import HDF5, Header, Orientation, read_image
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from farcluss.weights import Card, Model
+    from farcluss.inference.weights import Card, Model
 
 NOTICE = "Research use only; not for diagnosis."
 CHANNEL = re.compile(r"(.+)_(\d{4})")

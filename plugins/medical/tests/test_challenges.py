@@ -6,7 +6,7 @@ from phantoms import Phantom, write_channels, write_hdf5, write_label
 from volume_data import build, groups, pairs, problems, refused
 
 from farcluss.data.splits import resolve
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss.testing import DatasetTester
 from farcluss_medical.challenges import brats, left_atrium, ssl4mis
 

@@ -9,9 +9,9 @@ import pytest
 from commandline import cli
 from small_scans import Scan, Scans, draw
 
-from farcluss.build import build_dataset
 from farcluss.data.splits import resolve
-from farcluss.reading import load_recipe
+from farcluss.learning.build import build_dataset
+from farcluss.recipes.reading import load_recipe
 from farcluss_medical.fingerprint import SAMPLES, suggest_crop, suggest_spacing
 
 SHAPES = {"a": (9, 8, 7), "b": (10, 12, 8), "c": (9, 10, 9)}

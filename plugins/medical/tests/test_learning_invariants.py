@@ -11,7 +11,9 @@ import torch
 from commandline import cli
 from phantoms import Phantom, write_decathlon, write_hdf5, write_nifti
 
-from farcluss import checkpoints, engine, load_recipe, train
+from farcluss import load_recipe, train
+from farcluss.runs import checkpoints
+from farcluss.training import engine
 
 STEPS = 4
 EXTENT = (20.0, 24.0, 16.0)

@@ -11,10 +11,10 @@ import torch
 from stepping import steps_of
 
 from farcluss import load_recipe
-from farcluss.build import build_parts
-from farcluss.inference import starts
-from farcluss.reading import recipe_folder
-from farcluss.weights import build_network, inference_of
+from farcluss.inference.probs import starts
+from farcluss.inference.weights import build_network, inference_of
+from farcluss.learning.build import build_parts
+from farcluss.recipes.reading import recipe_folder
 
 
 class Known(NamedTuple):

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from farcluss.errors import PluginError, WeightsError
-from farcluss.learner import nearest
-from farcluss.signatures import describe_source
+from farcluss.learning.learner import nearest
+from farcluss.plugins.signatures import describe_source
 from farcluss_medical.networks import monai
 
 SMALL = {

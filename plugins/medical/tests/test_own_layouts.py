@@ -9,8 +9,8 @@ from volume_data import BINARY, SMALL, UnitTester, build, groups, image, label, 
 
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError
-from farcluss.recipe import Data
-from farcluss.signatures import REQUIRED, describe_object
+from farcluss.plugins.signatures import REQUIRED, describe_object
+from farcluss.recipes.model import Data
 from farcluss_medical.challenges import brats, left_atrium
 from farcluss_medical.layouts import cases, decathlon, scans
 

@@ -13,10 +13,10 @@ from phantoms import EXACT, GEOMETRIES, Phantom, write_decathlon, write_hdf5, wr
 from tiny_network import TinyNetwork
 from volume_data import build, pairs, problems, refused
 
-from farcluss import plugins
 from farcluss.data.base import Item
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError
+from farcluss.plugins import registry
 from farcluss_medical.challenges import ssl4mis
 from farcluss_medical.crops import nonzero_box
 from farcluss_medical.layouts import decathlon, scans
@@ -231,9 +231,9 @@ batch = 1
 
 @pytest.fixture
 def tiny():
-    plugins.register("network", "tiny", TinyNetwork)
+    registry.register("network", "tiny", TinyNetwork)
     yield
-    plugins.unregister("network", "tiny")
+    registry.unregister("network", "tiny")
 
 
 def test_check_reports_everything_at_once(tmp_path, tiny):

@@ -11,9 +11,9 @@ import torch
 from commandline import cli
 from torch import nn
 
-from farcluss import plugins
+from farcluss.inference.weights import Card, Inference, save_weights
 from farcluss.networks.base import Prediction
-from farcluss.weights import Card, Inference, save_weights
+from farcluss.plugins import registry
 from farcluss_medical.inference import classes_on_grid, on_grid, predict_volume
 from farcluss_medical.writer import NiftiWriter, largest_components
 
@@ -50,9 +50,9 @@ def card(**layout) -> Card:
 
 @pytest.fixture(autouse=True)
 def oracle():
-    plugins.register("network", "oracle", Oracle)
+    registry.register("network", "oracle", Oracle)
     yield
-    plugins.unregister("network", "oracle")
+    registry.unregister("network", "oracle")
 
 
 def label(shape=(17, 13, 11)) -> np.ndarray:
@@ -260,7 +260,7 @@ class Constant(nn.Module):
 
 def test_mirrors_are_averaged():
     """Float64 oracle: the mean of the softmax over all eight mirror images."""
-    from farcluss.weights import Model
+    from farcluss.inference.weights import Model
 
     image = np.random.default_rng(0).normal(size=(1, 6, 5, 4)).astype(np.float32)
     facts = card().model_copy(update={"inference": Inference(), "classes": ["a", "b"]})

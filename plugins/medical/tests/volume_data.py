@@ -6,7 +6,7 @@ import pytest
 from phantoms import Phantom, write_image, write_label
 
 from farcluss.errors import FarclussError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss.testing import DatasetTester
 
 SMALL = (16.0, 20.0, 12.0)

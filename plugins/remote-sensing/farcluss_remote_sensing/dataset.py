@@ -13,7 +13,7 @@ from farcluss.data.base import Item, Palette, Sample, Window
 from farcluss.data.layouts import carry
 from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Scaling

@@ -7,7 +7,7 @@ from typing import Literal
 from farcluss.data.folder import fixed_part
 from farcluss.data.layouts import read_table, root_of
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss_remote_sensing.folders import (
     LabelFinder,
     band_files_of,

@@ -10,8 +10,8 @@ from farcluss.data.layouts import with_options_of
 from farcluss.data.masks import build_mask_map, choose_palette, rgb, voc_colors
 from farcluss.data.splits import find_list
 from farcluss.errors import RecipeError
-from farcluss.options import Positive, PositiveInt, Share
-from farcluss.recipe import Data
+from farcluss.plugins.options import Positive, PositiveInt, Share
+from farcluss.recipes.model import Data
 from farcluss_remote_sensing.checks import usable
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.labels import LabelReader

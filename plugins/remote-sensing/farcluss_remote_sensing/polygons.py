@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as Box
 
-from farcluss.atomic import UNFINISHED, rename_durably
 from farcluss.data.base import IGNORE, Window
 from farcluss.errors import DataError
+from farcluss.runs.atomic import UNFINISHED, rename_durably
 from farcluss_remote_sensing.areas import square_meters
 from farcluss_remote_sensing.files import Grid, reading
 from farcluss_remote_sensing.outlines import BLOCK, Block, outline

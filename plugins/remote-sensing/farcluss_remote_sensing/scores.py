@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.evaluation import Scores
+from farcluss.inference.evaluation import Scores
 
 UNMAPPED = "unmapped"
 """What a pixel is that counts, but has no class in the map."""

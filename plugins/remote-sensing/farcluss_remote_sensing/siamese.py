@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from farcluss.errors import PluginError
 from farcluss.networks.deeplabv3plus import DeepLabV3Plus, deeplabv3plus
-from farcluss.options import Literal, PositiveInt, Share
+from farcluss.plugins.options import Literal, PositiveInt, Share
 
 
 def siamese(

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss import plugins
 from farcluss.data.base import Window
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError, RecipeError
-from farcluss.recipe import Data
+from farcluss.plugins import registry
+from farcluss.recipes.model import Data
 from farcluss_remote_sensing.boxes import disjoint
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.scenes import Scene
@@ -36,14 +36,14 @@ def scenes_of(data: Data) -> SceneDataset:
         RecipeError: the layout is not one of scenes.
     """
     name = data.layout.name
-    if not {"scaling", "stats"} <= set(plugins.get("dataset", name).describe().options):
+    if not {"scaling", "stats"} <= set(registry.get("dataset", name).describe().options):
         raise RecipeError(
             f'data.layout = "{name}" gives no scenes. Take a layout of farcluss-remote-sensing, see '
             "`farcluss plugins list`."
         )
     options = data.layout.options | {"scaling": "scale", "stats": ""}
     plain = data.model_copy(update={"mean": 0.0, "std": 1.0})
-    dataset: SceneDataset = plugins.build("dataset", name, options, plain, kind=SceneDataset)
+    dataset: SceneDataset = registry.build("dataset", name, options, plain, kind=SceneDataset)
     return dataset
 
 

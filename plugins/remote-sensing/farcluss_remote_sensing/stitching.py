@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import Window
-from farcluss.inference import FLOOR, SIGMA, starts
+from farcluss.inference.probs import FLOOR, SIGMA, starts
 
 Blend = Literal["hann", "gaussian"]
 """How a tile's pixels weigh by their distance from its center: a squared sine, or a Gaussian."""

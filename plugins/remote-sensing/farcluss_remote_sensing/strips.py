@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.atomic import write_atomically
 from farcluss.errors import DataError
+from farcluss.runs.atomic import write_atomically
 
 KEY = "key.json"
 Maps = Mapping[str, NDArray[Any]]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from farcluss.atomic import rename_durably, write_atomically
 from farcluss.errors import DataError, RecipeError, WeightsError
-from farcluss.options import PositiveInt
-from farcluss.writers import Step
+from farcluss.inference.writers import Step
+from farcluss.plugins.options import PositiveInt
+from farcluss.runs.atomic import rename_durably, write_atomically
 from farcluss_remote_sensing.files import SUFFIXES, Stack
 from farcluss_remote_sensing.folders import band_files_of, group_bands
 from farcluss_remote_sensing.scaling import Scaling, build_scaling
@@ -20,7 +20,7 @@ from farcluss_remote_sensing.stitching import plan_axis
 from farcluss_remote_sensing.strips import Strips
 
 if TYPE_CHECKING:
-    from farcluss.weights import Card, Inference, Model
+    from farcluss.inference.weights import Card, Inference, Model
     from farcluss_remote_sensing.whole_scenes import Task
 
 ROWS = 512

@@ -6,7 +6,7 @@ import pytest
 from drawn_scenes import CLASSES, Drawing, draw_label, draw_scene, write
 
 from farcluss.errors import FarclussError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss.testing import DatasetTester
 
 SMALL = Drawing(size=(24, 20), bands=3, dtype="uint8")

@@ -6,7 +6,7 @@ import torch
 from drawn_scenes import CLASSES
 from tiny_network import TinyNetwork
 
-from farcluss.weights import Card, Inference, Model
+from farcluss.inference.weights import Card, Inference, Model
 from farcluss_remote_sensing.files import close_all
 from farcluss_remote_sensing.writer import GeoTiffWriter
 

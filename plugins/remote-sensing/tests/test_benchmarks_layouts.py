@@ -7,7 +7,7 @@ from layout_trees import PICTURE, SceneTester, array, build, groups, pairs, pict
 
 from farcluss.data.base import IGNORE
 from farcluss.data.splits import resolve
-from farcluss.signatures import describe_object
+from farcluss.plugins.signatures import describe_object
 from farcluss_remote_sensing.benchmarks import POTSDAM, VAIHINGEN, change, loveda, potsdam, vaihingen
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -14,12 +14,12 @@ from commandline import cli
 from stepping import steps_of
 
 from farcluss import load_recipe
-from farcluss.build import build_parts
 from farcluss.data.base import IGNORE, Item
 from farcluss.data.splits import draw_share, parse_share
-from farcluss.inference import starts
-from farcluss.reading import recipe_folder
-from farcluss.weights import build_network, inference_of
+from farcluss.inference.probs import starts
+from farcluss.inference.weights import build_network, inference_of
+from farcluss.learning.build import build_parts
+from farcluss.recipes.reading import recipe_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

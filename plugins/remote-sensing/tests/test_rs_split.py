@@ -11,10 +11,10 @@ from commandline import cli
 from drawn_scenes import Drawing, draw_label, draw_scene, draw_tree, write
 from scene_recipes import write_recipe
 
-from farcluss import plugins
-from farcluss.build import build_dataset
 from farcluss.data.splits import resolve
-from farcluss.reading import load_recipe
+from farcluss.learning.build import build_dataset
+from farcluss.plugins import registry
+from farcluss.recipes.reading import load_recipe
 from farcluss_remote_sensing.boxes import bounds_of, overlaps, trim
 from farcluss_remote_sensing.options import with_scene_options
 from farcluss_remote_sensing.scenes import Index, Scene
@@ -117,9 +117,9 @@ def grouped(tmp_path):
     (root / "scenes.csv").write_text("\n".join(lines))
     recipe = write_recipe(root)
     recipe.write_text(recipe.read_text().replace('"rasters"', '"tabled"'))
-    plugins.register("dataset", "tabled", tabled)
+    registry.register("dataset", "tabled", tabled)
     yield recipe
-    plugins.unregister("dataset", "tabled")
+    registry.unregister("dataset", "tabled")
 
 
 class TestGroups:

@@ -9,7 +9,7 @@ from commandline import cli
 from drawn_scenes import Drawing, draw_label, draw_scene, draw_tree, write
 from scene_recipes import write_recipe
 
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss_remote_sensing import statistics
 from farcluss_remote_sensing.boxes import area, disjoint
 from farcluss_remote_sensing.options import scene_dataset
@@ -115,8 +115,8 @@ class TestMeasured:
         recipe = write_recipe(draw_tree(tmp_path), ', stats = "stats.json"', val="none")
         _, text = measure(recipe)
         assert f"--set data.layout.stats={tmp_path / 'stats.json'}" in text and "uint16" in text
-        from farcluss.build import build_dataset
-        from farcluss.reading import load_recipe
+        from farcluss.learning.build import build_dataset
+        from farcluss.recipes.reading import load_recipe
 
         data = build_dataset(load_recipe(str(recipe)).data)
         images = np.concatenate([data.read(item).image.reshape(5, -1) for item in data.items("train")], axis=1)

@@ -13,11 +13,11 @@ from rasterio.transform import Affine
 from rasterio.warp import transform
 from scene_recipes import write_recipe
 
-from farcluss.build import build_dataset
-from farcluss.checking import findings_of
 from farcluss.errors import DataError
-from farcluss.reading import load_recipe
-from farcluss.recipe import Data
+from farcluss.jobs.checking import findings_of
+from farcluss.learning.build import build_dataset
+from farcluss.recipes.model import Data
+from farcluss.recipes.reading import load_recipe
 from farcluss_remote_sensing.checks import problem
 from farcluss_remote_sensing.files import Grid, Stack, read_header
 from farcluss_remote_sensing.frames import border_boxes, longest_run

@@ -15,7 +15,7 @@ from rasterio.warp import reproject
 from farcluss.data.base import IGNORE, read_sample
 from farcluss.data.splits import read_list, resolve
 from farcluss.errors import DataError, RecipeError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.layouts import rasters
 

@@ -21,7 +21,7 @@ from rasterio.transform import Affine
 
 from farcluss.data.base import IGNORE
 from farcluss.data.splits import read_list, resolve
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss_remote_sensing.layouts import rasters, scenes
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -11,7 +11,8 @@ import torch
 from commandline import cli
 from drawn_scenes import CLASSES, Drawing, draw_tree
 
-from farcluss import checkpoints, load_recipe, train
+from farcluss import load_recipe, train
+from farcluss.runs import checkpoints
 
 STEPS = 4
 SETTINGS = [

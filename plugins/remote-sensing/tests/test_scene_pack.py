@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from drawn_scenes import CLASSES, Drawing, draw_tree
 
-from farcluss.build import build_dataset
 from farcluss.data.crops import draw_crop
 from farcluss.data.splits import resolve
 from farcluss.data.weighting import draw_chances
-from farcluss.packing import Packing
-from farcluss.recipe import Data
+from farcluss.jobs.packing import Packing
+from farcluss.learning.build import build_dataset
+from farcluss.recipes.model import Data
 
 
 @pytest.fixture(scope="module")

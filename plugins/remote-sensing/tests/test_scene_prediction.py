@@ -14,9 +14,9 @@ from drawn_scenes import Drawing, draw_scene, write
 from scene_weights import card, in_one_piece, predict, read, tiny
 from tiny_network import TinyNetwork
 
-from farcluss import plugins
 from farcluss.errors import DataError, WeightsError
-from farcluss.weights import Card, Model, build_network, save_weights
+from farcluss.inference.weights import Card, Model, build_network, save_weights
+from farcluss.plugins import registry
 from farcluss_remote_sensing import maps, whole_scenes
 from farcluss_remote_sensing.writer import GeoTiffWriter
 
@@ -135,12 +135,12 @@ class TestProcesses:
 
     def test_errors_of_a_process_are_said(self, tmp_path, short):
         """The network is known to this process alone."""
-        plugins.register("network", "tiny", TinyNetwork)
+        registry.register("network", "tiny", TinyNetwork)
         try:
-            with pytest.raises(plugins.PluginError, match="no network plugin 'tiny'"):
+            with pytest.raises(registry.PluginError, match="no network plugin 'tiny'"):
                 predict(draw_scene(tmp_path / "scene.tif"), tmp_path / "s", processes=2)
         finally:
-            plugins.unregister("network", "tiny")
+            registry.unregister("network", "tiny")
 
 
 class TestRefusals:
@@ -226,7 +226,7 @@ class TestRemarks:
 
 class TestCommand:
     def test_from_a_folder_to_maps(self, tmp_path):
-        plugins.register("network", "tiny", TinyNetwork)
+        registry.register("network", "tiny", TinyNetwork)
         try:
             save_weights(tmp_path / "w.safetensors", tiny(), card(stats=[{"mean": 0.2, "std": 0.1}] * 5))
             for name in ("a", "in side/b"):
@@ -234,7 +234,7 @@ class TestCommand:
             words = (tmp_path / "w.safetensors", tmp_path / "scenes", "-o", tmp_path / "out", "--device", "cpu")
             result = cli("predict", *words, "--probs", "--set", "cog=false", "--set", "blend=gaussian")
         finally:
-            plugins.unregister("network", "tiny")
+            registry.unregister("network", "tiny")
         assert result.code == 0 and "2 of 2 images predicted" in result.out
         notes = result.err.splitlines()
         assert [line.partition(" has mean")[0] for line in notes] == ["Note: a: band 1", "Note: b: band 1"]

@@ -15,10 +15,10 @@ from rio_cogeo.cogeo import cog_validate
 from scene_weights import PALETTE, card, in_one_piece, predict, read, tiny
 from torch import nn
 
-from farcluss import plugins
 from farcluss.errors import DataError
+from farcluss.inference.weights import Inference, Model, save_weights
 from farcluss.networks.base import Prediction
-from farcluss.weights import Inference, Model, save_weights
+from farcluss.plugins import registry
 from farcluss_remote_sensing.writer import GeoTiffWriter
 
 DRAWINGS = {
@@ -245,7 +245,7 @@ class TestCases:
         for seed, folder in enumerate(("A", "B", "label")):
             truth.append(Drawing(seed=seed).values()[0].astype(int))
             draw_scene(tmp_path / "test" / folder / "s.tif", Drawing(seed=seed))
-        plugins.register("network", "pairs", Pairs)
+        registry.register("network", "pairs", Pairs)
         try:
             save_weights(tmp_path / "pairs.safetensors", Pairs(10, 4, 0, False), facts)
             for given, place in (("test", "A/s.tif"), ("test/A", "s.tif")):
@@ -256,7 +256,7 @@ class TestCases:
             words = (tmp_path / "pairs.safetensors", tmp_path / "test" / "B", "-o", tmp_path / "out")
             assert "nothing there is what these weights predict" in cli("predict", *words).refusal
         finally:
-            plugins.unregister("network", "pairs")
+            registry.unregister("network", "pairs")
 
     def test_dates_are_found_as_the_layout_finds_them(self, tmp_path):
         """In folders of other names, with files of other endings."""

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 import farcluss
 from farcluss.errors import PluginError, WeightsError
+from farcluss.inference.weights import Card, Inference, save_weights
 from farcluss.networks.deeplabv3plus import deeplabv3plus
-from farcluss.signatures import describe_object, describe_source
-from farcluss.weights import Card, Inference, save_weights
+from farcluss.plugins.signatures import describe_object, describe_source
 from farcluss_remote_sensing.siamese import siamese
 
 

@@ -11,7 +11,7 @@ from rasterio.warp import transform
 from farcluss.data.base import IGNORE
 from farcluss.data.masks import MaskMap, build_mask_map
 from farcluss.errors import DataError
-from farcluss.recipe import Data
+from farcluss.recipes.model import Data
 from farcluss_remote_sensing.files import Grid, read_header
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.vectors import class_of, rasterize

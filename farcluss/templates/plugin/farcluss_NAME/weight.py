@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from farcluss.options import Positive
+from farcluss.plugins.options import Positive
 from farcluss.stages.base import Weight
 
 

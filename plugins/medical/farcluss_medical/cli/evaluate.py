@@ -148,7 +148,7 @@ def _progress(pairs: Any) -> Any:
 
 
 def _write(folder: Path, evaluation: "Evaluation", summary: dict[str, Any]) -> None:
-    from farcluss.atomic import write_atomically
+    from farcluss.runs.atomic import write_atomically
     from farcluss_medical.summary import to_csv
 
     write_atomically(folder / "metrics.csv", to_csv(evaluation, summary["protocol"]["name"]).encode())

@@ -27,7 +27,7 @@ def command(
     Validation and test cases are never looked at, and of unlabeled cases only their headers.
     """
     loaded = read_recipe(recipe, overlays, settings, plugins)
-    from farcluss.atomic import write_atomically
+    from farcluss.runs.atomic import write_atomically
     from farcluss_medical.fingerprint import fingerprint, training_cases, volumes_of
 
     dataset = volumes_of(loaded.data)

@@ -89,7 +89,7 @@ def _progress(names: Any) -> Any:
 
 
 def _write(folder: Path, evaluation: "Evaluation") -> None:
-    from farcluss.atomic import write_atomically
+    from farcluss.runs.atomic import write_atomically
     from farcluss_remote_sensing.scores import to_csv
 
     write_atomically(folder / "scores.csv", to_csv(evaluation.scenes).encode())

@@ -79,7 +79,7 @@ def command(
     does not depend on --labeled. Other lists in DIR stay as they are.
     """
     loaded = read_recipe(recipe, overlays, settings, plugins)
-    from farcluss.atomic import write_atomically
+    from farcluss.runs.atomic import write_atomically
     from farcluss_remote_sensing.splitting import Shares, by_block, by_scene
     from farcluss_remote_sensing.statistics import scenes_of
 

@@ -29,7 +29,7 @@ def command(
     All valid pixels count, once each. What RECIPE validates on is never looked at.
     """
     loaded = read_recipe(recipe, overlays, settings, plugins)
-    from farcluss.atomic import write_atomically
+    from farcluss.runs.atomic import write_atomically
     from farcluss_remote_sensing.statistics import empty_bands, measure, passes, scenes_of, to_text, training_parts
 
     dataset = scenes_of(loaded.data)

@@ -1,0 +1,1 @@
+"""Whole images become probabilities, scores, files; and a model becomes one file."""

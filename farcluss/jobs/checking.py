@@ -1,0 +1,128 @@
+"""Checking a recipe against the disk, and one step of it against the machine."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from farcluss.data.base import IGNORE, Dataset
+from farcluss.errors import DataError, FarclussError
+from farcluss.inference.evaluation import read_images
+from farcluss.jobs.trial import trial
+from farcluss.learning.build import Parts, build_dataset, build_parts
+from farcluss.recipes.model import Recipe
+from farcluss.training.engine import load_batches
+from farcluss.training.milestones import memory_gib
+from farcluss.training.steps import one_step
+
+SETS = ("labeled", "unlabeled", "val")
+
+
+@dataclass
+class Findings:
+    """What reading every file has shown.
+
+    Attributes:
+        problems: one text per file that cannot be used.
+        sizes: number of images by spatial size, per set.
+        pixels: pixels per class and ignored, per set with masks.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    sizes: dict[str, Counter[tuple[int, ...]]] = field(default_factory=lambda: {name: Counter() for name in SETS})
+    pixels: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
+        """Plain values."""
+        names = [*classes, "ignored"]
+        return {
+            "problems": self.problems,
+            "sizes": {name: {"x".join(map(str, size)): n for size, n in c.items()} for name, c in self.sizes.items()},
+            "pixels": {name: dict(zip(names, counts.tolist(), strict=True)) for name, counts in self.pixels.items()},
+        }
+
+
+def inspect(parts: Parts, workers: int, findings: Findings) -> Iterator[int]:
+    """Read every image and mask of a recipe into `findings`; yields the number read so far."""
+    done = 0
+    classes = len(parts.dataset.classes)
+    for name in SETS:
+        items = getattr(parts.splits, name)
+        counts = np.zeros(classes + 1, np.int64)
+        with closing(read_images(parts.dataset, items, workers if items else 0)) as samples:
+            for item, sample in samples:
+                done += 1
+                yield done
+                if isinstance(sample, FarclussError):
+                    findings.problems.append(f"{name} {item.id}: {sample}")
+                    continue
+                findings.sizes[name][tuple(sample.image.shape[1:])] += 1
+                if sample.mask is not None:
+                    folded = np.where(sample.mask == IGNORE, classes, sample.mask)
+                    counts += np.bincount(folded.ravel(), minlength=classes + 1)
+        if counts.any() and name != "unlabeled":
+            findings.pixels[name] = counts
+
+
+def dry_run(recipe: Recipe, parts: Parts, steps: int = 3) -> dict[str, float]:
+    """Do a few full steps of a recipe and measure them.
+
+    Returns:
+        `seconds_per_step` (the fastest one), `memory_gib` (peak), `parameters_millions` and `loss`.
+    """
+    with trial(recipe, parts, steps, workers=0) as run:
+        times: list[float] = []
+        losses: dict[str, torch.Tensor] = {}
+        for host in load_batches(run):
+            start = time.perf_counter()
+            losses = one_step(run, host, recipe.semi_supervised, logging=False).losses
+            if run.accelerator.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+            run.step += 1
+        return {
+            "seconds_per_step": min(times),
+            "memory_gib": memory_gib(run.accelerator.device),
+            "parameters_millions": sum(p.numel() for p in run.networks["student"].parameters()) / 1e6,
+            "loss": float(losses["total"]),
+        }
+
+
+def check(recipe: Recipe) -> tuple[Parts, Findings, Iterator[int]]:
+    """Build a recipe's parts and prepare its inspection; the iterator does the reading.
+
+    Raises:
+        Unusable: the data set has findings, and what is left of it is too little to go on.
+        FarclussError: see `build_parts`.
+    """
+    # What a data set leaves out when told to skip is among its findings: one report names everything.
+    lenient = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_error": "skip"})})
+    try:
+        parts = replace(build_parts(lenient), recipe=recipe)
+    except DataError as error:
+        if found := findings_of(build_dataset(lenient.data)):
+            raise Unusable(str(error), found) from None
+        raise
+    findings = Findings(findings_of(parts.dataset))
+    return parts, findings, inspect(parts, recipe.data.workers, findings)
+
+
+def findings_of(dataset: Dataset) -> list[str]:
+    """What a data set has to report by itself, where it can."""
+    return list(getattr(dataset, "findings", list)())
+
+
+class Unusable(DataError):
+    """A data set of which nothing can be used; `problems` are its findings."""
+
+    def __init__(self, text: str, problems: list[str]) -> None:
+        super().__init__(text, problems)
+        self.text, self.problems = text, problems
+
+    def __str__(self) -> str:
+        return self.text

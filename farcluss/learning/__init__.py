@@ -1,0 +1,1 @@
+"""Student, teacher and stages become a loss: the method."""

@@ -1,0 +1,150 @@
+"""From a recipe to its parts: data set, splits, stages and networks, built through their plugins."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from farcluss.data.base import Dataset
+from farcluss.data.splits import Splits, resolve
+from farcluss.data.weighting import Chances, check_draw, draw_chances
+from farcluss.errors import DataError
+from farcluss.inference.weights import Card, build_network, card_of
+from farcluss.learning.contracts import Stages
+from farcluss.networks.normalize import Normalize
+from farcluss.plugins import registry
+from farcluss.recipes.model import Data, Recipe
+from farcluss.stages.base import STAGES
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The built parts of a recipe; networks are built on demand, since their weights are random."""
+
+    recipe: Recipe
+    dataset: Dataset
+    splits: Splits
+    stages: Stages
+    normalize: Normalize
+    crop: tuple[int, ...]
+
+    @property
+    def dim(self) -> int:
+        """Size of the embeddings; 0 when nothing uses them."""
+        return self.stages.contrast.dim if self.recipe.loss.contrastive > 0 else 0
+
+    def build_networks(self) -> tuple[Any, nn.Module]:
+        """Student and teacher, equal at the start; the teacher never trains."""
+        network = self.recipe.network
+        arguments = (network.name, network.options, self.recipe.data.channels, len(self.dataset.classes), self.dim)
+        student = build_network(*arguments, network.pretrained)
+        teacher = build_network(*arguments, False)
+        teacher.load_state_dict(student.state_dict())
+        return student, teacher.requires_grad_(False).eval()
+
+    def steps(self) -> int:
+        """Steps of the whole training; an epoch sees every unlabeled image once, labeled where there are no others."""
+        train = self.recipe.train
+        per_epoch = -(-len(self.splits.unlabeled or self.splits.labeled) // train.batch)
+        return train.steps or (train.epochs or 0) * per_epoch
+
+    def chances(self) -> tuple[Chances | None, Chances | None]:
+        """How often labeled and unlabeled images are drawn, see `draw_chances`."""
+        unlabeled = self.splits.unlabeled if self.recipe.semi_supervised else []
+        return draw_chances(self.dataset, self.splits.labeled, unlabeled, self.recipe.data)
+
+    def card(self) -> Card:
+        """What the weights files of this recipe say."""
+        recipe, dataset = self.recipe, self.dataset
+        recipe = recipe.model_copy(update={"data": getattr(dataset, "carried", recipe.data)})
+        return card_of(recipe, dataset.classes, dataset.palette, self.dim, self.crop)
+
+
+ORIGIN = ("classes", "ignore_index", "reduce_zero_label", "channels")
+"""Keys of `[data]` that pixels depend on, besides the layout."""
+
+
+def build_dataset(data: Data) -> Dataset:
+    """The data set of a recipe's `[data]` section: its pack, or what its layout builds. Raises FarclussError."""
+    if data.pack is not None:
+        from farcluss.data.pack import open_pack  # here, since most recipes have none
+
+        return open_pack(data, data_origin(data))
+    dataset: Dataset = registry.build("dataset", data.layout.name, data.layout.options, data)
+    return dataset
+
+
+def data_origin(data: Data) -> dict[str, Any]:
+    """What the pixels of a data set depend on, files apart, by recipe key, as plain values, for packs."""
+    layout = data.layout
+    options, _ = registry.get("dataset", layout.name).describe().check(layout.name, layout.options)
+    facts = {"layout.name": layout.name, **{f"layout.{key}": value for key, value in options.items()}}
+    facts |= {key: getattr(data, key) for key in ORIGIN}
+    # Classes as pairs: their order counts, and JSON objects with other orders are equal.
+    if isinstance(data.classes, dict):
+        facts["classes"] = list(data.classes.items())
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+    return {f"data.{key}": value for key, value in plain.items()}
+
+
+def carried_keys(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the section that a data set wants weights files to have, what packs keep: the keys that pixels depend on.
+
+    Returns:
+        Those keys as plain values, and the origin of a recipe that has them; both empty where weights files have the
+        recipe's own section.
+    """
+    section: Data | None = getattr(dataset, "carried", None)
+    if section is None:
+        return {}, {}
+    return json.loads(section.model_dump_json(include={"layout", *ORIGIN})), data_origin(section)
+
+
+def build_stages(recipe: Recipe) -> Stages:
+    """The five stages. Raises PluginError."""
+    parts = {kind: getattr(recipe.stages, kind) for kind in STAGES}
+    built = {kind: registry.build(kind, part.name, part.options, kind=STAGES[kind]) for kind, part in parts.items()}
+    return Stages(**built, names={kind: part.name for kind, part in parts.items()})
+
+
+def build_parts(recipe: Recipe) -> Parts:
+    """Everything but the networks.
+
+    Raises:
+        PluginError, DataError: naming what to mend.
+    """
+    stages = build_stages(recipe)
+    dataset = build_dataset(recipe.data)
+    check_draw(dataset, recipe.data)
+    splits = resolve(dataset, recipe.data)
+    if recipe.semi_supervised and not splits.unlabeled:
+        raise DataError(
+            "There are no unlabeled images: every training image is labeled.\n"
+            "Set data.labeled to a list or a share, or train with --with supervised."
+        )
+    axes = len(dataset.size(splits.labeled[0]))
+    sides = crop_sides(recipe.data.crop, axes)
+    check_moves(recipe.data, axes)
+    normalize = Normalize(recipe.data.channel_mean, recipe.data.channel_std)
+    return Parts(recipe, dataset, splits, stages, normalize, sides)
+
+
+def crop_sides(crop: int | list[int], axes: int) -> tuple[int, ...]:
+    """Pixels per axis of a crop. Raises DataError when a list does not fit the images."""
+    sides = (crop,) * axes if isinstance(crop, int) else tuple(crop)
+    if len(sides) != axes:
+        raise DataError(f"data.crop has {len(sides)} sides, the images have {axes} axes.")
+    return sides
+
+
+def check_moves(data: Data, axes: int) -> None:
+    """Refuse flips and turns along axes that the images do not have. Raises DataError."""
+    for key, groups in (("data.flip_axes", [data.flip_axes]), ("data.turns", data.turns)):
+        for group in groups:
+            if strange := [axis for axis in group if not -axes <= axis < axes]:
+                raise DataError(
+                    f"{key} names axis {strange[0]}, the images have {axes} axes: 0 to {axes - 1}, or -1 for the last."
+                )
+            if len({axis % axes for axis in group}) < len(group):
+                raise DataError(f"{key} names one axis twice: {list(group)}. Name each once; -1 is the last.")

@@ -1,0 +1,153 @@
+"""Losses as sums over pixels; the caller divides by a global count, so that devices do not change the result.
+
+They all are one sum: of a pixel's weight times the divergence of the student from a sparse label, whose simplest case
+is a true class. Forward and backward go through the logits in chunks and keep nothing between them but logits and
+labels, so the gradient is the only other tensor of the logits' size.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from farcluss.data.base import IGNORE
+from farcluss.stages.base import PseudoLabels
+from farcluss.tensors.chunks import boxes, by_chunks
+from farcluss.tensors.distributed import all_sum, count_dtype
+from farcluss.tensors.precision import safe_log, wide
+
+OHEM_BINS = 4096
+
+
+class Target(NamedTuple):
+    """What the student should say about some images. Constant: gradients flow to the logits alone.
+
+    Attributes:
+        values: `(B, K, *S)`, share of each class.
+        classes: `(B, K, *S)` integer, in [0, C) everywhere.
+        weight: `(B, 1, *S)`, factor on a pixel's divergence.
+        valid: `(B, 1, *S)` bool; of the other pixels nothing counts, not even a NaN.
+    """
+
+    values: Tensor
+    classes: Tensor
+    weight: Tensor
+    valid: Tensor
+
+
+def true_target(masks: Tensor) -> Target:
+    """The classes of `masks` `(B, *S)`, except `IGNORE`: the divergence is the cross-entropy."""
+    valid = (masks != IGNORE).unsqueeze(1)
+    one = torch.ones((), device=masks.device)
+    return Target(one.expand(valid.shape), torch.where(valid, masks.unsqueeze(1), 0), one.expand(valid.shape), valid)
+
+
+def fuzzy_target(labels: PseudoLabels, pixel_weight: Tensor) -> Target:
+    """The pseudo-labels, weighted by `w_i omega(i)` of eq. 8; `pixel_weight` `(B, *S)` is omega."""
+    weight = labels.weight.detach() * pixel_weight.detach()
+    return Target(labels.values.detach(), labels.classes, weight.unsqueeze(1), labels.valid.unsqueeze(1))
+
+
+def divergences(logits: Tensor, targets: Sequence[Target]) -> Tensor:
+    """Weighted divergence from each target, summed over its pixels: `sum_i m_i w_i KL(q_i || s_i)` of eq. 4 and 8.
+
+    Works on the kept classes alone, `KL = sum_k q_k (log q_k - log s_k)`: no dense one-hot is built. One call for all
+    targets lets their gradients be written into one tensor.
+
+    Args:
+        logits: student's, `(B, C, *S)`.
+        targets: of runs of the images, in their order.
+
+    Returns:
+        `(len(targets),)`, in float32 or wider.
+    """
+    sums: Tensor = _Divergences.apply(logits, *(tensor for target in targets for tensor in target))
+    return sums
+
+
+def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy per pixel `(B, *S)`, in float32 or wider; 0 where the pixel is ignored. Without gradient.
+
+    Args:
+        logits: `(B, C, *S)`.
+        masks: `(B, *S)` integer, class index or `IGNORE`.
+    """
+    (losses,) = by_chunks(lambda *chunk: (_divergence(*chunk),), logits.detach(), *true_target(masks))
+    return losses[:, 0]
+
+
+def hard_pixels(losses: Tensor, masks: Tensor, *, threshold: float, min_kept: int) -> Tensor:
+    """Online hard example mining: the pixels that count, `(B, *S)` bool.
+
+    Pixels whose true class has a probability of at most `max(threshold, t)` are kept, `t` being the probability of the
+    `min_kept`-th hardest pixel of all processes. `t` comes from a histogram of 4096 bins and is rounded up to a bin's
+    edge: at most one bin's pixels more than the exact rule are kept.
+
+    Args:
+        losses: `(B, *S)`, see `pixel_cross_entropy`.
+        masks: `(B, *S)` integer, `IGNORE` counts nowhere.
+        threshold: probability below which a pixel is always kept.
+        min_kept: smallest number of pixels kept, over all processes; all, when there are fewer.
+    """
+    valid = masks != IGNORE
+    probability = torch.exp(-losses).nan_to_num_(0.0)  # a NaN has no bin; the step will be skipped
+    bins = (probability * OHEM_BINS).int().clamp_(max=OHEM_BINS - 1).masked_fill_(~valid, OHEM_BINS).flatten()
+    counts = torch.zeros(OHEM_BINS + 1, device=losses.device, dtype=count_dtype(losses.device))
+    counts = all_sum(counts.index_add_(0, bins, counts.new_ones(()).expand(bins.shape))[:-1])
+    enough = counts.cumsum(0) >= min_kept
+    edge = torch.where(enough.any(), (enough.to(torch.uint8).argmax() + 1) / OHEM_BINS, 1.0)
+    return valid & (probability <= edge.clamp(min=threshold))
+
+
+class _Divergences(torch.autograd.Function):
+    """See `divergences`; takes the tensors of the targets one after the other."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, *tensors)
+        targets = _targets(tensors)
+        sums = torch.zeros(len(targets), device=logits.device, dtype=wide(logits[:0]).dtype)
+        for total, images, target in zip(sums, _runs(logits, targets), targets, strict=True):
+            for box in boxes(images):
+                total += _divergence(images[box], *(tensor[box] for tensor in target)).sum()
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
+        logits, *tensors = ctx.saved_tensors
+        targets, gradient = _targets(tensors), torch.empty_like(logits)
+        runs = zip(slopes, _runs(logits, targets), _runs(gradient, targets), targets, strict=True)
+        for slope, images, result, target in runs:
+            for box in boxes(images):
+                result[box] = _gradient(slope, images[box], *(tensor[box] for tensor in target))
+        return gradient, *(None for _ in tensors)
+
+
+def _targets(tensors: Sequence[Tensor]) -> list[Target]:
+    size = len(Target._fields)
+    return [Target(*tensors[start : start + size]) for start in range(0, len(tensors), size)]
+
+
+def _runs(tensor: Tensor, targets: Iterable[Target]) -> tuple[Tensor, ...]:
+    """The images of each target, as views."""
+    return torch.split(tensor, [len(target.valid) for target in targets])
+
+
+def _divergence(logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
+    """`(B, 1, *S)`, the weighted divergence of each pixel."""
+    log_probs = wide(logits).log_softmax(1).gather(1, classes.long())
+    values = values.to(log_probs.dtype)
+    divergence = (values * (safe_log(values) - log_probs)).sum(1, keepdim=True)
+    return torch.where(valid, weight * divergence, 0).to(log_probs.dtype)
+
+
+def _gradient(slope: Tensor, logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
+    """`(B, C, *S)`, `slope` times the gradient of the summed weighted divergence: `w (sum(q) softmax - q)`."""
+    gradient = wide(logits).softmax(1)
+    values = torch.where(valid, slope * weight * values, 0).to(gradient.dtype)
+    gradient *= values.sum(1, keepdim=True)
+    gradient.scatter_add_(1, classes.long(), -values)
+    return gradient.masked_fill_(~valid, 0)  # 0 times the NaN of an invalid pixel would be NaN

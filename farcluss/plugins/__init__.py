@@ -1,0 +1,1 @@
+"""Entry points: found, described from their source, checked, loaded."""

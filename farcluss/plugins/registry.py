@@ -1,0 +1,161 @@
+"""Plugins: entry points found by name, loaded one by one, refused with the name of whoever is to blame.
+
+The convention of every group: positional parameters come from farcluss, keyword-only parameters are the options of the
+recipe. Built-in plugins are registered by the entry points of farcluss's own distribution, like anybody's.
+"""
+
+import ast
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from farcluss.errors import FarclussError, PluginError, suggestion
+from farcluss.plugins.signatures import Description, describe_object, describe_source, file_module, find_definition
+
+GROUPS = ("augment", "pseudo_label", "weight", "rebalance", "contrast", "network", "dataset", "writer", "command")
+_registered: dict[tuple[str, str], tuple[Any, str]] = {}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point, not yet imported."""
+
+    group: str
+    name: str
+    distribution: str
+    version: str
+    entry_point: EntryPoint | None = None
+
+    def load(self) -> Any:
+        """Import it. Raises PluginError with the distribution's name when that fails in any way."""
+        if self.entry_point is None:
+            return _registered[self.group, self.name][0]
+        try:
+            return self.entry_point.load()
+        except Exception as error:
+            raise self._broken("fails to import", error) from error
+
+    def peek(self) -> str | None:
+        """Summary, never by an import; None when the source can't tell. Raises PluginError when an import must fail."""
+        if self.entry_point is None:
+            return describe_object(self.load()).summary
+        try:
+            node, _ = find_definition(self.entry_point.module, self.entry_point.attr)
+        except Exception as error:
+            raise self._broken("fails to import", error) from error
+        return Description(ast.get_docstring(node) or "").summary if node else None
+
+    def describe(self) -> Description:
+        """Documentation and options, from source where possible. Raises PluginError like `load`."""
+        if self.entry_point is not None:
+            try:
+                found = describe_source(self.entry_point.module, self.entry_point.attr)
+            except Exception:  # the import below says what is wrong, and whose it is
+                found = None
+            if found is not None:
+                return found
+        return describe_object(self.load())
+
+    def build(self, options: dict[str, Any], *context: Any) -> Any:
+        """Call it with `context` and valid options. Raises PluginError with the distribution's name when that fails."""
+        thing = self.load()
+        try:
+            return thing(*context, **options)
+        except FarclussError:
+            raise
+        except Exception as error:
+            raise self._broken("cannot be built", error) from error
+
+    def _broken(self, how: str, error: Exception) -> PluginError:
+        owner = f"{self.distribution} {self.version}".strip()
+        return PluginError(f"Plugin {self.group}/{self.name} of {owner} {how}: {type(error).__name__}: {error}\n"
+                           f"Repair or uninstall {self.distribution}.")  # fmt: skip
+
+
+def find(group: str | None = None) -> Iterator[Plugin]:
+    """All plugins of a group, or of every group, sorted by name; two with one name are both given."""
+    third_party = os.environ.get("FARCLUSS_PLUGINS") != ""
+    groups = GROUPS if group is None else (group,)
+    found = {Plugin(g, name, origin, "") for (g, name), (_, origin) in _registered.items() if g in groups}
+    for plugin in _installed(tuple(sys.path)):
+        if plugin.group in groups and (third_party or plugin.distribution == "farcluss"):
+            found.add(plugin)
+    return iter(sorted(found, key=lambda p: (groups.index(p.group), p.name, p.distribution)))
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
+    """The entry points on `sys.path`, of every group: kept, as it reads files of every installed distribution."""
+    points = entry_points()
+    found = []
+    owners: dict[int, tuple[str, str]] = {}  # reading a distribution's name parses its metadata
+    for kind, point in ((g, point) for g in GROUPS for point in points.select(group=f"farcluss.{g}")):
+        dist = point.dist
+        if id(dist) not in owners:
+            owners[id(dist)] = (dist.name, dist.version) if dist else ("unknown", "")
+        found.append(Plugin(kind, point.name, *owners[id(dist)], point))
+    return tuple(found)
+
+
+def get(group: str, name: str) -> Plugin:
+    """The one plugin of that name. Raises PluginError for none, with suggestions, and for two, with their owners."""
+    known = list(find(group))
+    plugins = [plugin for plugin in known if plugin.name == name]
+    if len(plugins) > 1:
+        owners = " and ".join(f"{p.distribution} {p.version}".strip() for p in plugins)
+        raise PluginError(f"Two plugins are called {group}/{name}: from {owners}. Uninstall one of them.")
+    if not plugins:
+        names = [plugin.name for plugin in known]
+        listed = ", ".join(dict.fromkeys(names)) or "none"
+        _installed.cache_clear()  # what is installed in the meantime, as from a notebook, is found the next time
+        raise PluginError(f"there is no {group} plugin {name!r}{suggestion(name, names)} Known: {listed}.")
+    return plugins[0]
+
+
+def problems(group: str, name: str, options: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is wrong with a recipe's use of a plugin: (option or "", text) pairs."""
+    try:
+        return get(group, name).describe().check(f"{group} {name!r}", options)[1]
+    except PluginError as error:
+        return [("", str(error))]
+
+
+def build(group: str, name: str, options: dict[str, Any], *context: Any, kind: type | None = None) -> Any:
+    """Load a plugin and call it with `context` and its validated options.
+
+    Raises:
+        PluginError: it is missing, broken, refuses its options, or gives something other than `kind`.
+    """
+    plugin = get(group, name)
+    valid, wrong = plugin.describe().check(f"{group} {name!r}", options)
+    if wrong:
+        raise PluginError("\n".join(f"{group}/{name}: {option}: {text}" for option, text in wrong))
+    result = plugin.build(valid, *context)
+    if kind is not None and not isinstance(result, kind):
+        raise PluginError(f"Plugin {group}/{name} of {plugin.distribution} gives a {type(result).__name__}, "
+                          f"not a {kind.__name__}; see docs/plugins.md.")  # fmt: skip
+    return result
+
+
+def register(group: str, name: str, thing: Any, origin: str = "this process") -> None:
+    """Add a plugin to this process only, as tests and `--plugin FILE.py` do. Raises PluginError: no such group."""
+    if group not in GROUPS:
+        raise PluginError(f"There is no plugin group {group!r}; the groups are {', '.join(GROUPS)}.")
+    _registered[group, name] = (thing, origin)
+
+
+def unregister(group: str, name: str) -> None:
+    """Take a registered plugin away again."""
+    _registered.pop((group, name), None)
+
+
+def load_file(path: str) -> None:
+    """Run a local Python file that calls `farcluss.register`. Raises PluginError with its path if it fails."""
+    try:
+        file_module(path)
+    except Exception as error:
+        raise PluginError(f"--plugin {path} fails: {type(error).__name__}: {error}.") from error

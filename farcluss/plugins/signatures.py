@@ -1,0 +1,301 @@
+"""What a plugin says about itself: summary, documentation, options, read from its source without importing it.
+
+Importing a stage means importing torch; listing plugins and checking a recipe must not. So the source is parsed: the
+keyword-only parameters of a function, or of a class's constructor, are the options; their defaults must be literals and
+their annotations built-in types or those of `farcluss.plugins.options`. Whatever cannot be read so is imported and
+inspected.
+"""
+
+import ast
+import importlib.machinery
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from farcluss.errors import suggestion
+
+REQUIRED = inspect.Parameter.empty
+_BUILT_IN = {"float": float, "int": int, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict}
+_NO_OPTIONS = ("torch.nn.modules.module", "typing")
+"""Modules of base classes whose constructor takes `**kwargs` but knows no option."""
+
+Definition = ast.ClassDef | ast.FunctionDef
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a plugin."""
+
+    annotation: Any
+    default: Any
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `plugins show` prints and a recipe is validated against."""
+
+    doc: str = ""
+    options: dict[str, Option] = field(default_factory=dict)
+    open: bool = False
+    """Whether the plugin takes any keyword (`**options`)."""
+
+    @property
+    def summary(self) -> str:
+        """First line of the documentation."""
+        return self.doc.strip().partition("\n")[0]
+
+    def check(self, plugin: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """Complete, converted options, and what is wrong with the `given` ones: (option or "", text) pairs."""
+        from pydantic import ValidationError
+
+        try:
+            return dict(self._model().model_validate(given)), []
+        except ValidationError as error:
+            found: dict[str, str] = {}
+            for item in error.errors():
+                option = str(item["loc"][0]) if item["loc"] else ""
+                if item["type"] == "extra_forbidden":
+                    text = f"{plugin} has no such option{suggestion(option, self.options)}"
+                elif item["type"] == "missing":
+                    text = f"{plugin} needs this option."
+                else:
+                    text = f"{item['msg'].removeprefix('Value error, ')}, not {item['input']!r}."
+                found.setdefault(option, text)
+            return {}, list(found.items())
+
+    def _model(self) -> Any:
+        from pydantic import ConfigDict, create_model
+
+        wanted: dict[str, Any] = {
+            key: (option.annotation, ... if option.default is REQUIRED else option.default)
+            for key, option in self.options.items()
+        }
+        config = ConfigDict(
+            extra="allow" if self.open else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
+        )
+        return create_model("Options", __config__=config, **wanted)
+
+
+def source_of(module: str) -> bytes | None:
+    """Source of a module, found without importing it or its parents; None when it is not plain source.
+
+    Raises:
+        ModuleNotFoundError: there is no such module.
+    """
+    path: Any = None
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        name = ".".join(parts[:depth])
+        try:
+            spec = sys.modules[name].__spec__ if name in sys.modules else _find(name, path)
+        except KeyError:  # a namespace package inside another is found only after its parent is imported
+            return None
+        path = spec.submodule_search_locations if spec else None
+        if spec is None or (path is None and depth < len(parts)):
+            missing = name if spec is None else module
+            raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+    return Path(spec.origin).read_bytes() if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _find(name: str, path: Any) -> importlib.machinery.ModuleSpec | None:
+    for finder in sys.meta_path:
+        if spec := getattr(finder, "find_spec", lambda *_: None)(name, path):
+            return spec  # type: ignore[no-any-return]
+    return None
+
+
+def find_definition(module: str, attribute: str) -> tuple[Definition | None, ast.Module]:
+    """The one class or function that `module:attribute` names, and its module; None when only an import can tell.
+
+    Raises:
+        ImportError, SyntaxError: the plugin cannot be imported either.
+    """
+    source = source_of(module)
+    if source is None or not (attribute or "").isidentifier():
+        return None, ast.Module([], [])
+    tree = _parse(source)
+    found = [n for n in tree.body if isinstance(n, Definition) and n.name == attribute]
+    others = [n for n in _module_scope(tree) if n not in found]
+    if len(found) == 1 and not any(_binds(n, attribute) for n in others):
+        return found[0], tree
+    if not found and not any(_binds(n, attribute) or _binds(n, "__getattr__") for n in others):
+        raise ImportError(f"module {module!r} has no attribute {attribute!r}")
+    return None, tree
+
+
+@lru_cache(maxsize=64)
+def _parse(source: bytes) -> ast.Module:
+    """By content: reading a recipe and building a run ask for the same plugins several times."""
+    return ast.parse(source)
+
+
+def _module_scope(node: ast.AST) -> Iterator[ast.AST]:
+    """Everything in a module but the bodies of its functions and classes."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _module_scope(child)
+
+
+def _binds(node: ast.AST, name: str) -> bool:
+    """Whether a statement or target gives `name` a meaning."""
+    match node:
+        case ast.alias():
+            return node.asname == name if node.asname else node.name in (name, "*")
+        case ast.Name(ctx=ast.Store()):
+            return node.id == name
+        case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+            return node.name == name
+    return False
+
+
+def describe_source(module: str, attribute: str) -> Description | None:
+    """Description of `module:attribute` from source; None when only an import can tell.
+
+    Raises:
+        ImportError, SyntaxError: the plugin cannot be imported either.
+    """
+    node, tree = find_definition(module, attribute)
+    if node is None or node.decorator_list:
+        return None
+    doc = ast.get_docstring(node) or ""
+    function: Any = node
+    if isinstance(node, ast.ClassDef):
+        function = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        if function is None:
+            kinds = _imported(tree, "farcluss.stages.base")
+            plain = not node.keywords and all(ast.unparse(base) in kinds for base in node.bases)
+            return Description(doc) if plain else None
+    helps = argument_docs(doc) | argument_docs(ast.get_docstring(function) or "")
+    names = _types(tree)
+    try:
+        options = {
+            arg.arg: Option(_annotation(arg, names), _default(default), helps.get(arg.arg, ""))
+            for arg, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+        }
+    except (NameError, ValueError, TypeError, AttributeError, SyntaxError):
+        return None
+    return Description(doc, options, open=function.args.kwarg is not None)
+
+
+def _imported(tree: ast.Module, module: str) -> dict[str, str]:
+    """Names that a module takes `from` another: local name, name there."""
+    nodes = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module == module and not n.level]
+    return {alias.asname or alias.name: alias.name for node in nodes for alias in node.names}
+
+
+def _types(tree: ast.Module) -> dict[str, Any]:
+    """What the annotations of a module may say."""
+    from farcluss.plugins import options
+
+    known = {local: getattr(options, name) for local, name in _imported(tree, options.__name__).items()}
+    words = {"Annotated": Annotated, "Any": Any, "Literal": Literal}
+    known |= {local: words[name] for local, name in _imported(tree, "typing").items() if name in words}
+    return {**_BUILT_IN, **known, "__builtins__": {}}
+
+
+def _annotation(arg: ast.arg, names: dict[str, Any]) -> Any:
+    node = arg.annotation
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        node = ast.parse(node.value, mode="eval").body
+    return Any if node is None else eval(compile(ast.Expression(node), "<annotation>", "eval"), names)
+
+
+def _default(node: ast.expr | None) -> Any:
+    return REQUIRED if node is None else ast.literal_eval(node)
+
+
+def describe_object(thing: Any) -> Description:
+    """Description of an imported class or function."""
+    doc = inspect.getdoc(thing) or ""
+    initializer = thing.__init__ if inspect.isclass(thing) else thing
+    if inspect.isclass(thing) and getattr(initializer, "__module__", "") in _NO_OPTIONS:
+        return Description(doc)
+    helps = argument_docs(doc) | argument_docs(inspect.getdoc(initializer) or "")
+    names = getattr(inspect.unwrap(initializer), "__globals__", {})
+    try:
+        parameters = inspect.signature(thing).parameters.values()
+        # Of options alone: what farcluss passes may have types that only type checkers import.
+        options = {
+            p.name: Option(_evaluated(p.annotation, names), p.default, helps.get(p.name, ""))
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY
+        }
+    except (TypeError, ValueError, NameError, AttributeError, SyntaxError):
+        return Description(doc, open=True)
+    return Description(doc, options, open=any(p.kind is p.VAR_KEYWORD for p in parameters))
+
+
+def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
+    if annotation is REQUIRED:
+        return Any
+    return eval(annotation, names) if isinstance(annotation, str) else annotation
+
+
+def argument_docs(doc: str) -> dict[str, str]:
+    """The texts of a Google-style `Args:` block, by argument."""
+    texts: dict[str, str] = {}
+    block = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(doc), re.MULTILINE)
+    name = ""
+    for line in (block.group(1) if block else "").splitlines():
+        if match := re.match(r"    (\**\w+)(?: \(.*?\))?: (.*)", line):
+            name, texts[match[1]] = match[1], match[2]
+        elif name and line.strip():
+            texts[name] += " " + line.strip()
+    return texts
+
+
+def readable(annotation: Any) -> str:
+    """A type as a recipe's author would say it: `float in [0, 1]`, `int >= 1`, `"hard" or "soft"`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    from farcluss.plugins.options import Color
+
+    if annotation == Color:
+        return 'color "#rrggbb"'
+    if origin is Annotated:
+        return readable(arguments[0]) + _bounds(arguments[1:])
+    if origin in (Union, UnionType, Literal):
+        texts = [_quoted(a) if origin is Literal else readable(a) for a in arguments]
+        return ", ".join(texts[:-1]) + " or " + texts[-1] if len(texts) > 1 else texts[0]
+    if origin is list:
+        return f"list of {readable(arguments[0])}"
+    if origin is tuple:
+        return f"[{', '.join('...' if a is Ellipsis else readable(a) for a in arguments)}]"
+    if annotation in (Any, NoneType):
+        return "any value" if annotation is Any else "unset"
+    return getattr(annotation, "__name__", None) or str(annotation)
+
+
+def _quoted(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _bounds(marks: tuple[Any, ...]) -> str:
+    limits: dict[str, Any] = {}
+    for mark in [m for outer in marks for m in getattr(outer, "metadata", [outer])]:
+        limits |= {key: getattr(mark, key) for key in ("ge", "gt", "le", "lt") if getattr(mark, key, None) is not None}
+    if len(limits) == 2:
+        low, high = sorted(limits)  # "ge" and "gt" sort before "le" and "lt"
+        return f" in {'[' if low == 'ge' else '('}{limits[low]}, {limits[high]}{']' if high == 'le' else ')'}"
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return "".join(f" {signs[key]} {value}" for key, value in limits.items())
+
+
+def file_module(path: str) -> ModuleType:
+    """Import a file as a module of its own, for `farcluss run --plugin FILE.py`."""
+    name = f"farcluss_local_{Path(path).stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

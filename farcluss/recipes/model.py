@@ -1,0 +1,276 @@
+"""What a recipe may say: one model per table, one described field per key."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from farcluss.plugins.options import Color, Count, NonNegative, Positive, PositiveInt, PositiveRange, Share
+
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
+"""A text that may be written as a number, such as a share."""
+
+
+class Section(BaseModel):
+    """Base of every table of a recipe: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Part(Section):
+    """A plugin by name with its options; `"name"` alone is short for `{ name = "name" }`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(description="entry-point name, see `farcluss plugins list`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name: the plugin's own options."""
+        return dict(self.model_extra or {})
+
+
+class Data(Section):
+    """Images, masks, lists and the crops drawn from them."""
+
+    layout: Part = Field(default=Part(name="folder"), description="data set plugin and its options")
+    root: Path = Field(default=Path(), description="folder of the data set; relative to the working directory")
+    pack: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(
+        default=None, description="file of `farcluss pack` to read images from, instead of below `root`"
+    )
+    labeled: Text = Field(
+        default="all", description='list file, share such as "1/8", published list name, or "all" images with a mask'
+    )
+    unlabeled: str = Field(
+        default="rest", description='list file, or "rest": the training images that are not labeled; "none" for none'
+    )
+    val: Text = Field(
+        default="val", description='list file, share of the images with a mask, split "val" or "test", or "none"'
+    )
+    draw_seed: int = Field(default=0, description="seed of the shares drawn for `labeled` and `val`")
+    allow_overlap: bool = Field(default=False, description="accept an image in more than one of the three sets")
+    classes: list[str] | dict[str, int | Color | list[int | Color]] | None = Field(
+        default=None,
+        description="names in order of mask value; or name = value, color, or list of them; default: the layout's",
+    )
+    ignore_index: int | Color | list[int | Color] | None = Field(
+        default=None, description="mask values or colors that count nowhere; default: 255, unless a class has it"
+    )
+    reduce_zero_label: bool = Field(default=False, description="mask value 0 means ignore, class i is stored as i + 1")
+    palette: list[Color] | None = Field(default=None, description="color per class for pictures; default: the layout's")
+    draw: Literal["uniform", "balanced"] = Field(
+        default="uniform",
+        description="balanced: labeled images are drawn by the classes in them, each class alike, and unlabeled ones "
+        "in proportion to their valid pixels; for data sets that count pixels, and packs",
+    )
+    channels: PositiveInt = Field(default=3, description="image channels that the network gets")
+    mean: float | list[float] | None = Field(
+        default=None,
+        description="of all channels or of each, the full range of 8 or 16 bits being 1; default: ImageNet's for 3 "
+        "channels, else 0.5",
+    )
+    std: Positive | list[Positive] | None = Field(
+        default=None, description="of all channels or of each; default: ImageNet's for 3, else 0.25"
+    )
+    crop: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = Field(
+        default=321, description="pixels per side of a training crop"
+    )
+    scale: PositiveRange = Field(default=(0.5, 2.0), description="random scale before cropping")
+    flip: Share = Field(default=0.5, description="chance that a crop is mirrored, for each of flip_axes by itself")
+    flip_axes: list[int] = Field(
+        default=[-1], description="spatial axes that flip is about, counted from 0; -1: the last, left and right"
+    )
+    turns: list[tuple[int, int]] = Field(
+        default=[],
+        description="planes, as pairs of spatial axes, in which a crop is turned by a random number of quarter turns, "
+        "of half turns where its two sides differ",
+    )
+    jpeg_draft: bool = Field(
+        default=False,
+        description="decode a JPEG smaller where the crop shows it reduced by 2 or more: about twice as fast, "
+        "pixels differ slightly; no effect with `pack`",
+    )
+    workers: Count = Field(default=4, description="loader processes per training process")
+    on_error: Literal["stop", "skip"] = Field(
+        default="stop", description="skip: a training image that cannot be read is replaced by another, and listed"
+    )
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> "Data":
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            if isinstance(values, list) and len(values) != self.channels:
+                raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
+        return self
+
+    @property
+    def channel_mean(self) -> list[float]:
+        """Mean per channel, defaults filled in."""
+        return self._per_channel(self.mean, [0.485, 0.456, 0.406], 0.5)
+
+    @property
+    def channel_std(self) -> list[float]:
+        """Standard deviation per channel, defaults filled in."""
+        return self._per_channel(self.std, [0.229, 0.224, 0.225], 0.25)
+
+    def _per_channel(self, value: float | list[float] | None, rgb: list[float], other: float) -> list[float]:
+        if value is None:
+            value = rgb if self.channels == 3 else other
+        return value if isinstance(value, list) else [value] * self.channels
+
+
+class Network(Part):
+    """The network and its options."""
+
+    name: str = "deeplabv3plus"
+    pretrained: bool | str = Field(
+        default=False, description="true: download; a path: a local .safetensors or .pth; false: from scratch"
+    )
+
+
+class Stages(Section):
+    """The five stages of the method, in the order of the data."""
+
+    augment: Part = Part(name="photometric")
+    pseudo_label: Part = Part(name="fuzzy")
+    weight: Part = Part(name="entropy")
+    rebalance: Part = Part(name="median-frequency")
+    contrast: Part = Part(name="prototype")
+
+
+class Loss(Section):
+    """Losses and their weights (eq. 11, 12)."""
+
+    supervised: Literal["cross-entropy", "ohem", "dice-cross-entropy"] = Field(
+        default="cross-entropy",
+        description="loss on labeled images; dice-cross-entropy: plus the soft Dice per image and class, "
+        "background (class 0) apart",
+    )
+    ohem_threshold: Share = Field(default=0.7, description="ohem: pixels whose true class is less probable are kept")
+    ohem_min_kept: PositiveInt = Field(default=200_000, description="ohem: at least so many pixels of a batch are kept")
+    unsupervised: NonNegative = Field(
+        default=0.5, description="lambda_u; 0 together with contrastive 0: supervised only"
+    )
+    unsupervised_dice: NonNegative = Field(
+        default=0.0,
+        description="soft Dice of strong views and pseudo-labels, per image and class, background (class 0) apart; "
+        "lambda_u times this is its weight",
+    )
+    contrastive: NonNegative = Field(default=0.1, description="lambda_c")
+    warmup_steps: Count = Field(default=0, description="train on labeled images alone first; from scratch: needed")
+    ramp_steps: Count = Field(default=0, description="then raise both weights linearly from 0")
+
+
+class Train(Section):
+    """Optimization."""
+
+    steps: PositiveInt | None = Field(default=None, description="optimizer steps; either this or epochs")
+    epochs: PositiveInt | None = Field(default=None, description="passes over the unlabeled set")
+    batch: PositiveInt = Field(default=8, description="labeled images per step, over all processes; as many unlabeled")
+    accumulate: PositiveInt = Field(
+        default=1, description="micro-batches in which a process sends its batch through the networks, for small memory"
+    )
+    compile: bool = Field(
+        default=False, description="compile networks and losses; the first steps then take minutes, later ones less"
+    )
+    split_backward: bool = Field(
+        default=False,
+        description="labeled images go through the student first, strong views after their backward: for small memory",
+    )
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (momentum, nesterov off) or adamw")
+    lr: Positive = Field(default=0.001, description="peak learning rate of the encoder")
+    scale_lr: bool | PositiveInt = Field(
+        default=False,
+        description="batch that lr is meant for; true: that of the recipe, whatever --set train.batch says",
+    )
+    head_lr: Positive = Field(default=10.0, description="learning rate of everything else, as a multiple of lr")
+    momentum: Share = Field(default=0.9, description="sgd")
+    weight_decay: NonNegative = Field(
+        default=1e-4, description="also decays norms and biases unless decay_norms = false"
+    )
+    decay_norms: bool = Field(default=True, description="false: no decay on norm parameters and biases")
+    schedule: Literal["poly", "cosine"] = Field(default="poly", description="learning-rate curve")
+    power: Positive = Field(default=0.9, description="poly")
+    lr_warmup_steps: Count = Field(default=0, description="linear learning-rate warm-up")
+    clip: NonNegative = Field(default=0.0, description="largest gradient norm; 0: no clipping")
+    ema: Share = Field(default=0.999, description="teacher decay a of eq. 1, ramped as min(a, 1 - 1/(t+1))")
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
+        default=None, description="default: what accelerate is configured for"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of weights, order and augmentation")
+    log_every: PositiveInt = Field(default=50, description="steps between two lines of metrics.jsonl")
+    checkpoint_every: PositiveInt = Field(default=1000, description="steps between two checkpoints")
+    keep_checkpoints: PositiveInt = Field(default=2, description="older ones are removed")
+    max_skipped: PositiveInt = Field(
+        default=50,
+        description="stop after so many steps in a row whose loss or gradient is not finite; they are skipped",
+    )
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default=[], description="Accelerate trackers to write to")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Train":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("set either steps or epochs, not both" if self.steps else "set steps or epochs")
+        return self
+
+    @property
+    def scaled_lr(self) -> float:
+        """`lr`, times the batch over the one that it is meant for (the linear rule)."""
+        return self.lr if isinstance(self.scale_lr, bool) else self.lr * self.batch / self.scale_lr
+
+
+class Eval(Section):
+    """How images are predicted and scored, in training and by `farcluss eval`."""
+
+    every: PositiveInt = Field(
+        default=1000, description="steps between two evaluations; the last step is always scored"
+    )
+    mode: Literal["whole", "sliding"] = Field(default="whole", description="whole image, or sliding window")
+    window: PositiveInt | list[PositiveInt] | None = Field(default=None, description="default: data.crop")
+    stride: Share = Field(default=2 / 3, description="step of the window, as a share of it")
+    blend: Literal["mean", "gaussian"] = Field(
+        default="mean",
+        description="average of overlapping windows: plain, or gaussian: a pixel near a window's center weighs more",
+    )
+    flip: bool = Field(default=False, description="average with the mirrored image")
+    scales: list[Positive] = Field(default=[1.0], min_length=1, description="average over these image scales")
+    network: Literal["teacher", "student"] = Field(
+        default="teacher", description="which one weights/*.safetensors hold"
+    )
+    writer: Part = Field(default=Part(name="png"), description="what `farcluss predict` writes: plugin and its options")
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    name: str = Field(default="", description="name of the run; default: the file's name")
+    data: Data = Data()
+    network: Network = Network(name="deeplabv3plus")
+    stages: Stages = Stages()
+    loss: Loss = Loss()
+    train: Train
+    eval: Eval = Eval()
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder(cls, name: str) -> str:
+        if name and (name in (".", "..") or any(c in "/\\" or not c.isprintable() for c in name) or not name.strip()):
+            raise ValueError("a name is that of a folder below runs/: no slashes, not . or .., printable")
+        return name
+
+    @property
+    def semi_supervised(self) -> bool:
+        """Whether unlabeled images take part at all."""
+        return self.loss.unsupervised > 0 or self.loss.contrastive > 0
+
+
+def parts(recipe: Recipe) -> list[tuple[str, str, Part]]:
+    """Every plugin that a recipe names: key path, group, part."""
+    stages = [(f"stages.{kind}", kind, getattr(recipe.stages, kind)) for kind in Stages.model_fields]
+    data, writer = ("data.layout", "dataset", recipe.data.layout), ("eval.writer", "writer", recipe.eval.writer)
+    return [data, ("network", "network", recipe.network), *stages, writer]

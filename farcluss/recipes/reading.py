@@ -1,0 +1,207 @@
+"""From TOML files to a validated recipe: every error of a recipe in one report, with file and key path.
+
+Order of precedence, lowest first: the file that `extends` names, the recipe, each `--with` overlay, each `--set`.
+"""
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import ValidationError
+
+from farcluss.errors import RecipeError, suggestion
+from farcluss.recipes.model import Recipe, Section, Train, parts
+
+Key = tuple[str, ...]
+CLASSES = ("data", "classes")
+Origins = dict[Key, str]
+
+
+def recipe_folder() -> Path:
+    """The folder of the shipped recipes, in an installed package and in a source tree."""
+    package = Path(__file__).parent.parent
+    inside = package / "_recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def find_recipe(name: str | os.PathLike[str], below: str = "") -> Path:
+    """Path of a recipe by path or by shipped name.
+
+    Raises:
+        RecipeError: no such file or name; the message suggests near names.
+    """
+    for path in (Path(name), recipe_folder() / below / f"{name}.toml"):
+        if path.is_file():
+            return path
+    known = [p.stem for p in sorted((recipe_folder() / below).glob("*.toml"))]
+    raise RecipeError(f"There is no recipe file or shipped recipe {str(name)!r}{suggestion(str(name), known)}\n"
+                      "`farcluss recipes list` shows the shipped ones.")  # fmt: skip
+
+
+def load_recipe(
+    source: str | os.PathLike[str], overlays: Sequence[str | os.PathLike[str]] = (), settings: Sequence[str] = ()
+) -> Recipe:
+    """Read, merge and validate a recipe.
+
+    Args:
+        source: path or shipped name.
+        overlays: paths or shipped names below `methods/`, merged over it in order.
+        settings: `a.b=VALUE`; VALUE is a TOML literal, or else a string.
+
+    Raises:
+        RecipeError: with one line per error, each with file and key path.
+    """
+    table = _read(path := find_recipe(source))
+    merged, origins = dict[str, Any](), Origins()
+    if (base := table.pop("extends", None)) is not None:
+        parent = path.parent / str(base)
+        lower = _read(parent) if parent.is_file() else None
+        if lower is None or "extends" in lower:
+            reason = "does not exist" if lower is None else "extends another file itself; one level is the limit"
+            raise RecipeError(f"{path}: extends: {parent} {reason}.")
+        _merge(merged, lower, str(parent), origins)
+    _merge(merged, table, str(path), origins)
+    names = [str(merged.get("name") or path.stem)]
+    for overlay in overlays:
+        table = _read(file := find_recipe(overlay, "methods"))
+        names.append(str(table.pop("name", file.stem)))
+        _merge(merged, table, str(file), origins)
+    merged["name"] = "-".join(names)
+    batch = _at(merged, ("train", "batch")) or Train.model_fields["batch"].default
+    for setting in settings:
+        _merge(merged, _parse_setting(setting), f"--set {setting}", origins)
+    if _at(merged, ("train", "scale_lr")) is True:
+        merged["train"]["scale_lr"] = batch  # that of the files; from here on the recipe says it itself
+    return _validate(merged, origins, path)
+
+
+def validate(table: dict[str, Any], changes: dict[str, Any]) -> Recipe:
+    """A recipe from a table of plain values, as in a weights file, with some keys changed. Raises RecipeError."""
+    merged, origins = dict[str, Any](), Origins()
+    _merge(merged, table, "recipe of the weights", origins)
+    _merge(merged, changes, "--set", origins)
+    return _validate(merged, origins, Path("of the weights"))
+
+
+def merge_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`a.b=VALUE` texts as one nested table. Raises RecipeError for a text without `=`."""
+    merged: dict[str, Any] = {}
+    for setting in settings:
+        _merge(merged, _parse_setting(setting), "", {})
+    return merged
+
+
+def _validate(merged: dict[str, Any], origins: Origins, path: Path) -> Recipe:
+    merged.setdefault("train", {})
+    for key, name in DEFAULT_PARTS.items():
+        if isinstance(table := _at(merged, key), dict):
+            table.setdefault("name", name)
+    recipe, errors = None, []
+    try:
+        recipe = Recipe.model_validate(merged)
+    except ValidationError as error:
+        errors = [_explain(e, merged, origins, path) for e in error.errors()]
+    lines = list(dict.fromkeys(errors + _check_parts(merged, origins, path)))
+    if recipe is None or lines:
+        raise RecipeError(report(lines, path))
+    return recipe
+
+
+def report(lines: list[str], path: Path) -> str:
+    """All errors of a recipe under one heading."""
+    return "\n".join([f"{len(lines)} error{'s'[: len(lines) > 1]} in recipe {path}:", *(f"  {line}" for line in lines)])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}.") from None
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _merge(into: dict[str, Any], table: dict[str, Any], origin: str, origins: Origins, at: Key = ()) -> None:
+    """Merge `table` over `into`; classes, and a part with another name, are replaced as a whole."""
+    for key, value in table.items():
+        here, old = (*at, key), into.get(key)
+        origins[here] = origin
+        if here in DEFAULT_PARTS and isinstance(value, str):
+            value = {"name": value}
+        if isinstance(value, dict):
+            old = old if isinstance(old, dict) else {}
+            name = old.get("name", DEFAULT_PARTS.get(here))
+            whole = here == CLASSES or (here in DEFAULT_PARTS and value.get("name", name) != name)
+            into[key] = {} if whole else dict(old)
+            _merge(into[key], value, origin, origins, here)
+        else:
+            into[key] = value
+
+
+def _parse_setting(setting: str) -> dict[str, Any]:
+    key, separator, text = setting.partition("=")
+    if not separator or not all(part for part in key.split(".")):
+        raise RecipeError(f"--set {setting}: write it as key.path=VALUE, for example --set train.lr=0.01")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        value = text
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def _explain(error: Any, merged: dict[str, Any], origins: Origins, path: Path) -> str:
+    """One line for one pydantic error: file, key path, what is wrong, what would be right."""
+    from farcluss.plugins.signatures import readable
+
+    location = tuple(str(part) for part in error["loc"] if "[" not in str(part))
+    key = next((location[:n] for n in range(len(location), 0, -1) if location[:n] in origins), ())
+    origin, name, value = origins.get(key, str(path)), ".".join(key or location), _at(merged, key)
+    if error["type"] == "extra_forbidden":
+        return f"{origin}: unknown key {name}{suggestion(key[-1], getattr(_kind(key[:-1]), 'model_fields', ()))}"
+    if error["type"] == "value_error":
+        return f"{origin}: {name}: {error['msg'].removeprefix('Value error, ')}."
+    kind = _kind(key)
+    expected = "a table" if isinstance(kind, type) and issubclass(kind, Section) else readable(kind)
+    return f"{origin}: {name}: must be {expected}, not {value!r}."
+
+
+def _at(table: Any, key: Key) -> Any:
+    for part in key:
+        table = table.get(part) if isinstance(table, dict) else None
+    return table
+
+
+def _kind(key: Key) -> Any:
+    """The type of a key of a recipe, with its bounds."""
+    kind: Any = Recipe
+    for part in key:
+        if field := getattr(kind, "model_fields", {}).get(part):
+            kind = Annotated[field.annotation, field] if field.metadata else field.annotation
+        else:  # a key of the author's own, such as a class
+            kind = next((get_args(a)[1] for a in get_args(kind) if get_origin(a) is dict), Any)
+    return kind
+
+
+_DEFAULTS = parts(Recipe(train=Train(steps=1)))
+DEFAULT_PARTS = {tuple(key.split(".")): part.name for key, _, part in _DEFAULTS}
+
+
+def _check_parts(merged: dict[str, Any], origins: Origins, path: Path) -> list[str]:
+    """Errors in the names and options of the plugins, found without importing them where their source can be read."""
+    from farcluss.plugins import registry
+
+    lines = []
+    for (_, group, default), at in zip(_DEFAULTS, DEFAULT_PARTS, strict=True):
+        table = _at(merged, at)
+        if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+            continue  # a default, which is fine, or something else, which has been said
+        options = {k: v for k, v in table.items() if k not in type(default).model_fields}
+        for name, problem in registry.problems(group, table["name"], options):
+            full = (*at, name) if name else at
+            origin = next((origins[full[:n]] for n in range(len(full), 0, -1) if full[:n] in origins), str(path))
+            lines.append(f"{origin}: {'.'.join(full)}: {problem}")
+    return lines

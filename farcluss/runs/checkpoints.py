@@ -1,0 +1,254 @@
+"""Checkpoints: a file of tensors and a manifest beside it that says what they are and how to tell damage.
+
+```
+checkpoints/step-00001000.pt     student, teacher, optimizer, stages: tensors and plain values, no code
+checkpoints/step-00001000.json   checksum and size of that file, progress of the run, the recipe's fingerprint
+```
+
+The manifest is written last: a checkpoint without one is not whole.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from farcluss.runs.atomic import atomic_file, write_atomically
+from farcluss.errors import RunError
+
+
+class Manifest(BaseModel):
+    """What a checkpoint is.
+
+    Attributes:
+        step: optimizer steps done.
+        sha256: of the file of tensors.
+        size: of it, bytes.
+        progress: what else the run remembers, see `farcluss.training.state.PROGRESS`.
+        fingerprint: what affects training, see `farcluss.runs.resuming.fingerprint`.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    step: int
+    sha256: str
+    size: int
+    progress: dict[str, Any]
+    fingerprint: dict[str, Any]
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that has been read and found whole; `remarks` are lines about newer ones that were not."""
+
+    path: Path
+    manifest: Manifest
+    state: dict[str, Any]
+    remarks: tuple[str, ...] = ()
+
+
+class _Digest:
+    """A file that is written to and hashed at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.hash, self.size = file, hashlib.sha256(), 0
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write bytes; remembers an error, which torch would report as its own."""
+        try:
+            self.file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+        self.hash.update(content)
+        self.size += len(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Hand buffered bytes to the system."""
+        self.file.flush()
+
+
+def paths(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first, whole or not."""
+    return sorted(folder.glob("step-*.pt"))
+
+
+def snapshot(value: Any) -> Any:
+    """A copy of nested values, all tensors in host memory: what was is kept while training goes on."""
+    copied = _copy(value)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.current_stream().synchronize()  # once for all copies
+    return copied
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        if not value.is_cuda:
+            return value.to("cpu", copy=True)
+        return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
+    if isinstance(value, dict):
+        result = copy.copy(value)  # keeps what a module's state says of itself besides its entries
+        result.update((key, _copy(inner)) for key, inner in value.items())
+        return result
+    return type(value)(map(_copy, value)) if isinstance(value, list | tuple) else value
+
+
+def save(
+    path: Path, step: int, state: dict[str, Any], progress: dict[str, Any], fingerprint: dict[str, Any], keep: int
+) -> None:
+    """Write a checkpoint and its manifest, then remove all but the newest `keep` up to it.
+
+    Later ones are removed as well: they are damaged, or of a run that has gone back before them.
+
+    Raises:
+        RunError: it cannot be written; those that were there stay.
+    """
+    try:
+        with atomic_file(path) as file:
+            digest = _Digest(file)
+            try:
+                torch.save(state, digest)  # type: ignore[arg-type]
+            except RuntimeError:
+                if digest.error is None:
+                    raise
+                raise digest.error from None
+        manifest = Manifest(
+            step=step, sha256=digest.hash.hexdigest(), size=digest.size, progress=progress, fingerprint=fingerprint
+        )
+        _write_manifest(path, manifest)
+    except OSError as error:
+        raise RunError(_unwritten(path, state, error)) from None
+    drop_after(path.parent, step)
+    _remove(paths(path.parent)[:-keep])
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints after a step."""
+    _remove([path for path in paths(folder) if path.stem > f"step-{step:08d}"])
+
+
+def _remove(files: list[Path]) -> None:
+    for path in files:
+        path.with_suffix(".json").unlink(missing_ok=True)  # first: without it there is no checkpoint
+        path.unlink()
+
+
+def note_progress(path: Path, progress: dict[str, Any]) -> None:
+    """Replace the progress in a checkpoint's manifest, such as after the evaluation that followed it."""
+    manifest = read_manifest(path)
+    _write_manifest(path, manifest.model_copy(update={"progress": progress}))
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    write_atomically(path.with_suffix(".json"), manifest.model_dump_json(indent=1).encode())
+
+
+def _unwritten(path: Path, state: dict[str, Any], error: OSError) -> str:
+    free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
+    room = f"it needs about {mebibytes(_size(state))} MiB, {mebibytes(free)} MiB are free"
+    last = newest_whole(path.parent)
+    advice = f"go on by --resume: {last} is whole" if last else "start anew by --overwrite: there is no earlier one"
+    return f"Checkpoint {path} cannot be written: {error.strerror}; {room}.\nMake room there, then {advice}."
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is what its manifest says; None when there is none."""
+    for path in reversed(paths(folder)):
+        with suppress(RunError):
+            verify(path)
+            return path
+    return None
+
+
+def mebibytes(size: int) -> str:
+    """A number of bytes in MiB, for people."""
+    return f"{size / 2**20:,.1f}"
+
+
+def _size(value: Any) -> int:
+    """Bytes of all tensors in nested values."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(_size(each) for each in inner)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint. Raises RunError when there is none, or none that can be read."""
+    place = path.with_suffix(".json")
+    try:
+        return Manifest.model_validate(json.loads(place.read_bytes()))
+    except FileNotFoundError:
+        raise RunError(f"Checkpoint {path} is not whole: its manifest {place.name} is missing.") from None
+    except (OSError, ValueError, ValidationError):
+        raise RunError(f"Checkpoint {path} is damaged: its manifest {place.name} cannot be read.") from None
+
+
+def verify(path: Path) -> Manifest:
+    """The manifest of a checkpoint that is what it says.
+
+    Raises:
+        RunError: it is missing, cannot be read, or is damaged.
+    """
+    try:
+        size = path.stat().st_size
+        manifest = read_manifest(path)
+        if size != manifest.size:
+            raise RunError(f"Checkpoint {path} is damaged: it has {size} of {manifest.size} bytes.")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
+                raise RunError(f"Checkpoint {path} is damaged: its checksum is not that of its manifest.")
+    except FileNotFoundError:
+        raise RunError(f"There is no checkpoint {path}.") from None
+    except OSError as error:
+        raise RunError(f"Checkpoint {path} cannot be read: {error.strerror}.") from None
+    return manifest
+
+
+def read(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint, unpickling tensors and plain values only.
+
+    Raises:
+        RunError: see `verify`; or it holds anything else.
+    """
+    path = Path(path)
+    manifest = verify(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return Checkpoint(path, manifest, dict(state))
+    except pickle.UnpicklingError:
+        raise RunError(f"Checkpoint {path} cannot be read: it holds more than tensors and plain values.") from None
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RunError(f"Checkpoint {path} cannot be read: {reason}") from None
+
+
+def read_newest(folder: Path) -> Checkpoint:
+    """The newest checkpoint in a folder that is whole; what is wrong with newer ones becomes its remarks.
+
+    Raises:
+        RunError: there is none.
+    """
+    remarks: list[str] = []
+    for path in reversed(paths(folder)):
+        try:
+            found = read(path)
+        except RunError as error:
+            remarks.append(str(error))
+            continue
+        if remarks:
+            remarks.append(f"Going on from the one before, {path}.")
+        return found._replace(remarks=tuple(remarks))
+    raise RunError(
+        f"{folder.parent} has no whole checkpoint: {remarks[0]}" if remarks else f"{folder.parent} has no checkpoint."
+    )

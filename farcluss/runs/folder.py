@@ -1,0 +1,241 @@
+"""A run directory: what a run writes, and how it is found again.
+
+```
+RUN/recipe.toml        the recipe, resolved        metrics.jsonl    one line per logged step and evaluation
+RUN/environment.json   versions, device, lists     log.txt          what was printed
+RUN/lists/             the images of each set      checkpoints/     everything needed to go on
+RUN/weights/           last and best .safetensors  pictures/        what the teacher says, at each evaluation
+RUN/lock               the process that writes     broken/          images of steps whose loss was not finite
+```
+"""
+
+import errno
+import io
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from farcluss.runs import checkpoints
+from farcluss.runs.atomic import remove_unfinished, write_atomically
+from farcluss.data.base import Item
+from farcluss.data.loader import HostBatch
+from farcluss.data.splits import Splits
+from farcluss.errors import RunError
+from farcluss.recipes.model import Recipe
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        """Name a folder; nothing is touched yet."""
+        self.path = path
+        self.last, self.best = path / "weights" / "last.safetensors", path / "weights" / "best.safetensors"
+        self.checkpoints = path / "checkpoints"
+
+    def refuse_existing(self, overwrite: bool) -> None:
+        """Raise RunError when a run is there already and may not be replaced."""
+        if self.exists() and not overwrite:
+            raise RunError(
+                f"{self.path} holds a run already. Go on with it by --resume, replace it by --overwrite,\n"
+                "or choose another folder with --output."
+            )
+
+    def exists(self) -> bool:
+        """Whether a run is there."""
+        return (self.path / "recipe.toml").exists()
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is any, whole or not; tensors alone are the rest of a first one that was never finished."""
+        found = checkpoints.paths(self.checkpoints)
+        return len(found) > 1 or any(self.checkpoints.glob("step-*.json"))
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint, whole or not; None for none."""
+        found = checkpoints.paths(self.checkpoints)
+        return found[-1] if found else None
+
+    def refuse_other(self, recipe: Recipe) -> None:
+        """Raise RunError when a run of another recipe is there that ended before its first checkpoint."""
+        path = self.path / "recipe.toml"
+        if path.exists() and path.read_text() != recipe_text(recipe):
+            raise RunError(
+                f"{self.path} holds a run of another recipe, without a checkpoint. Replace it by --overwrite,\n"
+                "or choose another folder with --output."
+            )
+
+    def create(self, recipe: Recipe, fresh: bool) -> None:
+        """Make the folder of a run; a fresh one replaces what was there."""
+        places = [self.path, *(self.path / name for name in ("checkpoints", "weights", "lists", "pictures", "broken"))]
+        self.path.mkdir(parents=True, exist_ok=True)
+        for place in places:
+            remove_unfinished(place)
+        if fresh:
+            # Out of the way at once: a run that is killed while it removes them must not leave some to resume from.
+            aside = self.path / "checkpoints.old"
+            shutil.rmtree(aside, ignore_errors=True)
+            if self.checkpoints.exists():
+                self.checkpoints.replace(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+            for name in ("metrics.jsonl", "log.txt"):
+                (self.path / name).write_text("")
+            old = [path for pattern in ("pictures/step-*.png", "broken/step-*.npz") for path in self.path.glob(pattern)]
+            for stale in (*old, self.last, self.best):
+                stale.unlink(missing_ok=True)
+        write_atomically(self.path / "recipe.toml", recipe_text(recipe).encode())
+
+    def is_to_blame(self, error: OSError) -> bool:
+        """Whether an error of the system is about this folder or its disk, and not about something else."""
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+        inside = isinstance(error.filename, str) and Path(error.filename).is_relative_to(self.path)
+        return error.errno in full or inside
+
+    def unwritable(self, error: OSError, begun: bool) -> RunError:
+        """What to say of an error of the file system, at the start of a run or in the midst of it."""
+        text = f"The run directory {self.path} cannot be written: {error.strerror or error}."
+        if not begun:
+            return RunError(f"{text}\nChoose another with --output.")
+        free = checkpoints.mebibytes(shutil.disk_usage(self.path).free)
+        whole = checkpoints.newest_whole(self.checkpoints)
+        last = f"go on from {whole} by --resume" if whole else "start anew by --overwrite: there is no checkpoint yet"
+        return RunError(f"{text} {free} MiB are free.\nMake room there, then {last}.")
+
+    def describe(self, device: str, processes: int, splits: Splits) -> None:
+        """Write what the run runs on, and its lists."""
+        packages = ("farcluss", "torch", "accelerate", "timm", "kornia", "numpy")
+        facts = {
+            "command": sys.argv,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": device,
+            "processes": processes,
+            "lists": splits.names,
+            "versions": {name: _version(name) for name in packages},
+        }
+        write_atomically(self.path / "environment.json", json.dumps(facts, indent=2).encode())
+        for name in ("labeled", "unlabeled", "val"):
+            lines = [_list_line(item) for item in getattr(splits, name)]
+            write_atomically(self.path / "lists" / f"{name}.txt", "".join(f"{line}\n" for line in lines).encode())
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl."""
+        line = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(without_nan(line)) + "\n")
+
+    def forget_after(self, step: int, scored: bool) -> None:
+        """Drop what a run that resumes at `step` will do again: later checkpoints, and lines of metrics.jsonl.
+
+        Args:
+            step: from which it goes on.
+            scored: whether the evaluation there is done.
+        """
+        checkpoints.drop_after(self.checkpoints, step)
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if _is_before(line, step, scored)]
+        write_atomically(path, "".join(line + "\n" for line in kept).encode())
+
+    def flush(self) -> None:
+        """Bring metrics.jsonl to the disk: a checkpoint must not outlive the lines before it."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+
+    def log(self, text: str) -> None:
+        """Append to log.txt."""
+        with (self.path / "log.txt").open("a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.checkpoints / f"step-{step:08d}.pt"
+
+    def how_to_resume(self, step: int, number: int) -> str:
+        """What to tell somebody whose signal has ended the run at a step."""
+        return (
+            f"Stopped by {signal.Signals(number).name} at step {step}; a checkpoint has been written.\n"
+            f"Go on by the same command with --resume, or by: farcluss run {self.path / 'recipe.toml'} "
+            f"--output {self.path} --resume"
+        )
+
+    def save_broken(self, step: int, rank: int, host: HostBatch) -> Path:
+        """Write the images of a process in a step for inspection, to be opened by `numpy.load`."""
+        path = self.path / "broken" / f"step-{step:08d}-rank-{rank}.npz"
+        arrays = {name: getattr(host, name).numpy() for name in ("images", "masks", "valid")}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays, labeled=host.labeled, ids=np.array(host.ids, np.str_))
+        write_atomically(path, buffer.getvalue())
+        return path
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A whole recipe as TOML."""
+    return to_toml(recipe.model_dump(mode="json"))
+
+
+def _is_before(line: str, step: int, scored: bool) -> bool:
+    """Whether a line of metrics.jsonl is whole and tells of something that will not be done again."""
+    try:
+        facts = json.loads(line)
+        return bool(facts["step"] < step or (facts["step"] == step and (scored or facts["kind"] != "eval")))
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _list_line(item: Item) -> str:
+    """A line that a recipe's list can hold: image and mask, as absolute paths where they are files."""
+    names = [item.image] if item.mask in (None, item.image) else [item.image, item.mask]
+    return "\t".join(os.path.abspath(name) if os.path.exists(name) else name for name in names)
+
+
+def without_nan(value: Any) -> Any:
+    """A plain value with None in place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def to_toml(table: dict[str, Any], name: str = "") -> str:
+    """A table of plain values as TOML; keys whose value is None are left out, as TOML has none."""
+    plain = {key: value for key, value in table.items() if not isinstance(value, dict) and value is not None}
+    lines = [f"[{name}]"] if name and plain else []
+    lines += [f"{_key(key)} = {_literal(value)}" for key, value in plain.items()]
+    text = "\n".join(lines) + "\n" if lines else ""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            inner = to_toml(value, f"{name}.{_key(key)}" if name else _key(key))
+            text += ("\n" if text and inner else "") + inner
+    return text
+
+
+def _key(key: str) -> str:
+    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else _literal(key)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(k)} = {_literal(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON allows and TOML does not

@@ -1,0 +1,1 @@
+"""Small tools for tensors and processes, which know nothing of the method."""

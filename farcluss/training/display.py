@@ -1,0 +1,81 @@
+"""What a run shows while it trains: a live panel on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from farcluss.runs.folder import RunFolder
+
+LOSSES = ("total", "supervised", "unsupervised", "unsupervised_dice", "contrastive")
+
+
+class Display:
+    """Progress of a run, on the main process. Use it as a context manager."""
+
+    def __init__(self, folder: RunFolder, first: int, steps: int, shown: bool) -> None:
+        """`shown` is False on all processes but the first, which then print nothing."""
+        self.folder, self.first, self.steps, self.shown = folder, first, steps, shown
+        self.start = time.perf_counter()
+        self.score = ""
+        console = Console(stderr=False)
+        live = shown and console.is_terminal
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if live else None
+
+    def __enter__(self) -> "Display":
+        """Start the panel."""
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the panel; printed lines stay."""
+        if self.live:
+            self.live.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line and keep it in log.txt."""
+        if not self.shown:
+            return
+        self.folder.log(text)
+        if self.live:
+            self.live.console.print(text, highlight=False, markup=False)
+        else:
+            print(text)
+            sys.stdout.flush()
+
+    def scored(self, text: str) -> None:
+        """Remember the last evaluation for the panel, and print it."""
+        self.score = text
+        self.say(text)
+
+    def step(self, step: int, values: dict[str, Any]) -> None:
+        """Show a logged step: losses, rate, speed, time left, memory."""
+        if not self.shown:
+            return
+        rate = (step - self.first) / max(time.perf_counter() - self.start, 1e-9)
+        left = str(timedelta(seconds=int((self.steps - step) / rate))) if rate else "-"
+        parts = " ".join(f"{name} {values[name]:.4f}" for name in LOSSES if name in values)
+        speed = f"{values['images_per_second']:.1f} images/s"
+        line = f"step {step}/{self.steps}  {parts}  lr {values['lr']:.2e}  {speed}  left {left}"
+        self.folder.log(line)
+        if self.live:
+            self.live.update(self._panel(step, values, speed, left))
+        else:
+            print(line)
+            sys.stdout.flush()
+
+    def _panel(self, step: int, values: dict[str, Any], speed: str, left: str) -> Table:
+        table = Table.grid(padding=(0, 2))
+        table.add_row("step", f"{step} / {self.steps}", "left", left)
+        table.add_row("speed", speed, "memory", f"{values['memory_gib']:.2f} GiB")
+        for name in LOSSES:
+            if name in values:
+                table.add_row(name, f"{values[name]:.4f}")
+        if self.score:
+            table.add_row("last score", self.score)
+        return table

@@ -1,0 +1,64 @@
+"""Optimizer and learning rate. The rate is a function of the step: nothing to save, the same on any device."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from farcluss.recipes.model import Train
+
+
+def learning_rate(step: int, steps: int, train: Train) -> float:
+    """Factor in [0, 1] on every group's learning rate at `step` of `steps`, counted from 0.
+
+    `poly`: `(1 - step / steps)^power`; `cosine`: `(1 + cos(pi step / steps)) / 2`; both after a linear warm-up.
+    """
+    warm = min(1.0, (step + 1) / train.lr_warmup_steps) if train.lr_warmup_steps else 1.0
+    share = min(step / steps, 1.0)
+    if train.schedule == "cosine":
+        return warm * (1 + math.cos(math.pi * share)) / 2
+    return float(warm * (1 - share) ** train.power)
+
+
+def parameter_groups(network: Any, train: Train) -> list[dict[str, Any]]:
+    """Parameters by learning rate (encoder, head) and by decay (weights; norms and biases if these do not decay)."""
+    head = set(network.head_parameters())
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            decays = train.decay_norms or parameter.dim() > 1
+            groups.setdefault((name in head, decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": train.scaled_lr * (train.head_lr if in_head else 1),
+            "peak_lr": train.scaled_lr * (train.head_lr if in_head else 1),
+            "weight_decay": train.weight_decay if decays else 0.0,
+        }
+        for (in_head, decays), parameters in groups.items()
+    ]
+
+
+def build_optimizer(network: Any, train: Train) -> torch.optim.Optimizer:
+    """The recipe's optimizer over a network with `head_parameters()`.
+
+    The fused kind, which skips a step by a flag on the device (`found_inf`), so that the host need not look.
+    """
+    groups = parameter_groups(network, train)
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(groups, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=train.scaled_lr, momentum=train.momentum, fused=True)
+    if train.momentum:
+        # Where its first step is skipped, fused SGD would go on from uninitialized memory. Zeros are the same start.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def set_learning_rate(optimizer: Any, factor: float) -> float:
+    """Set every group's rate to `factor` times its peak; returns the first group's."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+    return float(optimizer.param_groups[0]["lr"])

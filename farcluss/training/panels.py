@@ -1,0 +1,98 @@
+"""One picture of what the teacher teaches: input, strong view, pseudo-label, uncertainty, prediction."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from farcluss.data.base import IGNORE, Palette
+from farcluss.learning.batches import Batch
+from farcluss.learning.learner import Learner
+from farcluss.runs.atomic import write_atomically
+from farcluss.stages.weight import normalized_entropy
+from farcluss.tensors.precision import wide_softmax
+
+COLUMNS = ("input", "strong view", "pseudo-label", "uncertainty", "prediction", "truth")
+GAP, WIDTH, HEADER = 4, 1200, 28
+WHITE, INVALID = 255, (255, 255, 255)
+
+
+@torch.no_grad()
+def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> tuple[NDArray[np.uint8], int]:
+    """A grid of pictures, one row per unlabeled image of the batch; the columns are `COLUMNS`.
+
+    The pseudo-label and its uncertainty (normalized entropy of the teacher, white is 1) are those of the weak view. The
+    prediction is the student's, of the same view. Truth is shown where the unlabeled images have masks.
+
+    Returns:
+        `(height, width, 3)` uint8, and the number of columns.
+    """
+    assert batch.unlabeled is not None and batch.valid is not None and batch.truth is not None
+    views = learner.stages.augment(batch.unlabeled, batch.valid)
+    weak = learner.normalize(views.weak)
+    probs = wide_softmax(learner.teacher(weak).logits)
+    labels = learner.stages.pseudo_label(probs).classes[:, 0]
+    student: Any = getattr(learner.student, "module", learner.student)
+    training = student.training
+    predicted = student.eval()(weak).logits.argmax(1)
+    student.train(training)
+    colors = torch.tensor([*palette, *[INVALID] * (IGNORE + 1 - len(palette))], dtype=torch.uint8)
+    columns = [
+        _pictures(_plane(views.weak, 2)),
+        _pictures(_plane(views.strong[0], 2)),
+        colors[_plane(labels.where(batch.valid, IGNORE), 1).cpu()],
+        _pictures(_plane(normalized_entropy(probs).unsqueeze(1), 2)),
+        colors[_plane(predicted.where(batch.valid, IGNORE), 1).cpu()],
+    ]
+    if bool((batch.truth != IGNORE).any()):
+        columns.append(colors[_plane(batch.truth.long(), 1).cpu()])
+    return _grid([column.numpy() for column in columns]), len(columns)
+
+
+def _plane(tensor: Tensor, leading: int) -> Tensor:
+    """The middle plane of what has more than two axes after the `leading` ones."""
+    while tensor.dim() > leading + 2:
+        tensor = tensor[..., tensor.shape[-1] // 2]
+    return tensor
+
+
+def _pictures(images: Tensor) -> Tensor:
+    """`(B, Cin, H, W)` as `(B, H, W, 3)` uint8; of other than RGB the first channel is shown.
+
+    What is not in [0, 1] is shown from the smallest to the largest value of each image.
+    """
+    shown = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
+    low, high = shown.amin((1, 2, 3), keepdim=True), shown.amax((1, 2, 3), keepdim=True)
+    unit = (low >= 0) & (high <= 1)
+    shown = torch.where(unit, shown, (shown - low) / (high - low).clamp(min=1e-6))
+    return (shown * 255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu()
+
+
+def _grid(columns: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    rows, height, width = columns[0].shape[:3]
+    shape = (rows * (height + GAP) - GAP, len(columns) * (width + GAP) - GAP, 3)
+    grid = np.full(shape, WHITE, np.uint8)
+    for x, column in enumerate(columns):
+        for y, picture in enumerate(column):
+            top, left = y * (height + GAP), x * (width + GAP)
+            grid[top : top + height, left : left + width] = picture
+    return grid
+
+
+def save_panel(path: Path, grid: NDArray[np.uint8], columns: int) -> None:
+    """Write a grid of so many columns as PNG with a title over each, small pictures enlarged to about `WIDTH`."""
+    factor = max(1, WIDTH // grid.shape[1])
+    picture = Image.fromarray(grid).resize((grid.shape[1] * factor, grid.shape[0] * factor), Image.Resampling.NEAREST)
+    page = Image.new("RGB", (picture.width, picture.height + HEADER), "white")
+    page.paste(picture, (0, HEADER))
+    draw = ImageDraw.Draw(page)
+    for column, title in enumerate(COLUMNS[:columns]):
+        draw.text((column * (grid.shape[1] + GAP) * factor // columns + 2, 6), title, fill="black", font_size=14)
+    content = io.BytesIO()
+    page.save(content, "PNG")
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,153 @@
+"""One optimizer step, and how it stays the same on any number of processes and of micro-batches."""
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from farcluss.data.loader import HostBatch
+from farcluss.inference.weights import to_unit
+from farcluss.learning.averaging import ema_decay, ema_update
+from farcluss.learning.batches import Batch, Lesson, split
+from farcluss.learning.learner import Survey, Totals
+from farcluss.tensors.distributed import all_sum, sum_table
+from farcluss.tensors.draws import addressed
+from farcluss.tensors.timing import span
+from farcluss.training.optimization import learning_rate, set_learning_rate
+from farcluss.training.state import Run
+from farcluss.training.watch import LOSSES
+
+MicroBatches = list[tuple[Batch, Lesson | None]]
+
+
+class Step(NamedTuple):
+    """What has come of a step, on the device.
+
+    Attributes:
+        losses: this process's shares, by name.
+        statistics: of the whole batch, see `Learner.teach`.
+        flags: see `farcluss.training.watch.Watch.push`.
+    """
+
+    losses: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+    flags: Tensor
+
+
+def to_device(host: HostBatch, device: torch.device, semi: bool, logging: bool) -> Batch:
+    """A batch on the device, 8-bit images in [0, 1]. Masks of unlabeled images come along for diagnostics alone."""
+    images, masks, valid = (tensor.to(device, non_blocking=True) for tensor in (host.images, host.masks, host.valid))
+    images = to_unit(images)
+    n = host.labeled
+    if not semi:
+        return Batch(images[:n], masks[:n])
+    return Batch(images[:n], masks[:n], images[n:], valid[n:], masks[n:] if logging else None)
+
+
+def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
+    """One optimizer step: teach, sum what is global, then learn, in micro-batches where memory is small.
+
+    A step whose loss or gradient is not finite leaves weights, optimizer, teacher and buffers as they were.
+    """
+    accelerator, learner, train = run.accelerator, run.learner, run.recipe.train
+    set_learning_rate(run.optimizer, learning_rate(run.step, run.steps, train))
+    with span("copy"):
+        batch = to_device(host, accelerator.device, semi, logging)
+    before = [buffer.clone() for buffer in run.kept]
+    with _place(run, 0):
+        lesson, statistics = learner.teach(batch, train.accumulate)
+    statistics = sum_table(statistics)
+    micro_batches = split(batch, lesson, train.accumulate, train.split_backward)
+    losses = learn(run, micro_batches, learner.totals(statistics))
+    with span("optimizer"):
+        bad, flags = find_broken(run, losses)
+        if not accelerator.scaler:  # which has flags of its own, and finds the same
+            run.optimizer.optimizer.found_inf = bad.float()
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+    average_buffers(run)
+    for buffer, old in zip(run.kept, before, strict=True):
+        torch.where(bad, old, buffer, out=buffer)
+    with span("ema"):
+        rate = 1 - ema_decay(run.step, train.ema)
+        ema_update(learner.teacher, run.networks["student"], torch.where(bad, 0.0, rate))
+    return Step(losses, statistics, flags)
+
+
+def learn(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Tensor]:
+    """Forward and backward of all micro-batches; the sums of their losses."""
+    accelerator, learner, loss = run.accelerator, run.learner, run.recipe.loss
+    ramp = min(1.0, (run.step + 1 - loss.warmup_steps) / loss.ramp_steps) if loss.ramp_steps else 1.0
+    surveys = survey(run, micro_batches)
+    summed: dict[str, Tensor] = {}
+    for number, (micro_batch, known) in enumerate(zip(micro_batches, surveys, strict=True)):
+        last = number + 1 == len(micro_batches)
+        with contextlib.nullcontext() if last else accelerator.no_sync(learner.student):
+            with _place(run, number + 1):
+                losses = learner.losses(*micro_batch, totals, ramp, known)
+            # DDP averages gradients over processes, while the shares of a loss add up: hence the factor.
+            with span("backward"):
+                accelerator.backward(losses["total"] * accelerator.num_processes)
+        summed |= {name: summed.get(name, 0) + value.detach() for name, value in losses.items()}
+    return summed
+
+
+def survey(run: Run, micro_batches: MicroBatches) -> list[Survey] | list[None]:
+    """What a first forward of all micro-batches tells each, where a loss spans several; buffers stay."""
+    learner, several = run.learner, run.recipe.train.accumulate > 1
+    mines = run.recipe.loss.supervised == "ohem" and several
+    pulls = run.parts.dim > 0 and micro_batches[0][1] is not None
+    spans = several or (len(micro_batches) > 1 and run.parts.stages.contrast.include_labeled)
+    if not (mines or (pulls and spans)):
+        return [None] * len(micro_batches)
+    before = [buffer.clone() for buffer in run.buffers]
+    glances = []
+    for number, micro_batch in enumerate(micro_batches):
+        with _place(run, number + 1), span("survey"):
+            glances.append(learner.glance(*micro_batch))
+    for buffer, old in zip(run.buffers, before, strict=True):
+        buffer.copy_(old)
+    with _place(run, len(micro_batches) + 1), span("survey"):
+        return learner.survey(glances)
+
+
+def _place(run: Run, part: int) -> Any:
+    """The address of what a part of this step draws, such as dropout: the same in both forwards of a micro-batch."""
+    accelerator = run.accelerator
+    return addressed(run.recipe.train.seed, run.step, accelerator.process_index, accelerator.num_processes, part)
+
+
+def find_broken(run: Run, losses: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Whether anything is not finite on any process, as a scalar on the device; and which parts are.
+
+    Also unscales and clips the gradients, whose norm is what tells.
+
+    Returns:
+        bool scalar, and flags, see `farcluss.training.watch.Watch.push`.
+    """
+    train, device = run.recipe.train, run.accelerator.device
+    fine = torch.zeros((), dtype=torch.bool, device=device)
+    own = torch.stack([~torch.isfinite(losses[name]) if name in losses else fine for name in LOSSES]).float()
+    told = all_sum(torch.cat([own, run.interruption.flags(device)]))
+    everywhere, signals = told[: len(own)], told[len(own) :]
+    parameters = [p for p in run.learner.student.parameters() if p.grad is not None]
+    # A loss can be broken while the gradient is not; this way whatever looks at gradients sees it.
+    parameters[0].grad.add_(torch.where(everywhere.any(), torch.nan, 0.0))
+    if train.clip:
+        norm = run.accelerator.clip_grad_norm_(parameters, train.clip)
+    else:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    bad = ~torch.isfinite(norm)
+    gradient = (bad & ~everywhere.any()).float().view(1)
+    return bad, torch.cat([everywhere, gradient, own, gradient, signals])
+
+
+def average_buffers(run: Run) -> None:
+    """Give all processes the same float buffers (batch-norm statistics); on CUDA SyncBatchNorm has done so already."""
+    world = run.accelerator.num_processes
+    if world == 1 or run.accelerator.device.type == "cuda":
+        return
+    for buffer in run.buffers:
+        if buffer.is_floating_point():
+            buffer.copy_(all_sum(buffer.double()) / world)

@@ -1,0 +1,77 @@
+"""What the host has to know of every step, read without making it wait for the device."""
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from farcluss.data.loader import HostBatch
+from farcluss.training.interruption import SIGNALS, first_signal
+
+LOSSES = ("supervised", "unsupervised", "contrastive")
+PARTS = (*LOSSES, "gradient")
+
+
+class Outcome(NamedTuple):
+    """How a step went.
+
+    Attributes:
+        step: its number, counted from 1.
+        broken: the `PARTS` that were not finite, on any process; the step was skipped when there is one.
+        own: those that were so on this process.
+        signal: the signal that asked any process to stop; 0 for none.
+        host: the images of this process.
+    """
+
+    step: int
+    broken: tuple[str, ...]
+    own: tuple[str, ...]
+    signal: int
+    host: HostBatch
+
+
+class _Pending(NamedTuple):
+    step: int
+    flags: Tensor
+    arrived: torch.cuda.Event | None
+    host: HostBatch
+
+
+class Watch:
+    """Takes the flags of each step and gives them back when they can be read: at once on a CPU, a step later on CUDA.
+
+    A step later, so that the host prepares the next step while the device still works on this one.
+    """
+
+    def __init__(self) -> None:
+        self.pending: deque[_Pending] = deque()
+
+    def push(self, step: int, flags: Tensor, host: HostBatch) -> None:
+        """Take the flags of a step: those of `PARTS` over all processes, of `PARTS` here, of `SIGNALS` over all."""
+        arrived = None
+        if flags.is_cuda:
+            flags, device = torch.empty_like(flags, device="cpu", pin_memory=True), flags
+            flags.copy_(device, non_blocking=True)
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+        self.pending.append(_Pending(step, flags, arrived, host))
+
+    def ready(self, wait: bool) -> Iterator[Outcome]:
+        """The outcomes that can be read; with `wait`, all of them."""
+        while self.pending and (wait or self.pending[0].arrived is None or len(self.pending) > 1):
+            step, flags, arrived, host = self.pending.popleft()
+            if arrived is not None:
+                arrived.synchronize()
+            counts = flags.tolist()
+            everywhere, here, signals = (counts[a:b] for a, b in itertools.pairwise(_EDGES))
+            yield Outcome(step, _named(everywhere), _named(here), first_signal(signals), host)
+
+
+_EDGES = (0, len(PARTS), 2 * len(PARTS), 2 * len(PARTS) + len(SIGNALS))
+
+
+def _named(flags: list[float]) -> tuple[str, ...]:
+    return tuple(name for name, flag in zip(PARTS, flags, strict=True) if flag)

@@ -1,0 +1,78 @@
+"""What layouts of plugins share: options written once, the root, tables of files."""
+
+import inspect
+
+import pytest
+
+from farcluss.data.layouts import read_table, root_of, with_options_of
+from farcluss.errors import DataError
+from farcluss.plugins.signatures import describe_object
+from farcluss.recipes.model import Data
+
+
+def built(data, index, *, side: int = 8, name: str = "theirs"):
+    """A data set.
+
+    Args:
+        side: of a window.
+        name: of something.
+    """
+    return data, index, side, name
+
+
+@with_options_of(built)
+def layout(data, *, folder: str = "images", name: str = "mine"):
+    """A layout.
+
+    Args:
+        folder: of images.
+        name: of mine.
+    """
+    return folder, name
+
+
+@with_options_of(built)
+def plain(data):
+    """A layout without options."""
+    return "index"
+
+
+class TestOptions:
+    def test_each_gets_its_own(self):
+        assert layout("data", folder="f", side=3) == ("data", ("f", "mine"), 3, "theirs")
+
+    def test_one_that_both_have_goes_to_both(self):
+        assert layout("data", name="n") == ("data", ("images", "n"), 8, "n")
+
+    def test_signature_and_documentation_tell_of_all(self):
+        assert list(inspect.signature(layout).parameters) == ["data", "folder", "name", "side"]
+        options = describe_object(layout).options
+        assert {name: option.default for name, option in options.items()} == {
+            "folder": "images",
+            "name": "mine",
+            "side": 8,
+        }
+        assert "of a window" in options["side"].help
+
+    def test_a_layout_without_options_has_the_shared_ones(self):
+        assert plain("data", side=2) == ("data", "index", 2, "theirs")
+        assert "of a window" in describe_object(plain).options["side"].help
+
+
+def test_a_root_that_is_none(tmp_path):
+    assert root_of(Data(root=tmp_path)) == tmp_path
+    with pytest.raises(DataError, match=r"none is not a folder. Set it with --set data.root"):
+        root_of(Data(root=tmp_path / "none"))
+
+
+class TestTables:
+    def test_rows_have_their_lines(self, tmp_path):
+        path = tmp_path / "table.csv"
+        path.write_text("\ufeffimage,label\n a.tif , b.tif\n\nc.tif\n", encoding="utf-8")
+        rows, columns = read_table(path)
+        assert columns == ["image", "label"]
+        assert rows == [(2, {"image": "a.tif", "label": "b.tif"}), (4, {"image": "c.tif", "label": ""})]
+
+    def test_one_that_is_not_there(self, tmp_path):
+        with pytest.raises(DataError, match=r"does not exist. Check data.root and data.layout.file"):
+            read_table(tmp_path / "none.csv")

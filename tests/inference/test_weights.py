@@ -1,0 +1,248 @@
+"""One file is one model: what it holds, that it comes back, and what is said about files that do not."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny_network import TinyNetwork
+
+import farcluss
+from farcluss.errors import WeightsError
+from farcluss.inference.weights import Card, Inference, Model, inference_of, load, read_card, save_weights
+from farcluss.plugins import registry
+from farcluss.recipes.model import Eval
+from farcluss.recipes.reading import load_recipe
+from farcluss.runs.atomic import write_atomically
+
+CLASSES = ["sky", "road", "tree"]
+CARD = Card(
+    network="tiny", options={}, channels=2, dim=4, classes=CLASSES, palette=((1, 2, 3), (4, 5, 6), (7, 8, 9)),
+    mean=[0.25, 0.5], std=[0.5, 0.125], inference=Inference(), source="teacher", step=7, scores={"miou": 0.1},
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def tiny():
+    registry.register("network", "tiny", TinyNetwork)
+    yield
+    registry.unregister("network", "tiny")
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(3)
+    return TinyNetwork(2, 3, 4, False)
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (2, 9, 7), np.uint8)
+
+
+def saved(tmp_path: Path, network, card: Card = CARD) -> Path:
+    path = tmp_path / "deep" / "model.safetensors"
+    save_weights(path, network, card)
+    return path
+
+
+class TestRoundTrip:
+    def test_tensors_and_card(self, tmp_path, network):
+        model = load(saved(tmp_path, network))
+        assert model.card == CARD
+        state = network.state_dict()
+        assert model.network.state_dict().keys() == state.keys()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in model.network.state_dict().items())
+        assert not model.network.training
+        assert (model.classes, model.device.type) == (CLASSES, "cpu")
+
+    def test_predictions(self, tmp_path, network, image):
+        """Against normalization, network and softmax written out."""
+        scaled = image.astype(np.float64) / 255
+        normed = (scaled - np.array([0.25, 0.5])[:, None, None]) / np.array([0.5, 0.125])[:, None, None]
+        with torch.no_grad():
+            logits = network.double()(torch.from_numpy(normed)[None]).logits[0].numpy()
+        exp = np.exp(logits - logits.max(0))
+        model = load(saved(tmp_path, network.float()))
+        np.testing.assert_allclose(model.probs(image).numpy(), exp / exp.sum(0), atol=1e-5)
+        assert model.predict(image).dtype == np.uint8
+        np.testing.assert_array_equal(model.predict(image), logits.argmax(0))
+
+    def test_float_images_are_taken_as_they_are(self, network, image):
+        model = Model(network, CARD)
+        unit = image.astype(np.float32) / 255
+        torch.testing.assert_close(model.probs(unit), model.probs(image))
+
+    def test_views_of_arrays(self, network, image):
+        model = Model(network, CARD)
+        mirrored = image[:, :, ::-1]
+        torch.testing.assert_close(model.probs(mirrored), model.probs(mirrored.copy()))
+
+
+def test_the_metadata_of_a_run_says_everything(trained_run):
+    with safe_open(trained_run / "weights" / "last.safetensors", framework="numpy") as file:
+        card = json.loads(file.metadata()["farcluss"])
+    assert card["network"] == "deeplabv3plus"
+    assert card["options"] == {"encoder": "test_resnet", "output_stride": 8, "aspp_channels": 16, "head_channels": 16}
+    assert (card["channels"], card["dim"], card["step"], card["source"]) == (3, 8, 12, "teacher")
+    assert card["classes"] == ["ground", "disk", "bar", "tile", "ring", "star"]
+    assert card["palette"][1] == [230, 159, 0] and len(card["palette"]) == 6
+    assert (card["mean"], card["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert card["inference"] == {"window": None, "stride": 2 / 3, "blend": "mean", "flip": False, "scales": [1.0]}
+    assert card["versions"]["farcluss"] == farcluss.__version__
+    assert card["versions"]["torch"] == torch.__version__
+    assert card["recipe"]["data"]["labeled"] == "4/12"
+    lines = [json.loads(line) for line in (trained_run / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if line["kind"] == "eval"][-1]
+    assert card["scores"]["miou"] == card["scores"]["teacher_miou"] == logged["teacher_miou"]
+    assert card["scores"]["student_miou"] == logged["student_miou"]
+    assert card["scores"]["pixel_accuracy"] == logged["scores"]["teacher"]["pixel_accuracy"]
+    assert (card["scores"]["network"], card["scores"]["selection"]) == ("teacher", "last")
+
+
+def test_best_says_how_it_was_chosen(trained_run):
+    card = read_card(trained_run / "weights" / "best.safetensors")
+    assert card.scores["selection"] == "best teacher mIoU on data.val"
+    assert (card.scores["network"], card.scores["step"], card.step) == ("teacher", 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "window"),
+    [
+        ({}, None),
+        ({"mode": "sliding"}, (5, 6)),
+        ({"mode": "sliding", "window": 4}, (4, 4)),
+        ({"mode": "sliding", "window": [4, 8]}, (4, 8)),
+        ({"window": 4}, None),
+    ],
+)
+def test_the_window_defaults_to_the_crop(settings, window):
+    assert inference_of(Eval(**settings), (5, 6)).window == window
+
+
+def test_inference_is_stored(trained_run):
+    settings = ["eval.flip=true", "eval.scales=[0.5, 2]", "eval.blend=gaussian"]
+    recipe = load_recipe(trained_run / "recipe.toml", settings=settings)
+    assert inference_of(recipe.eval, (32, 32)) == Inference(flip=True, scales=(0.5, 2.0), blend="gaussian")
+
+
+def test_a_file_from_before_blends_has_the_mean(tmp_path, network):
+    path = saved(tmp_path, network)
+    with safe_open(path, framework="pt") as file:
+        card = json.loads(file.metadata()["farcluss"])
+    del card["inference"]["blend"]
+    save_file(network.state_dict(), path, {"farcluss": json.dumps(card)})
+    assert load(path).card.inference.blend == "mean"
+
+
+class TestModel:
+    def test_another_way_of_predicting(self, network, image):
+        model = Model(network, CARD)
+        flipped = model.with_inference(Inference(flip=True))
+        assert flipped.network is model.network and model.card.inference == Inference()
+        mirror = torch.from_numpy(model.probs(image[:, :, ::-1]).numpy()[:, :, ::-1].copy())
+        torch.testing.assert_close(flipped.probs(image), (model.probs(image) + mirror) / 2)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_training_mode_is_restored(self, network, image, training):
+        network.train(training)
+        Model(network, CARD).probs(image)
+        assert network.training is training
+
+    def test_and_after_a_failure_too(self, network, image, monkeypatch):
+        def broken(images):
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(network, "forward", broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            Model(network.train(), CARD).probs(image)
+        assert network.training
+
+    def test_no_gradients_are_kept(self, network, image):
+        assert not Model(network, CARD).probs(image).requires_grad
+
+    def test_wrong_channels(self, network):
+        with pytest.raises(WeightsError, match=r"The image has 3 channels, the network takes 2\."):
+            Model(network, CARD).probs(np.zeros((3, 4, 4), np.uint8))
+
+    def test_to_moves_and_returns_it(self, network):
+        model = Model(network, CARD)
+        assert model.to("cpu") is model
+
+
+class TestRefusals:
+    def test_missing(self, tmp_path):
+        with pytest.raises(WeightsError, match=r"There is no weights file .*gone.* A run writes them to RUN/weights/"):
+            load(tmp_path / "gone.safetensors")
+
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not safetensors", b"\x08\0\0\0\0\0\0\0{}garbage"])
+    def test_damaged(self, tmp_path, content):
+        path = tmp_path / "bad.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"bad.safetensors is not a readable safetensors file"):
+            load(path)
+
+    def test_truncated(self, tmp_path, network):
+        path = saved(tmp_path, network)
+        path.write_bytes(path.read_bytes()[:-10])
+        with pytest.raises(WeightsError, match=r"model.safetensors is not a readable safetensors file"):
+            load(path)
+
+    def test_a_folder(self, tmp_path):
+        with pytest.raises(WeightsError, match="is not a readable safetensors file"):
+            load(tmp_path)
+
+    @pytest.mark.parametrize(
+        "metadata", [None, {"other": "x"}, {"farcluss": "{"}, {"farcluss": "[]"}, {"farcluss": '{"network": "x"}'}]
+    )
+    def test_not_ours(self, tmp_path, metadata):
+        path = tmp_path / "foreign.safetensors"
+        save_file({"a": torch.zeros(1)}, path, metadata)
+        with pytest.raises(WeightsError) as caught:
+            load(path)
+        assert "holds no farcluss model" in str(caught.value) and "network.pretrained" in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 2
+
+    @pytest.mark.parametrize(
+        ("change", "word"), [({"dim": 5}, "embed"), ({"channels": 3}, "body.0.weight"), ({"dim": 0}, "Unexpected")]
+    )
+    def test_tensors_that_do_not_fit(self, tmp_path, network, change, word):
+        path = saved(tmp_path, network, CARD.model_copy(update=change))
+        with pytest.raises(WeightsError) as caught:
+            load(path)
+        text = str(caught.value)
+        assert f"{path} does not fit network 'tiny': " in text and word in text
+        assert len(text.splitlines()) == 1
+
+    def test_a_place_that_cannot_be_written(self, tmp_path, network):
+        (tmp_path / "file").touch()
+        with pytest.raises(WeightsError, match=r"model.safetensors cannot be written: .*Choose another place"):
+            save_weights(tmp_path / "file" / "model.safetensors", network, CARD)
+
+
+class TestWriteAtomically:
+    def test_writes_and_replaces(self, tmp_path):
+        path = tmp_path / "a" / "b" / "file.bin"
+        for content in (b"one", b"two"):
+            write_atomically(path, content)
+            assert path.read_bytes() == content
+        assert os.listdir(path.parent) == ["file.bin"]
+        assert path.stat().st_mode & 0o777 == 0o644
+
+    @pytest.mark.parametrize("broken", ["fsync", "chmod", "replace"])
+    def test_the_old_file_stays_when_writing_fails(self, tmp_path, monkeypatch, broken):
+        path = tmp_path / "file.bin"
+        path.write_bytes(b"old")
+
+        def fails(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, broken, fails)
+        with pytest.raises(OSError, match="No space left"):
+            write_atomically(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert os.listdir(tmp_path) == ["file.bin"]

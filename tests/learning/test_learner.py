@@ -1,0 +1,235 @@
+"""The composition: total loss against an oracle, refusals of wrong shapes, gradients where they belong."""
+
+import numpy as np
+import pytest
+import torch
+from small_learner import CLASSES, make, make_batch
+
+from farcluss.data.base import IGNORE
+from farcluss.errors import PluginError
+from farcluss.learning.batches import Batch, join_labels, split
+from farcluss.learning.learner import Learner
+from farcluss.stages.augment import Identity
+from farcluss.stages.base import FuzzyLabels, PseudoLabel, Rebalance, Views, Weight
+from farcluss.stages.contrast import NoContrast
+from farcluss.stages.rebalance import UniformRebalance
+from farcluss.stages.weight import UniformWeight
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def logits_of(learner: Learner, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and embeddings by hand-normalized images, pixels last: (N, C) and (N, D)."""
+    shape = (1, 2, *[1] * (images.dim() - 2))
+    scaled = (images - torch.tensor([0.2, 0.4]).double().view(shape)) / torch.tensor([0.5, 0.25]).double().view(shape)
+    prediction = learner.student(scaled)
+    return tuple(t.movedim(1, -1).flatten(0, -2).detach().numpy() for t in prediction)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_total_equals_the_equations_written_out(axes):
+    """Equations 1 to 12 pixel by pixel in NumPy, for a teacher equal to the student and no augmentation."""
+    learner, batch = make(axes=axes), make_batch(axes)
+    lesson, statistics = learner.teach(batch)
+    losses = learner.losses(batch, lesson, learner.totals(statistics), ramp=0.7)
+
+    labeled, _ = logits_of(learner, batch.images)
+    truth = batch.masks.flatten().numpy()
+    known = truth != IGNORE
+    supervised = -np.log(softmax(labeled)[known, truth[known]]).mean()
+
+    logits, embeddings = logits_of(learner, batch.unlabeled)
+    probs, valid = softmax(logits), batch.valid.flatten().numpy()
+    kept = np.argsort(-probs, axis=1, kind="stable")[:, :3]
+    values = np.take_along_axis(probs, kept, 1)
+    values /= values.sum(1, keepdims=True)
+    weight = 1 + (probs * np.log(probs)).sum(1) / np.log(CLASSES)
+    counts = np.bincount(kept[valid, 0], minlength=CLASSES)
+    omega = np.ones(CLASSES)
+    omega[counts > 0] = np.minimum(np.median(counts[counts > 0]) / (counts[counts > 0] + 1e-6), 10)
+    omega *= counts.sum() / (omega * counts).sum()
+    divergence = (values * (np.log(values) - np.log(np.take_along_axis(probs, kept, 1)))).sum(1)
+    unsupervised = (weight * omega[kept[:, 0]] * divergence)[valid].sum() / valid.sum()
+
+    sure = valid & (probs.max(1) >= 0.3)
+    pulls = []
+    for label in np.unique(kept[sure, 0]):
+        members = embeddings[sure & (kept[:, 0] == label)]
+        center = members.mean(0)
+        pulls += list(1 - members @ center / np.linalg.norm(members, axis=1) / np.linalg.norm(center))
+    contrastive = np.mean(pulls)
+
+    assert losses["supervised"].item() == pytest.approx(supervised, rel=1e-6)
+    assert losses["unsupervised"].item() == pytest.approx(unsupervised, rel=1e-5)
+    assert losses["contrastive"].item() == pytest.approx(contrastive, rel=1e-5)
+    expected = supervised + 0.7 * (0.5 * unsupervised + 0.1 * contrastive)
+    assert losses["total"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_the_student_learns():
+    learner, batch = make(), make_batch()
+    lesson, statistics = learner.teach(batch)
+    learner.losses(batch, lesson, learner.totals(statistics), 1.0)["total"].backward()
+    assert all(parameter.grad is not None for parameter in learner.student.parameters())
+    assert all(parameter.grad is None for parameter in learner.teacher.parameters())
+
+
+def test_supervised_steps_reach_every_parameter():
+    """DDP waits for the gradient of every parameter, the embedding head's too."""
+    learner, batch = make(), make_batch()
+    bare = Batch(batch.images, batch.masks)
+    lesson, statistics = learner.teach(bare)
+    assert lesson is None
+    learner.losses(bare, lesson, learner.totals(statistics), 1.0)["total"].backward()
+    assert all(parameter.grad is not None for parameter in learner.student.parameters())
+    assert learner.student.embed.weight.grad.abs().max() == 0
+
+
+def test_invalid_pixels_count_nowhere():
+    learner, batch = make(), make_batch()
+    lesson, statistics = learner.teach(batch)
+    labels = lesson.labels[0]
+    poisoned = labels.map(
+        lambda t: (
+            t
+            if t.dtype in (torch.bool, torch.int64)
+            else torch.where(labels.valid if t.dim() == 3 else labels.valid.unsqueeze(1), t, 7.0)
+        )
+    )
+    totals = learner.totals(statistics)
+    clean = learner.losses(batch, lesson, totals, 1.0)
+    other = learner.losses(batch, lesson._replace(labels=(poisoned,)), totals, 1.0)
+    assert clean["unsupervised"].item() == pytest.approx(other["unsupervised"].item(), rel=1e-9)
+    assert clean["contrastive"].item() == pytest.approx(other["contrastive"].item(), rel=1e-9)
+    assert statistics["pixels"] == batch.valid.sum()
+
+
+def test_diagnostics_against_numpy():
+    learner, batch = make(), make_batch()
+    _, statistics = learner.teach(batch)
+    logits, _ = logits_of(learner, batch.unlabeled)
+    probs, valid = softmax(logits), batch.valid.flatten().numpy()
+    truth = batch.truth.flatten().numpy()
+    entropy = -(probs * np.log(probs)).sum(1) / np.log(CLASSES)
+    known = valid & (truth != IGNORE)
+    assert statistics["high_entropy"] == (valid & (entropy > 0.5)).sum()
+    assert statistics["known"] == known.sum()
+    assert statistics["right"] == (known & (probs.argmax(1) == truth)).sum()
+    assert statistics["histogram"].tolist() == np.bincount(probs.argmax(1)[valid], minlength=CLASSES).tolist()
+
+
+class TwoViews(Identity):
+    """Two equal strong views."""
+
+    def forward(self, images, valid):
+        views = super().forward(images, valid)
+        return Views(views.weak, views.strong * 2, views.follow * 2)
+
+
+def test_two_equal_views_have_the_loss_of_one():
+    batch = make_batch()
+    totals = []
+    for augment in (Identity(), TwoViews()):
+        learner = make(augment=augment)
+        lesson, statistics = learner.teach(batch)
+        totals.append(learner.losses(batch, lesson, learner.totals(statistics), 1.0)["total"].item())
+    assert totals[0] == pytest.approx(totals[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_pieces_are_equal_runs_of_the_batch(axes):
+    learner, batch = make(augment=TwoViews(), axes=axes), make_batch(axes)
+    lesson, _ = learner.teach(batch)
+    micro_batches = split(batch, lesson, 2)
+    assert [len(tensor) for piece, _ in micro_batches for tensor in piece] == [1] * 10
+    for found, wanted in zip(zip(*(piece for piece, _ in micro_batches), strict=True), batch, strict=True):
+        assert torch.equal(torch.cat(found), wanted)
+    for number, (view, labels) in enumerate(zip(*lesson, strict=True)):
+        assert torch.equal(torch.cat([part.views[number] for _, part in micro_batches]), view)
+        joined = join_labels([part.labels[number] for _, part in micro_batches])
+        assert all(torch.equal(*pair) for pair in zip(vars(joined).values(), vars(labels).values(), strict=True))
+    bare = Batch(batch.images, batch.masks)
+    for piece, part in split(bare, None, 2):
+        assert len(piece.images) == len(piece.masks) == 1
+        assert (*piece[2:], part) == (None,) * 4
+
+
+def test_micro_batches_apart_are_labeled_images_then_strong_views():
+    learner, batch = make(augment=TwoViews()), make_batch()
+    lesson, _ = learner.teach(batch)
+    parts = split(batch, lesson, 2, apart=True)
+    assert [(len(part.images), len(part.masks), len(known.views)) for part, known in parts] == [
+        (1, 1, 0),
+        (0, 0, 2),
+    ] * 2
+    for (labeled, _), (_, known), (whole, lesson_of) in zip(
+        parts[::2], parts[1::2], split(batch, lesson, 2), strict=True
+    ):
+        assert torch.equal(labeled.images, whole.images) and torch.equal(labeled.masks, whole.masks)
+        assert all(torch.equal(*pair) for pair in zip(known.views, lesson_of.views, strict=True))
+    assert len(split(Batch(batch.images, batch.masks), None, 2, apart=True)) == 2
+
+
+def test_labels_taught_in_pieces_are_those_of_the_whole():
+    batch, learner = make_batch(), make()
+    whole, micro_batches = learner.teach(batch), learner.teach(batch, 2)
+    for one, other in zip(vars(whole[0].labels[0]).values(), vars(micro_batches[0].labels[0]).values(), strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(whole[1], micro_batches[1])
+
+
+class BadWeight(Weight):
+    def forward(self, probs):
+        return probs
+
+
+class BadLabels(PseudoLabel):
+    def forward(self, probs):
+        return FuzzyLabels(probs[:, :2], probs[:, :1].long())
+
+
+class BadRebalance(UniformRebalance, Rebalance):
+    def forward(self, statistics):
+        return statistics[:1]
+
+
+class BadAugment(Identity):
+    def forward(self, images, valid):
+        return Views(images, (images[..., :2],), (lambda labels: labels,))
+
+
+class BadContrast(NoContrast):
+    dim = 3
+
+    def forward(self, embeddings, anchors, classes):
+        return super().forward(embeddings, anchors, classes)._replace(loss=embeddings.mean(1))
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {"weight": BadWeight()},
+        {"pseudo_label": BadLabels()},
+        {"rebalance": BadRebalance()},
+        {"augment": BadAugment()},
+        {"contrast": BadContrast()},
+    ],
+)
+def test_wrong_shapes_are_refused_by_name(stages):
+    kind = next(iter(stages))
+    with pytest.raises(PluginError, match=f"Plugin {kind}/Bad.* is due; see docs/plugins.md") as caught:
+        learner, batch = make(**stages), make_batch()
+        lesson, statistics = learner.teach(batch)
+        learner.losses(batch, lesson, learner.totals(statistics), 1.0)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_no_contrast_builds_no_head():
+    learner = make(contrast=NoContrast(), weight=UniformWeight())
+    batch = make_batch()
+    lesson, statistics = learner.teach(batch)
+    losses = learner.losses(batch, lesson, learner.totals(statistics), 1.0)
+    assert learner.student.embed is None and "contrastive" not in losses

@@ -1,0 +1,49 @@
+"""Learning rate and parameter groups, against closed forms."""
+
+import math
+
+import pytest
+import torch
+from tiny_network import TinyNetwork
+
+from farcluss.recipes.model import Train
+from farcluss.training.optimization import build_optimizer, learning_rate, set_learning_rate
+
+
+def test_poly_equals_torch():
+    train = Train(steps=40, power=0.9)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=40, power=0.9)
+    for step in range(40):
+        assert learning_rate(step, 40, train) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_cosine_and_warm_up():
+    train = Train(steps=100, schedule="cosine", lr_warmup_steps=10)
+    assert learning_rate(0, 100, train) == pytest.approx(0.1)
+    assert learning_rate(4, 100, train) == pytest.approx(0.5 * (1 + math.cos(0.04 * math.pi)) / 2)
+    assert learning_rate(50, 100, train) == pytest.approx(0.5)
+    assert learning_rate(100, 100, train) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("decay_norms", [True, False])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_head_and_norms_have_groups_of_their_own(decay_norms, optimizer):
+    network = TinyNetwork(3, 5, 4, False)
+    train = Train(steps=1, lr=0.1, head_lr=10.0, weight_decay=0.01, decay_norms=decay_norms, optimizer=optimizer)
+    groups = build_optimizer(network, train).param_groups
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert found["body.0.weight"] == (pytest.approx(0.1), 0.01)
+    assert found["classifier.weight"] == (pytest.approx(1.0), 0.01)
+    assert found["classifier.bias"] == (pytest.approx(1.0), 0.01 if decay_norms else 0.0)
+    assert set(found) == set(names.values())
+
+
+def test_setting_the_rate_keeps_the_ratio():
+    optimizer = build_optimizer(TinyNetwork(3, 5, 0, False), Train(steps=1, lr=0.1, head_lr=10.0))
+    assert set_learning_rate(optimizer, 0.5) == pytest.approx(0.05)
+    assert sorted(group["lr"] for group in optimizer.param_groups) == pytest.approx([0.05, 0.5])
