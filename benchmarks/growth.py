@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from farcluss.data.base import IGNORE
-from farcluss.learning.batches import Batch, Lesson
+from farcluss.learning.batches import Batch, StrongViews
 from farcluss.learning.contracts import Stages
 from farcluss.learning.learner import Learner, Totals
 from farcluss.networks.base import Prediction
@@ -81,13 +81,13 @@ class Step:
         masks = torch.randint(0, classes, (IMAGES, crop, crop), dtype=torch.uint8)
         self.batch = Batch(images, masks.masked_fill_(images[:, 0] < 0.1, IGNORE), images, images[:, 0] > 0.1)
 
-    def teach(self) -> tuple[Lesson, Totals]:
-        lesson, statistics = self.learner.teach(self.batch)
-        assert lesson is not None
-        return lesson, self.learner.totals(sum_table(statistics))
+    def teach(self) -> tuple[StrongViews, Totals]:
+        strong, statistics = self.learner.pseudo_label(self.batch)
+        assert strong is not None
+        return strong, self.learner.totals(sum_table(statistics))
 
-    def learn(self, lesson: Lesson, totals: Totals) -> tuple[Tensor, ...]:
-        losses = self.learner.losses(self.batch, lesson, totals, ramp=1.0)
+    def learn(self, strong: StrongViews, totals: Totals) -> tuple[Tensor, ...]:
+        losses = self.learner.losses(self.batch, strong, totals, ramp=1.0)
         return torch.autograd.grad(losses["total"], list(self.student.parameters()))
 
     def softmaxes(self) -> None:
@@ -150,7 +150,7 @@ def worker(rank: int, world: int, folder: str, rounds: int, crop: int) -> None:
     step, times = Step(crop, CLASSES, KEPT), []
     for turn in range(rounds + 1):
         before = dict(sent)
-        taken, _ = milliseconds(lambda: step.learn(*step.teach()))
+        taken, _ = milliseconds(lambda: step.learn(*step.pseudo_label()))
         times += [taken] if turn else []
     facts = [round(median(times), 2), *(sent[name] - before.get(name, 0) for name in ("calls", "bytes"))]
     gathered: list[Any] = [None] * world

@@ -1,71 +1,32 @@
-"""Imports point one way; see docs/architecture.md."""
+"""Imports point down, from room to room; see docs/architecture.md. The table itself is in `rooms.py`."""
 
 import ast
 import re
-from functools import cache
-from pathlib import Path
 
 import pytest
+from rooms import MAY_IMPORT, NO_ROOMS, ROOT, circle, group, imports, levels, module_graph, modules, room
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "farcluss"
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if "templates" not in path.parts
-}
-# What a module, and everything below it, may import of farcluss, itself apart.
-MAY_IMPORT = {
-    "farcluss.errors": set(),
-    "farcluss.plugins.options": set(),
-    "farcluss.tensors.draws": set(),
-    "farcluss.runs.atomic": set(),
-    "farcluss.learning.averaging": set(),
-    "farcluss.tensors.timing": set(),
-    "farcluss.tensors.chunks": set(),
-    "farcluss.runs.background": set(),
-    "farcluss.training.startup": set(),
-    "farcluss.tensors.distributed": {"errors"},
-    "farcluss.training.interruption": {"distributed"},
-    "farcluss.runs.lock": {"errors"},
-    "farcluss.runs.checkpoints": {"atomic", "errors"},
-    "farcluss.data.base": {"errors"},
-    "farcluss.stages": {"losses", "chunks", "distributed", "draws", "options", "errors", "data.base"},
+MODULES = modules(PACKAGE)
+GRAPH = module_graph(PACKAGE)
+PLUGINS = {path.name: path for path in sorted(ROOT.glob("plugins/*/farcluss_*")) if path.is_dir()}
+# What single files may not import although their room may.
+NARROWER = {
+    "farcluss.data.base": {"recipes", "errors"},
     "farcluss.stages.intensity": set(),
-    "farcluss.learning.contracts": {"stages.base", "timing", "errors"},
-    "farcluss.learning.losses": {"stages.base", "chunks", "distributed", "data.base"},
-    "farcluss.networks": {"options", "errors"},
-    "farcluss.learning.dice": {"losses", "chunks"},
-    "farcluss.learning.batches": {"stages.base"},
-    "farcluss.inference.probs": {"losses"},
-    "farcluss.data": {"recipe", "options", "errors"},
-    "farcluss.inference.evaluation": {"data", "inference", "distributed", "errors"},
-    "farcluss.jobs.packing": {"build", "data", "evaluation", "recipe", "atomic", "errors"},
-    "farcluss.learning.learner": {
-        "batches",
-        "contracts",
-        "stages",
-        "networks.base",
-        "losses",
-        "dice",
-        "distributed",
-        "recipe",
-        "timing",
-        "errors",
-        "data.base",
-    },
-    "farcluss.training.optimization": {"recipe"},
+    "farcluss.learning.losses": {"data", "stages", "tensors"},
+    "farcluss.learning.dice": {"tensors"},
+    "farcluss.learning.averaging": set(),
+    "farcluss.runs.background": set(),
+    "farcluss.runs.atomic": set(),
+    "farcluss.training.startup": set(),
+    "farcluss.networks.base": set(),
+    "farcluss.plugins.options": set(),
 }
 # Who may import what everybody else may not.
 ONLY = {
     "farcluss.cli": {"farcluss.__main__", "farcluss.cli"},
-    "farcluss.training.engine": {
-        "farcluss",
-        "farcluss.cli",
-        "farcluss.jobs.checking",
-        "farcluss.jobs.benching",
-        "farcluss.jobs.trial",
-    },
+    "farcluss.training.engine": {"farcluss.cli", "farcluss.jobs"},
     "accelerate": {"farcluss.training.engine"},
     "kornia": {"farcluss.stages.augment"},
     "timm": {"farcluss.networks"},
@@ -74,28 +35,6 @@ ONLY = {
     "rich": {"farcluss.cli", "farcluss.training.display"},
     "h5py": {"farcluss.data.pack", "farcluss.jobs.packing"},
 }
-
-
-@cache
-def imports(module):
-    """Full names that a module imports, anywhere in it, but not for type checkers alone."""
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    hidden = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    found = set()
-    for node in ast.walk(tree):
-        if id(node) in hidden:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            full = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else node.module for name in full}
-    return found
 
 
 def below(name, parent):
@@ -108,35 +47,43 @@ def test_no_relative_imports(module):
     assert [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level] == []
 
 
-@pytest.mark.parametrize("layer", MAY_IMPORT)
-def test_a_layer_imports_only_what_lies_below(layer):
-    allowed = {layer, *(f"farcluss.{name}" for name in MAY_IMPORT[layer])}
-    members = [module for module in MODULES if below(module, layer)]
-    assert members
-    wrong = {
-        (module, name)
-        for module in members
-        for name in imports(module)
-        if below(name, "farcluss") and not any(below(name, parent) for parent in allowed)
-    }
-    assert wrong == set()
+def test_every_file_is_in_a_room():
+    rooms = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("__pycache__")}
+    assert rooms - {"py"} == {*MAY_IMPORT, *NO_ROOMS}
+    assert [path.name for path in PACKAGE.glob("*.py") if path.stem not in ("errors", "__init__", "__main__")] == []
+
+
+def test_tests_mirror_the_rooms():
+    assert {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()} - {"__pycache__"} <= set(MAY_IMPORT)
+
+
+def test_a_room_imports_what_the_table_allows_and_the_table_allows_no_more():
+    assert {name: others for name, others in group(GRAPH, room).items() if name in MAY_IMPORT} == MAY_IMPORT
+
+
+def test_the_table_leads_downward():
+    """From top to bottom as it is written: so a reader can trust its order."""
+    order = list(MAY_IMPORT)
+    assert [(a, b) for a, others in MAY_IMPORT.items() for b in others if order.index(b) <= order.index(a)] == []
+    assert max(levels(MAY_IMPORT).values()) <= 10
+
+
+@pytest.mark.parametrize("package", [PACKAGE, *PLUGINS.values()], ids=lambda path: path.name)
+def test_no_file_imports_itself_by_way_of_others(package):
+    assert circle(module_graph(package)) == []
+
+
+@pytest.mark.parametrize("module", NARROWER)
+def test_a_file_imports_less_than_its_room_may(module):
+    own = room(module)
+    assert {room(other) for other in GRAPH[module]} - {own} <= NARROWER[module] < MAY_IMPORT[own]
 
 
 @pytest.mark.parametrize("thing", ONLY)
 def test_who_may_import_what_others_may_not(thing):
-    users = {module for module in MODULES if any(below(name, thing) for name in imports(module))}
+    users = {module for module, path in MODULES.items() if any(below(name, thing) for name in imports(path))}
     assert users - {thing}, "nobody imports it: the rule has lost its object"
-    strangers = {u for u in users if not any(u == o or (o != "farcluss" and below(u, o)) for o in ONLY[thing])}
-    assert strangers == set()
-
-
-def test_networks_know_no_recipe():
-    for module in MODULES:
-        if below(module, "farcluss.networks"):
-            nodes = ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
-            names = [a.name for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "farcluss.recipes.model"
-                     for a in n.names]  # fmt: skip
-            assert names == []
+    assert {user for user in users if not any(below(user, one) for one in ONLY[thing])} == set()
 
 
 def test_stages_know_no_model_recipe_or_accelerator():

@@ -15,7 +15,7 @@ WORDS = {
     "pseudo_label": "stage",
     "weight": "stage",
     "rebalance": "stage",
-    "survey": "first forward of all micro-batches",
+    "first_pass": "first forward of all micro-batches",
     "student": "forward",
     "losses": "supervised and unsupervised",
     "contrast": "stage",

@@ -27,14 +27,14 @@ WARM_UP = 4
 DECODED = 24
 """Samples of each kind that are loaded to see what one costs."""
 NETWORK = ("teacher", "student", "backward")
-PARTS = ("wait", "copy", "augment", "teacher", "pseudo_label", "weight", "rebalance", "survey", "student", "losses",
+PARTS = ("wait", "copy", "augment", "teacher", "pseudo_label", "weight", "rebalance", "first_pass", "student", "losses",
          "contrast", "backward", "optimizer", "ema", "other")  # fmt: skip
 """In the order of a step."""
 
 
 REASONS = {
     "copy": "Copying to the device, which a smaller data.crop or 8-bit images shorten,",
-    "survey": "The survey of the whole batch, which train.accumulate = 1 saves,",
+    "first_pass": "The first pass over all micro-batches, which train.accumulate = 1 saves,",
     "losses": "The loss, which fewer classes or a smaller data.crop shorten,",
     "optimizer": "The optimizer, which a larger train.batch makes rarer per image,",
     "ema": "The teacher's average, which a larger train.batch makes rarer per image,",

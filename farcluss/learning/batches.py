@@ -1,5 +1,6 @@
-"""The images of a step and what the teacher says of them, as a whole and in micro-batches."""
+"""The images of a step and their pseudo-labels, as a whole and in micro-batches."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -28,39 +29,43 @@ class Batch(NamedTuple):
     truth: Tensor | None = None
 
 
-class Lesson(NamedTuple):
-    """What the teacher has prepared for a batch: strong views, each with labels that follow it."""
+class StrongViews(NamedTuple):
+    """The strong views of a batch, each with the pseudo-labels that were moved as its pixels were."""
 
-    views: tuple[Tensor, ...]
+    images: tuple[Tensor, ...]
     labels: tuple[PseudoLabels, ...]
 
 
 def split(
-    batch: Batch, lesson: Lesson | None, micro_batches: int, apart: bool = False
-) -> list[tuple[Batch, Lesson | None]]:
-    """A batch and its lesson in equal micro-batches.
+    batch: Batch, strong: StrongViews | None, micro_batches: int, apart: bool = False
+) -> list[tuple[Batch, StrongViews | None]]:
+    """A batch and its strong views in equal micro-batches.
 
     With `apart`, each of them becomes two: its labeled images, then its strong views.
     """
     parts = [[None] * micro_batches if tensor is None else tensor.chunk(micro_batches) for tensor in batch]
     batches = [Batch(*part) for part in zip(*parts, strict=True)]
-    if lesson is None:
+    if strong is None:
         return [(each, None) for each in batches]
-    views = zip(*(view.chunk(micro_batches) for view in lesson.views), strict=True)
-    lessons = [
-        Lesson(view, tuple(labels.map(lambda tensor, n=n: tensor.chunk(micro_batches)[n]) for labels in lesson.labels))  # type: ignore[misc]
-        for n, view in enumerate(views)
+    chunks = zip(*(view.chunk(micro_batches) for view in strong.images), strict=True)
+    strong_parts = [
+        StrongViews(images, tuple(labels.map(partial(_chunk, micro_batches, n)) for labels in strong.labels))
+        for n, images in enumerate(chunks)
     ]
     if not apart:
-        return list(zip(batches, lessons, strict=True))
+        return list(zip(batches, strong_parts, strict=True))
     return [
         part
-        for each, known in zip(batches, lessons, strict=True)
+        for each, views in zip(batches, strong_parts, strict=True)
         for part in (
-            (Batch(each.images, each.masks), Lesson((), ())),
-            (each._replace(images=each.images[:0], masks=each.masks[:0]), known),
+            (Batch(each.images, each.masks), StrongViews((), ())),
+            (each._replace(images=each.images[:0], masks=each.masks[:0]), views),
         )
     ]
+
+
+def _chunk(count: int, number: int, tensor: Tensor) -> Tensor:
+    return tensor.chunk(count)[number]
 
 
 def join_labels(micro_batches: list[PseudoLabels]) -> PseudoLabels:

@@ -1,10 +1,12 @@
 """The method: one student, one teacher, five stages, three losses.
 
-A step of the paper reads from top to bottom in two functions. `teach` makes views and pseudo-labels, without gradient.
-`losses` shows the student labeled images and strong views in one forward. Between the two, what must be known about the
-whole batch (how many pixels, of which classes) is summed over processes. Where the images of a process go through the
-student in several micro-batches, `glance` and `survey` find what only a forward of all of them can tell. So neither the
-number of processes nor that of micro-batches changes the result.
+A step of the paper reads from top to bottom in two functions. `pseudo_label` makes views and the teacher's labels for
+them, without gradient. `losses` sends labeled images and strong views through the student in one forward. In between,
+what must be known about the whole batch (the number of pixels, the class counts) is summed over processes.
+
+OHEM and the contrast span all images of a batch. Where these go through the student in several micro-batches,
+`first_pass` runs each of them without gradient, and `whole_batch` computes from all what `losses` then needs. So
+neither the number of processes nor that of micro-batches changes the result.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from farcluss.data.base import IGNORE
 from farcluss.errors import PluginError
-from farcluss.learning.batches import Batch, Lesson, join_labels
+from farcluss.learning.batches import Batch, StrongViews, join_labels
 from farcluss.learning.contracts import Stages, expect
 from farcluss.learning.dice import dice
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
@@ -49,8 +51,8 @@ class Totals(NamedTuple):
     views: Tensor | None = None
 
 
-class Glance(NamedTuple):
-    """What a forward without gradient shows of a micro-batch; None where no loss asks.
+class FirstPass(NamedTuple):
+    """The outputs of a forward without gradient of one micro-batch; None where no loss needs them.
 
     Attributes:
         pixel_losses: `(B, *S)`, cross-entropy of the labeled images.
@@ -65,20 +67,20 @@ class Glance(NamedTuple):
     anchors: Anchors | None
 
 
-class Survey(NamedTuple):
-    """What the losses of a micro-batch take from the glances at all of them; None where no loss asks.
+class WholeBatch(NamedTuple):
+    """What the losses of a micro-batch need from the first passes of all of them; None where no loss does.
 
     Attributes:
         masks: `(B, *S)`, the micro-batch's masks, `IGNORE` at pixels that OHEM leaves out.
         hard: number of the pixels that it keeps, of all processes.
-        contrast: value of the contrast stage, in equal parts for each micro-batch.
-        slope: `(B, D, *s)`, its gradient with respect to the micro-batch's embeddings.
+        contrast: the micro-batch's equal share of the contrast loss.
+        gradient: `(B, D, *s)`, gradient of the contrast loss with respect to the micro-batch's embeddings.
     """
 
     masks: Tensor | None = None
     hard: Tensor | None = None
     contrast: ContrastLoss | None = None
-    slope: Tensor | None = None
+    gradient: Tensor | None = None
 
 
 Statistics = dict[str, Tensor]
@@ -107,7 +109,7 @@ class Learner:
         self._compiled = {function: compiled(function) for function in (student, teacher, divergences, dice)}
 
     @torch.no_grad()
-    def teach(self, batch: Batch, micro_batches: int = 1) -> tuple[Lesson | None, Statistics]:
+    def pseudo_label(self, batch: Batch, micro_batches: int = 1) -> tuple[StrongViews | None, Statistics]:
         """Views of the unlabeled images and the teacher's labels for them (eq. 2 to 6).
 
         Args:
@@ -115,8 +117,8 @@ class Learner:
             micro_batches: into how many the teacher's forward is split.
 
         Returns:
-            The lesson (None without unlabeled images), and statistics to be summed over processes before `totals` sees
-            them.
+            The strong views with their labels (None without unlabeled images), and statistics to be summed over
+            processes before `totals` gets them.
         """
         statistics = {"labeled": (batch.masks != IGNORE).sum()}
         if self.loss.supervised == "dice-cross-entropy":
@@ -128,7 +130,7 @@ class Learner:
         self._check_views(views, batch.unlabeled.shape)
         truth = [None] * micro_batches if batch.truth is None else batch.truth.chunk(micro_batches)
         parts = zip(views.weak.chunk(micro_batches), batch.valid.chunk(micro_batches), truth, strict=True)
-        labeled = [self._label(*part) for part in parts]
+        labeled = [self._teacher_labels(*part) for part in parts]
         weak = join_labels([labels for labels, _ in labeled])
         with span("augment"):
             labels = tuple(follow(weak) for follow in views.follow)
@@ -141,17 +143,17 @@ class Learner:
         if self.loss.unsupervised * self.loss.unsupervised_dice > 0:
             statistics["views"] = statistics["pixels"].new_full((), sum(len(each.valid) for each in labels))
         statistics |= {name: sum_of([facts[name] for _, facts in labeled]) for name in labeled[0][1]}
-        return Lesson(views.strong, labels), statistics
+        return StrongViews(views.strong, labels), statistics
 
-    def _label(self, weak: Tensor, valid: Tensor, truth: Tensor | None) -> tuple[PseudoLabels, Statistics]:
+    def _teacher_labels(self, weak: Tensor, valid: Tensor, truth: Tensor | None) -> tuple[PseudoLabels, Statistics]:
         """The teacher's labels of some weak views, and facts about them where the truth is known."""
         stages, call = self.stages, self.stages.call
-        probs = wide_softmax(self._predict(self.teacher, weak, "teacher").logits)
+        probs = wide_softmax(self._forward(self.teacher, weak, "teacher").logits)
         fuzzy = call("pseudo_label", stages.pseudo_label, probs, gives=FuzzyLabels)
         weight = call("weight", stages.weight, probs, gives=Tensor)
         labels = PseudoLabels(fuzzy.values, fuzzy.classes, weight, probs.amax(1), valid)
         self._check_labels(labels)
-        return labels, {} if truth is None else self._diagnose(probs, labels, truth)
+        return labels, {} if truth is None else self._diagnostics(probs, labels, truth)
 
     def totals(self, statistics: Statistics) -> Totals:
         """N and the class weights from statistics summed over the whole batch (eq. 7)."""
@@ -177,7 +179,7 @@ class Learner:
         expect("pseudo_label", "classes", labels.classes.shape, labels.values.shape)
         expect("weight", "weights", labels.weight.shape, batch)
 
-    def _diagnose(self, probs: Tensor, labels: PseudoLabels, truth: Tensor) -> Statistics:
+    def _diagnostics(self, probs: Tensor, labels: PseudoLabels, truth: Tensor) -> Statistics:
         """Summable facts about the pseudo-labels, for the log."""
         valid = labels.valid
         known = valid & (truth != IGNORE)
@@ -191,70 +193,70 @@ class Learner:
         }
 
     @torch.no_grad()
-    def glance(self, batch: Batch, lesson: Lesson | None) -> Glance:
-        """A forward of a micro-batch that is only looked at, see `survey`."""
-        prediction = self._see(batch, lesson, "survey")
-        mines, labeled = self.loss.supervised == "ohem", prediction.logits[: len(batch.images)]
-        pixel_losses = pixel_cross_entropy(labeled, batch.masks) if mines else None
-        if lesson is None or prediction.embeddings is None:
-            return Glance(pixel_losses, batch.masks, None, None)
-        anchors = self._anchors(batch, lesson, tuple(prediction.embeddings.shape[2:]))
-        return Glance(pixel_losses, batch.masks, wide(prediction.embeddings), anchors)
+    def first_pass(self, batch: Batch, strong: StrongViews | None) -> FirstPass:
+        """A forward of a micro-batch without gradient, for `whole_batch`."""
+        prediction = self._forward_student(batch, strong, "first_pass")
+        ohem, labeled = self.loss.supervised == "ohem", prediction.logits[: len(batch.images)]
+        pixel_losses = pixel_cross_entropy(labeled, batch.masks) if ohem else None
+        if strong is None or prediction.embeddings is None:
+            return FirstPass(pixel_losses, batch.masks, None, None)
+        anchors = self._anchors(batch, strong, tuple(prediction.embeddings.shape[2:]))
+        return FirstPass(pixel_losses, batch.masks, wide(prediction.embeddings), anchors)
 
-    def survey(self, glances: list[Glance]) -> list[Survey]:
-        """What each micro-batch's losses need to know of the others: which pixels are hard, where prototypes pull.
+    def whole_batch(self, passes: list[FirstPass]) -> list[WholeBatch]:
+        """What each micro-batch's losses need from the others: the hard pixels, and the gradient of the contrast.
 
-        The contrast stage sees the embeddings of all micro-batches at once; its gradient with respect to them is handed
-        to the second forward, in which each micro-batch passes its part of it on.
+        The contrast stage gets the embeddings of all micro-batches at once. Its gradient with respect to them is split
+        and applied in the second forward, micro-batch by micro-batch.
         """
-        micro_batches = len(glances)
+        micro_batches = len(passes)
         masks: Sequence[Tensor | None] = [None] * micro_batches
         hard = None
-        pixel_losses = [glance.pixel_losses for glance in glances if glance.pixel_losses is not None]
+        pixel_losses = [each.pixel_losses for each in passes if each.pixel_losses is not None]
         if pixel_losses:
-            joined = torch.cat([glance.masks for glance in glances])
+            joined = torch.cat([each.masks for each in passes])
             kept = self._hard(torch.cat(pixel_losses), joined)
             hard = all_sum(kept.sum()).clamp(min=1)
-            masks = torch.split(torch.where(kept, joined, IGNORE), [len(glance.masks) for glance in glances])
-        embeddings = [glance.embeddings for glance in glances if glance.embeddings is not None]
+            masks = torch.split(torch.where(kept, joined, IGNORE), [len(each.masks) for each in passes])
+        embeddings = [each.embeddings for each in passes if each.embeddings is not None]
         if not embeddings:
-            return [Survey(each, hard) for each in masks]
+            return [WholeBatch(each, hard) for each in masks]
         leaf = torch.cat(embeddings).requires_grad_()
-        anchors = zip(*(glance.anchors for glance in glances if glance.anchors is not None), strict=True)
+        anchors = zip(*(each.anchors for each in passes if each.anchors is not None), strict=True)
         contrast = self._contrast(leaf, Anchors(*(torch.cat(tensors) for tensors in anchors)))
-        slope = torch.zeros_like(leaf)
+        gradient = torch.zeros_like(leaf)
         if contrast.loss.requires_grad:
-            (slope,) = torch.autograd.grad(contrast.loss, leaf, allow_unused=True, materialize_grads=True)
+            (gradient,) = torch.autograd.grad(contrast.loss, leaf, allow_unused=True, materialize_grads=True)
         share = ContrastLoss(contrast.loss.detach() / micro_batches, contrast.prototype_cosine / micro_batches)
-        parts = zip(masks, torch.split(slope, [len(each) for each in embeddings]), strict=True)
-        return [Survey(each, hard, share, part) for each, part in parts]
+        parts = zip(masks, torch.split(gradient, [len(each) for each in embeddings]), strict=True)
+        return [WholeBatch(each, hard, share, part) for each, part in parts]
 
     def losses(
-        self, batch: Batch, lesson: Lesson | None, totals: Totals, ramp: float, survey: Survey | None = None
+        self, batch: Batch, strong: StrongViews | None, totals: Totals, ramp: float, whole: WholeBatch | None = None
     ) -> dict[str, Tensor]:
         """This process's shares of the losses of one micro-batch (eq. 4, 8 to 12); shares add up to the global loss.
 
         Args:
             batch: the images.
-            lesson: None in supervised steps.
+            strong: None in supervised steps.
             totals: of the whole batch.
             ramp: factor in [0, 1] on the weights of the unsupervised and contrastive losses.
-            survey: None where the batch is in one micro-batch.
+            whole: None where the batch is in one micro-batch.
         """
-        prediction = self._see(batch, lesson, "student")
+        prediction = self._forward_student(batch, strong, "student")
         with span("losses"):
-            losses = self._divergences(prediction.logits, batch, lesson, totals, survey)
-            losses |= self._dice(prediction.logits, batch, lesson, totals, losses["supervised"])
+            losses = self._divergences(prediction.logits, batch, strong, totals, whole)
+            losses |= self._dice(prediction.logits, batch, strong, totals, losses["supervised"])
         # The head takes part in every step, with weight 0 in supervised ones: DDP waits for every parameter.
         unused = 0 if prediction.embeddings is None else prediction.embeddings.sum() * 0
         losses["total"] = losses["supervised"] + unused
-        if lesson is None:
+        if strong is None:
             return losses
         weighted = self.loss.unsupervised * losses["unsupervised"]
         if "unsupervised_dice" in losses:
             weighted = weighted + self.loss.unsupervised * self.loss.unsupervised_dice * losses["unsupervised_dice"]
-        if prediction.embeddings is not None and (lesson.views or survey):
-            contrast = self._pull(prediction.embeddings, batch, lesson, survey)
+        if prediction.embeddings is not None and (strong.images or whole):
+            contrast = self._contrast_term(prediction.embeddings, batch, strong, whole)
             losses["contrastive"] = contrast.loss
             losses["prototype_cosine"] = contrast.prototype_cosine / world_size()
             weighted = weighted + self.loss.contrastive * losses["contrastive"]
@@ -262,20 +264,20 @@ class Learner:
         return losses
 
     def _divergences(
-        self, logits: Tensor, batch: Batch, lesson: Lesson | None, totals: Totals, survey: Survey | None
+        self, logits: Tensor, batch: Batch, strong: StrongViews | None, totals: Totals, whole: WholeBatch | None
     ) -> dict[str, Tensor]:
         """The supervised loss and, in steps that have one, the unsupervised loss."""
-        masks, count = self._counted(logits[: len(batch.images)], batch.masks, totals, survey)
+        masks, count = self._supervised_masks(logits[: len(batch.images)], batch.masks, totals, whole)
         targets = [true_target(masks)]
-        if lesson is not None and totals.class_weights is not None:
-            omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in lesson.labels)
-            targets += map(fuzzy_target, lesson.labels, omega)
+        if strong is not None and totals.class_weights is not None:
+            omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in strong.labels)
+            targets += map(fuzzy_target, strong.labels, omega)
         sums = self._compiled[divergences](logits, targets)
         unsupervised = {} if totals.pixels is None else {"unsupervised": sums[1:].sum() / totals.pixels}
         return {"supervised": sums[0] / count, **unsupervised}
 
     def _dice(
-        self, logits: Tensor, batch: Batch, lesson: Lesson | None, totals: Totals, supervised: Tensor
+        self, logits: Tensor, batch: Batch, strong: StrongViews | None, totals: Totals, supervised: Tensor
     ) -> dict[str, Tensor]:
         """The Dice losses that the recipe asks for; that of labeled images is added to the `supervised` loss."""
         labeled, views = logits[: len(batch.images)], logits[len(batch.images) :]
@@ -284,17 +286,19 @@ class Learner:
             losses["supervised"] = (
                 supervised + self._compiled[dice](labeled, [true_target(batch.masks)])[0] / totals.images
             )
-        if lesson is not None and totals.views is not None:
-            targets = [fuzzy_target(each, torch.ones_like(each.weight)) for each in lesson.labels]
+        if strong is not None and totals.views is not None:
+            targets = [fuzzy_target(each, torch.ones_like(each.weight)) for each in strong.labels]
             losses["unsupervised_dice"] = self._compiled[dice](views, targets).sum() / totals.views
         return losses
 
-    def _pull(self, embeddings: Tensor, batch: Batch, lesson: Lesson, survey: Survey | None) -> ContrastLoss:
-        """The contrast stage on a micro-batch: by itself, or with the value and the gradient of the survey."""
-        if survey is None or survey.contrast is None or survey.slope is None:
-            return self._contrast(embeddings, self._anchors(batch, lesson, tuple(embeddings.shape[2:])))
-        passed = (wide(embeddings) * survey.slope).sum()
-        return survey.contrast._replace(loss=survey.contrast.loss + passed - passed.detach())
+    def _contrast_term(
+        self, embeddings: Tensor, batch: Batch, strong: StrongViews, whole: WholeBatch | None
+    ) -> ContrastLoss:
+        """The contrast loss of the whole batch, or a micro-batch's share of it with the whole's gradient."""
+        if whole is None or whole.contrast is None or whole.gradient is None:
+            return self._contrast(embeddings, self._anchors(batch, strong, tuple(embeddings.shape[2:])))
+        passed = (wide(embeddings) * whole.gradient).sum()
+        return whole.contrast._replace(loss=whole.contrast.loss + passed - passed.detach())
 
     def _contrast(self, embeddings: Tensor, anchors: Anchors) -> ContrastLoss:
         inputs = (wide(embeddings), anchors, self.classes)
@@ -302,11 +306,11 @@ class Learner:
         self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
         return contrast
 
-    def _see(self, batch: Batch, lesson: Lesson | None, part: str) -> Prediction:
-        """The student's prediction for labeled images and strong views, in one forward."""
-        return self._predict(self.student, torch.cat([batch.images, *(lesson.views if lesson else ())]), part)
+    def _forward_student(self, batch: Batch, strong: StrongViews | None, part: str) -> Prediction:
+        """The student's prediction for labeled images and strong views, in one forward, timed as `part`."""
+        return self._forward(self.student, torch.cat([batch.images, *(strong.images if strong else ())]), part)
 
-    def _predict(self, network: nn.Module, images: Tensor, part: str) -> Prediction:
+    def _forward(self, network: nn.Module, images: Tensor, part: str) -> Prediction:
         """A network's prediction for images, timed as `part`. Raises PluginError: it breaks its contract."""
         with span(part), self.autocast():
             prediction = self._compiled[network](self.normalize(images))
@@ -318,26 +322,28 @@ class Learner:
             raise PluginError(f"The network gives no embeddings, which {self.stages.name('contrast')} needs.")
         return prediction
 
-    def _counted(self, logits: Tensor, masks: Tensor, totals: Totals, survey: Survey | None) -> tuple[Tensor, Tensor]:
+    def _supervised_masks(
+        self, logits: Tensor, masks: Tensor, totals: Totals, whole: WholeBatch | None
+    ) -> tuple[Tensor, Tensor]:
         """The masks of the pixels that the supervised loss counts, and their number over all processes."""
         if self.loss.supervised != "ohem":
             return masks, totals.labeled
-        if survey is not None and survey.masks is not None and survey.hard is not None:
-            return survey.masks, survey.hard
+        if whole is not None and whole.masks is not None and whole.hard is not None:
+            return whole.masks, whole.hard
         kept = self._hard(pixel_cross_entropy(logits, masks), masks)
         return torch.where(kept, masks, IGNORE), all_sum(kept.sum()).clamp(min=1)
 
     def _hard(self, losses: Tensor, masks: Tensor) -> Tensor:
         return hard_pixels(losses, masks, threshold=self.loss.ohem_threshold, min_kept=self.loss.ohem_min_kept)
 
-    def _anchors(self, batch: Batch, lesson: Lesson, size: tuple[int, ...]) -> Anchors:
+    def _anchors(self, batch: Batch, strong: StrongViews, size: tuple[int, ...]) -> Anchors:
         """What is known about each pixel of the embedding map: labels at its size, by nearest neighbor."""
         masks = nearest(batch.masks, size)
         known = masks != IGNORE
         one = known.float()
         true = Anchors(torch.where(known, masks, 0).long(), one, one, known, torch.ones_like(known))
         guessed = []
-        for labels in lesson.labels:
+        for labels in strong.labels:
             facts = labels.classes[:, 0], labels.confidence, labels.weight, labels.valid
             classes, confidence, weight, valid = (nearest(fact, size) for fact in facts)
             guessed.append(Anchors(classes, confidence, weight, valid, torch.zeros_like(valid)))

@@ -40,7 +40,7 @@ def addressed(seed: int, step: int, rank: int = 0, world: int = 1, part: int = 0
         step: of the training.
         rank: of this process.
         world: number of processes.
-        part: of the step: 0 for teaching, then 1 and on for the forward of each micro-batch.
+        part: of the step: 0 for the pseudo-labels, then 1 and on for the forward of each micro-batch.
     """
     global _place
     before, _place = _place, _Place(seed, step, rank, world, part)

@@ -9,8 +9,8 @@ from torch import Tensor
 from farcluss.data.loader import HostBatch
 from farcluss.inference.weights import to_unit
 from farcluss.learning.averaging import ema_decay, ema_update
-from farcluss.learning.batches import Batch, Lesson, split
-from farcluss.learning.learner import Survey, Totals
+from farcluss.learning.batches import Batch, StrongViews, split
+from farcluss.learning.learner import Totals, WholeBatch
 from farcluss.tensors.distributed import all_sum, sum_table
 from farcluss.tensors.draws import addressed
 from farcluss.tensors.timing import span
@@ -18,15 +18,15 @@ from farcluss.training.optimization import learning_rate, set_learning_rate
 from farcluss.training.state import Run
 from farcluss.training.watch import LOSSES
 
-MicroBatches = list[tuple[Batch, Lesson | None]]
+MicroBatches = list[tuple[Batch, StrongViews | None]]
 
 
 class Step(NamedTuple):
-    """What has come of a step, on the device.
+    """The results of a step, on the device.
 
     Attributes:
         losses: this process's shares, by name.
-        statistics: of the whole batch, see `Learner.teach`.
+        statistics: of the whole batch, see `Learner.pseudo_label`.
         flags: see `farcluss.training.watch.Watch.push`.
     """
 
@@ -46,7 +46,7 @@ def to_device(host: HostBatch, device: torch.device, semi: bool, logging: bool) 
 
 
 def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
-    """One optimizer step: teach, sum what is global, then learn, in micro-batches where memory is small.
+    """One optimizer step: pseudo-labels, global sums, then losses and gradients of one or more micro-batches.
 
     A step whose loss or gradient is not finite leaves weights, optimizer, teacher and buffers as they were.
     """
@@ -56,9 +56,9 @@ def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
         batch = to_device(host, accelerator.device, semi, logging)
     before = [buffer.clone() for buffer in run.kept]
     with _place(run, 0):
-        lesson, statistics = learner.teach(batch, train.accumulate)
+        strong, statistics = learner.pseudo_label(batch, train.accumulate)
     statistics = sum_table(statistics)
-    micro_batches = split(batch, lesson, train.accumulate, train.split_backward)
+    micro_batches = split(batch, strong, train.accumulate, train.split_backward)
     losses = learn(run, micro_batches, learner.totals(statistics))
     with span("optimizer"):
         bad, flags = find_broken(run, losses)
@@ -79,13 +79,13 @@ def learn(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Te
     """Forward and backward of all micro-batches; the sums of their losses."""
     accelerator, learner, loss = run.accelerator, run.learner, run.recipe.loss
     ramp = min(1.0, (run.step + 1 - loss.warmup_steps) / loss.ramp_steps) if loss.ramp_steps else 1.0
-    surveys = survey(run, micro_batches)
+    wholes = first_pass(run, micro_batches)
     summed: dict[str, Tensor] = {}
-    for number, (micro_batch, known) in enumerate(zip(micro_batches, surveys, strict=True)):
+    for number, (micro_batch, whole) in enumerate(zip(micro_batches, wholes, strict=True)):
         last = number + 1 == len(micro_batches)
         with contextlib.nullcontext() if last else accelerator.no_sync(learner.student):
             with _place(run, number + 1):
-                losses = learner.losses(*micro_batch, totals, ramp, known)
+                losses = learner.losses(*micro_batch, totals, ramp, whole)
             # DDP averages gradients over processes, while the shares of a loss add up: hence the factor.
             with span("backward"):
                 accelerator.backward(losses["total"] * accelerator.num_processes)
@@ -93,23 +93,23 @@ def learn(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Te
     return summed
 
 
-def survey(run: Run, micro_batches: MicroBatches) -> list[Survey] | list[None]:
-    """What a first forward of all micro-batches tells each, where a loss spans several; buffers stay."""
+def first_pass(run: Run, micro_batches: MicroBatches) -> list[WholeBatch] | list[None]:
+    """A first forward of all micro-batches where a loss spans them, without gradient; buffers stay as they are."""
     learner, several = run.learner, run.recipe.train.accumulate > 1
-    mines = run.recipe.loss.supervised == "ohem" and several
-    pulls = run.parts.dim > 0 and micro_batches[0][1] is not None
+    ohem = run.recipe.loss.supervised == "ohem" and several
+    contrast = run.parts.dim > 0 and micro_batches[0][1] is not None
     spans = several or (len(micro_batches) > 1 and run.parts.stages.contrast.include_labeled)
-    if not (mines or (pulls and spans)):
+    if not (ohem or (contrast and spans)):
         return [None] * len(micro_batches)
     before = [buffer.clone() for buffer in run.buffers]
-    glances = []
+    passes = []
     for number, micro_batch in enumerate(micro_batches):
-        with _place(run, number + 1), span("survey"):
-            glances.append(learner.glance(*micro_batch))
+        with _place(run, number + 1), span("first_pass"):
+            passes.append(learner.first_pass(*micro_batch))
     for buffer, old in zip(run.buffers, before, strict=True):
         buffer.copy_(old)
-    with _place(run, len(micro_batches) + 1), span("survey"):
-        return learner.survey(glances)
+    with _place(run, len(micro_batches) + 1), span("first_pass"):
+        return learner.whole_batch(passes)
 
 
 def _place(run: Run, part: int) -> Any:
@@ -129,8 +129,8 @@ def find_broken(run: Run, losses: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     train, device = run.recipe.train, run.accelerator.device
     fine = torch.zeros((), dtype=torch.bool, device=device)
     own = torch.stack([~torch.isfinite(losses[name]) if name in losses else fine for name in LOSSES]).float()
-    told = all_sum(torch.cat([own, run.interruption.flags(device)]))
-    everywhere, signals = told[: len(own)], told[len(own) :]
+    summed = all_sum(torch.cat([own, run.interruption.flags(device)]))
+    everywhere, signals = summed[: len(own)], summed[len(own) :]
     parameters = [p for p in run.learner.student.parameters() if p.grad is not None]
     # A loss can be broken while the gradient is not; this way whatever looks at gradients sees it.
     parameters[0].grad.add_(torch.where(everywhere.any(), torch.nan, 0.0))

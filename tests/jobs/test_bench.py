@@ -25,7 +25,9 @@ class TestTheCommand:
         assert (result.code, result.err) == (0, ""), result
         given = json.loads(result.out)
         assert list(given["parts"]) == list(PARTS)
-        assert all(given["parts"][name] > 0 for name in PARTS if name != "survey") and not given["parts"]["survey"]
+        assert (
+            all(given["parts"][name] > 0 for name in PARTS if name != "first_pass") and not given["parts"]["first_pass"]
+        )
         assert given["load"].keys() == {"labeled", "unlabeled"} and given["images"] == 4
         assert given["images_per_second"] == pytest.approx(4 / given["step"])
         assert isinstance(given["advice"], list)
@@ -128,7 +130,7 @@ class TestAdvice:
         (sentence,) = advise(replace(FIGURES, parts={**EVEN, "augment": 0.5}), recipe)
         assert "augment/photometric takes 33 %" in sentence
 
-    @pytest.mark.parametrize("part", ["copy", "survey", "losses", "optimizer", "ema", "other"])
+    @pytest.mark.parametrize("part", ["copy", "first_pass", "losses", "optimizer", "ema", "other"])
     def test_no_part_is_large_without_a_word(self, recipe, part):
         (sentence,) = advise(replace(FIGURES, parts={**EVEN, "other": 0.0, part: 1.0}), recipe)
         assert "takes 52 % of a step." in sentence

@@ -95,7 +95,7 @@ class NoViews(Identity):
 def test_stages(stages, words):
     learner, batch = make(**stages), make_batch()
     with pytest.raises(PluginError, match=words):
-        learner.teach(batch)
+        learner.pseudo_label(batch)
 
 
 class OneTooMany(TinyNetwork):
@@ -128,4 +128,4 @@ def test_networks(network, words):
     learner = Learner(whole.student, teacher, whole.stages, whole.normalize, whole.loss, whole.classes)
     assert isinstance(learner.student(batch.images), Prediction)
     with pytest.raises(PluginError, match=words):
-        learner.teach(batch)
+        learner.pseudo_label(batch)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_learner import make, make_batch
 
-from farcluss.learning.batches import Lesson, split
+from farcluss.learning.batches import StrongViews, split
 from farcluss.learning.dice import dice, image_dice, overlaps
 from farcluss.learning.losses import fuzzy_target, true_target
 from farcluss.recipes.model import Loss
@@ -144,12 +144,12 @@ def test_the_learners_losses_equal_the_oracle(axes):
     plain, learner, batch = make(Loss(), axes), make(BOTH, axes), make_batch(axes)
     found = []
     for each in (plain, learner):
-        lesson, statistics = each.teach(batch)
-        found.append(each.losses(batch, lesson, each.totals(statistics), 0.7))
+        strong, statistics = each.pseudo_label(batch)
+        found.append(each.losses(batch, strong, each.totals(statistics), 0.7))
     without, losses = found
     assert "unsupervised_dice" not in without
-    logits = learner.student(learner.normalize(torch.cat([batch.images, lesson.views[0]]))).logits.detach()
-    known, labels = (batch.masks != oracles.IGNORE).double(), lesson.labels[0]
+    logits = learner.student(learner.normalize(torch.cat([batch.images, strong.images[0]]))).logits.detach()
+    known, labels = (batch.masks != oracles.IGNORE).double(), strong.labels[0]
     supervised = expected(logits[:2], one_hot(batch.masks, 4), known).mean()
     unsupervised = expected(logits[2:], dense(labels, 4), labels.weight * labels.valid).mean()
     assert losses["supervised"].item() == pytest.approx(without["supervised"].item() + supervised, rel=1e-6)
@@ -162,14 +162,17 @@ def test_the_learners_losses_equal_the_oracle(axes):
 @pytest.mark.parametrize("settings", [{"unsupervised": 0.0}, {"unsupervised_dice": 0.0}])
 def test_without_weight_there_is_no_unsupervised_dice(settings):
     learner, batch = make(BOTH.model_copy(update=settings)), make_batch()
-    lesson, statistics = learner.teach(batch)
+    strong, statistics = learner.pseudo_label(batch)
     assert "views" not in statistics
-    assert "unsupervised_dice" not in learner.losses(batch, lesson, learner.totals(statistics), 1.0)
+    assert "unsupervised_dice" not in learner.losses(batch, strong, learner.totals(statistics), 1.0)
 
 
 def test_a_supervised_step_has_the_dice_of_masks():
     learner, batch = make(BOTH), make_batch()
-    full, (_, statistics) = learner.teach(batch), learner.teach(batch._replace(unlabeled=None, valid=None))
+    full, (_, statistics) = (
+        learner.pseudo_label(batch),
+        learner.pseudo_label(batch._replace(unlabeled=None, valid=None)),
+    )
     losses = learner.losses(batch, None, learner.totals(statistics), 1.0)
     with_views = learner.losses(batch, full[0], learner.totals(full[1]), 1.0)
     assert losses.keys() == {"supervised", "total"}
@@ -179,11 +182,11 @@ def test_a_supervised_step_has_the_dice_of_masks():
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("number", [1, 2])
 def test_micro_batches_add_up(number, apart):
-    """Losses and gradients; without a contrast, which would need a survey."""
+    """Losses and gradients; without a contrast, which would need a first pass."""
     learner, batch = make(BOTH.model_copy(update={"contrastive": 0.0})), make_batch()
-    lesson, statistics = learner.teach(batch)
+    strong, statistics = learner.pseudo_label(batch)
     totals, results = learner.totals(statistics), []
-    for parts in ([(batch, lesson)], split(batch, lesson, number, apart)):
+    for parts in ([(batch, strong)], split(batch, strong, number, apart)):
         learner.student.zero_grad()
         sums: dict = {}
         for part, known in parts:
@@ -191,7 +194,7 @@ def test_micro_batches_add_up(number, apart):
             losses["total"].backward()
             sums |= {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
         results.append((sums, [p.grad.clone() for p in learner.student.parameters() if p.grad is not None]))
-    assert isinstance(lesson, Lesson) and len(parts) == number * (1 + apart)
+    assert isinstance(strong, StrongViews) and len(parts) == number * (1 + apart)
     for name in ("total", "supervised", "unsupervised", "unsupervised_dice"):
         torch.testing.assert_close(results[0][0][name], results[1][0][name], rtol=1e-10, atol=0)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-9, atol=1e-12)

@@ -33,8 +33,8 @@ def logits_of(learner: Learner, images: torch.Tensor) -> tuple[np.ndarray, np.nd
 def test_total_equals_the_equations_written_out(axes):
     """Equations 1 to 12 pixel by pixel in NumPy, for a teacher equal to the student and no augmentation."""
     learner, batch = make(axes=axes), make_batch(axes)
-    lesson, statistics = learner.teach(batch)
-    losses = learner.losses(batch, lesson, learner.totals(statistics), ramp=0.7)
+    strong, statistics = learner.pseudo_label(batch)
+    losses = learner.losses(batch, strong, learner.totals(statistics), ramp=0.7)
 
     labeled, _ = logits_of(learner, batch.images)
     truth = batch.masks.flatten().numpy()
@@ -71,8 +71,8 @@ def test_total_equals_the_equations_written_out(axes):
 
 def test_only_the_student_learns():
     learner, batch = make(), make_batch()
-    lesson, statistics = learner.teach(batch)
-    learner.losses(batch, lesson, learner.totals(statistics), 1.0)["total"].backward()
+    strong, statistics = learner.pseudo_label(batch)
+    learner.losses(batch, strong, learner.totals(statistics), 1.0)["total"].backward()
     assert all(parameter.grad is not None for parameter in learner.student.parameters())
     assert all(parameter.grad is None for parameter in learner.teacher.parameters())
 
@@ -81,17 +81,17 @@ def test_supervised_steps_reach_every_parameter():
     """DDP waits for the gradient of every parameter, the embedding head's too."""
     learner, batch = make(), make_batch()
     bare = Batch(batch.images, batch.masks)
-    lesson, statistics = learner.teach(bare)
-    assert lesson is None
-    learner.losses(bare, lesson, learner.totals(statistics), 1.0)["total"].backward()
+    strong, statistics = learner.pseudo_label(bare)
+    assert strong is None
+    learner.losses(bare, strong, learner.totals(statistics), 1.0)["total"].backward()
     assert all(parameter.grad is not None for parameter in learner.student.parameters())
     assert learner.student.embed.weight.grad.abs().max() == 0
 
 
 def test_invalid_pixels_count_nowhere():
     learner, batch = make(), make_batch()
-    lesson, statistics = learner.teach(batch)
-    labels = lesson.labels[0]
+    strong, statistics = learner.pseudo_label(batch)
+    labels = strong.labels[0]
     poisoned = labels.map(
         lambda t: (
             t
@@ -100,8 +100,8 @@ def test_invalid_pixels_count_nowhere():
         )
     )
     totals = learner.totals(statistics)
-    clean = learner.losses(batch, lesson, totals, 1.0)
-    other = learner.losses(batch, lesson._replace(labels=(poisoned,)), totals, 1.0)
+    clean = learner.losses(batch, strong, totals, 1.0)
+    other = learner.losses(batch, strong._replace(labels=(poisoned,)), totals, 1.0)
     assert clean["unsupervised"].item() == pytest.approx(other["unsupervised"].item(), rel=1e-9)
     assert clean["contrastive"].item() == pytest.approx(other["contrastive"].item(), rel=1e-9)
     assert statistics["pixels"] == batch.valid.sum()
@@ -109,7 +109,7 @@ def test_invalid_pixels_count_nowhere():
 
 def test_diagnostics_against_numpy():
     learner, batch = make(), make_batch()
-    _, statistics = learner.teach(batch)
+    _, statistics = learner.pseudo_label(batch)
     logits, _ = logits_of(learner, batch.unlabeled)
     probs, valid = softmax(logits), batch.valid.flatten().numpy()
     truth = batch.truth.flatten().numpy()
@@ -134,21 +134,21 @@ def test_two_equal_views_have_the_loss_of_one():
     totals = []
     for augment in (Identity(), TwoViews()):
         learner = make(augment=augment)
-        lesson, statistics = learner.teach(batch)
-        totals.append(learner.losses(batch, lesson, learner.totals(statistics), 1.0)["total"].item())
+        strong, statistics = learner.pseudo_label(batch)
+        totals.append(learner.losses(batch, strong, learner.totals(statistics), 1.0)["total"].item())
     assert totals[0] == pytest.approx(totals[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("axes", [2, 3])
 def test_pieces_are_equal_runs_of_the_batch(axes):
     learner, batch = make(augment=TwoViews(), axes=axes), make_batch(axes)
-    lesson, _ = learner.teach(batch)
-    micro_batches = split(batch, lesson, 2)
+    strong, _ = learner.pseudo_label(batch)
+    micro_batches = split(batch, strong, 2)
     assert [len(tensor) for piece, _ in micro_batches for tensor in piece] == [1] * 10
     for found, wanted in zip(zip(*(piece for piece, _ in micro_batches), strict=True), batch, strict=True):
         assert torch.equal(torch.cat(found), wanted)
-    for number, (view, labels) in enumerate(zip(*lesson, strict=True)):
-        assert torch.equal(torch.cat([part.views[number] for _, part in micro_batches]), view)
+    for number, (view, labels) in enumerate(zip(*strong, strict=True)):
+        assert torch.equal(torch.cat([part.images[number] for _, part in micro_batches]), view)
         joined = join_labels([part.labels[number] for _, part in micro_batches])
         assert all(torch.equal(*pair) for pair in zip(vars(joined).values(), vars(labels).values(), strict=True))
     bare = Batch(batch.images, batch.masks)
@@ -159,23 +159,23 @@ def test_pieces_are_equal_runs_of_the_batch(axes):
 
 def test_micro_batches_apart_are_labeled_images_then_strong_views():
     learner, batch = make(augment=TwoViews()), make_batch()
-    lesson, _ = learner.teach(batch)
-    parts = split(batch, lesson, 2, apart=True)
-    assert [(len(part.images), len(part.masks), len(known.views)) for part, known in parts] == [
+    strong, _ = learner.pseudo_label(batch)
+    parts = split(batch, strong, 2, apart=True)
+    assert [(len(part.images), len(part.masks), len(known.images)) for part, known in parts] == [
         (1, 1, 0),
         (0, 0, 2),
     ] * 2
-    for (labeled, _), (_, known), (whole, lesson_of) in zip(
-        parts[::2], parts[1::2], split(batch, lesson, 2), strict=True
+    for (labeled, _), (_, known), (whole, strong_of) in zip(
+        parts[::2], parts[1::2], split(batch, strong, 2), strict=True
     ):
         assert torch.equal(labeled.images, whole.images) and torch.equal(labeled.masks, whole.masks)
-        assert all(torch.equal(*pair) for pair in zip(known.views, lesson_of.views, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(known.images, strong_of.images, strict=True))
     assert len(split(Batch(batch.images, batch.masks), None, 2, apart=True)) == 2
 
 
 def test_labels_taught_in_pieces_are_those_of_the_whole():
     batch, learner = make_batch(), make()
-    whole, micro_batches = learner.teach(batch), learner.teach(batch, 2)
+    whole, micro_batches = learner.pseudo_label(batch), learner.pseudo_label(batch, 2)
     for one, other in zip(vars(whole[0].labels[0]).values(), vars(micro_batches[0].labels[0]).values(), strict=True):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(whole[1], micro_batches[1])
@@ -222,14 +222,14 @@ def test_wrong_shapes_are_refused_by_name(stages):
     kind = next(iter(stages))
     with pytest.raises(PluginError, match=f"Plugin {kind}/Bad.* is due; see docs/plugins.md") as caught:
         learner, batch = make(**stages), make_batch()
-        lesson, statistics = learner.teach(batch)
-        learner.losses(batch, lesson, learner.totals(statistics), 1.0)
+        strong, statistics = learner.pseudo_label(batch)
+        learner.losses(batch, strong, learner.totals(statistics), 1.0)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_no_contrast_builds_no_head():
     learner = make(contrast=NoContrast(), weight=UniformWeight())
     batch = make_batch()
-    lesson, statistics = learner.teach(batch)
-    losses = learner.losses(batch, lesson, learner.totals(statistics), 1.0)
+    strong, statistics = learner.pseudo_label(batch)
+    losses = learner.losses(batch, strong, learner.totals(statistics), 1.0)
     assert learner.student.embed is None and "contrastive" not in losses

@@ -66,7 +66,7 @@ def test_a_step_has_a_span_for_each_of_its_parts(tiny_recipe, tmp_path, monkeypa
     assert all(seconds >= 0 for watch in watches for seconds in watch.seconds.values())
 
 
-def test_the_first_of_two_forwards_is_the_survey(tiny_recipe, tmp_path, monkeypatch):
+def test_the_first_of_two_forwards_is_the_first_pass(tiny_recipe, tmp_path, monkeypatch):
     """With micro-batches, each goes through the student twice: to be looked at, and to learn."""
     seen, original = [], engine.one_step
 
@@ -79,4 +79,4 @@ def test_the_first_of_two_forwards_is_the_survey(tiny_recipe, tmp_path, monkeypa
 
     monkeypatch.setattr(engine, "one_step", one_step)
     train(load_recipe(tiny_recipe, (), ["data.val=none", "train.steps=1", "train.accumulate=2"]), tmp_path / "run")
-    assert seen == ["survey", "survey", "student", "student"]
+    assert seen == ["first_pass", "first_pass", "student", "student"]

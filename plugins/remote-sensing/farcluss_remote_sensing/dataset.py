@@ -1,7 +1,7 @@
 """Scenes as a data set of farcluss: their windows are its items."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -37,6 +37,7 @@ class SceneDataset:
         scaling: of the bands.
         side: pixels per axis of a window, at most.
         min_valid: share of valid pixels that an unlabeled training window has at least.
+        inspect: finds what the files of such a data set say of themselves that cannot be right, and what would leak.
     """
 
     data: Data
@@ -47,6 +48,7 @@ class SceneDataset:
     scaling: Scaling
     side: int
     min_valid: float
+    inspect: Callable[["SceneDataset"], list[str]]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -61,9 +63,7 @@ class SceneDataset:
 
     def findings(self) -> list[str]:
         """What is missing or contradictory among the files, and what would leak between the sets."""
-        from farcluss_remote_sensing.checks import inspect
-
-        return [*self.index.problems, *inspect(self)]
+        return [*self.index.problems, *self.inspect(self)]
 
     def items(self, split: str) -> list[Item]:
         """Windows of a split. Raises DataError when files are missing or contradictory."""

@@ -12,7 +12,7 @@ from farcluss.data.splits import find_list
 from farcluss.errors import RecipeError
 from farcluss.plugins.options import Positive, PositiveInt, Share
 from farcluss.recipes.model import Data
-from farcluss_remote_sensing.checks import usable
+from farcluss_remote_sensing.checks import inspect, usable
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Mode, build_scaling
@@ -66,7 +66,7 @@ def scene_dataset(
     carried = {"window": window, "bands": bands, "scaling": scaling, "factor": factor, "field": field}
     carried |= {"outside": outside, "warp": warp, "min_valid": min_valid}
     index = replace(index, options={**index.options, **carried})
-    return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid)
+    return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid, inspect)
 
 
 with_scene_options = with_options_of(scene_dataset)
