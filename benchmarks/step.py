@@ -34,7 +34,7 @@ from farcluss.plugins import registry
 from farcluss.recipes.model import Recipe
 from farcluss.tensors.timing import Stopwatch, wait_for
 from farcluss.training.engine import load_batches
-from farcluss.training.milestones import memory_gib
+from farcluss.training.logs import memory_gib
 from farcluss.training.state import Run
 from farcluss.training.steps import one_step
 

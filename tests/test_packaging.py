@@ -39,7 +39,7 @@ def test_recipes_are_found_in_an_installed_wheel(wheel, tmp_path):
     code = "from farcluss.recipes import reading as r; print(r.__file__); print(r.load_recipe('quickstart').name)"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(tmp_path / "farcluss" / "reading.py"), "quickstart"]
+    assert done.stdout.split() == [str(tmp_path / "farcluss" / "recipes" / "reading.py"), "quickstart"]
 
 
 def test_every_entry_point_loads():

@@ -18,7 +18,7 @@ from farcluss.learning.build import Parts
 from farcluss.recipes.model import Recipe
 from farcluss.tensors.timing import Stopwatch, span, wait_for
 from farcluss.training.engine import load_batches
-from farcluss.training.milestones import memory_gib
+from farcluss.training.logs import memory_gib
 from farcluss.training.state import Run
 from farcluss.training.steps import one_step
 

@@ -17,7 +17,7 @@ from farcluss.jobs.trial import trial
 from farcluss.learning.build import Parts, build_dataset, build_parts
 from farcluss.recipes.model import Recipe
 from farcluss.training.engine import load_batches
-from farcluss.training.milestones import memory_gib
+from farcluss.training.logs import memory_gib
 from farcluss.training.steps import one_step
 
 SETS = ("labeled", "unlabeled", "val")

@@ -21,8 +21,8 @@ from typing import IO, Any, NamedTuple
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from farcluss.runs.atomic import atomic_file, write_atomically
 from farcluss.errors import RunError
+from farcluss.runs.atomic import atomic_file, write_atomically
 
 
 class Manifest(BaseModel):

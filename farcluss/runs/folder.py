@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 
-from farcluss.runs import checkpoints
-from farcluss.runs.atomic import remove_unfinished, write_atomically
 from farcluss.data.base import Item
 from farcluss.data.loader import HostBatch
 from farcluss.data.splits import Splits
 from farcluss.errors import RunError
 from farcluss.recipes.model import Recipe
+from farcluss.runs import checkpoints
+from farcluss.runs.atomic import remove_unfinished, write_atomically
 
 
 class RunFolder:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from farcluss.runs.checkpoints import Checkpoint, read, read_newest
 from farcluss.data.base import Item
 from farcluss.data.splits import Splits
 from farcluss.errors import RunError
 from farcluss.recipes.model import Recipe, Train
+from farcluss.runs.checkpoints import Checkpoint, read, read_newest
 from farcluss.runs.folder import RunFolder
 
 # Sections and keys that change what is watched, where files lie or how fast it goes, not what is learned. The images

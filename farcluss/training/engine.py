@@ -30,8 +30,10 @@ from farcluss.runs.resuming import Start, find_start, fingerprint
 from farcluss.tensors.distributed import on_main, world_size
 from farcluss.training.display import Display
 from farcluss.training.interruption import Interruption
-from farcluss.training.milestones import announce, conclude, log_step, reach, restore, save_checkpoint, take_note
+from farcluss.training.logs import announce, conclude, log_step, note_outcomes
+from farcluss.training.milestones import do_what_is_due
 from farcluss.training.optimization import build_optimizer
+from farcluss.training.saving import restore, save_checkpoint
 from farcluss.training.startup import collector_at_rest
 from farcluss.training.state import Run
 from farcluss.training.steps import one_step
@@ -240,7 +242,7 @@ def compiler(device: torch.device) -> Callable[[Any], Any]:
 def run_steps(run: Run, display: Display) -> None:
     """Train to the last step or to the first signal: log, draw, save and score where it is due."""
     train = run.recipe.train
-    reach(run, display, None)  # a run may have been stopped between a checkpoint and the evaluation there
+    do_what_is_due(run, display, None)  # a run may have been stopped between a checkpoint and the evaluation there
     on_main(run.writer.wait)  # no loader is forked beside a thread
     with closing(load_batches(run)) as batches:
         while run.step < run.steps and not run.stop:
@@ -250,11 +252,11 @@ def run_steps(run: Run, display: Display) -> None:
             done = one_step(run, host, semi, logging)
             run.advance(run.accelerator.num_processes * len(host.images), host.unreadable)
             run.watch.push(run.step, done.flags, host)
-            take_note(run, display, wait=logging or run.due() or run.checkpoint_due())
+            note_outcomes(run, display, wait=logging or run.evaluation_due() or run.checkpoint_due())
             if logging:
                 log_step(run, display, done.losses, done.statistics)
-            reach(run, display, host if semi else None)
-    take_note(run, display, wait=True)
+            do_what_is_due(run, display, host if semi else None)
+    note_outcomes(run, display, wait=True)
     if not run.saved:
         save_checkpoint(run)
     on_main(run.writer.wait)

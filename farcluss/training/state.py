@@ -71,7 +71,7 @@ class Run:
         """What a manifest keeps."""
         return {name: getattr(self, name) for name in PROGRESS}
 
-    def due(self) -> bool:
+    def evaluation_due(self) -> bool:
         """Whether this step is to be evaluated."""
         return self.step > 0 and (self.step == self.steps or self.step % self.recipe.eval.every == 0)
 

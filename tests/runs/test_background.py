@@ -12,11 +12,10 @@ import torch
 from conftest import write_tiny
 
 from farcluss import load_recipe
-from farcluss.runs import checkpoints
-from farcluss.training import engine
-from farcluss.training import milestones
-from farcluss.runs.background import Background
 from farcluss.errors import RunError
+from farcluss.runs import checkpoints
+from farcluss.runs.background import Background
+from farcluss.training import engine, milestones
 
 
 class TestBackground:

@@ -19,9 +19,8 @@ import warm
 from commandline import cli
 from conftest import write_tiny
 
-from farcluss.runs import atomic
-from farcluss.runs import checkpoints
 from farcluss.errors import RunError
+from farcluss.runs import atomic, checkpoints
 
 
 def state_of(step: int, size: int = 40) -> dict:

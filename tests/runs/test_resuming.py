@@ -16,14 +16,14 @@ from tiny_network import TinyNetwork
 from tiny_recipe import tiny_recipe
 
 from farcluss import load_recipe, train
-from farcluss.runs import checkpoints
-from farcluss.training import engine
-from farcluss.plugins import registry
 from farcluss.data.base import Item
 from farcluss.data.splits import Splits
 from farcluss.errors import FarclussError, RunError
+from farcluss.plugins import registry
 from farcluss.recipes.model import Recipe
+from farcluss.runs import checkpoints
 from farcluss.runs.resuming import fingerprint
+from farcluss.training import engine
 
 RECIPE = tiny_recipe(val=2, size=16, every=6)
 STEPS, BATCH, LR = 6, 4, 0.05

@@ -1,0 +1,70 @@
+"""Checkpoints of a run in progress: written beside the training, and restored."""
+
+from collections import Counter
+from typing import Any
+
+from farcluss.errors import RunError
+from farcluss.runs import checkpoints
+from farcluss.runs.checkpoints import Checkpoint
+from farcluss.tensors.distributed import gather_on_main, on_main
+from farcluss.training.state import PROGRESS, Run
+
+
+def save_checkpoint(run: Run) -> None:
+    """Have all written that another process needs to go on as if nothing had happened; training waits for a copy only.
+
+    Raises:
+        RunError: the checkpoint before could not be written.
+    """
+    for counts in gather_on_main(run.fresh):
+        run.replaced = dict(Counter(run.replaced) + counts)
+    run.fresh = Counter()
+    on_main(lambda: _submit_checkpoint(run))
+    run.saved = True
+
+
+def _submit_checkpoint(run: Run) -> None:
+    run.writer.wait()  # first, so that there are never two copies
+    scaler = run.accelerator.scaler
+    state = {
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler else {},
+        "stages": {name: stage.state_dict() for name, stage in run.parts.stages.modules().items()},
+        **{name: network.state_dict() for name, network in run.networks.items()},
+    }
+    state, progress = checkpoints.snapshot((state, run.progress))
+    keep = run.recipe.train.keep_checkpoints
+    run.folder.flush()
+    path, step = run.folder.checkpoint(run.step), run.step
+    run.writer.submit(lambda: checkpoints.save(path, step, state, progress, run.fingerprint, keep))
+
+
+def restore(run: Run, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's state into a freshly prepared run. Raises RunError when it does not fit."""
+    state, progress = checkpoint.state, checkpoint.manifest.progress
+    try:
+        for name, network in run.networks.items():
+            network.load_state_dict(state[name])
+        for name, stage in run.parts.stages.modules().items():
+            stage.load_state_dict(state["stages"][name])
+        load_optimizer(run.optimizer, state["optimizer"])
+        if run.accelerator.scaler and state["scaler"]:
+            run.accelerator.scaler.load_state_dict(state["scaler"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise RunError(
+            f"The checkpoint does not fit this recipe: {reason}\nResume with the recipe of the run."
+        ) from None
+    for name in PROGRESS:
+        setattr(run, name, progress.get(name, getattr(run, name)))
+    run.saved = checkpoint.path.resolve() == run.folder.checkpoint(run.step).resolve()
+
+
+def load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
+    """Restore an optimizer's memory of past steps; its settings stay those of the recipe. Raises ValueError."""
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    if [group.keys() for group in settings] != [group.keys() - {"params"} for group in state["param_groups"]]:
+        raise ValueError("it is of another optimizer")
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
