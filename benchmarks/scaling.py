@@ -166,7 +166,7 @@ def build(recipe: Recipe, classes: int, device: str) -> nn.Module:
     network = recipe.network
     with torch.device(device):
         return build_network(
-            network.name, network.options, recipe.data.channels, classes, embedding_size(recipe), pretrained=False
+            network.name, network.options, recipe.data.channel_count, classes, embedding_size(recipe), pretrained=False
         )
 
 
@@ -271,7 +271,7 @@ def recipe_facts(name: str) -> tuple[dict, Recipe]:
     classes = len(recipe_classes(recipe))
     network = build(recipe, classes, "meta").eval()
     with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, recipe.data.channels, recipe.data.crop, recipe.data.crop, device="meta"))
+        network(torch.zeros(1, recipe.data.channel_count, recipe.data.crop, recipe.data.crop, device="meta"))
     sizes = bytes_per_step(recipe, network, classes, cuda=True)
     sums = 2 + 2 * ("prototypes" in sizes) + 2 * ("hard pixels" in sizes)
     facts = {

@@ -131,7 +131,7 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Medians of bare step, step and parts, memory, and the operations of a bare step."""
     recipe = recipe_of(arguments)
-    with trial(recipe, build_parts(recipe), 100_000, workers=0) as run:
+    with trial(build_parts(recipe), 100_000, workers=0) as run:
         device = run.accelerator.device
         with closing(load_batches(run)) as batches:
             host = next(batches)

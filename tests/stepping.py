@@ -9,7 +9,7 @@ from farcluss.training.steps import one_step
 
 def steps_of(recipe: Recipe, parts: Parts, steps: int) -> tuple[list[dict[str, float]], list[float]]:
     """Losses of each step, and how far student and teacher went from where they began."""
-    with trial(recipe, parts, steps, workers=0) as run:
+    with trial(parts, steps, workers=0) as run:
         networks = run.networks["student"], run.learner.teacher
         before = [[p.detach().clone() for p in network.parameters()] for network in networks]
         losses = []

@@ -47,7 +47,7 @@ def command(
     from farcluss.jobs.benching import advise, bench
     from farcluss.learning.build import build_parts
 
-    figures = bench(loaded, build_parts(loaded), steps)
+    figures = bench(build_parts(loaded), steps)
     if os.environ.get("RANK", "0") != "0":
         return
     advice = advise(figures, loaded)

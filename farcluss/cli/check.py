@@ -21,15 +21,18 @@ def command(
     """
     loaded = read_recipe(recipe, overlays, settings, plugins)
     from farcluss.jobs.checking import Unusable, check, dry_run
+    from farcluss.jobs.checking import settings as settings_of
 
     try:
         parts, findings, reading = check(loaded)
     except Unusable as error:
         if as_json:
-            emit_json({"problems": [*error.problems, str(error)]})
+            emit_json({"problems": [*error.problems, *([error.text] if error.text else [])]})
         else:
             _list(error.problems)
-        raise
+        if error.text:
+            raise
+        raise click.exceptions.Exit(1) from None
     total = sum(len(items) for items in (parts.splits.labeled, parts.splits.unlabeled, parts.splits.val))
     if as_json:
         for _ in reading:
@@ -38,14 +41,23 @@ def command(
         with click.progressbar(reading, length=total, label=f"reading {total} images") as bar:
             for _ in bar:
                 pass
-    cost = {} if findings.problems else dry_run(loaded, parts)
-    facts = findings.to_json(parts.dataset.classes)
+    cost = {} if findings.problems else dry_run(parts)
+    facts, known = findings.to_json(parts.dataset.classes), settings_of(loaded, parts.dataset)
     if as_json:
-        emit_json({"lists": parts.splits.names, **facts, "dry_run": cost})
+        table = {key: {"value": value, "from": source} for key, (value, source) in known.items()}
+        emit_json({"settings": table, "lists": parts.splits.names, **facts, "dry_run": cost})
     else:
+        _settings(known)
         _report(facts, parts, cost)
     if findings.problems:
         raise click.exceptions.Exit(1)
+
+
+def _settings(known: dict[str, tuple[Any, str]]) -> None:
+    """What the data set may say, and who says it."""
+    for key, (value, source) in known.items():
+        shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+        click.echo(f"{key:14} {shown if len(shown) <= 80 else f'{shown[:77]}...'} ({source})")
 
 
 def _report(facts: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
@@ -56,7 +68,6 @@ def _report(facts: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
         found = ", ".join(f"{count} of {size}" for size, count in list(sizes.items())[:4])
         more = f" and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""
         click.echo(f"{name:9} {len(getattr(parts.splits, name)):6} images ({parts.splits.names[name]}): {found}{more}")
-    click.echo(f"channels  {parts.recipe.data.channels} per image")
     if facts["pixels"]:
         table = Table("class", *(f"{name} %" for name in facts["pixels"]))
         for key in next(iter(facts["pixels"].values())):

@@ -48,7 +48,7 @@ def command(
     from farcluss.recipes.reading import merge_settings
 
     model = load(weights, pick_device(device))
-    usual = Part.model_validate(model.card.recipe.get("eval", {}).get("writer", "png"))
+    usual = Part.model_validate(model.card.recipe.get("eval", {}).get("writer") or "png")
     options = usual.options if writer in (None, usual.name) else {}
     options |= {name: True for name, wanted in (("overlay", overlay), ("probs", probs), ("entropy", entropy)) if wanted}
     options |= merge_settings(settings)

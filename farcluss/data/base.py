@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.errors import DataError, FarclussError, PluginError
+from farcluss.recipes.model import Data as Data
+from farcluss.recipes.model import Defaults
 
 IGNORE = 255
 """The one ignore value of every mask that leaves a data set."""
@@ -96,6 +98,7 @@ class Dataset(Protocol):
       item are valid, then how many of those are of each class (zeros for an item without a mask). They may be
       estimates, as ratios alone matter. Items of the unlabeled stream come without their mask; one without a valid
       pixel is never drawn;
+    - `defaults`: what the data set knows of its images, for recipes that do not say it, see `Defaults`;
     - `carried`: the section `[data]` as weights files shall have it, with files that options name replaced by content.
       Packs keep its layout, classes, ignore_index, reduce_zero_label and channels; other keys are those of the recipe.
     """
@@ -119,6 +122,12 @@ class Dataset(Protocol):
 
     def read(self, item: Item, window: Window | None = None) -> Sample:
         """Arrays of `item`, or of `window` of it. Raises DataError that names the file."""
+
+
+def defaults_of(dataset: Dataset) -> Defaults:
+    """What a data set knows of its images; nothing where it does not say."""
+    known: Defaults = getattr(dataset, "defaults", Defaults())
+    return known
 
 
 def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> Sample:

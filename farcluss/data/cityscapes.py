@@ -63,7 +63,7 @@ def cityscapes(data: Data, *, labels: Literal["auto", "labelTrainIds", "labelIds
         mask_map.names,
         choose_palette(data, tuple(color for _, color in CITYSCAPES_CLASSES.values()), len(mask_map.names), mask_map),
         root,
-        FileReader(data.channels, mask_map),
+        FileReader(data.channel_count, mask_map),
         {split: partial(cityscapes_items, split) for split in ("train", "val", "test")},
         partial(cityscapes_image, root),
         partial(cityscapes_mask, root, labels),

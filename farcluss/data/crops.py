@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from farcluss.data.base import IGNORE, Dataset, Item, Reduced, Sample, Window, read_sample
-from farcluss.recipes.model import Data
+from farcluss.recipes.model import GENERAL, Data
 
 
 def random_lengths(crop: tuple[int, ...], scale: tuple[float, float], rng: np.random.Generator) -> list[int]:
@@ -154,9 +154,10 @@ def random_move(crop: tuple[int, ...], data: Data, rng: np.random.Generator) -> 
     In a plane whose sides differ, only half turns keep the size `crop`.
     """
     axes = len(crop)
-    flips = [axis % axes - axes for axis in data.flip_axes if rng.uniform() < data.flip]
+    flip_axes = GENERAL.flip_axes if data.flip_axes is None else data.flip_axes
+    flips = [axis % axes - axes for axis in flip_axes or [] if rng.uniform() < data.flip]
     turns = []
-    for first, second in data.turns:
+    for first, second in data.turns or []:
         step = 1 if crop[first] == crop[second] else 2
         turns.append((step * int(rng.integers(4 // step)), (first % axes - axes, second % axes - axes)))
     return Move(tuple(flips), tuple(turns))

@@ -158,7 +158,7 @@ def folder(
         mask_map.names,
         choose_palette(data, None, len(mask_map.names), mask_map),
         root,
-        FileReader(data.channels, mask_map),
+        FileReader(data.channel_count, mask_map),
         {split: partial(list_folder, patterns[split], others[split], finder) for split, finder in finders.items()},
         partial(folder_image, root, images),
         partial(own_mask, list(finders.values())),

@@ -5,6 +5,7 @@ import functools
 import inspect
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,29 @@ def read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
     return [(n, {key: str(value).strip() for key, value in row.items()}) for n, row in rows], columns
+
+
+def settle_channels(data: Data, counts: Mapping[str, int]) -> tuple[int, list[str]]:
+    """How many channels images have: as the recipe says, else as most of them have.
+
+    Args:
+        data: section of the recipe.
+        counts: channels of each image, by its file.
+
+    Returns:
+        The number; and what is wrong, one text per other number that images have, whatever their number.
+    """
+    found = Counter(counts.values())
+    wanted = data.channels or max(found, key=lambda count: (found[count], -count), default=data.channel_count)
+    problems = []
+    for count in sorted(found.keys() - {wanted}):
+        first, *more = [path for path, own in counts.items() if own == count]
+        text = f"{first} and {len(more)} more have {count} channels" if more else f"{first} has {count} channels"
+        if data.channels is None:
+            problems.append(f"{text}, but most images have {wanted}. Make a data set of each kind.")
+        else:
+            problems.append(f"{text}, but data.channels is {wanted}. Leave that key out, or set it to {count}.")
+    return wanted, problems
 
 
 def carry(data: Data, masks: MaskMap, options: Mapping[str, Any]) -> Data:

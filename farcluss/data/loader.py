@@ -120,9 +120,9 @@ class PairedCrops:
                 sample = draw_crop(self.dataset, item, self.crop, self.data, rng, blind)
         except FarclussError as error:
             return error
-        if len(sample.image) != self.data.channels:
+        if len(sample.image) != self.data.channel_count:
             return PluginError(
-                f"{item.image} gives {len(sample.image)} channels, the recipe's data.channels is {self.data.channels}."
+                f"{item.image} has {len(sample.image)} channels, but data.channels is {self.data.channel_count}."
             )
         return sample
 

@@ -1,10 +1,10 @@
 """A whole data set in one HDF5 file, chunked so that a crop reads its window alone. `farcluss.jobs.packing` writes it.
 
-Layout of the file: attributes say what it is and what it was made from; `classes`, `palette`, `items`, `splits` and
-`lines` hold what the data set knows, `carried` what weights say of it, `sizes` the spatial size of each image,
-`pixels/valid` `(images,)` and `pixels/classes` `(masks, C)` numbers of valid pixels. Arrays are in `images/N`
-`(Cin, *S)`, `masks/N` and `valid/N` `(*S)`, N counting images and masks in the order of `items`. Arrays and tables of
-pixels have their CRC-32 as attribute.
+Layout of the file: attributes say what it is, what it was made from, and what recipes need not say of it; `classes`,
+`palette`, `items`, `splits` and `lines` hold what the data set knows, `carried` what weights say of it, `sizes` the
+spatial size of each image, `pixels/valid` `(images,)` and `pixels/classes` `(masks, C)` numbers of valid pixels. Arrays
+are in `images/N` `(Cin, *S)`, `masks/N` and `valid/N` `(*S)`, N counting images and masks in the order of `items`.
+Arrays and tables of pixels have their CRC-32 as attribute.
 """
 
 import json
@@ -20,15 +20,17 @@ from weakref import WeakSet
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from farcluss.data.base import Item, MissingMask, Palette, Sample, Window
 from farcluss.data.filesets import pairs
 from farcluss.data.masks import recipe_palette
 from farcluss.errors import DataError
-from farcluss.recipes.model import Data
+from farcluss.recipes.model import Data, Defaults
 
-FORMAT, VERSION = "farcluss-pack", 4
+FORMAT, VERSION = "farcluss-pack", 5
 CHECKSUM = "crc32"
+_DEFAULTS = TypeAdapter(Defaults)
 PIXELS = "pixels/valid", "pixels/classes"
 _SIDES = {1: (1 << 15,), 2: (128, 256), 3: (16, 32, 64)}
 _CHUNK_BYTES = 1 << 19  # half of HDF5's chunk cache: chunks that don't fit it are read row by row, seven times slower
@@ -71,6 +73,7 @@ class Contents:
         carried: keys of `[data]` as weights files shall have them, see `farcluss.data.base.Dataset.carried`; empty when
             the data set leaves that to the recipe.
         carried_origin: `origin` of a recipe that has those keys, as weights files do; or empty.
+        defaults: what the data set knows of its images.
     """
 
     origin: dict[str, Any]
@@ -84,6 +87,7 @@ class Contents:
     lines: dict[str, list[int]]
     carried: dict[str, Any]
     carried_origin: dict[str, Any]
+    defaults: Defaults
 
     @cached_property
     def images(self) -> dict[str, int]:
@@ -114,6 +118,7 @@ class Contents:
         _write_texts(file, "lines/text", list(self.lines))
         _write_texts(file, "lines/items", list(map(json.dumps, self.lines.values())))
         _write_texts(file, "carried", [json.dumps(self.carried), json.dumps(self.carried_origin)])
+        file.attrs["defaults"] = _DEFAULTS.dump_json(self.defaults).decode()
 
     @classmethod
     def read(cls, file: h5py.File) -> "Contents":
@@ -123,6 +128,7 @@ class Contents:
         if file.attrs["version"] != VERSION:
             raise ValueError(f"its format is {file.attrs['version']}, this farcluss reads {VERSION}")
         columns = [_read_texts(file, f"items/{name}") for name in ("id", "image", "mask", "group")]
+        carried, carried_origin = _read_texts(file, "carried")
         contents = cls(
             json.loads(file.attrs["origin"]),
             file.attrs["root"],
@@ -133,7 +139,9 @@ class Contents:
             {split: places[()].tolist() for split, places in file["splits"].items()},
             dict(file["splits"].attrs),
             dict(zip(_read_texts(file, "lines/text"), map(json.loads, _read_texts(file, "lines/items")), strict=True)),
-            *(json.loads(text) for text in _read_texts(file, "carried")),
+            json.loads(carried),
+            json.loads(carried_origin),
+            _DEFAULTS.validate_json(file.attrs["defaults"]),
         )
         if file.attrs[CHECKSUM] != contents.checksum():
             raise ValueError("its table of contents does not have its checksum")
@@ -149,6 +157,7 @@ class Contents:
 
     def _text(self) -> bytes:
         table = {name: value for name, value in vars(self).items() if name not in ("images", "masks")}
+        table["defaults"] = _DEFAULTS.dump_python(self.defaults, mode="json")
         return json.dumps(table, sort_keys=True, default=vars).encode()
 
 
@@ -245,6 +254,7 @@ class Pack:
                 raise DataError(f"{text}\nMake it anew with `farcluss pack`.") from None
         self.classes: tuple[str, ...] = self.contents.classes
         self.palette: Palette = self.contents.palette
+        self.defaults: Defaults = self.contents.defaults
         self._handle = Handle(self.path)
 
     def items(self, split: str) -> list[Item]:
@@ -367,6 +377,8 @@ def open_pack(data: Data, origin: dict[str, Any]) -> Pack:
     assert data.pack is not None
     pack = Pack(data.pack)
     made, carried = pack.contents.origin, pack.contents.carried
+    if data.channels is None:  # whatever the data set has
+        origin = origin | {"data.channels": made.get("data.channels")}
     if carried and origin == pack.contents.carried_origin:  # a recipe out of weights that were trained from it
         made = origin
     other = [key for key in dict.fromkeys([*made, *origin]) if made.get(key) != origin.get(key)]

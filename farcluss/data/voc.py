@@ -39,7 +39,7 @@ def voc(data: Data, *, variant: Literal["classic", "blended"] = "classic") -> Fi
         mask_map.names,
         choose_palette(data, None, len(mask_map.names), mask_map),
         root,
-        FileReader(data.channels, mask_map),
+        FileReader(data.channel_count, mask_map),
         {"train": partial(voc_train, variant == "blended"), "val": voc_val},
         partial(voc_image, root),
         partial(voc_mask, masks if variant == "classic" else masks[::-1]),

@@ -79,7 +79,7 @@ def card_of(recipe: Recipe, classes: tuple[str, ...], palette: Palette, dim: int
     return Card(
         network=recipe.network.name,
         options=recipe.network.options,
-        channels=recipe.data.channels,
+        channels=recipe.data.channel_count,
         dim=dim,
         classes=list(classes),
         palette=palette,

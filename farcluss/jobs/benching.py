@@ -85,14 +85,14 @@ class Figures:
         return {**asdict(self), "images_per_second": speed, "needed_workers": self.needed_workers}
 
 
-def bench(recipe: Recipe, parts: Parts, steps: int) -> Figures:
+def bench(parts: Parts, steps: int) -> Figures:
     """Load samples alone, then train `steps` steps, each second one timed part by part.
 
     Raises:
         FarclussError: as in training.
     """
-    load = time_loading(recipe, parts)
-    with trial(recipe, parts, WARM_UP + 2 * steps, recipe.data.workers) as run:
+    recipe, load = parts.recipe, time_loading(parts)
+    with trial(parts, WARM_UP + 2 * steps, recipe.data.workers) as run:
         whole, timed = time_steps(run)
         device = run.accelerator.device
         used = memory_gib(device)
@@ -112,13 +112,13 @@ def bench(recipe: Recipe, parts: Parts, steps: int) -> Figures:
         )
 
 
-def time_loading(recipe: Recipe, parts: Parts) -> dict[str, float]:
+def time_loading(parts: Parts) -> dict[str, float]:
     """Seconds of one core to make a sample of each kind, as a loader process does.
 
     Raises:
         FarclussError: one cannot be read.
     """
-    items = (parts.splits.labeled, parts.splits.unlabeled)
+    recipe, items = parts.recipe, (parts.splits.labeled, parts.splits.unlabeled)
     crops = PairedCrops(
         parts.dataset,
         items,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from farcluss.data.base import IGNORE, Dataset
+from farcluss.data.base import IGNORE, Dataset, defaults_of
 from farcluss.errors import DataError, FarclussError
 from farcluss.inference.evaluation import read_images
 from farcluss.jobs.trial import trial
@@ -69,18 +69,18 @@ def inspect(parts: Parts, workers: int, findings: Findings) -> Iterator[int]:
             findings.pixels[name] = counts
 
 
-def dry_run(recipe: Recipe, parts: Parts, steps: int = 3) -> dict[str, float]:
+def dry_run(parts: Parts, steps: int = 3) -> dict[str, float]:
     """Do a few full steps of a recipe and measure them.
 
     Returns:
         `seconds_per_step` (the fastest one), `memory_gib` (peak), `parameters_millions` and `loss`.
     """
-    with trial(recipe, parts, steps, workers=0) as run:
+    with trial(parts, steps, workers=0) as run:
         times: list[float] = []
         losses: dict[str, torch.Tensor] = {}
         for host in load_batches(run):
             start = time.perf_counter()
-            losses = one_step(run, host, recipe.semi_supervised, logging=False).losses
+            losses = one_step(run, host, parts.recipe.semi_supervised, logging=False).losses
             if run.accelerator.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
@@ -103,11 +103,13 @@ def check(recipe: Recipe) -> tuple[Parts, Findings, Iterator[int]]:
     # What a data set leaves out when told to skip is among its findings: one report names everything.
     lenient = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_error": "skip"})})
     try:
-        parts = replace(build_parts(lenient), recipe=recipe)
+        parts = build_parts(lenient)
     except DataError as error:
-        if found := findings_of(build_dataset(lenient.data)):
-            raise Unusable(str(error), found) from None
+        dataset = build_dataset(lenient.data)
+        if found := findings_of(dataset):
+            raise Unusable(str(error) if _has_images(dataset) else "", found) from None
         raise
+    parts = replace(parts, recipe=recipe.with_defaults(defaults_of(parts.dataset)))
     findings = Findings(findings_of(parts.dataset))
     return parts, findings, inspect(parts, recipe.data.workers, findings)
 
@@ -117,8 +119,42 @@ def findings_of(dataset: Dataset) -> list[str]:
     return list(getattr(dataset, "findings", list)())
 
 
+def _has_images(dataset: Dataset) -> bool:
+    """Whether anything is left to train on; else whatever else is wrong follows from the findings."""
+    try:
+        return bool(dataset.items("train"))
+    except FarclussError:
+        return False
+
+
+def settings(recipe: Recipe, dataset: Dataset) -> dict[str, tuple[Any, str]]:
+    """What a data set may say of its images: each value in force, and where it is from.
+
+    Args:
+        recipe: as it was read, without what the data set knows.
+        dataset: of the recipe.
+
+    Returns:
+        Value and "recipe", "data set" or "default", by recipe key.
+    """
+    known = defaults_of(dataset)
+    filled, data = recipe.with_defaults(known), recipe.data
+    sources = {"data.classes": "data set" if data.classes is None else "recipe"} | recipe.sources(known)
+    values = {"data.classes": list(dataset.classes), "data.channels": filled.data.channel_count}
+    values |= {"data.mean": filled.data.channel_mean, "data.std": filled.data.channel_std}
+    values |= {"data.flip_axes": filled.data.flip_axes, "data.turns": filled.data.turns}
+    writer = filled.eval.writer
+    values |= {"eval.writer": writer.name if writer else None}
+    return {key: (values[key], source) for key, source in sources.items()}
+
+
 class Unusable(DataError):
-    """A data set of which nothing can be used; `problems` are its findings."""
+    """A data set of which nothing can be used.
+
+    Attributes:
+        problems: its findings.
+        text: what else is wrong; empty where that follows from the findings.
+    """
 
     def __init__(self, text: str, problems: list[str]) -> None:
         super().__init__(text, problems)

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import Dataset, Item, Palette, Sample, Window
+from farcluss.data.base import Dataset, Item, Palette, Sample, Window, defaults_of
 from farcluss.data.pack import CHECKSUM, DAMAGE, PIXELS, Contents, checksum, chunk_shape, read_checked
 from farcluss.data.splits import resolve
 from farcluss.data.weighting import count_pixels
@@ -89,7 +89,7 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
             f"The layout {data.layout.name} chooses where crops lie, which a pack cannot do.\n"
             "Train on the files themselves."
         )
-    listener = Listener(dataset)
+    known, listener = defaults_of(dataset), Listener(dataset)
     chosen = resolve(listener, data)
     splits, missing = dict[str, list[Item]](), dict[str, str]()
     for split in SPLITS:
@@ -112,7 +112,7 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
     named = [item for items in lines.values() for item in items]
     places = {item: place for place, item in enumerate(dict.fromkeys([*used, *named]))}
     contents = Contents(
-        data_origin(data),
+        data_origin(data.with_defaults(known)),
         root.as_posix(),
         bool(getattr(dataset, "lists_decide", False)),
         tuple(dataset.classes),
@@ -122,6 +122,7 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
         missing,
         {line: [places[item] for item in items] for line, items in lines.items()},
         *carried_keys(dataset),
+        known,
     )
     return dataset, contents, readings(list(places))
 

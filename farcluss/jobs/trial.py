@@ -7,22 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from farcluss.learning.build import Parts
-from farcluss.recipes.model import Recipe
 from farcluss.runs.folder import RunFolder
 from farcluss.training.engine import make_accelerator, prepare
 from farcluss.training.state import Run
 
 
 @contextmanager
-def trial(recipe: Recipe, parts: Parts, steps: int, workers: int) -> Iterator[Run]:
+def trial(parts: Parts, steps: int, workers: int) -> Iterator[Run]:
     """A run of `steps` steps, past its warm-up, its encoder from scratch.
 
     Args:
-        recipe: to be tried.
-        parts: of it.
+        parts: of the recipe.
         steps: that the run is to have.
         workers: loader processes.
     """
+    recipe = parts.recipe
     network = recipe.network
     if network.pretrained is True:
         network = network.model_copy(update={"pretrained": False})

@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import nn
 
-from farcluss.data.base import Dataset
+from farcluss.data.base import Dataset, defaults_of
 from farcluss.data.splits import Splits, resolve
 from farcluss.data.weighting import Chances, check_draw, draw_chances
-from farcluss.errors import DataError
+from farcluss.errors import DataError, PluginError, RecipeError
 from farcluss.inference.weights import Card, build_network, card_of
 from farcluss.learning.contracts import Stages
 from farcluss.networks.normalize import Normalize
 from farcluss.plugins import registry
-from farcluss.recipes.model import Data, Recipe
+from farcluss.recipes.model import Data, Defaults, Recipe
 from farcluss.stages.base import STAGES
 
 
@@ -37,7 +37,7 @@ class Parts:
     def build_networks(self) -> tuple[Any, nn.Module]:
         """Student and teacher, equal at the start; the teacher never trains."""
         network = self.recipe.network
-        arguments = (network.name, network.options, self.recipe.data.channels, len(self.dataset.classes), self.dim)
+        arguments = (network.name, network.options, self.recipe.data.channel_count, len(self.dataset.classes), self.dim)
         student = build_network(*arguments, network.pretrained)
         teacher = build_network(*arguments, False)
         teacher.load_state_dict(student.state_dict())
@@ -57,7 +57,8 @@ class Parts:
     def card(self) -> Card:
         """What the weights files of this recipe say."""
         recipe, dataset = self.recipe, self.dataset
-        recipe = recipe.model_copy(update={"data": getattr(dataset, "carried", recipe.data)})
+        carried: Data = getattr(dataset, "carried", recipe.data)
+        recipe = recipe.model_copy(update={"data": carried.with_defaults(defaults_of(dataset))})
         return card_of(recipe, dataset.classes, dataset.palette, self.dim, self.crop)
 
 
@@ -98,6 +99,7 @@ def carried_keys(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
     section: Data | None = getattr(dataset, "carried", None)
     if section is None:
         return {}, {}
+    section = section.with_defaults(defaults_of(dataset))
     return json.loads(section.model_dump_json(include={"layout", *ORIGIN})), data_origin(section)
 
 
@@ -109,13 +111,16 @@ def build_stages(recipe: Recipe) -> Stages:
 
 
 def build_parts(recipe: Recipe) -> Parts:
-    """Everything but the networks.
+    """Everything but the networks, and the recipe with what the data set knows.
 
     Raises:
         PluginError, DataError: naming what to mend.
     """
     stages = build_stages(recipe)
     dataset = build_dataset(recipe.data)
+    known = defaults_of(dataset)
+    recipe = recipe.with_defaults(known)
+    check_images(recipe, known, stages)
     check_draw(dataset, recipe.data)
     splits = resolve(dataset, recipe.data)
     if recipe.semi_supervised and not splits.unlabeled:
@@ -130,6 +135,23 @@ def build_parts(recipe: Recipe) -> Parts:
     return Parts(recipe, dataset, splits, stages, normalize, sides)
 
 
+def check_images(recipe: Recipe, known: Defaults, stages: Stages) -> None:
+    """Refuse what does not suit the images of the data set.
+
+    Raises:
+        RecipeError: mean or std are of another number of channels.
+        PluginError: the strong view is for another range of values, which it would cut off without a word.
+    """
+    if text := recipe.data.wrong_length(recipe.data.channel_count):
+        raise RecipeError(f"data.{text}.")
+    needed, given = stages.augment.value_range, known.value_range
+    if needed is not None and (given is None or not needed[0] <= given[0] <= given[1] <= needed[1]):
+        raise PluginError(
+            f"Strong view {stages.name('augment')} is for images in [{needed[0]:g}, {needed[1]:g}]; those of layout "
+            f'{recipe.data.layout.name} have any values.\nSet stages.augment = "intensity".'
+        )
+
+
 def crop_sides(crop: int | list[int], axes: int) -> tuple[int, ...]:
     """Pixels per axis of a crop. Raises DataError when a list does not fit the images."""
     sides = (crop,) * axes if isinstance(crop, int) else tuple(crop)
@@ -140,7 +162,7 @@ def crop_sides(crop: int | list[int], axes: int) -> tuple[int, ...]:
 
 def check_moves(data: Data, axes: int) -> None:
     """Refuse flips and turns along axes that the images do not have. Raises DataError."""
-    for key, groups in (("data.flip_axes", [data.flip_axes]), ("data.turns", data.turns)):
+    for key, groups in (("data.flip_axes", [data.flip_axes or []]), ("data.turns", data.turns or [])):
         for group in groups:
             if strange := [axis for axis in group if not -axes <= axis < axes]:
                 raise DataError(

@@ -1,7 +1,8 @@
 """What a recipe may say: one model per table, one described field per key."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -33,6 +34,35 @@ class Part(Section):
     def options(self) -> dict[str, Any]:
         """Everything but the name: the plugin's own options."""
         return dict(self.model_extra or {})
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a data set knows of its images. A recipe's own key goes before it, and it before the general default.
+
+    Attributes:
+        channels: of an image.
+        mean: of every channel, as the network is to see them.
+        std: of every channel.
+        flip_axes: spatial axes along which a mirrored image is as likely as the image.
+        turns: planes in which a turned image is as likely as the image.
+        writer: what `farcluss predict` writes.
+        value_range: that images keep to; None for any. Strong views that need one are refused for others.
+    """
+
+    channels: int | None = None
+    mean: float | None = None
+    std: float | None = None
+    flip_axes: list[int] | None = None
+    turns: list[tuple[int, int]] | None = None
+    writer: Part | None = None
+    value_range: tuple[float, float] | None = (0.0, 1.0)
+
+
+GENERAL = Defaults(channels=3, flip_axes=[-1], turns=[], writer=Part(name="png"))
+"""What holds where neither recipe nor data set say anything; mean and std depend on the channels."""
+FROM_DATA_SET = ("data.channels", "data.mean", "data.std", "data.flip_axes", "data.turns", "eval.writer")
+"""Keys of a recipe that a data set may give."""
 
 
 class Data(Section):
@@ -68,27 +98,32 @@ class Data(Section):
         description="balanced: labeled images are drawn by the classes in them, each class alike, and unlabeled ones "
         "in proportion to their valid pixels; for data sets that count pixels, and packs",
     )
-    channels: PositiveInt = Field(default=3, description="image channels that the network gets")
+    channels: PositiveInt | None = Field(
+        default=None, description="image channels that the network gets; default: the data set's, else 3"
+    )
     mean: float | list[float] | None = Field(
         default=None,
-        description="of all channels or of each, the full range of 8 or 16 bits being 1; default: ImageNet's for 3 "
-        "channels, else 0.5",
+        description="of all channels or of each, the full range of 8 or 16 bits being 1; default: the data set's, else "
+        "ImageNet's for 3 channels, else 0.5",
     )
     std: Positive | list[Positive] | None = Field(
-        default=None, description="of all channels or of each; default: ImageNet's for 3, else 0.25"
+        default=None,
+        description="of all channels or of each; default: the data set's, else ImageNet's for 3 channels, else 0.25",
     )
     crop: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         default=321, description="pixels per side of a training crop"
     )
     scale: PositiveRange = Field(default=(0.5, 2.0), description="random scale before cropping")
     flip: Share = Field(default=0.5, description="chance that a crop is mirrored, for each of flip_axes by itself")
-    flip_axes: list[int] = Field(
-        default=[-1], description="spatial axes that flip is about, counted from 0; -1: the last, left and right"
+    flip_axes: list[int] | None = Field(
+        default=None,
+        description="spatial axes that flip is about, counted from 0; default: the data set's, else [-1]: the last, "
+        "left and right",
     )
-    turns: list[tuple[int, int]] = Field(
-        default=[],
+    turns: list[tuple[int, int]] | None = Field(
+        default=None,
         description="planes, as pairs of spatial axes, in which a crop is turned by a random number of quarter turns, "
-        "of half turns where its two sides differ",
+        "of half turns where its two sides differ; default: the data set's, else []",
     )
     jpeg_draft: bool = Field(
         default=False,
@@ -102,11 +137,25 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> "Data":
-        for key in ("mean", "std"):
-            values = getattr(self, key)
-            if isinstance(values, list) and len(values) != self.channels:
-                raise ValueError(f"{key} has {len(values)} values for {self.channels} channels")
+        if self.channels is not None and (text := self.wrong_length(self.channels)):
+            raise ValueError(text)
         return self
+
+    def with_defaults(self, known: Defaults) -> "Data":
+        """This section with what it leaves open, see `Recipe.with_defaults`."""
+        return self.model_copy(update=_missing("data", self, known))
+
+    def wrong_length(self, channels: int) -> str:
+        """What is wrong where mean or std are of another number of channels; empty where nothing is."""
+        lists = {key: value for key in ("mean", "std") if isinstance(value := getattr(self, key), list)}
+        wrong = (f"{key} has {len(given)} values for {channels} channels" for key, given in lists.items()
+                 if len(given) != channels)  # fmt: skip
+        return next(wrong, "")
+
+    @property
+    def channel_count(self) -> int:
+        """Channels of an image, the general default filled in."""
+        return self.channels or cast(int, GENERAL.channels)
 
     @property
     def channel_mean(self) -> list[float]:
@@ -120,8 +169,8 @@ class Data(Section):
 
     def _per_channel(self, value: float | list[float] | None, rgb: list[float], other: float) -> list[float]:
         if value is None:
-            value = rgb if self.channels == 3 else other
-        return value if isinstance(value, list) else [value] * self.channels
+            value = rgb if self.channel_count == 3 else other
+        return value if isinstance(value, list) else [value] * self.channel_count
 
 
 class Network(Part):
@@ -242,7 +291,10 @@ class Eval(Section):
     network: Literal["teacher", "student"] = Field(
         default="teacher", description="which one weights/*.safetensors hold"
     )
-    writer: Part = Field(default=Part(name="png"), description="what `farcluss predict` writes: plugin and its options")
+    writer: Part | None = Field(
+        default=None,
+        description="what `farcluss predict` writes: plugin and its options; default: the data set's, else png",
+    )
 
 
 class Recipe(Section):
@@ -263,14 +315,40 @@ class Recipe(Section):
             raise ValueError("a name is that of a folder below runs/: no slashes, not . or .., printable")
         return name
 
+    def with_defaults(self, known: Defaults) -> "Recipe":
+        """This recipe with what it leaves open of `FROM_DATA_SET`: the data set's values, else the general ones."""
+        evaluation = self.eval.model_copy(update=_missing("eval", self.eval, known))
+        return self.model_copy(update={"data": self.data.with_defaults(known), "eval": evaluation})
+
+    def sources(self, known: Defaults) -> dict[str, str]:
+        """Where each key of `FROM_DATA_SET` has its value from: "recipe", "data set" or "default"."""
+        found = {}
+        for path in FROM_DATA_SET:
+            section, _, key = path.partition(".")
+            given = getattr(getattr(self, section), key), getattr(known, key)
+            found[path] = "recipe" if given[0] is not None else "data set" if given[1] is not None else "default"
+        return found
+
     @property
     def semi_supervised(self) -> bool:
         """Whether unlabeled images take part at all."""
         return self.loss.unsupervised > 0 or self.loss.contrastive > 0
 
 
+def _missing(name: str, section: Section, known: Defaults) -> dict[str, Any]:
+    """Values of the keys of a section that it leaves open and a data set, or everybody, knows."""
+    found: dict[str, Any] = {}
+    for path in FROM_DATA_SET:
+        home, _, key = path.partition(".")
+        values = [value for value in (getattr(known, key), getattr(GENERAL, key)) if value is not None]
+        if home == name and values and getattr(section, key) is None:
+            found[key] = values[0]
+    return found
+
+
 def parts(recipe: Recipe) -> list[tuple[str, str, Part]]:
     """Every plugin that a recipe names: key path, group, part."""
     stages = [(f"stages.{kind}", kind, getattr(recipe.stages, kind)) for kind in Stages.model_fields]
-    data, writer = ("data.layout", "dataset", recipe.data.layout), ("eval.writer", "writer", recipe.eval.writer)
-    return [data, ("network", "network", recipe.network), *stages, writer]
+    data, network = ("data.layout", "dataset", recipe.data.layout), ("network", "network", recipe.network)
+    writer = [("eval.writer", "writer", recipe.eval.writer)] if recipe.eval.writer else []
+    return [data, network, *stages, *writer]

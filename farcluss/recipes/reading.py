@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import ValidationError
 
 from farcluss.errors import RecipeError, suggestion
-from farcluss.recipes.model import Recipe, Section, Train, parts
+from farcluss.recipes.model import Defaults, Recipe, Section, Train, parts
 
 Key = tuple[str, ...]
 CLASSES = ("data", "classes")
@@ -186,7 +186,7 @@ def _kind(key: Key) -> Any:
     return kind
 
 
-_DEFAULTS = parts(Recipe(train=Train(steps=1)))
+_DEFAULTS = parts(Recipe(train=Train(steps=1)).with_defaults(Defaults()))
 DEFAULT_PARTS = {tuple(key.split(".")): part.name for key, _, part in _DEFAULTS}
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from farcluss.data.base import Item
 from farcluss.data.splits import Splits
 from farcluss.errors import RunError
-from farcluss.recipes.model import Recipe, Train
+from farcluss.recipes.model import Defaults, Recipe, Train
 from farcluss.runs.checkpoints import Checkpoint, read, read_newest
 from farcluss.runs.folder import RunFolder
 
@@ -117,7 +117,7 @@ def _marks(recipe: Recipe) -> dict[str, Any]:
 
 def _defaults() -> dict[str, Any]:
     """What keys mean that an older farcluss did not have: scalar ones of `data`, `loss` and `train`."""
-    marks = _marks(Recipe(train=Train(steps=1)))
+    marks = _marks(Recipe(train=Train(steps=1)).with_defaults(Defaults()))
     return {key: value for key, value in marks.items() if key.startswith(("data.", "loss.", "train."))}
 
 

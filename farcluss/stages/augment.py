@@ -86,6 +86,8 @@ class Photometric(Augment):
         cutmix_aspect: bounds of the aspect ratio of the replaced box.
     """
 
+    value_range = (0.0, 1.0)
+
     def __init__(
         self,
         *,

@@ -100,7 +100,13 @@ class ContrastLoss(NamedTuple):
 
 
 class Augment(nn.Module):
-    """Turns a batch of unlabeled images into views (paper, section on weak and strong views)."""
+    """Turns a batch of unlabeled images into views (paper, section on weak and strong views).
+
+    Attributes:
+        value_range: of the images that it is for; None for any. Others are refused before training.
+    """
+
+    value_range: tuple[float, float] | None = None
 
     @abstractmethod
     def forward(self, images: Tensor, valid: Tensor) -> Views:

@@ -75,6 +75,7 @@ def train(
         if resume is None:
             on_main(lambda: folder.refuse_existing(overwrite))
         parts = build_parts(recipe)
+        recipe = parts.recipe
         marks = fingerprint(recipe, parts.splits, parts.steps(), accelerator.mixed_precision)
         start = on_main(lambda: find_start(folder, recipe, resume, marks, allow_changes))
         run = prepare(recipe, parts, accelerator, folder)

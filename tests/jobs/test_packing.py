@@ -326,7 +326,7 @@ class TestCommand:
         found = load_recipe(recipe, settings=["data.draw=balanced", f"data.pack={path}", "train.steps=4"])
         parts = build_parts(found)
         chances = parts.chances()
-        with trial(found, parts, 4, workers=0) as run:
+        with trial(parts, 4, workers=0) as run:
             drawn = [batch.ids for batch in load_batches(run)]
         for stream, items in enumerate((parts.splits.labeled, parts.splits.unlabeled)):
             indices = [item_index(len(items), 0, stream, place, chances[stream]) for place in range(8)]

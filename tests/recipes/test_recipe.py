@@ -113,8 +113,8 @@ class TestTypesAndRanges:
             ("data.scale=[1]", "[float > 0, float > 0], not [1]"),
             ("data.std=[1, 0, 1]", "float > 0, list of float > 0 or unset, not [1, 0, 1]"),
             ("data.std=0", "float > 0, list of float > 0 or unset, not 0"),
-            ("data.turns=[0, 1]", "list of [int, int], not [0, 1]"),
-            ("data.channels=0", "int >= 1, not 0"),
+            ("data.turns=[0, 1]", "list of [int, int] or unset, not [0, 1]"),
+            ("data.channels=0", "int >= 1 or unset, not 0"),
             ("data.workers=-1", "int >= 0, not -1"),
             ("network.pretrained=5", "bool or str, not 5"),
             ("stages.weight=5", "a table, not 5"),
@@ -164,7 +164,7 @@ class TestTypesAndRanges:
             ("[data]\ncrop = 32", "train: set steps or epochs."),
             ("[train]\nlr = 1", "train: set steps or epochs."),
             ("[train]\nsteps = 3\nepochs = 2", "train: set either steps or epochs, not both."),
-            (f"[data]\nmean = [0.5]\n{STEPS}", "data: mean has 1 values for 3 channels."),
+            (f"[data]\nchannels = 3\nmean = [0.5]\n{STEPS}", "data: mean has 1 values for 3 channels."),
         ],
     )
     def test_rules_between_keys(self, refused, text, said):

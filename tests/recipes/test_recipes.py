@@ -75,7 +75,7 @@ BUILT = {}
 
 
 def network_of(recipe, classes, dim):
-    arguments = (recipe.network.name, recipe.network.options, recipe.data.channels, classes, dim, False)
+    arguments = (recipe.network.name, recipe.network.options, recipe.data.channel_count, classes, dim, False)
     if repr(arguments) not in BUILT:
         BUILT[repr(arguments)] = build_network(*arguments).eval()
     return BUILT[repr(arguments)]

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from farcluss.data.base import Item, Sample, Window
+from farcluss.data.base import Data, Item, Sample, Window
 from farcluss.errors import DataError
 from farcluss.plugins.options import PositiveInt, Share
-from farcluss.recipes.model import Data
 
 SPLITS = ("train", "val", "test")
 
@@ -25,7 +24,7 @@ class Stripes:
     palette = ((96, 96, 96), (230, 159, 0), (86, 180, 233))
 
     def __init__(self, data: Data, *, images: PositiveInt = 40, size: PositiveInt = 48, noise: Share = 0.1) -> None:
-        self.channels, self.images, self.side, self.noise = data.channels, images, size, noise
+        self.channels, self.images, self.side, self.noise = data.channel_count, images, size, noise
 
     def items(self, split: str) -> list[Item]:
         """Items `train/0`, `train/1` and so on."""

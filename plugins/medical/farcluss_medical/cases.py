@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from farcluss.data.base import Data
+from farcluss.data.layouts import settle_channels
 from farcluss.errors import DataError
 from farcluss_medical.volumes import Header, difference, read_header
 
@@ -70,56 +72,60 @@ def volumes_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
     return {name: paths[0] for name, paths in files.items() if len(paths) == 1}, problems
 
 
-def verify(index: Index, channels: int) -> tuple[Index, dict[str, Header]]:
+def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:
     """The cases of an index whose files exist and agree, with their headers; what is wrong joins the problems.
 
     Args:
         index: of a layout.
-        channels: image channels that the recipe wants.
+        data: section of the recipe, which may say how many channels images have.
+
+    Returns:
+        The index, header of the first image by case, and the number of channels.
     """
     problems, headers, first = [*index.problems, *_twice(index.splits)], dict[str, Header](), dict[str, Case]()
+    counts: dict[str, int] = {}
     homes = {case.patient: split for split in SPLITS for case in index.splits.get(split, ())}
     splits: dict[str, list[Case]] = {}
     for split, cases in index.splits.items():
         splits[split] = []
         for case in cases:
             if split != homes[case.patient]:
-                problems += _defects(case, channels)[0]
+                problems += _defects(case)[0]
                 continue
             if other := first.get(case.id):
                 problems.append(f"Case {case.id} is there twice: {other.images[0]} and {case.images[0]}.")
                 continue
             first[case.id] = case
-            found, header = _defects(case, channels)
+            found, images = _defects(case)
             problems += found
-            if not found and header is not None:
+            if not found:
                 splits[split].append(case)
-                headers[case.id] = header
-    return replace(index, splits=splits, problems=list(dict.fromkeys(problems))), headers
+                headers[case.id], counts[case.images[0]] = images[0], sum(header.channels for header in images)
+    channels, odd = settle_channels(data, counts)
+    splits = {name: [case for case in own if counts[case.images[0]] == channels] for name, own in splits.items()}
+    headers = {case.id: headers[case.id] for own in splits.values() for case in own}
+    return replace(index, splits=splits, problems=list(dict.fromkeys([*problems, *odd]))), headers, channels
 
 
-def _defects(case: Case, channels: int) -> tuple[list[str], Header | None]:
-    """What is wrong with the headers of a case, and the header of its first image."""
+def _defects(case: Case) -> tuple[list[str], Sequence[Header]]:
+    """What is wrong with the headers of a case by itself, and those of its images."""
     names = [*case.images, *([case.label] if case.label else [])]
     missing = [f"{path} does not exist (case {case.id})." for path in dict.fromkeys(names) if not Path(path).is_file()]
     if missing:
-        return missing, None
+        return missing, ()
     try:
         headers = [read_header(path) for path in case.images]
         headers += [read_header(case.label, "label")] if case.label else []
     except DataError as error:
-        return [str(error)], None
+        return [str(error)], ()
     images = headers[: len(case.images)]
     if case.label == case.images[0]:
         names[-1] = f"The label in {case.label}"
     pairs = zip(names[1:], headers[1:], strict=True)
     found = [text for path, header in pairs if (text := difference(names[0], headers[0], path, header))]
-    if (count := sum(header.channels for header in images)) != channels:
-        given = " and ".join(case.images[:2]) + (" ..." if len(case.images) > 2 else "")
-        found.append(f"{given}: {count} channels, but data.channels is {channels}.")
     if case.label and headers[-1].channels > 1:
         found.append(f"{case.label} has {headers[-1].channels} values per voxel; a label has one class per voxel.")
-    return found, headers[0]
+    return found, images
 
 
 def _twice(splits: Mapping[str, Sequence[Case]]) -> Iterable[str]:

@@ -12,7 +12,7 @@ from farcluss.data.base import Item, Palette, Sample, Window
 from farcluss.data.layouts import carry
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
-from farcluss.recipes.model import Data
+from farcluss.recipes.model import Data, Defaults
 from farcluss_medical.cache import Cache
 from farcluss_medical.cases import Case, Index, refusal
 from farcluss_medical.crops import around, foreground, nonzero_box, within
@@ -34,6 +34,7 @@ class VolumeDataset:
         slice_axis: axis across which volumes are cut to slices; None for volumes.
         foreground: chance that a labeled crop contains a voxel of a class other than the first.
         cache: keeps what has been preprocessed.
+        defaults: what recipes need not say.
     """
 
     data: Data
@@ -45,6 +46,7 @@ class VolumeDataset:
     slice_axis: int | None
     foreground: float
     cache: Cache
+    defaults: Defaults
 
     @property
     def classes(self) -> tuple[str, ...]:

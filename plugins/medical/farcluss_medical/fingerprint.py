@@ -117,7 +117,7 @@ def fingerprint(dataset: VolumeDataset, labeled: Iterable[Labeled], unlabeled: S
 
 def _measure(plain: VolumeDataset, labeled: Iterable[Labeled]) -> tuple[list[Case], "Intensities", NDArray[np.int64]]:
     """The labeled cases, the intensities of their foreground, and their voxels per class."""
-    cases, intensities = list[Case](), Intensities(plain.data.channels)
+    cases, intensities = list[Case](), Intensities(plain.data.channel_count)
     counts = np.zeros(len(plain.classes), np.int64)
     for each in labeled:
         cases.append(each.case)

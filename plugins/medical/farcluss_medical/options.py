@@ -13,7 +13,7 @@ from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.data.splits import find_list
 from farcluss.errors import RecipeError
 from farcluss.plugins.options import Positive, Share
-from farcluss.recipes.model import Data
+from farcluss.recipes.model import Data, Defaults, Part
 from farcluss_medical.cache import Cache
 from farcluss_medical.cases import Index, verify
 from farcluss_medical.dataset import VolumeDataset
@@ -48,12 +48,10 @@ def volumes(
         foreground: chance that a labeled crop contains a voxel of a class other than the first.
         cache: folder for preprocessed volumes, relative to the working directory.
     """
-    if data.mean is None or data.std is None:
-        raise RecipeError(
-            "data.mean and data.std are unset, which means those of photos; layouts of volumes normalize each case.\n"
-            "Set data.mean = 0.0 and data.std = 1.0."
-        )
-    index, headers = verify(index, data.channels)
+    index, headers, channels = verify(index, data)
+    # Cases are normalized already; mirrored anatomy is as likely as the original, as far as a network is concerned.
+    defaults = Defaults(channels, 0.0, 1.0, list(range(dimensions)), [], Part(name="nifti"), value_range=None)
+    data = data.with_defaults(defaults)
     masks = build_mask_map(data, {name: _values(value) for name, value in index.classes.items()})
     if masks.colors:
         raise RecipeError("data.classes gives colors; labels of volumes are whole numbers.")
@@ -63,7 +61,8 @@ def volumes(
         axis = _coarsest(headers) if slice_axis == "auto" else slice_axis
     palette = choose_palette(data, None, len(masks.names), masks)
     folder = Path(os.path.abspath(cache))
-    return VolumeDataset(data, index, headers, masks, palette, preprocessing, axis, foreground, Cache(folder, axis))
+    cached = Cache(folder, axis)
+    return VolumeDataset(data, index, headers, masks, palette, preprocessing, axis, foreground, cached, defaults)
 
 
 with_volume_options = with_options_of(volumes)
@@ -71,11 +70,11 @@ with_volume_options = with_options_of(volumes)
 
 
 def check_channels(data: Data, source: str, channels: Sequence[str]) -> None:
-    """Refuse channels that are not as many as the recipe wants, once and not for every case. Raises RecipeError."""
-    if len(channels) != data.channels:
+    """Refuse channels that are not as many as the recipe says, if it does. Raises RecipeError."""
+    if data.channels is not None and len(channels) != data.channels:
         raise RecipeError(
             f"{source} {len(channels)} channels ({', '.join(channels)}), but data.channels is {data.channels}.\n"
-            f"Set data.channels = {len(channels)}, or choose others."
+            "Leave data.channels out, or choose others."
         )
 
 

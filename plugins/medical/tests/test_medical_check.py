@@ -196,8 +196,8 @@ class TestProblems:
     def test_nothing_can_be_used(self, scans):
         recipe = scans.write()
         result = cli("medical", "check", recipe, "--set", "data.channels=2")
-        assert result.code == 1 and result.out.splitlines()[-1] == "0 cases, 0 with a label; 4 problems"
-        assert result.err.count("1 channels, but data.channels is 2") == 4
+        assert result.code == 1 and result.out.splitlines()[-1] == "0 cases, 0 with a label; 1 problem"
+        assert result.err.count("and 3 more have 1 channels, but data.channels is 2") == 1
 
 
 def header(scans, change):

@@ -40,6 +40,8 @@ RECIPES = {
     "medical_tumor2d": Known("decathlon", 8, 3, 2, TISSUES),
     "medical_tumor3d": Known("decathlon", 8, 3, 2, TISSUES),
 }
+CHANNELS = {"medical_brats_regions": 4}
+"""Of an image where it is not one, as its files and no recipe say."""
 SLICES = {"medical_acdc_3": 60, "medical_acdc_7": 140}
 """Labeled slices: of the ten of each volume."""
 METHODS = (None, "supervised", "mean_teacher")
@@ -93,7 +95,8 @@ def resolved(roots, tmp_path_factory):
         if (name, method) not in known:
             root, cache = roots(RECIPES[name].tree), caches / name
             recipe = load_recipe(name, [method] if method else [], settings(name, root, cache))
-            known[name, method] = recipe, build_parts(recipe), cache
+            parts = build_parts(recipe)
+            known[name, method] = parts.recipe, parts, cache
         return known[name, method]
 
     return resolve
@@ -120,6 +123,9 @@ def test_the_sets_are_those_that_the_recipe_says(name, method, resolved):
     assert sum(map(len, patients)) == len(set().union(*patients))
     assert dataset.classes == known.classes and dataset.findings() == []
     assert len(set(dataset.palette)) == len(dataset.palette) == len(known.classes)
+    data = parts.recipe.data
+    assert (data.channels, data.mean, data.std) == (CHANNELS.get(name, 1), 0.0, 1.0)
+    assert data.flip_axes == list(range(len(data.crop))) and parts.recipe.eval.writer.name == "nifti"
     assert len(splits.labeled) == SLICES.get(name, len(splits.labeled))
 
 
@@ -169,11 +175,11 @@ def test_windows_step_as_the_comment_says(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_network_is_built_as_shipped(name):
-    recipe, classes = load_recipe(name), len(RECIPES[name].classes)
+    recipe, classes, channels = load_recipe(name), len(RECIPES[name].classes), CHANNELS.get(name, 1)
     network, axes = recipe.network, len(recipe.data.crop)
-    model = build_network(network.name, network.options, recipe.data.channels, classes, 64, network.pretrained).eval()
+    model = build_network(network.name, network.options, channels, classes, 64, network.pretrained).eval()
     with torch.no_grad():
-        logits, embeddings = model(torch.zeros(1, recipe.data.channels, *[32] * axes))
+        logits, embeddings = model(torch.zeros(1, channels, *[32] * axes))
     assert logits.shape == (1, classes, *[32] * axes)
     assert embeddings.shape == (1, 64, *[8] * axes)
     assert all(side % 16 == 0 for side in recipe.data.crop)

@@ -10,7 +10,7 @@ from volume_data import BINARY, SMALL, UnitTester, build, groups, image, label, 
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError
 from farcluss.plugins.signatures import REQUIRED, describe_object
-from farcluss.recipes.model import Data
+from farcluss.recipes.model import Data, Recipe, Train
 from farcluss_medical.challenges import brats, left_atrium
 from farcluss_medical.layouts import cases, decathlon, scans
 
@@ -320,18 +320,25 @@ def test_a_list_names_cases_whose_slices_are_meant(tmp_path):
     """A line with a case stands for all its slices; one with a slice for it alone."""
     write_decathlon(tmp_path, 3, 1, extent=SMALL, unit=True)
     (tmp_path / "labeled.txt").write_text("case_000\ncase_001/003\n")
-    data = Data(root=tmp_path, mean=0.0, std=1.0, labeled="labeled.txt", val="none")
+    data = Data(root=tmp_path, channels=3, labeled="labeled.txt", val="none")
     options = {"dimensions": 2, "cache": str(tmp_path / "cache"), "slice_axis": 2}
-    with pytest.raises(DataError, match=r"1 channels, but data\.channels is 3"):  # not: no such case
+    with pytest.raises(DataError, match=r"and \d+ more have 1 channels, but data\.channels is 3"):  # not: no such case
         resolve(decathlon(data, **options), data)
     data = data.model_copy(update={"channels": 1})
     labeled = resolve(decathlon(data, **options), data).labeled
     assert [item.id for item in labeled] == [*(f"case_000/{n:03d}" for n in range(12)), "case_001/003"]
 
 
-@pytest.mark.parametrize("unset", ["mean", "std"])
-def test_statistics_of_photos_are_refused(tmp_path, unset):
-    write_decathlon(tmp_path, 1, extent=SMALL)
-    given = {"mean": 0.0, "std": 1.0, unset: None}
-    text = refused(decathlon, Data(root=tmp_path, channels=1, **given))
-    assert "data.mean = 0.0 and data.std = 1.0" in text
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_recipes_need_not_say_what_volumes_are(tmp_path, dimensions):
+    """Of unset keys alone: cases are normalized, predictions are volumes, channels are those of the files."""
+    write_decathlon(tmp_path, 2, extent=SMALL)
+    given = Recipe(data=Data(root=tmp_path), train=Train(steps=1))
+    dataset = decathlon(given.data, dimensions=dimensions, cache=str(tmp_path / "cache"))
+    filled = given.with_defaults(dataset.defaults)
+    assert (filled.data.channels, filled.data.channel_mean, filled.data.channel_std) == (1, [0.0], [1.0])
+    assert filled.data.flip_axes == list(range(dimensions)) and filled.eval.writer.name == "nifti"
+    assert set(given.sources(dataset.defaults).values()) == {"data set"}
+    own = given.model_copy(update={"data": Data(root=tmp_path, mean=0.5, std=0.25, flip_axes=[], turns=[(0, 1)])})
+    kept = own.with_defaults(dataset.defaults).data
+    assert (kept.mean, kept.std, kept.flip_axes, kept.turns) == (0.5, 0.25, [], [(0, 1)])

@@ -1,9 +1,10 @@
 """What is wrong with scenes: between files, and between the sets of a recipe."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from farcluss.data.base import IGNORE
+from farcluss.data.base import IGNORE, Data
+from farcluss.data.layouts import settle_channels
 from farcluss.errors import DataError
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.files import Stack, read_header
@@ -13,50 +14,66 @@ from farcluss_remote_sensing.matching import difference, unplaceable, vector_pro
 from farcluss_remote_sensing.scaling import Scaling
 from farcluss_remote_sensing.scenes import Index, Scene, find_by_id, vector_label
 
+BANDS = "data.layout.bands names those to take of each file, also one marked as alpha, as infrared is in some."
 MEND = "Resample it onto that grid, or set data.layout.warp = true."
 
 
-def usable(
-    index: Index, channels: int, bands: tuple[int, ...], warp: bool, scaling: Scaling
-) -> tuple[Index, dict[str, Stack]]:
+def usable(index: Index, data: Data, bands: tuple[int, ...], warp: bool) -> tuple[Index, dict[str, Stack], int]:
     """The scenes of an index whose files fit each other, and their bands; the others are among the problems.
 
     Args:
         index: of a layout.
-        channels: bands that the recipe wants.
+        data: section of the recipe, which may say how many bands scenes have.
         bands: numbers from 1 of the bands that are taken of each file; empty for all.
         warp: whether files may be on several grids.
-        scaling: refuses bands of types that it is not for.
+
+    Returns:
+        The index, bands by scene, and how many there are.
     """
-    problems, stacks = list(index.problems), dict[str, Stack]()
+    stacks = {scene.id: Stack(scene.images, bands, warp) for own in index.splits.values() for scene in own}
+    index, stacks = _without(index, stacks, lambda scene: "" if stacks[scene.id].headers else "no files")
+    channels, odd = settle_channels(data, {stack.files[0]: stack.count for stack in stacks.values()})
+    index = replace(index, problems=[*index.problems, *(f"{text} {BANDS}" for text in odd)])
+    kept = {name: stack for name, stack in stacks.items() if stack.count == channels}
+    splits = {split: [scene for scene in own if scene.id in kept] for split, own in index.splits.items()}
+    index, kept = _without(replace(index, splits=splits), kept, lambda scene: problem(scene, kept[scene.id]))
+    return index, kept, channels
+
+
+def scalable(index: Index, stacks: Mapping[str, Stack], scaling: Scaling) -> tuple[Index, dict[str, Stack]]:
+    """The scenes whose bands are of a type that the scaling is for; the others are among the problems."""
+
+    def refused(scene: Scene) -> str:
+        scaling.check(stacks[scene.id].dtypes, scene.images[0])
+        return ""
+
+    return _without(index, stacks, refused)
+
+
+def _without(index: Index, stacks: Mapping[str, Stack], find: Callable[[Scene], str]) -> tuple[Index, dict[str, Stack]]:
+    """Scenes of which `find` gives no text and raises no DataError; the texts join the problems."""
+    problems, kept = list(index.problems), dict[str, Stack]()
     splits: dict[str, list[Scene]] = {}
     for split, scenes in index.splits.items():
         splits[split] = []
         for scene in scenes:
-            stack = Stack(scene.images, bands, warp)
             try:
-                text = problem(scene, stack, channels)
-                scaling.check(stack.dtypes, scene.images[0])
+                text = find(scene)
             except DataError as error:
                 text = str(error)
             if text:
                 problems.append(text)
                 continue
-            stacks[scene.id] = stack
+            kept[scene.id] = stacks[scene.id]
             splits[split].append(scene)
-    return replace(index, splits=splits, problems=problems), stacks
+    return replace(index, splits=splits, problems=problems), kept
 
 
-def problem(scene: Scene, stack: Stack, channels: int) -> str:
+def problem(scene: Scene, stack: Stack) -> str:
     """Why the files of a scene cannot be used, from their headers alone; empty where they can. Raises DataError.
 
     A label that does not say where it lies is taken to lie where its scene does, as long as it has as many pixels.
     """
-    if stack.count != channels:
-        return (
-            f"{', '.join(scene.images)}: {stack.count} bands, but data.channels is {channels}. data.layout.bands names "
-            "those to take of each file, also one that is marked as alpha, as infrared is in some."
-        )
     if any(dtype.startswith("complex") for dtype in stack.dtypes):
         return f"{', '.join(scene.images)}: complex values. Write amplitudes or such into a file of real ones."
     for header in stack.headers[1:]:

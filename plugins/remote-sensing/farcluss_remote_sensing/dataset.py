@@ -13,7 +13,7 @@ from farcluss.data.base import Item, Palette, Sample, Window
 from farcluss.data.layouts import carry
 from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError
-from farcluss.recipes.model import Data
+from farcluss.recipes.model import Data, Defaults
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Scaling
@@ -38,6 +38,7 @@ class SceneDataset:
         side: pixels per axis of a window, at most.
         min_valid: share of valid pixels that an unlabeled training window has at least.
         inspect: finds what the files of such a data set say of themselves that cannot be right, and what would leak.
+        defaults: what recipes need not say.
     """
 
     data: Data
@@ -49,6 +50,7 @@ class SceneDataset:
     side: int
     min_valid: float
     inspect: Callable[["SceneDataset"], list[str]]
+    defaults: Defaults
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from farcluss.data.masks import build_mask_map, choose_palette, rgb, voc_colors
 from farcluss.data.splits import find_list
 from farcluss.errors import RecipeError
 from farcluss.plugins.options import Positive, PositiveInt, Share
-from farcluss.recipes.model import Data
-from farcluss_remote_sensing.checks import inspect, usable
+from farcluss.recipes.model import Data, Defaults, Part
+from farcluss_remote_sensing.checks import inspect, scalable, usable
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Mode, build_scaling
@@ -49,28 +49,33 @@ def scene_dataset(
             refusing them.
         min_valid: share of valid pixels below which an unlabeled window is left out of training.
     """
-    if scaling != "imagenet" and (data.mean is None or data.std is None):
-        raise RecipeError(
-            "data.mean and data.std are unset, which means those of photos; the layout scales bands by itself.\n"
-            'Set data.mean = 0.0 and data.std = 1.0, or data.layout.scaling = "imagenet" for 8-bit colors.'
-        )
     masks = build_mask_map(_with_ignored(data, index), index.classes)
     if outside and outside not in masks.names:
         raise RecipeError(f"data.layout.outside = {outside!r} is no class; classes are {', '.join(masks.names)}.")
     known = _read_stats(stats, data) if isinstance(stats, str) else stats
-    built = build_scaling(scaling, factor, known, data.channels, data.channel_mean)
-    index, stacks = usable(index, data.channels, tuple(bands), warp, built)
+    index, stacks, channels = usable(index, data, tuple(bands), warp)
+    defaults = _defaults(channels, scaling)
+    data = data.with_defaults(defaults)
+    built = build_scaling(scaling, factor, known, channels, data.channel_mean)
+    index, stacks = scalable(index, stacks, built)
     palette = choose_palette(data, _palette(index, len(masks.names)), len(masks.names), masks)
     labels = LabelReader(masks, field, outside, warp)
     # Defaults may change one day: weights say what they were trained with.
     carried = {"window": window, "bands": bands, "scaling": scaling, "factor": factor, "field": field}
     carried |= {"outside": outside, "warp": warp, "min_valid": min_valid}
     index = replace(index, options={**index.options, **carried})
-    return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid, inspect)
+    return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid, inspect, defaults)
 
 
 with_scene_options = with_options_of(scene_dataset)
 """Makes a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `scene_dataset`."""
+
+
+def _defaults(channels: int, scaling: Mode) -> Defaults:
+    """What scenes are: from above there is no up and down; and bands in units of their deviation need no mean."""
+    mean, std = (0.0, 1.0) if scaling == "zscore" else (None, None)
+    bounds = (0.0, 1.0) if scaling in ("imagenet", "percentile") else None
+    return Defaults(channels, mean, std, [0, 1], [(0, 1)], Part(name="geotiff"), value_range=bounds)
 
 
 def _with_ignored(data: Data, index: Index) -> Data:

@@ -129,15 +129,19 @@ class GeoTiffWriter:
 
     def _stack(self, files: tuple[Path, ...]) -> Stack:
         """The bands of a scene. Raises DataError: not those that the network was trained for."""
-        from farcluss_remote_sensing.checks import problem
+        from farcluss_remote_sensing.checks import BANDS, problem
         from farcluss_remote_sensing.scenes import Scene
 
         problems = band_files_of(files, self._band_files)[1]
         if problems:
             raise DataError(problems[0])
         stack = Stack(tuple(map(str, files)), tuple(self.bands), self.warp)
-        if text := problem(Scene("", stack.files), stack, self.card.channels):
+        if text := problem(Scene("", stack.files), stack):
             raise DataError(text)
+        if stack.count != self.card.channels:
+            raise DataError(
+                f"{', '.join(stack.files)}: {stack.count} bands, but the network takes {self.card.channels}.\n{BANDS}"
+            )
         self.scaling.check(stack.dtypes, ", ".join(stack.files))
         return stack
 

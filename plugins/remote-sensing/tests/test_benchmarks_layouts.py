@@ -343,7 +343,7 @@ def test_pairs_that_are_wrong(tmp_path):
     )  # fmt: skip
     assert list(pairs(data)) == ["2"]
     three = published(change, tmp_path, channels=3)
-    assert "6 bands, but data.channels is 3" in " ".join(three.findings())
+    assert "6 channels, but data.channels is 3" in " ".join(three.findings())
 
 
 @pytest.mark.parametrize("layout", [loveda, potsdam, vaihingen, change])

@@ -54,6 +54,8 @@ RECIPES = {
 }
 FAMILIES = [name for name in RECIPES if name != "rs_levir_cd_10"]
 """One of the two recipes that differ in nothing but the number of labeled pairs."""
+CHANNELS = {"rs_geotiff": 4, "rs_levir_cd_5": 6}
+"""Of an image where they are not three, as its files and no recipe say."""
 METHODS = (None, "supervised", "mean_teacher")
 STEPPED = [(name, None) for name in FAMILIES]
 STEPPED += [pytest.param(name, method, marks=pytest.mark.slow) for name in FAMILIES for method in METHODS[1:]]
@@ -107,7 +109,8 @@ def resolved(roots):
         if (name, method) not in known:
             settings = [f"data.root={roots(RECIPES[name].tree)}", *SMALL]
             recipe = load_recipe(name, [method] if method else [], settings)
-            known[name, method] = recipe, build_parts(recipe)
+            parts = build_parts(recipe)
+            known[name, method] = parts.recipe, parts
         return known[name, method]
 
     return resolve
@@ -240,14 +243,19 @@ def test_crops_and_windows_are_as_the_comments_say(name):
     side = recipe.data.crop
     step = starts(5 * side, side, int(side * inference.stride))[1]
     assert step == pytest.approx(side * 3 / 4, abs=1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scenes_say_what_they_are(name, resolved):
+    recipe, _ = resolved(name)
     assert (recipe.data.flip_axes, recipe.data.turns) == ([0, 1], [(0, 1)])  # all symmetries of the square
-    assert recipe.eval.writer.name == "geotiff"
+    assert recipe.eval.writer.name == "geotiff" and recipe.data.channels == CHANNELS.get(name, 3)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("rs_geotiff", "deeplabv3plus"), ("rs_levir_cd_5", "siamese")])
 def test_the_network_is_built_as_shipped(name, kind):
     recipe, classes = shipped(name), len(RECIPES[name].classes)
-    network, channels, dim = recipe.network, recipe.data.channels, recipe.stages.contrast.options["dim"]
+    network, channels, dim = recipe.network, CHANNELS[name], recipe.stages.contrast.options["dim"]
     assert (network.name, network.pretrained) == (kind, True)
     model = build_network(network.name, network.options, channels, classes, dim, False).eval()
     with torch.no_grad():

@@ -227,7 +227,7 @@ class TestRefusals:
     def test_scenes_that_cannot_be_used(self, tmp_path, by):
         root = draw_tree(tmp_path, SMALL, 2, 1)
         draw_scene(root / "images" / "s1.tif", SMALL.but(bands=3))
-        assert "s1.tif: 3 bands" in cli("rs", "split", write_recipe(root), "--by", by).refusal
+        assert "s1.tif has 3 channels, but" in cli("rs", "split", write_recipe(root), "--by", by).refusal
 
     def test_labels_without_a_class(self, tmp_path):
         root = draw_tree(tmp_path, SMALL, 1, 0)

@@ -86,8 +86,8 @@ def pair(tmp_path, drawing, other, warp=False):
     folder = tmp_path / str(len(list(tmp_path.iterdir())))  # files that were opened stay open
     first, second = (draw_scene(folder / f"{n}.tif", one) for n, one in enumerate((drawing, other)))
     label = draw_label(folder / "label.tif", other)
-    files = problem(Scene("a", (str(first), str(second))), Stack((str(first), str(second)), warp=warp), 10)
-    return files, problem(Scene("a", (str(first),), str(label)), Stack((str(first),), warp=warp), 5)
+    files = problem(Scene("a", (str(first), str(second))), Stack((str(first), str(second)), warp=warp))
+    return files, problem(Scene("a", (str(first),), str(label)), Stack((str(first),), warp=warp))
 
 
 class TestGrids:
@@ -171,7 +171,7 @@ class TestPolygons:
     def test_where_they_belong(self, tmp_path, drawing, suffix):
         image = str(draw_scene(tmp_path / "a.tif", drawing))
         label = str(draw_polygons(tmp_path / f"a{suffix}", drawing))
-        assert problem(Scene("a", (image,), label), Stack((image,)), 5) == ""
+        assert problem(Scene("a", (image,), label), Stack((image,))) == ""
 
     def test_in_degrees(self, tmp_path):
         image = str(draw_scene(tmp_path / "a.tif"))
@@ -183,15 +183,15 @@ class TestPolygons:
             path = tmp_path / f"{name}.geojson"
             path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
         stack = Stack((image,))
-        assert problem(Scene("a", (image,), str(tmp_path / "inside.geojson")), stack, 5) == ""
-        found = problem(Scene("a", (image,), str(tmp_path / "outside.geojson")), stack, 5)
+        assert problem(Scene("a", (image,), str(tmp_path / "inside.geojson")), stack) == ""
+        found = problem(Scene("a", (image,), str(tmp_path / "outside.geojson")), stack)
         assert "lie elsewhere: within 16." in found and "EPSG:4326" in found and "EPSG:32633" in found
 
     def test_nothing_found_is_no_problem(self, tmp_path):
         image = str(draw_scene(tmp_path / "a.tif"))
         path = tmp_path / "a.geojson"
         path.write_text('{"type": "FeatureCollection", "features": []}')
-        assert problem(Scene("a", (image,), str(path)), Stack((image,)), 5) == ""
+        assert problem(Scene("a", (image,), str(path)), Stack((image,))) == ""
 
     @pytest.mark.parametrize("text", ["hello", None])
     def test_files_that_are_none(self, tmp_path, text):
@@ -199,7 +199,7 @@ class TestPolygons:
         if text:
             (tmp_path / "a.geojson").write_text(text)
         with pytest.raises(DataError, match=r"a.geojson cannot be read"):
-            problem(Scene("a", (image,), str(tmp_path / "a.geojson")), Stack((image,)), 5)
+            problem(Scene("a", (image,), str(tmp_path / "a.geojson")), Stack((image,)))
 
 
 class TestWindows:

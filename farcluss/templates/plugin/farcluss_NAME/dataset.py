@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from farcluss.data.base import Item, Sample, Window
+from farcluss.data.base import Data, Item, Sample, Window
 from farcluss.errors import DataError
 from farcluss.plugins.options import PositiveInt
-from farcluss.recipes.model import Data
 
 SPLITS = ("train", "val", "test")
 
@@ -22,7 +21,7 @@ class MyDataset:
     palette = ((96, 96, 96), (230, 159, 0))
 
     def __init__(self, data: Data, *, images: PositiveInt = 40, size: PositiveInt = 48) -> None:
-        self.channels, self.images, self.side = data.channels, images, size
+        self.channels, self.images, self.side = data.channel_count, images, size
 
     def items(self, split: str) -> list[Item]:
         """Items `train/0`, `train/1` and so on."""
