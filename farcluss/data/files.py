@@ -137,6 +137,14 @@ def image_size(path: str) -> tuple[int, int]:
         return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
 
 
+def array_channels(path: str) -> int | None:
+    """Channels of a `.npy` image of more than colors; None for pictures, which are read as gray or RGB as wanted."""
+    if not path.lower().endswith(".npy"):
+        return None
+    channels = _array(path).shape[2]
+    return None if channels in (1, 3) else channels
+
+
 def _decode(path: str, window: Window | None) -> Image.Image:
     """An image upright, cropped to the window. Raises DataError for a damaged file."""
     with _open(path) as image:

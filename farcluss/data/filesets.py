@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from farcluss.data.base import Item, MissingMask, Palette, Reduced, Sample, Window
 from farcluss.data.files import SUFFIXES, FileReader
 from farcluss.errors import DataError
+from farcluss.recipes.model import Defaults
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class FileDataset:
         mask_of: mask path of an image path; None when there is none.
         lists_decide: whether a mask named in a list goes before `mask_of`. Not so where the layout has options that
             choose among several masks of one image, which the field's lists cannot know.
+        defaults: what recipes need not say.
     """
 
     classes: tuple[str, ...]
@@ -33,6 +35,7 @@ class FileDataset:
     image_of: Callable[[str], Path | None]
     mask_of: Callable[[Path], Path | None]
     lists_decide: bool = False
+    defaults: Defaults = field(default_factory=Defaults)
 
     def items(self, split: str) -> list[Item]:
         """Items of a split. Raises DataError when it has none."""
@@ -111,11 +114,16 @@ def pairs(text: str) -> Iterator[tuple[str, str]]:
 
 def find_images(root: Path, pattern: str) -> list[Path]:
     """Image files of a folder (with sub-folders) or a glob below `root`, sorted. Raises DataError for none."""
+    found = sorted(images_in(root, pattern))
+    if not found:
+        raise DataError(f"There are no images in {root / pattern}.\nCheck data.root and the layout's image options.")
+    return found
+
+
+def images_in(root: Path, pattern: str) -> Iterator[Path]:
+    """Image files of a folder (with sub-folders) or a glob below `root`, in the order of the file system."""
     path = Path(pattern)
     start, rest = (root / path, "**/*") if (root / path).is_dir() else (root, pattern)
     if path.is_absolute() and start is root:
         start, rest = Path(path.anchor), str(path.relative_to(path.anchor))
-    found = [file for file in start.glob(rest) if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
-    if not found:
-        raise DataError(f"There are no images in {root / path}.\nCheck data.root and the layout's image options.")
-    return sorted(found)
+    return (file for file in start.glob(rest) if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))

@@ -8,13 +8,13 @@ from itertools import takewhile
 from pathlib import Path
 
 from farcluss.data.base import Item
-from farcluss.data.files import SUFFIXES, FileReader
-from farcluss.data.filesets import FileDataset, find_images
+from farcluss.data.files import SUFFIXES, FileReader, array_channels
+from farcluss.data.filesets import FileDataset, find_images, images_in
 from farcluss.data.layouts import root_of
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.data.splits import read_list
 from farcluss.errors import DataError
-from farcluss.recipes.model import Data
+from farcluss.recipes.model import Data, Defaults
 
 
 def fixed_part(root: Path, pattern: str) -> Path:
@@ -154,13 +154,16 @@ def folder(
             # Without masks of its own, a split below the training images has them where those have theirs.
             below = fixed_part(root, pattern).is_relative_to(fixed_part(root, images)) and not own
             finders[split] = MaskFinder.of(root, images if below else pattern, own or masks, image_suffix)
+    first = next(images_in(root, images), None) if data.channels is None else None
+    defaults = Defaults(channels=array_channels(str(first)))
     return FileDataset(
         mask_map.names,
         choose_palette(data, None, len(mask_map.names), mask_map),
         root,
-        FileReader(data.channel_count, mask_map),
+        FileReader(data.with_defaults(defaults).channel_count, mask_map),
         {split: partial(list_folder, patterns[split], others[split], finder) for split, finder in finders.items()},
         partial(folder_image, root, images),
         partial(own_mask, list(finders.values())),
         lists_decide=True,
+        defaults=defaults,
     )

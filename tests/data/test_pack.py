@@ -378,7 +378,8 @@ class TestCarried:
         (tmp_path / "levels.txt").unlink()
         card = Data.model_validate_json(wanted.model_dump_json()).model_copy(update={"pack": path})
         dataset = build_dataset(card)
-        assert dataset.carried == card.with_defaults(Defaults()) and names(dataset.items("train")) == list(ARRAYS)
+        assert dataset.carried.with_defaults(Defaults()) == card.with_defaults(Defaults())
+        assert names(dataset.items("train")) == list(ARRAYS)
         for change in ({"ignore_index": 78}, {"layout": {"name": "measured", "levels": [0.25, 0.75]}}):
             with pytest.raises(DataError, match="was packed from a recipe of other data"):
                 build_dataset(Data.model_validate(card.model_dump() | change))
