@@ -1,10 +1,8 @@
 """A folder of one's own: images, and masks for some of them."""
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 
 from farcluss.data.base import Item
@@ -12,61 +10,16 @@ from farcluss.data.files import SUFFIXES, FileReader, array_channels
 from farcluss.data.filesets import FileDataset, find_images, images_in
 from farcluss.data.layouts import root_of
 from farcluss.data.masks import build_mask_map, choose_palette
+from farcluss.data.pairing import MaskFinder, fixed_part
 from farcluss.data.splits import read_list
 from farcluss.errors import DataError
 from farcluss.recipes.model import Data, Defaults
 
 
-def fixed_part(root: Path, pattern: str) -> Path:
-    """The folder that has all images of a folder or glob; for a list file, whose images may lie anywhere, `root`."""
-    if pattern.endswith(".txt"):
-        return root
-    plain = pattern if (root / pattern).is_dir() else ""
-    parts = Path(plain).parts or takewhile(lambda part: not set(part) & set("*?["), Path(pattern).parts)
-    return Path(os.path.abspath(root.joinpath(*parts)))
-
-
-@dataclass(frozen=True)
-class MaskFinder:
-    """From an image to its mask.
-
-    Attributes:
-        root: of the data set.
-        base: folder that has the images.
-        masks: folder that mirrors `base`, with any image extension, or a pattern with `{stem}` (file name without
-            extension and without `suffix`), `{dir}` (folder of the image below the root) and `{up}` (its parent).
-        suffix: end of the image names that the masks' names lack.
-        by_name: whether an image that has no mirrored mask may have one of its bare name.
-        index: for a folder, its files by path below it, without extension.
-    """
-
-    root: Path
-    base: Path
-    masks: str
-    suffix: str
-    by_name: bool
-    index: Mapping[str, Path]
-
-    @classmethod
-    def of(cls, root: Path, images: str, masks: str, suffix: str) -> "MaskFinder":
-        """The finder for an images option and a masks option."""
-        files = sorted((root / masks).rglob("*")) if "{" not in masks else []
-        found = [path for path in files if path.suffix.lower() in SUFFIXES]
-        index = {path.relative_to(root / masks).with_suffix("").as_posix(): path for path in reversed(found)}
-        return cls(root, fixed_part(root, images), masks, suffix, not (root / images).is_dir(), index)
-
-    def __call__(self, image: Path) -> Path | None:
-        """Where the mask of an image would be. Raises DataError for a pattern with unknown names."""
-        stem = image.stem.removesuffix(self.suffix)
-        if "{" not in self.masks:
-            inside = image.is_relative_to(self.base)
-            mirrored = image.relative_to(self.base).with_name(stem).as_posix() if inside else ""
-            return self.index.get(mirrored) or (self.index.get(stem) if self.by_name else None)
-        folder = image.parent.relative_to(self.root) if image.is_relative_to(self.root) else image.parent
-        try:
-            return self.root / self.masks.format(stem=stem, dir=folder.as_posix(), up=folder.parent.as_posix())
-        except (KeyError, IndexError, ValueError, AttributeError):
-            raise DataError(f"The masks pattern {self.masks!r} may hold {{stem}}, {{dir}} and {{up}} only.") from None
+def mask_finder(root: Path, images: str, masks: str, suffix: str) -> MaskFinder:
+    """The finder of an images option and a masks option."""
+    extensions = sorted(SUFFIXES)
+    return MaskFinder.of(root, images, masks, suffix, extensions, extensions)
 
 
 def own_mask(finders: Sequence[MaskFinder], image: Path) -> Path | None:
@@ -77,7 +30,7 @@ def own_mask(finders: Sequence[MaskFinder], image: Path) -> Path | None:
     """
     depth = max((len(f.base.parts) for f in finders if image.is_relative_to(f.base)), default=0)
     nearest = [f for f in finders if image.is_relative_to(f.base) and len(f.base.parts) == depth] or finders
-    found = sorted({path for finder in nearest if (path := finder(image)) and path.is_file()})
+    found = sorted({path for finder in nearest if (path := finder(image))})
     if len(found) > 1:
         raise DataError(
             f"The mask of {image} may be {found[0]} or {found[1]}.\n"
@@ -102,7 +55,7 @@ def list_folder(pattern: str, others: Sequence[str], finder: MaskFinder, dataset
     taken = {path for other in below for path in find_images(dataset.root, other)}
     items = [split.item(path) for path in find_images(dataset.root, pattern) if path not in taken]
     owners: dict[str, str] = {}
-    for item in items if finder.index else []:
+    for item in items if finder.masks else []:
         if item.mask and owners.setdefault(item.mask, item.image) != item.image:
             raise DataError(
                 f"{item.mask} would be the mask of both {owners[item.mask]} and {item.image}.\n"
@@ -132,7 +85,7 @@ def folder(
 
     Paths are relative to `data.root`. Each images option is a folder (searched with its sub-folders), a glob, or a list
     file with lines `IMAGE` or `IMAGE MASK`; each masks option a folder that mirrors the images, or a pattern such as
-    `"{up}/masks/{stem}.png"`. An image without a mask file is unlabeled.
+    `"{up}/masks/{stem}"`, with an extension or without. An image without a mask file is unlabeled.
 
     Args:
         images: training images.
@@ -153,7 +106,7 @@ def folder(
         if pattern:
             # Without masks of its own, a split below the training images has them where those have theirs.
             below = fixed_part(root, pattern).is_relative_to(fixed_part(root, images)) and not own
-            finders[split] = MaskFinder.of(root, images if below else pattern, own or masks, image_suffix)
+            finders[split] = mask_finder(root, images if below else pattern, own or masks, image_suffix)
     first = next(images_in(root, images), None) if data.channels is None else None
     defaults = Defaults(channels=array_channels(str(first)))
     return FileDataset(

@@ -7,6 +7,7 @@ from typing import Any
 
 from farcluss.data.base import Data
 from farcluss.data.layouts import settle_channels
+from farcluss.data.pairing import stem_of
 from farcluss.errors import DataError
 from farcluss_medical.volumes import Header, difference, read_header
 
@@ -56,9 +57,7 @@ class Index:
 
 def stem(path: str | Path) -> str:
     """Name of a file without the extensions that volumes have."""
-    name = Path(path).name
-    ends = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
-    return name[: -len(max(ends, key=len))] if ends else name
+    return stem_of(Path(path).name, SUFFIXES)
 
 
 def volumes_in(folder: Path) -> tuple[dict[str, Path], list[str]]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from farcluss.data.layouts import read_table, root_of
+from farcluss.data.pairing import MaskFinder, below
 from farcluss.errors import DataError
 from farcluss.recipes.model import Data
-from farcluss_medical.cases import Case, Index, stem, volumes_in
+from farcluss_medical.cases import SUFFIXES, Case, Index, stem, volumes_in
 from farcluss_medical.options import with_volume_options
 
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
@@ -106,40 +107,67 @@ def scans(
     unlabeled: str = "",
     test_images: str = "",
     test_labels: str = "",
+    image_suffix: str = "",
 ) -> Index:
-    """Folders of one's own: a file with all channels per case, its label of the same name in another folder.
+    """Folders of one's own: a file with all channels per case, and a file with its label.
+
+    Each images option is a folder (not its folders) or a glob such as `"*/t1.nii.gz"`; each labels option a folder with
+    files of the images' names, or a pattern such as `"{dir}/seg"`, with an extension or without. A case is called like
+    its file; where several files have that name, by its path.
 
     Args:
-        images: folder of the labeled images.
-        labels: folder of their labels.
-        unlabeled: folder of the unlabeled images; the same as `images` for those of its images that have no label.
-        test_images: folder of the images of the split test; unset for none.
-        test_labels: folder of their labels.
+        images: the labeled images.
+        labels: their labels.
+        unlabeled: the unlabeled images; the same as `images` for those of its images that have no label.
+        test_images: images of the split test; unset for none.
+        test_labels: their labels.
+        image_suffix: end of the image names that the labels' names lack, such as `_0000`.
     """
     root = root_of(data)
     among = bool(unlabeled) and root / unlabeled == root / images
-    train, problems = _pairs(root, images, labels, bare=among)
+    train, problems = _pairs(root, images, labels, image_suffix, bare=among)
     splits = {"train": train}
     if unlabeled and not among:
-        found, more = volumes_in(_folder(root, unlabeled, "unlabeled"))
-        train += [Case(name, (str(path),)) for name, path in found.items()]
+        found, more = _images(root, unlabeled, "unlabeled")
+        train += [Case(_name(root, path), (str(path),)) for path in found]
         problems += more
     if test_images:
-        splits["test"], more = _pairs(root, test_images, test_labels, bare=False, key="test_")
+        splits["test"], more = _pairs(root, test_images, test_labels, image_suffix, bare=False, key="test_")
         problems += more
-    return Index(splits, problems)
+    return Index(_short_names(splits), problems)
 
 
-def _pairs(root: Path, images: str, labels: str, bare: bool, key: str = "") -> tuple[list[Case], list[str]]:
-    """Images and labels of one name; `bare`: an image may lack its label."""
-    found, problems = volumes_in(_folder(root, images, f"{key}images"))
-    masks, more = volumes_in(_folder(root, labels, f"{key}labels"))
-    problems += more
-    problems += [f"{path} has no image in {root / images}." for name, path in masks.items() if name not in found]
+def _pairs(
+    root: Path, images: str, labels: str, suffix: str, bare: bool, key: str = ""
+) -> tuple[list[Case], list[str]]:
+    """Images and their labels; `bare`: an image may lack its label."""
+    found, problems = _images(root, images, f"{key}images")
+    if "{" not in labels:
+        problems += volumes_in(_folder(root, labels, f"{key}labels"))[1]
+    finder = MaskFinder.of(root, images, labels, suffix, SUFFIXES, SUFFIXES)
+    masks = {path: finder(path) for path in found}
+    used = set(masks.values())
+    problems += [f"{path} has no image in {root / images}." for path in finder.masks.values() if path not in used]
     if not bare:
-        problems += [f"{path} has no label in {root / labels}." for name, path in found.items() if name not in masks]
-    cases = [Case(n, (str(p),), str(masks[n]) if n in masks else None) for n, p in found.items() if bare or n in masks]
-    return cases, problems
+        problems += [f"{path} has no label in {root / labels}." for path, mask in masks.items() if mask is None]
+    cases = [Case(_name(root, path), (str(path),), str(mask) if mask else None) for path, mask in masks.items()]
+    return [case for case in cases if bare or case.label], problems
+
+
+def _images(root: Path, images: str, option: str) -> tuple[list[Path], list[str]]:
+    """Images of a folder or of a glob, and what is wrong with their names. Raises DataError for none."""
+    if "*" not in images:
+        found, problems = volumes_in(_folder(root, images, option))
+        return list(found.values()), problems
+    files = [path for path in sorted(root.glob(images)) if path.name.lower().endswith(SUFFIXES)]
+    if not files:
+        raise DataError(f"data.layout.{option} = {images!r} names no volume in {root}.")
+    return files, []
+
+
+def _name(root: Path, path: Path) -> str:
+    """A case's path below the root, without extension."""
+    return below(path.with_name(stem(path)), root)
 
 
 def _folder(root: Path, name: str, option: str) -> Path:

@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from farcluss.data.folder import MaskFinder, fixed_part
+from farcluss.data.pairing import MaskFinder, below
 from farcluss.errors import DataError
 from farcluss_remote_sensing.files import SUFFIXES
 from farcluss_remote_sensing.scenes import VECTORS, Scene
@@ -68,48 +68,21 @@ def group_bands(files: Iterable[Path], ends: Sequence[str]) -> dict[Path, dict[s
     return found
 
 
-@dataclass(frozen=True)
-class LabelFinder:
-    """From a scene to its label; see `farcluss.data.folder.MaskFinder`, to which labels of any kind are added.
-
-    Attributes:
-        finder: knows where a label would be; a pattern may leave the extension out.
-    """
-
-    finder: MaskFinder
-
-    @classmethod
-    def of(cls, root: Path, images: str, labels: str, suffix: str) -> "LabelFinder":
-        """The finder for a pattern of images and a folder or a pattern of labels."""
-        found = (root / labels).rglob("*") if "{" not in labels else []
-        known = sorted((LABELS.index(path.suffix.lower()), path) for path in found if path.suffix.lower() in LABELS)
-        index = {path.relative_to(root / labels).with_suffix("").as_posix(): path for _, path in reversed(known)}
-        by_name = not (root / images).is_dir()
-        return cls(MaskFinder(root, fixed_part(root, images), labels, suffix, by_name, index))
-
-    def __call__(self, base: Path) -> Path | None:
-        """The label of a scene, which is named by its path without extension; None where it has none."""
-        label = self.finder(base.with_name(f"{base.name}.tif"))
-        if label is None or label.is_file():
-            return label
-        return next((path for end in LABELS if (path := label.with_name(label.name + end)).is_file()), None)
+def label_finder(root: Path, images: str, labels: str, suffix: str) -> MaskFinder:
+    """The finder of an images option and a labels option."""
+    return MaskFinder.of(root, images, labels, suffix, SUFFIXES, LABELS)
 
 
-def scenes_of(root: Path, base: Path, files: Files, finder: LabelFinder, by_folder: bool) -> list[tuple[str, Scene]]:
+def scenes_of(root: Path, base: Path, files: Files, finder: MaskFinder, by_folder: bool) -> list[tuple[str, Scene]]:
     """Scenes, each with its name below `base`; their ids are their paths below `root`, their groups their folders'."""
     found = []
     for path, images in files.items():
-        label = finder(path)
+        label = finder.named(path)
         name, long = (below(path, folder) for folder in (base, root))
         group = below(path.parent, root) if by_folder else ""
         found.append((name, Scene(long, tuple(map(str, images)), str(label) if label else None, group)))
     labels = {scene.label for _, scene in found}
     return [(name, scene) for name, scene in found if scene.images[0] not in labels]
-
-
-def below(path: Path, folder: Path) -> str:
-    """A path as it is called below a folder; the whole path where it is not below it."""
-    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def short_names(splits: Mapping[str, Sequence[tuple[str, Scene]]]) -> dict[str, list[Scene]]:

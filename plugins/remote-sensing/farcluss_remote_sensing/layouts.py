@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from farcluss.data.folder import fixed_part
 from farcluss.data.layouts import read_table, root_of
+from farcluss.data.pairing import below, fixed_part
 from farcluss.errors import DataError
 from farcluss.recipes.model import Data
 from farcluss_remote_sensing.folders import (
-    LabelFinder,
     band_files_of,
-    below,
     files_in,
+    label_finder,
     scenes_of,
     short_names,
     single_files,
@@ -71,7 +70,7 @@ def rasters(
         taken.update(files)
         base = fixed_part(root, pattern)
         inside = not own and base.is_relative_to(fixed_part(root, images))
-        finder = LabelFinder.of(root, images if inside else pattern, own or labels, image_suffix)
+        finder = label_finder(root, images if inside else pattern, own or labels, image_suffix)
         found, more = band_files_of(files, band_files) if band_files else single_files(files)
         if not found and not more:
             raise DataError(f"No file in {root / pattern} ends in {band_files[0]}. Check data.layout.band_files.")
