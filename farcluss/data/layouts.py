@@ -4,7 +4,6 @@ import csv
 import functools
 import inspect
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from farcluss.data.base import IGNORE
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
+from farcluss.plugins.sharing import announce
 from farcluss.recipes.model import Data
 
 
@@ -55,11 +55,12 @@ def carry(data: Data, masks: MaskMap, options: Mapping[str, Any]) -> Data:
     return data.model_copy(update=facts)
 
 
-def with_options_of(shared: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def built_by(shared: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make data set plugins of functions `layout(data, *, options) -> index`: they get the options of `shared`.
 
-    `shared(data, index, *, options)` builds the data set. Signature and documentation of the plugin tell of both, for
-    recipes and for `farcluss plugins show`. An option that both have has the layout's default, and goes to both.
+    `shared(data, index, *, options)` builds the data set. Signature and documentation of the plugin tell of both, as
+    those of `farcluss.plugins.sharing.with_options_of` do. An option that both have has the layout's default, and goes
+    to both.
     """
     theirs = _options(shared)
 
@@ -71,17 +72,12 @@ def with_options_of(shared: Callable[..., Any]) -> Callable[[Callable[..., Any]]
             own = {name: value for name, value in options.items() if name in mine}
             return shared(data, layout(data, **own), **{n: v for n, v in options.items() if n in theirs})
 
-        first = next(iter(inspect.signature(layout).parameters.values()))
-        build.__signature__ = inspect.Signature([first, *mine.values(), *(theirs[n] for n in theirs if n not in mine)])  # type: ignore[attr-defined]
-        lines = inspect.cleandoc(shared.__doc__ or "").partition("Args:\n")[2]
-        text = inspect.cleandoc(layout.__doc__ or "").rstrip()
-        begun = re.search("^Args:", text, re.MULTILINE)
-        build.__doc__ = f"{text}{'' if begun else f'{chr(10)}{chr(10)}Args:'}\n{lines}"
+        announce(build, layout, shared)
         return build
 
     return decorate
 
 
-def _options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a function."""
-    return {p.name: p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+def _options(function: Callable[..., Any]) -> set[str]:
+    """Names of the keyword-only parameters of a function."""
+    return {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}

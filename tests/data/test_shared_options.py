@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from farcluss.data.layouts import read_table, root_of, with_options_of
+from farcluss.data.layouts import built_by, read_table, root_of
 from farcluss.errors import DataError
 from farcluss.plugins.signatures import describe_object
 from farcluss.recipes.model import Data
@@ -20,7 +20,7 @@ def built(data, index, *, side: int = 8, name: str = "theirs"):
     return data, index, side, name
 
 
-@with_options_of(built)
+@built_by(built)
 def layout(data, *, folder: str = "images", name: str = "mine"):
     """A layout.
 
@@ -31,7 +31,7 @@ def layout(data, *, folder: str = "images", name: str = "mine"):
     return folder, name
 
 
-@with_options_of(built)
+@built_by(built)
 def plain(data):
     """A layout without options."""
     return "index"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from farcluss.data.layouts import with_options_of
+from farcluss.data.layouts import built_by
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.data.splits import find_list
 from farcluss.errors import RecipeError
@@ -66,7 +66,7 @@ def volumes(
     return VolumeDataset(data, index, headers, masks, palette, preprocessing, axis, foreground, Cache(folder, axis))
 
 
-with_volume_options = with_options_of(volumes)
+with_volume_options = built_by(volumes)
 """Makes a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `volumes`."""
 
 

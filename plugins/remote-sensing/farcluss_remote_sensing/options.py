@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from farcluss.data.base import Palette
-from farcluss.data.layouts import with_options_of
+from farcluss.data.layouts import built_by
 from farcluss.data.masks import build_mask_map, choose_palette, rgb, voc_colors
 from farcluss.data.splits import find_list
 from farcluss.errors import RecipeError
@@ -69,7 +69,7 @@ def scene_dataset(
     return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid, inspect)
 
 
-with_scene_options = with_options_of(scene_dataset)
+with_scene_options = built_by(scene_dataset)
 """Makes a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `scene_dataset`."""
 
 
