@@ -12,8 +12,8 @@ Made = TypeVar("Made", bound=Callable[..., Any])
 def with_options_of(shared: Callable[..., Any]) -> Callable[[Made], Made]:
     """Say of a plugin that takes `**options` that they are those of `shared`, to which it passes them on.
 
-    Its signature and documentation then tell of both, for recipes and for `farcluss plugins show`. What the plugin names
-    itself is its own. Written as `@with_options_of(NAME)`, it is understood from the source, without any import.
+    Its signature and documentation then tell of both, for recipes and for `farcluss plugins show`. What the plugin
+    names itself is its own. Written as `@with_options_of(NAME)`, it is understood from the source, without any import.
     """
 
     def decorate(plugin: Made) -> Made:
