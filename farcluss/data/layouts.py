@@ -1,18 +1,22 @@
-"""What layouts share, those of plugins too: root, tables of files, options written once, what weights carry."""
+"""What layouts share, those of plugins too: root, tables and files of options, common options, what weights carry."""
 
 import csv
 import functools
 import inspect
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from farcluss.data.base import IGNORE
 from farcluss.data.masks import MaskMap
-from farcluss.errors import DataError
+from farcluss.data.splits import find_list
+from farcluss.errors import DataError, RecipeError
 from farcluss.plugins.sharing import announce
 from farcluss.recipes.model import Data
+
+T = TypeVar("T")
 
 
 def root_of(data: Data) -> Path:
@@ -39,6 +43,29 @@ def read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
     return [(n, {key: str(value).strip() for key, value in row.items()}) for n, row in rows], columns
+
+
+def read_option(option: str, name: str, data: Data, take: Callable[[Any], T], *, what: str, command: str) -> T:
+    """What a layout takes of a JSON file that an option names, in the working directory or in the data set's root.
+
+    Args:
+        option: key of the layout.
+        name: of the file.
+        data: section of the recipe.
+        take: picks it from the file's value; what is not there may raise LookupError, TypeError or ValueError.
+        what: the file is, for a refusal.
+        command: writes such a file.
+
+    Raises:
+        RecipeError: there is no such file, or it is none of that command.
+    """
+    path = find_list(name, data)
+    if path is None:
+        raise RecipeError(f"data.layout.{option}: there is no file {name}, neither here nor in {data.root}.")
+    try:
+        return take(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError):
+        raise RecipeError(f"{path} is no {what}. Write it with `{command}`.") from None
 
 
 def carry(data: Data, masks: MaskMap, options: Mapping[str, Any]) -> Data:
