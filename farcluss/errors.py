@@ -1,7 +1,7 @@
 """The errors that people see: what is wrong, where, and what to do, in one to three lines."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FarclussError(Exception):
@@ -51,3 +51,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` when something near is known, else `"."`."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first of many names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

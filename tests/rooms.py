@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 Graph = dict[str, set[str]]
 
 MAY_IMPORT: Graph = {
-    "cli": {"jobs", "training", "learning", "inference", "data", "recipes", "plugins", "errors"},
+    "cli": {"jobs", "training", "learning", "inference", "runs", "data", "recipes", "plugins", "errors"},
     "jobs": {"training", "learning", "inference", "runs", "data", "networks", "recipes", "tensors", "errors"},
     "training": {"learning", "inference", "runs", "data", "stages", "networks", "recipes", "tensors", "errors"},
     "learning": {"inference", "data", "stages", "networks", "recipes", "tensors", "plugins", "errors"},

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from farcluss.cli.common import emit_json, json_option, read_recipe, recipe_options
+from farcluss.cli.commands import GivenRecipe, emit_json, json_option, print_table, recipe_options
 
 WORDS = {
     "wait": "for samples: decode, or loader processes",
@@ -30,20 +30,13 @@ WORDS = {
 @recipe_options
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Timed steps.")
 @json_option
-def command(
-    recipe: str,
-    overlays: tuple[str, ...],
-    settings: tuple[str, ...],
-    plugins: tuple[str, ...],
-    steps: int,
-    as_json: bool,
-) -> None:
+def command(recipe: GivenRecipe, steps: int, as_json: bool) -> None:
     """Measure loader and step of RECIPE on this machine: where the time goes, and what to change.
 
     It trains a network from scratch for a moment and writes nothing. Start it like `run`, by `accelerate launch` for
     several devices.
     """
-    loaded = read_recipe(recipe, overlays, settings, plugins)
+    loaded = recipe.read()
     from farcluss.jobs.benching import advise, bench
     from farcluss.learning.build import build_parts
 
@@ -58,20 +51,16 @@ def command(
 
 
 def _report(figures: Any, advice: list[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     facts = figures.to_json()
     speed = f"{figures.step:.3f} s per step, {facts['images_per_second']:.1f} images/s"
     click.echo(f"{figures.device} x {figures.processes}: {speed}, {figures.memory_gib:.2f} GiB at most")
-    table = Table("part of a step", "", "ms", "%")
-    for column in table.columns[2:]:
-        column.justify = "right"
     total = sum(figures.parts.values())
-    for name, seconds in figures.parts.items():
-        table.add_row(name.replace("_", " "), WORDS[name], f"{1000 * seconds:.1f}", f"{100 * seconds / total:.1f}")
-    table.add_row("sum", "timed part by part", f"{1000 * total:.1f}", "100.0", style="bold")
-    Console().print(table)
+    rows = [
+        (name.replace("_", " "), WORDS[name], f"{1000 * seconds:.1f}", f"{100 * seconds / total:.1f}")
+        for name, seconds in figures.parts.items()
+    ]
+    heads = ("part of a step", "", "ms", "%")
+    print_table(heads, [*rows, ("sum", "timed part by part", f"{1000 * total:.1f}", "100.0")], numbers=heads[2:])
     loads = " and ".join(f"{1000 * seconds:.1f} ms per {kind} image" for kind, seconds in figures.load.items())
     click.echo(f"loading takes a core {loads}: data.workers is {figures.workers}, {figures.needed_workers} keep up")
     for sentence in advice:

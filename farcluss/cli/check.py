@@ -4,24 +4,28 @@ from typing import Any
 
 import click
 
-from farcluss.cli.common import emit_json, json_option, read_recipe, recipe_options
-
-SHOWN = 20
+from farcluss.cli.commands import (
+    GivenRecipe,
+    emit_json,
+    json_option,
+    list_problems,
+    percent,
+    print_table,
+    read_all,
+    recipe_options,
+)
 
 
 @click.command(epilog="Example: farcluss check recipes/camvid_1_8.toml --set data.root=/data/camvid")
 @recipe_options
 @json_option
-def command(
-    recipe: str, overlays: tuple[str, ...], settings: tuple[str, ...], plugins: tuple[str, ...], as_json: bool
-) -> None:
+def command(recipe: GivenRecipe, as_json: bool) -> None:
     """Validate RECIPE, read every file it names, and dry-run a step: time and memory.
 
     Exit code 1 when anything is wrong; every problem is listed.
     """
-    loaded = read_recipe(recipe, overlays, settings, plugins)
-    from farcluss.jobs.checking import Unusable, check, dry_run
-    from farcluss.jobs.checking import settings as settings_of
+    loaded = recipe.read()
+    from farcluss.jobs.checking import Unusable, check, dry_run, settings
 
     try:
         parts, findings, reading = check(loaded)
@@ -29,20 +33,14 @@ def command(
         if as_json:
             emit_json({"problems": [*error.problems, *([error.text] if error.text else [])]})
         else:
-            _list(error.problems)
+            list_problems(error.problems)
         if error.text:
             raise
         raise click.exceptions.Exit(1) from None
     total = sum(len(items) for items in (parts.splits.labeled, parts.splits.unlabeled, parts.splits.val))
-    if as_json:
-        for _ in reading:
-            pass
-    else:
-        with click.progressbar(reading, length=total, label=f"reading {total} images") as bar:
-            for _ in bar:
-                pass
+    read_all(reading, f"reading {total} images", total, quiet=as_json)
     cost = {} if findings.problems else dry_run(parts)
-    facts, known = findings.to_json(parts.dataset.classes), settings_of(loaded, parts.dataset)
+    facts, known = findings.to_json(parts.dataset.classes), settings(loaded, parts.dataset)
     if as_json:
         table = {key: {"value": value, "from": source} for key, (value, source) in known.items()}
         emit_json({"settings": table, "lists": parts.splits.names, **facts, "dry_run": cost})
@@ -61,21 +59,14 @@ def _settings(known: dict[str, tuple[Any, str]]) -> None:
 
 
 def _report(facts: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     for name, sizes in facts["sizes"].items():
         found = ", ".join(f"{count} of {size}" for size, count in list(sizes.items())[:4])
         more = f" and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""
         click.echo(f"{name:9} {len(getattr(parts.splits, name)):6} images ({parts.splits.names[name]}): {found}{more}")
     if facts["pixels"]:
-        table = Table("class", *(f"{name} %" for name in facts["pixels"]))
-        for key in next(iter(facts["pixels"].values())):
-            shares = [100 * counts[key] / sum(counts.values()) for counts in facts["pixels"].values()]
-            table.add_row(key, *(f"{share:.2f}" if share else "none" for share in shares))
-        Console().print(table)
+        _print_shares(facts["pixels"])
     if problems := facts["problems"]:
-        _list(problems)
+        list_problems(problems)
         click.echo(f"{len(problems)} files cannot be used.", err=True)
     else:
         click.echo(
@@ -84,8 +75,12 @@ def _report(facts: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
         )
 
 
-def _list(problems: list[str]) -> None:
-    for problem in problems[:SHOWN]:
-        click.echo(f"Problem: {problem}", err=True)
-    if len(problems) > SHOWN:
-        click.echo(f"... and {len(problems) - SHOWN} more; --json lists all.", err=True)
+def _print_shares(pixels: dict[str, dict[str, int]]) -> None:
+    """The share of each class in each list."""
+    totals = {name: sum(counts.values()) for name, counts in pixels.items()}
+    rows = [
+        (key, *(percent(counts[key] / totals[name] or None, "none") for name, counts in pixels.items()))
+        for key in next(iter(pixels.values()))
+    ]
+    heads = ("class", *(f"{name} %" for name in pixels))
+    print_table(heads, rows, numbers=heads[1:])

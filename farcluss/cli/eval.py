@@ -1,11 +1,10 @@
 """`farcluss eval`."""
 
-import math
 from typing import Any
 
 import click
 
-from farcluss.cli.common import device_option, emit_json, json_option, pick_device
+from farcluss.cli.commands import device_option, emit, json_option, percent, pick_device, print_table, split_option
 
 
 @click.command(
@@ -13,9 +12,7 @@ from farcluss.cli.common import device_option, emit_json, json_option, pick_devi
 )
 @click.argument("weights")
 @click.option("--data", "root", default=None, metavar="DIR", help="Root of the data set; default: the recipe's.")
-@click.option(
-    "--split", default=None, metavar="SPLIT|LIST", help="val, test or a list file; default: the recipe's val."
-)
+@split_option
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a key of [data] or [eval]; repeatable."
 )
@@ -45,23 +42,14 @@ def command(
     if split is not None:
         keys.setdefault("data", {})["val"] = split
     scores = score_file(weights, keys, device=pick_device(device), workers=workers)
-    if as_json:
-        emit_json(scores.to_json())
-    else:
-        _table(scores.to_json())
+    emit(scores.to_json(), as_json, _print)
 
 
-def _table(scores: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    def percent(value: float | None) -> str:
-        return "absent" if value is None or math.isnan(value) else f"{100 * value:.2f}"
-
-    table = Table("class", "IoU %", "accuracy %", "Dice %", "pixels")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in scores["classes"]:
-        table.add_row(row["class"], *(percent(row[key]) for key in ("iou", "accuracy", "dice")), f"{row['pixels']:,}")
-    Console().print(table)
+def _print(scores: dict[str, Any]) -> None:
+    heads = ("class", "IoU %", "accuracy %", "Dice %", "pixels")
+    rows = [
+        (row["class"], *(percent(row[key]) for key in ("iou", "accuracy", "dice")), f"{row['pixels']:,}")
+        for row in scores["classes"]
+    ]
+    print_table(heads, rows, numbers=heads[1:])
     click.echo(f"mIoU {percent(scores['miou'])} %   pixel accuracy {percent(scores['pixel_accuracy'])} %")

@@ -4,17 +4,12 @@ from pathlib import Path
 
 import click
 
+from farcluss.cli.commands import output_option, overwrite_option
+
 
 @click.command(epilog="Example: farcluss export runs/quickstart -o model.safetensors --onnx model.onnx")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--output",
-    "-o",
-    default="model.safetensors",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Where to write the model.",
-)
+@output_option("model.safetensors", help="Where to write the model.")
 @click.option(
     "--network",
     type=click.Choice(["teacher", "student"]),
@@ -29,7 +24,7 @@ import click
     type=click.IntRange(min=1),
     help="ONNX: pixels per side of its input; default: the training crop.",
 )
-@click.option("--overwrite", is_flag=True, default=False, help="Replace files that exist.")
+@overwrite_option
 def command(source: Path, output: Path, network: str, onnx: Path | None, size: int | None, overwrite: bool) -> None:
     """Write SOURCE, a run directory or a weights file, as one .safetensors file that needs nothing else."""
     from farcluss.errors import WeightsError

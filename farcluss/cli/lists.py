@@ -1,10 +1,10 @@
 """`farcluss lists`: the published labeled/unlabeled lists, and how to get them."""
 
-import json
 from pathlib import Path
 
 import click
 
+from farcluss.cli.commands import emit, json_option, print_table
 from farcluss.data import published
 
 EXAMPLES = """\b
@@ -22,7 +22,7 @@ Example:
 
 
 @click.group("lists", invoke_without_command=True, epilog=EXAMPLES)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array instead of a table.")
+@json_option
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
     """Show the published labeled/unlabeled lists of the field.
@@ -32,11 +32,7 @@ def command(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand:
         return
-    rows = [_row(known) for known in published.PUBLISHED.values()]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-    else:
-        _print_table(rows)
+    emit([_row(known) for known in published.PUBLISHED.values()], as_json, _print)
 
 
 def _row(known: published.PublishedList) -> dict[str, str | int | bool | None]:
@@ -50,21 +46,13 @@ def _row(known: published.PublishedList) -> dict[str, str | int | bool | None]:
     }
 
 
-def _print_table(rows: list[dict[str, str | int | bool | None]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    table.add_column("labeled", justify="right", no_wrap=True)
-    table.add_column("unlabeled", justify="right", no_wrap=True)
-    table.add_column("here", no_wrap=True)
-    table.add_column("description")
+def _print(rows: list[dict[str, str | int | bool | None]]) -> None:
+    cells = []
     for row in rows:
         unlabeled = "" if row["unlabeled"] is None else f"{row['unlabeled']:,}"
         downloaded = "yes" if row["downloaded"] else "no"
-        table.add_row(str(row["name"]), f"{row['labeled']:,}", unlabeled, downloaded, str(row["description"]))
-    Console().print(table)
+        cells.append((str(row["name"]), f"{row['labeled']:,}", unlabeled, downloaded, str(row["description"])))
+    print_table(("name", "labeled", "unlabeled", "here", "description"), cells, numbers=("labeled", "unlabeled"))
 
 
 @command.command("get", epilog=GET_EXAMPLES)

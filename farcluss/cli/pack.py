@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from farcluss.cli.common import read_recipe, recipe_options
+from farcluss.cli.commands import GivenRecipe, output_option, overwrite_option, recipe_options
 
 
 @click.command(epilog="Example: farcluss pack recipes/camvid_1_8.toml -o camvid.h5 --set data.root=/data/camvid")
 @recipe_options
-@click.option("--output", "-o", default=None, type=click.Path(path_type=Path), help="File to write, e.g. camvid.h5.")
+@output_option(help="File to write, e.g. camvid.h5.")
 @click.option(
     "--compression",
     type=click.Choice(["none", "lzf"]),
@@ -17,30 +17,21 @@ from farcluss.cli.common import read_recipe, recipe_options
     show_default=True,
     help="lzf: smaller where images are smooth, slower to read.",
 )
-@click.option("--overwrite", is_flag=True, default=False, help="Replace a file that exists.")
+@overwrite_option
 @click.option("--verify", is_flag=True, default=False, help="RECIPE is a packed file: read it all and check it.")
-def command(
-    recipe: str,
-    overlays: tuple[str, ...],
-    settings: tuple[str, ...],
-    plugins: tuple[str, ...],
-    output: Path | None,
-    compression: str,
-    overwrite: bool,
-    verify: bool,
-) -> None:
+def command(recipe: GivenRecipe, output: Path | None, compression: str, overwrite: bool, verify: bool) -> None:
     """Put all images and masks of RECIPE's data set into one file, which crops are read from many times faster.
 
     Train from it with --set data.pack=FILE. An interrupted run goes on where it stopped.
     """
     if verify:
-        if output or overlays or settings or plugins or overwrite or compression != "none":
+        if output or recipe != GivenRecipe(recipe.name) or overwrite or compression != "none":
             raise click.UsageError("--verify takes the packed file alone: farcluss pack --verify FILE.h5")
-        _verify(Path(recipe))
+        _verify(Path(recipe.name))
         return
     if output is None:
         raise click.UsageError("Say which file to write: -o FILE.h5")
-    loaded = read_recipe(recipe, overlays, settings, plugins)
+    loaded = recipe.read()
     from farcluss.jobs.packing import Packing
 
     packing = Packing(loaded.data, output, "lzf" if compression == "lzf" else "none", overwrite)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from farcluss.cli.common import emit_json, json_option
+from farcluss.cli.commands import emit_json, json_option, print_table
 from farcluss.errors import PluginError, suggestion
 from farcluss.plugins import registry
 from farcluss.plugins.signatures import REQUIRED, Description, readable
@@ -76,30 +76,18 @@ def _row(plugin: registry.Plugin, load: bool, twice: bool) -> Row:
 
 
 def _print_list(rows: list[Row]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("group", "name", "distribution", "version", "status"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("summary")
     colors = {"ok": "green", "unchecked": "yellow", "broken": "red", "collision": "red"}
-    for row in rows:
-        status = Text(row.status, colors[row.status])
-        cells = (row.group, row.name, row.distribution, row.version)
-        table.add_row(*(Text(cell) for cell in cells), status, Text(row.summary))
-    _print_table(table)
+    print_table(
+        ("group", "name", "distribution", "version", "status", "summary"),
+        [
+            (row.group, row.name, row.distribution, row.version, Text(row.status, colors[row.status]), row.summary)
+            for row in rows
+        ],
+    )
     for error in dict.fromkeys(row.error for row in rows if row.error):
         click.echo(f"\n{error}")
-
-
-def _print_table(table: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # one line per row, for grep
-    console.print(table)
 
 
 SHOW_EXAMPLES = """\b
@@ -146,21 +134,15 @@ def _without_args(doc: str) -> str:
 
 
 def _print_options(description: Description) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     if not description.options:
         click.echo("\nTakes any option." if description.open else "\nNo options.")
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("option", "type", "default"):
-        table.add_column(column)
-    table.add_column("meaning")
-    for option in _options(description):
-        default = "required" if option["required"] else _toml(option["default"])
-        table.add_row(*(Text(cell) for cell in (option["name"], option["type"], default, option["help"])))
+    rows = [
+        (option["name"], option["type"], "required" if option["required"] else _toml(option["default"]), option["help"])
+        for option in _options(description)
+    ]
     click.echo()
-    _print_table(table)
+    print_table(("option", "type", "default", "meaning"), rows)
 
 
 def _toml(value: Any) -> str:

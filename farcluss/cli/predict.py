@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from farcluss.cli.common import device_option
+from farcluss.cli.commands import device_option, output_option, overwrite_option, pick_device
 
 STEPS = 1000
 """Of the progress bar, per image: a large one takes hours."""
@@ -13,11 +13,11 @@ STEPS = 1000
 @click.command(epilog="Example: farcluss predict runs/quickstart/weights/best.safetensors photos/ -o masks --overlay")
 @click.argument("weights")
 @click.argument("inputs", nargs=-1, required=True)
-@click.option("--output", "-o", default="predictions", show_default=True, metavar="DIR", help="Where to write.")
+@output_option("predictions", folder=True, help="Where to write.")
 @click.option("--overlay", is_flag=True, default=False, help="Also blend the prediction over the image.")
 @click.option("--probs", is_flag=True, default=False, help="Also write probabilities; png: float16 .npy (C, H, W).")
 @click.option("--entropy", is_flag=True, default=False, help="Also write normalized entropy; png: 0 black to 1 white.")
-@click.option("--overwrite", is_flag=True, default=False, help="Replace files that exist.")
+@overwrite_option
 @click.option("--writer", default=None, help="Writer plugin; default: that of the weights' recipe.")
 @click.option(
     "--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Set an option of the writer; repeatable."
@@ -26,7 +26,7 @@ STEPS = 1000
 def command(
     weights: str,
     inputs: tuple[str, ...],
-    output: str,
+    output: Path,
     overlay: bool,
     probs: bool,
     entropy: bool,
@@ -40,7 +40,6 @@ def command(
     For pictures that is an index PNG with the classes' palette. An image that cannot be read is reported at the end,
     with exit code 1; the others are predicted all the same.
     """
-    from farcluss.cli.common import pick_device
     from farcluss.inference.weights import load
     from farcluss.jobs.prediction import make_folder, plan, predict_files, refuse_existing
     from farcluss.plugins import registry
@@ -53,10 +52,10 @@ def command(
     options |= {name: True for name, wanted in (("overlay", overlay), ("probs", probs), ("entropy", entropy)) if wanted}
     options |= merge_settings(settings)
     built = registry.build("writer", writer or usual.name, options, model.card)
-    jobs = plan(inputs, Path(output), built)
+    jobs = plan(inputs, output, built)
     if not overwrite:
         refuse_existing(jobs, built)
-    make_folder(Path(output))
+    make_folder(output)
     errors, remarks = [], []
     with click.progressbar(length=STEPS * len(jobs), label="predicting") as bar:
         for outcome in predict_files(model, jobs, built):

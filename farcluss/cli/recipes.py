@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from farcluss.cli.common import emit_json, json_option
+from farcluss.cli.commands import emit_json, json_option
 from farcluss.errors import RecipeError
 from farcluss.recipes.reading import find_recipe, recipe_folder
 

@@ -1,14 +1,16 @@
 """`farcluss run`."""
 
+from pathlib import Path
+
 import click
 
-from farcluss.cli.common import read_recipe, recipe_options
+from farcluss.cli.commands import GivenRecipe, output_option, recipe_options
 from farcluss.training.startup import collector_at_rest
 
 
 @click.command(epilog="Example: farcluss run quickstart --with fixmatch --set train.seed=1 --output runs/fixmatch-1")
 @recipe_options
-@click.option("--output", "-o", default=None, metavar="DIR", help="Run directory; default runs/NAME.")
+@output_option(folder=True, help="Run directory; default runs/NAME.")
 @click.option(
     "--resume",
     is_flag=False,
@@ -21,16 +23,7 @@ from farcluss.training.startup import collector_at_rest
     "--allow-changes", is_flag=True, default=False, help="Resume with a recipe that differs in what affects training."
 )
 @click.option("--overwrite", is_flag=True, default=False, help="Replace a run that is in the run directory already.")
-def command(
-    recipe: str,
-    overlays: tuple[str, ...],
-    settings: tuple[str, ...],
-    plugins: tuple[str, ...],
-    output: str | None,
-    resume: str | None,
-    allow_changes: bool,
-    overwrite: bool,
-) -> None:
+def command(recipe: GivenRecipe, output: Path | None, resume: str | None, allow_changes: bool, overwrite: bool) -> None:
     """Train RECIPE, a file or the name of a shipped one.
 
     Start it by `accelerate launch -m farcluss run ...` for several devices. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end it
@@ -38,7 +31,7 @@ def command(
     """
     if resume is not None and overwrite:
         raise click.UsageError("--resume goes on with a run, --overwrite replaces it: give one of them.")
-    loaded = read_recipe(recipe, overlays, settings, plugins)
+    loaded = recipe.read()
     with collector_at_rest():
         from farcluss.training.engine import train
 

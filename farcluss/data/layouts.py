@@ -1,19 +1,23 @@
-"""What layouts share, those of plugins too: root, tables of files, options written once, what weights carry."""
+"""What layouts share, those of plugins too: root, tables and files of options, common options, what weights carry."""
 
 import csv
 import functools
 import inspect
+import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from farcluss.data.base import IGNORE
 from farcluss.data.masks import MaskMap
-from farcluss.errors import DataError
+from farcluss.data.splits import find_list
+from farcluss.errors import DataError, RecipeError
+from farcluss.plugins.sharing import announce
 from farcluss.recipes.model import Data
+
+T = TypeVar("T")
 
 
 def root_of(data: Data) -> Path:
@@ -65,6 +69,29 @@ def settle_channels(data: Data, counts: Mapping[str, int]) -> tuple[int, list[st
     return wanted, problems
 
 
+def read_option(option: str, name: str, data: Data, take: Callable[[Any], T], *, what: str, command: str) -> T:
+    """What a layout takes of a JSON file that an option names, in the working directory or in the data set's root.
+
+    Args:
+        option: key of the layout.
+        name: of the file.
+        data: section of the recipe.
+        take: picks it from the file's value; what is not there may raise LookupError, TypeError or ValueError.
+        what: the file is, for a refusal.
+        command: writes such a file.
+
+    Raises:
+        RecipeError: there is no such file, or it is none of that command.
+    """
+    path = find_list(name, data)
+    if path is None:
+        raise RecipeError(f"data.layout.{option}: there is no file {name}, neither here nor in {data.root}.")
+    try:
+        return take(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError):
+        raise RecipeError(f"{path} is no {what}. Write it with `{command}`.") from None
+
+
 def carry(data: Data, masks: MaskMap, options: Mapping[str, Any]) -> Data:
     """The section as weights files have it: the layout's options and the classes as they were understood."""
     values: dict[int, list[int | str]] = {}
@@ -79,11 +106,12 @@ def carry(data: Data, masks: MaskMap, options: Mapping[str, Any]) -> Data:
     return data.model_copy(update=facts)
 
 
-def with_options_of(shared: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def built_by(shared: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make data set plugins of functions `layout(data, *, options) -> index`: they get the options of `shared`.
 
-    `shared(data, index, *, options)` builds the data set. Signature and documentation of the plugin tell of both, for
-    recipes and for `farcluss plugins show`. An option that both have has the layout's default, and goes to both.
+    `shared(data, index, *, options)` builds the data set. Signature and documentation of the plugin tell of both, as
+    those of `farcluss.plugins.sharing.with_options_of` do. An option that both have has the layout's default, and goes
+    to both.
     """
     theirs = _options(shared)
 
@@ -95,17 +123,12 @@ def with_options_of(shared: Callable[..., Any]) -> Callable[[Callable[..., Any]]
             own = {name: value for name, value in options.items() if name in mine}
             return shared(data, layout(data, **own), **{n: v for n, v in options.items() if n in theirs})
 
-        first = next(iter(inspect.signature(layout).parameters.values()))
-        build.__signature__ = inspect.Signature([first, *mine.values(), *(theirs[n] for n in theirs if n not in mine)])  # type: ignore[attr-defined]
-        lines = inspect.cleandoc(shared.__doc__ or "").partition("Args:\n")[2]
-        text = inspect.cleandoc(layout.__doc__ or "").rstrip()
-        begun = re.search("^Args:", text, re.MULTILINE)
-        build.__doc__ = f"{text}{'' if begun else f'{chr(10)}{chr(10)}Args:'}\n{lines}"
+        announce(build, layout, shared)
         return build
 
     return decorate
 
 
-def _options(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a function."""
-    return {p.name: p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+def _options(function: Callable[..., Any]) -> set[str]:
+    """Names of the keyword-only parameters of a function."""
+    return {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}

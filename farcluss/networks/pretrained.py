@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from farcluss.errors import WeightsError
+from farcluss.errors import WeightsError, some
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _NESTS = ("state_dict_ema", "state_dict", "model")  # the averaged weights first: they are what a timm run is judged by
@@ -55,7 +55,7 @@ class MatchReport:
             return f"encoder {self.encoder}: from scratch"
         text = f"encoder {self.encoder}: {self.matched} of {self.total} tensors from {self.source}"
         extra = f"; {self.adapted}" if self.adapted else ""
-        return text + extra + (f"; ignored {_few(self.unexpected)}" if self.unexpected else "")
+        return text + extra + (f"; ignored {some(self.unexpected)}" if self.unexpected else "")
 
 
 def load_pretrained(encoder: nn.Module, name: str, pretrained: bool | str) -> MatchReport:
@@ -218,9 +218,5 @@ def _misfit(report: MatchReport, deeper: tuple[str, ...]) -> str:
     lines = [f"{report.source} fits {report.matched} of {report.total} tensors of encoder {report.encoder}."]
     parts = {"Missing": report.missing, "other shape": report.mismatched}
     parts["deeper blocks than the encoder's" if deeper else "not in the encoder"] = deeper or report.unexpected
-    lines.append("; ".join(f"{title}: {_few(names)}" for title, names in parts.items() if names) + ".")
+    lines.append("; ".join(f"{title}: {some(names)}" for title, names in parts.items() if names) + ".")
     return "\n".join([*lines, "Set network.encoder to the network that the file was made for, or give another file."])
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -2,8 +2,8 @@
 
 Importing a stage means importing torch; listing plugins and checking a recipe must not. So the source is parsed: the
 keyword-only parameters of a function, or of a class's constructor, are the options; their defaults must be literals and
-their annotations built-in types or those of `farcluss.plugins.options`. Whatever cannot be read so is imported and
-inspected.
+their annotations built-in types or those of `farcluss.plugins.options`. `@with_options_of(OTHER)` is followed to the
+source of the other. Whatever cannot be read so is imported and inspected.
 """
 
 import ast
@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,9 @@ REQUIRED = inspect.Parameter.empty
 _BUILT_IN = {"float": float, "int": int, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict}
 _NO_OPTIONS = ("torch.nn.modules.module", "typing")
 """Modules of base classes whose constructor takes `**kwargs` but knows no option."""
+_SHARING = "farcluss.plugins.sharing"
+_ARGS = re.compile(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", re.MULTILINE)
+_ARGUMENT = re.compile(r"    (\**\w+)(?: \(.*?\))?: ")
 
 Definition = ast.ClassDef | ast.FunctionDef
 
@@ -51,6 +54,11 @@ class Description:
     def summary(self) -> str:
         """First line of the documentation."""
         return self.doc.strip().partition("\n")[0]
+
+    def with_options_of(self, shared: "Description") -> "Description":
+        """With those options of another that it has not itself."""
+        further = {name: option for name, option in shared.options.items() if name not in self.options}
+        return Description(join_docs(self.doc, shared.doc, further), self.options | further, shared.open)
 
     def check(self, plugin: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """Complete, converted options, and what is wrong with the `given` ones: (option or "", text) pairs."""
@@ -164,8 +172,40 @@ def describe_source(module: str, attribute: str) -> Description | None:
         ImportError, SyntaxError: the plugin cannot be imported either.
     """
     node, tree = find_definition(module, attribute)
-    if node is None or node.decorator_list:
+    sources = None if node is None else _shared(node, tree, module)
+    if node is None or sources is None:
         return None
+    found = _describe(node, tree)
+    for source in sources:
+        shared = describe_source(*source)
+        found = found and shared and found.with_options_of(shared)
+    return found
+
+
+def _shared(node: Definition, tree: ast.Module, module: str) -> list[tuple[str, str]] | None:
+    """Module and name of what `with_options_of` says over a definition; None for decorators that say something else."""
+    markers = {local for local, name in _imported(tree, _SHARING).items() if name == "with_options_of"}
+    found = []
+    for decorator in reversed(node.decorator_list):
+        match decorator:
+            case ast.Call(func=ast.Name(id=marker), args=[ast.Name(id=name)], keywords=[]) if marker in markers:
+                found.append(_origin(name, tree, module))
+            case _:
+                return None
+    return found
+
+
+def _origin(name: str, tree: ast.Module, module: str) -> tuple[str, str]:
+    """Module and name of what a module imports, or else defines, as `name`."""
+    for node in (n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module and not n.level):
+        for alias in node.names:
+            if name == (alias.asname or alias.name):
+                return str(node.module), alias.name
+    return module, name
+
+
+def _describe(node: Definition, tree: ast.Module) -> Description | None:
+    """Description of a definition without its decorators; None when only an import can tell."""
     doc = ast.get_docstring(node) or ""
     function: Any = node
     if isinstance(node, ast.ClassDef):
@@ -242,15 +282,35 @@ def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
 
 def argument_docs(doc: str) -> dict[str, str]:
     """The texts of a Google-style `Args:` block, by argument."""
-    texts: dict[str, str] = {}
-    block = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(doc), re.MULTILINE)
-    name = ""
-    for line in (block.group(1) if block else "").splitlines():
-        if match := re.match(r"    (\**\w+)(?: \(.*?\))?: (.*)", line):
-            name, texts[match[1]] = match[1], match[2]
+    return {
+        name: " ".join(line.strip() for line in _ARGUMENT.sub("", text, count=1).splitlines())
+        for name, text in _arguments(inspect.cleandoc(doc)).items()
+    }
+
+
+def _arguments(doc: str) -> dict[str, str]:
+    """The entries of an `Args:` block as they are written, by argument."""
+    entries: dict[str, str] = {}
+    block, name = _ARGS.search(doc), ""
+    for line in block[1].splitlines() if block else ():
+        if match := _ARGUMENT.match(line):
+            name, entries[match[1]] = match[1], line
         elif name and line.strip():
-            texts[name] += " " + line.strip()
-    return texts
+            entries[name] += f"\n{line}"
+    return entries
+
+
+def join_docs(doc: str, shared: str, names: Iterable[str]) -> str:
+    """A docstring with those entries of another's `Args:` block that are of `names`, after its own."""
+    doc, entries = inspect.cleandoc(doc), _arguments(inspect.cleandoc(shared))
+    added = "\n".join(entries[name] for name in names if name in entries)
+    if not added:
+        return doc
+    block = _ARGS.search(doc)
+    if block is None:
+        return f"{doc}\n\nArgs:\n{added}"
+    end = block.start() + len(block[0].rstrip())
+    return f"{doc[:end]}\n{added}{doc[end:]}"
 
 
 def readable(annotation: Any) -> str:

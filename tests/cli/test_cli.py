@@ -49,7 +49,7 @@ class TestEval:
         given = logged(trained_run)[-1]["scores"]["teacher"]
         assert f"mIoU {100 * given['miou']:.2f} %   pixel accuracy {100 * given['pixel_accuracy']:.2f} %" in result.out
         for row in given["classes"]:
-            line = next(line for line in result.out.splitlines() if f" {row['class']} " in line)
+            line = next(line for line in result.out.splitlines() if line.startswith(f"{row['class']} "))
             assert f"{row['pixels']:,}" in line
             assert ("absent" if row["iou"] is None else f"{100 * row['iou']:.2f}") in line
 

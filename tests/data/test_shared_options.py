@@ -4,8 +4,8 @@ import inspect
 
 import pytest
 
-from farcluss.data.layouts import read_table, root_of, with_options_of
-from farcluss.errors import DataError
+from farcluss.data.layouts import built_by, read_option, read_table, root_of
+from farcluss.errors import DataError, RecipeError
 from farcluss.plugins.signatures import describe_object
 from farcluss.recipes.model import Data
 
@@ -20,7 +20,7 @@ def built(data, index, *, side: int = 8, name: str = "theirs"):
     return data, index, side, name
 
 
-@with_options_of(built)
+@built_by(built)
 def layout(data, *, folder: str = "images", name: str = "mine"):
     """A layout.
 
@@ -31,7 +31,7 @@ def layout(data, *, folder: str = "images", name: str = "mine"):
     return folder, name
 
 
-@with_options_of(built)
+@built_by(built)
 def plain(data):
     """A layout without options."""
     return "index"
@@ -53,6 +53,9 @@ class TestOptions:
             "side": 8,
         }
         assert "of a window" in options["side"].help
+
+    def test_the_text_of_an_option_that_both_have_is_the_layouts(self):
+        assert describe_object(layout).options["name"].help == "of mine."
 
     def test_a_layout_without_options_has_the_shared_ones(self):
         assert plain("data", side=2) == ("data", "index", 2, "theirs")
@@ -76,3 +79,24 @@ class TestTables:
     def test_one_that_is_not_there(self, tmp_path):
         with pytest.raises(DataError, match=r"does not exist. Check data.root and data.layout.file"):
             read_table(tmp_path / "none.csv")
+
+
+class TestFilesOfOptions:
+    def take(self, root, name="facts.json"):
+        return read_option(
+            "facts", name, Data(root=root), lambda value: value["x"] + 1, what="table", command="make it"
+        )
+
+    def test_what_is_taken(self, tmp_path):
+        (tmp_path / "facts.json").write_text('{"x": 2}')
+        assert self.take(tmp_path) == 3 == self.take(tmp_path / "none", str(tmp_path / "facts.json"))
+
+    def test_one_that_is_not_there(self, tmp_path):
+        with pytest.raises(RecipeError, match=r"data\.layout\.facts: there is no file gone, neither here nor in "):
+            self.take(tmp_path, "gone")
+
+    @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"x": "2"}', "\xff"])
+    def test_one_that_is_something_else(self, tmp_path, text):
+        (tmp_path / "facts.json").write_text(text, encoding="latin-1")
+        with pytest.raises(RecipeError, match=r"facts\.json is no table\. Write it with `make it`\."):
+            self.take(tmp_path)

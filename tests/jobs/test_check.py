@@ -50,7 +50,7 @@ class TestGood:
         assert "unlabeled      2 images (rest): 2 of 20x24" in result.out
         counts = histogram(image_folder.glob("masks/train/*.png"))
         for name, count in counts.items():
-            line = next(line for line in result.out.splitlines() if f" {name} " in line and "data." not in line)
+            line = next(line for line in result.out.splitlines() if line.startswith(f"{name} "))
             assert (f"{100 * count / sum(counts.values()):.2f}" if count else "none") in line
         last = result.out.strip().splitlines()[-1]
         assert last.startswith("one step: ") and last.endswith("The recipe is ready to run.")

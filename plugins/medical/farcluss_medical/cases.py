@@ -137,12 +137,3 @@ def _twice(splits: Mapping[str, Sequence[Case]]) -> Iterable[str]:
             if other != split and case.patient not in told:
                 told.add(case.patient)
                 yield f"Patient {case.patient} is in both {other} and {split}: scores would be of what was trained on."
-
-
-def refusal(problems: Sequence[str]) -> str:
-    """What to say of problems when nothing may be left out: the first of them, and how to go on."""
-    more = f" And {len(problems) - 1} more." if len(problems) > 1 else ""
-    return (
-        f"{' '.join(problems[0].split())}{more}\nMend {'them' if more else 'it'} (`farcluss check` lists all), or "
-        "leave these cases out with --set data.on_error=skip."
-    )

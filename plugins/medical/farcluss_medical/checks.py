@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE
-from farcluss.errors import DataError
+from farcluss.errors import DataError, some
 from farcluss.recipes.model import Data
 from farcluss_medical.cases import Case
 from farcluss_medical.dataset import VolumeDataset
@@ -21,7 +21,6 @@ FAR_APART = 100.0
 """Ratio of intensity maxima from which two cases cannot be of one scale."""
 AIR = -500.0
 """Hounsfield units below which there is only air and lung: what is lower is CT."""
-SHOWN = 3
 
 
 @dataclass
@@ -154,7 +153,7 @@ def _unplaced(rows: Sequence[Row], report: Report) -> str:
     if not lost:
         return ""
     return (
-        f"Orientation unknown: {_some(lost)} {'has' if len(lost) == 1 else 'have'} sform_code and qform_code 0. Left "
+        f"Orientation unknown: {some(lost)} {'has' if len(lost) == 1 else 'have'} sform_code and qform_code 0. Left "
         "and right may be exchanged. Compare with other cases in a viewer, and write the right affine into the files."
     )
 
@@ -164,7 +163,7 @@ def _disagreeing(rows: Sequence[Row], report: Report) -> str:
     if not apart:
         return ""
     return (
-        f"sform and qform disagree by up to {max(apart.values()):.3g} mm: {_some(list(apart))}. The sform counts here; "
+        f"sform and qform disagree by up to {max(apart.values()):.3g} mm: {some(list(apart))}. The sform counts here; "
         "other programs may take the qform. Make them equal."
     )
 
@@ -233,7 +232,7 @@ def _empty(rows: Sequence[Row], report: Report) -> str:
     if not empty:
         return ""
     first = report.dataset.classes[0]
-    return f"No voxel but {first}: {_some(empty)}. Right for cases without a finding; else the label is lost."
+    return f"No voxel but {first}: {some(empty)}. Right for cases without a finding; else the label is lost."
 
 
 _NOTES: tuple[Callable[[Sequence[Row], Report], str], ...] = (
@@ -246,8 +245,3 @@ _NOTES: tuple[Callable[[Sequence[Row], Report], str], ...] = (
     _computed_tomography,
     _empty,
 )
-
-
-def _some(cases: Sequence[str]) -> str:
-    more = f" and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
-    return f"{', '.join(cases[:SHOWN])}{more}"

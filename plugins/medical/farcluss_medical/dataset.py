@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import Item, Palette, Sample, Window
+from farcluss.data.indexes import in_split, refuse_name
 from farcluss.data.layouts import carry
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
 from farcluss.recipes.model import Data, Defaults
 from farcluss_medical.cache import Cache
-from farcluss_medical.cases import Case, Index, refusal
+from farcluss_medical.cases import Case, Index
 from farcluss_medical.crops import around, foreground, nonzero_box, within
 from farcluss_medical.preprocessing import Preprocessing
 from farcluss_medical.volumes import Header
@@ -70,12 +71,7 @@ class VolumeDataset:
 
     def items(self, split: str) -> list[Item]:
         """Items of a split: a case each, or a slice each. Raises DataError when files are missing or contradictory."""
-        if split not in self.index.splits:
-            known = ", ".join(self.index.splits)
-            raise DataError(f"The data set has no split {split!r}; it has {known}. Set data.val to a share or a list.")
-        if self.index.problems and self.data.on_error == "stop":
-            raise DataError(refusal(self.index.problems))
-        return [item for case in self.index.splits[split] for item in self._items(case)]
+        return [item for case in in_split(self.index, split, self.data, "case") for item in self._items(case)]
 
     def parse_group(self, line: str) -> list[Item]:
         """The items of a line: a case with all its slices, or with slices `CASE/NUMBER` for one of them."""
@@ -86,11 +82,8 @@ class VolumeDataset:
         """The item of a line: a case, or with slices `CASE/NUMBER`."""
         name, _, number = line.strip().rpartition("/") if self.slice_axis is not None else (line.strip(), "", "")
         case = self._cases.get(name)
-        if case is None and self.index.problems and self.data.on_error == "stop":
-            raise DataError(refusal(self.index.problems))
         if case is None:
-            left_out = ", or one that is left out: `farcluss check` says why" if self.index.problems else ""
-            raise DataError(f"{line.strip()!r} is no case of this data set{left_out}; write {self._example()}.")
+            refuse_name(line.strip(), self.index, self.data, "case", self._example())
         items = self._items(case)
         if self.slice_axis is None:
             return items[0]

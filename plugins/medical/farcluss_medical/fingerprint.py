@@ -1,5 +1,6 @@
 """What the training cases of a recipe are like: the basis of spacing, of the crop, and of how CT is normalized."""
 
+import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -262,3 +263,14 @@ def suggest_crop(spacing: Sequence[float], shape: Sequence[int], voxels: int) ->
 def _even(side: int) -> int:
     unit = 16 if side >= 32 else 8 if side >= 8 else 1
     return max(1, side // unit * unit)
+
+
+def to_text(facts: dict[str, Any]) -> str:
+    """What the file holds: JSON with a line per key, and per channel and case, for readers and for diffs."""
+    lines = []
+    for key, value in facts.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and isinstance(value[0], dict):
+            text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+        lines.append(f' "{key}": {text}')
+    return "{\n" + ",\n".join(lines) + "\n}\n"

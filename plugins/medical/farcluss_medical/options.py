@@ -1,6 +1,5 @@
 """The options that all layouts of volumes share, written down once."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from farcluss.data.layouts import with_options_of
+from farcluss.data.layouts import built_by, read_option
 from farcluss.data.masks import build_mask_map, choose_palette
-from farcluss.data.splits import find_list
 from farcluss.errors import RecipeError
 from farcluss.plugins.options import Positive, Share
 from farcluss.recipes.model import Data, Defaults, Part
@@ -65,7 +63,7 @@ def volumes(
     return VolumeDataset(data, index, headers, masks, palette, preprocessing, axis, foreground, cached, defaults)
 
 
-with_volume_options = with_options_of(volumes)
+with_volume_options = built_by(volumes)
 """Makes a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `volumes`."""
 
 
@@ -116,16 +114,15 @@ def _used(facts: dict[str, float]) -> dict[str, float]:
 
 
 def _read_fingerprint(name: str, data: Data) -> dict[str, Any]:
-    path = find_list(name, data)
-    if path is None:
-        raise RecipeError(f"data.layout.fingerprint: there is no file {name}, neither here nor in {data.root}.")
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(facts["intensities"], list) or not all(step > 0 for step in facts["spacing"]):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RecipeError(f"{path} is no fingerprint. Write it with `farcluss medical fingerprint`.") from None
-    return facts
+    what, command = "fingerprint", "farcluss medical fingerprint"
+    return read_option("fingerprint", name, data, _facts, what=what, command=command)
+
+
+def _facts(facts: Any) -> dict[str, Any]:
+    """A fingerprint, if it is one. Raises KeyError, TypeError."""
+    if not isinstance(facts["intensities"], list) or not all(step > 0 for step in facts["spacing"]):
+        raise TypeError
+    return dict(facts)
 
 
 def _coarsest(headers: dict[str, Header]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import Item, Palette, Sample, Window
+from farcluss.data.indexes import in_split, refuse_name
 from farcluss.data.layouts import carry
 from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError
@@ -17,7 +18,7 @@ from farcluss.recipes.model import Data, Defaults
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Scaling
-from farcluss_remote_sensing.scenes import Index, Scene, by_path, find_by_id, find_by_path, refusal
+from farcluss_remote_sensing.scenes import Index, Scene, by_path, find_by_id, find_by_path
 from farcluss_remote_sensing.tiles import name_of, nth, parse_name, tiles, whole
 
 SHRINK = 8
@@ -69,12 +70,8 @@ class SceneDataset:
 
     def items(self, split: str) -> list[Item]:
         """Windows of a split. Raises DataError when files are missing or contradictory."""
-        if split not in self.index.splits:
-            known = ", ".join(self.index.splits)
-            raise DataError(f"The data set has no split {split!r}; it has {known}. Set data.val to a share or a list.")
-        if self.index.problems and self.data.on_error == "stop":
-            raise DataError(refusal(self.index.problems))
-        found = [item for scene in self.index.splits[split] for item in self._items(scene)]
+        scenes = in_split(self.index, split, self.data, "scene")
+        found = [item for scene in scenes for item in self._items(scene)]
         return self._without_empty(found) if split == "train" else found
 
     def parse_group(self, line: str) -> list[Item]:
@@ -85,14 +82,9 @@ class SceneDataset:
         name, box = self._parse(line.strip())
         root = os.path.abspath(self.data.root)
         scene = self._scenes.get(name) or find_by_path(name, root, self._paths, self._scenes)
-        if scene is None and self.index.problems and self.data.on_error == "stop":
-            raise DataError(refusal(self.index.problems))
         if scene is None:
-            left_out = ", or one that is left out: `farcluss check` says why" if self.index.problems else ""
             example = next(iter(self._scenes), "SCENE")
-            raise DataError(
-                f"{name!r} is no scene of this data set{left_out}; write {example}, or {example}[0:512,0:512]."
-            )
+            refuse_name(name, self.index, self.data, "scene", f"{example}, or {example}[0:512,0:512]")
         height, width = self.stacks[scene.id].grid.size
         if box and (box[0].stop > height or box[1].stop > width):
             raise DataError(f"{line.strip()!r} reaches beyond the scene, which has {height} rows and {width} columns.")

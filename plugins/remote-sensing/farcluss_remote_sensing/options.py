@@ -1,14 +1,12 @@
 """The options that all layouts of scenes share, written down once."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from farcluss.data.base import Palette
-from farcluss.data.layouts import with_options_of
+from farcluss.data.layouts import built_by, read_option
 from farcluss.data.masks import build_mask_map, choose_palette, rgb, voc_colors
-from farcluss.data.splits import find_list
 from farcluss.errors import RecipeError
 from farcluss.plugins.options import Positive, PositiveInt, Share
 from farcluss.recipes.model import Data, Defaults, Part
@@ -67,7 +65,7 @@ def scene_dataset(
     return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid, inspect, defaults)
 
 
-with_scene_options = with_options_of(scene_dataset)
+with_scene_options = built_by(scene_dataset)
 """Makes a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `scene_dataset`."""
 
 
@@ -92,15 +90,14 @@ def _palette(index: Index, classes: int) -> Palette:
 
 
 def _read_stats(name: str, data: Data) -> list[Mapping[str, Any]]:
+    """The tables of bands of a file of statistics; none without a file. Raises RecipeError."""
     if not name:
         return []
-    path = find_list(name, data)
-    if path is None:
-        raise RecipeError(f"data.layout.stats: there is no file {name}, neither here nor in {data.root}.")
-    try:
-        bands = json.loads(path.read_text(encoding="utf-8"))["bands"]
-        if not isinstance(bands, list) or not all(isinstance(band, dict) for band in bands):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RecipeError(f"{path} is no file of `farcluss rs stats`. Write it with that.") from None
+    return read_option("stats", name, data, _bands, what="file of statistics", command="farcluss rs stats")
+
+
+def _bands(statistics: Any) -> list[Mapping[str, Any]]:
+    bands = statistics["bands"]
+    if not isinstance(bands, list) or not all(isinstance(band, dict) for band in bands):
+        raise TypeError
     return bands

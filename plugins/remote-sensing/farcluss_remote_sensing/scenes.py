@@ -68,15 +68,6 @@ def vector_label(label: str) -> tuple[str, str] | None:
     return (path, layer) if path.lower().endswith(VECTORS) else None
 
 
-def refusal(problems: Sequence[str]) -> str:
-    """What to say of problems when nothing may be left out: the first of them, and how to go on."""
-    more = f" And {len(problems) - 1} more." if len(problems) > 1 else ""
-    return (
-        f"{' '.join(problems[0].split())}{more}\nMend {'them' if more else 'it'} (`farcluss check` lists all), or "
-        "leave these scenes out with --set data.on_error=skip."
-    )
-
-
 def find_by_id(scenes: Iterable[Scene]) -> dict[str, Scene]:
     """Scenes by id. Raises DataError: two have one."""
     found: dict[str, Scene] = {}

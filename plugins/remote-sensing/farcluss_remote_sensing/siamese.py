@@ -10,23 +10,11 @@ from torch import Tensor, nn
 
 from farcluss.errors import PluginError
 from farcluss.networks.deeplabv3plus import DeepLabV3Plus, deeplabv3plus
-from farcluss.plugins.options import Literal, PositiveInt, Share
+from farcluss.plugins.sharing import with_options_of
 
 
-def siamese(
-    in_channels: int,
-    classes: int,
-    dim: int,
-    pretrained: bool | str,
-    *,
-    encoder: str = "resnet50",
-    output_stride: Literal[8, 16, 32] = 16,
-    aspp_dilations: tuple[PositiveInt, ...] = (6, 12, 18),
-    aspp_channels: PositiveInt = 256,
-    low_level_channels: PositiveInt = 48,
-    head_channels: PositiveInt = 256,
-    dropout: Share = 0.0,
-) -> DeepLabV3Plus:
+@with_options_of(deeplabv3plus)
+def siamese(in_channels: int, classes: int, dim: int, pretrained: bool | str, **options: Any) -> DeepLabV3Plus:
     """DeepLabV3+ for pairs of images, for change detection: it reads how the encoder's maps of both dates differ.
 
     Of the channels the first half is the earlier image, the second half the later one. Both go through one encoder,
@@ -39,13 +27,6 @@ def siamese(
         classes: number of classes.
         dim: embedding size; 0 builds no embedding head.
         pretrained: True downloads timm's weights, a path reads a file, False starts from scratch.
-        encoder: timm name of a convolutional encoder; resnet50s and resnet101s have the field's deep stem.
-        output_stride: stride of the coarsest feature map; 32 works with encoders that cannot dilate.
-        aspp_dilations: dilations of the pyramid's 3x3 convolutions; twice as large suits output_stride 8.
-        aspp_channels: channels of each branch of the pyramid.
-        low_level_channels: channels that the stride-4 map is reduced to.
-        head_channels: channels of the fused feature map that classifier and embedding head read.
-        dropout: share of the pyramid's outputs dropped in training.
 
     Raises:
         PluginError: the number of channels is odd; or the encoder is unknown, gives no pyramid, or refuses the output
@@ -57,19 +38,7 @@ def siamese(
             f"network siamese compares two images, whose channels are an even number together, not {in_channels}.\n"
             "Set data.channels to twice the channels of one date, or take another network for single images."
         )
-    single = deeplabv3plus(
-        in_channels // 2,
-        classes,
-        dim,
-        pretrained,
-        encoder=encoder,
-        output_stride=output_stride,
-        aspp_dilations=aspp_dilations,
-        aspp_channels=aspp_channels,
-        low_level_channels=low_level_channels,
-        head_channels=head_channels,
-        dropout=dropout,
-    )
+    single = deeplabv3plus(in_channels // 2, classes, dim, pretrained, **options)
     both, report = Difference(single.encoder), single.pretrained_report
     return DeepLabV3Plus(both, single.decoder, single.classifier, single.embed, single.centers, report)
 

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from farcluss.data.base import IGNORE, Window
+from farcluss.data.indexes import refuse_problems
 from farcluss.data.splits import Unit, cover_classes, hash_order
 from farcluss.errors import DataError
 from farcluss_remote_sensing.boxes import area, bounds_of, trim
 from farcluss_remote_sensing.dataset import SceneDataset
-from farcluss_remote_sensing.scenes import Scene, refusal
+from farcluss_remote_sensing.scenes import Scene
 from farcluss_remote_sensing.tiles import name_of, parse_name, tiles, whole
 
 SETS = ("labeled", "unlabeled", "val", "test")
@@ -95,8 +96,7 @@ def by_block(dataset: SceneDataset, shares: Shares, seed: int, side: int, buffer
 
 
 def _training_scenes(dataset: SceneDataset) -> Sequence[Scene]:
-    if dataset.index.problems and dataset.data.on_error == "stop":
-        raise DataError(refusal(dataset.index.problems))
+    refuse_problems(dataset.index, dataset.data, "scene")
     scenes = dataset.index.splits.get("train", ())
     if not any(scene.label for scene in scenes):
         raise DataError(f"None of the {len(scenes)} training scenes has a label. Check the layout's labels option.")

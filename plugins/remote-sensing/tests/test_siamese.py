@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from commandline import python
 from safetensors.torch import save_file
 from torch.nn import functional
 
@@ -208,7 +209,16 @@ def test_an_odd_number_of_channels_is_refused():
 def test_its_options_are_those_of_deeplab():
     ours, theirs = describe_object(siamese), describe_object(deeplabv3plus)
     assert ours.options == theirs.options
-    assert describe_source("farcluss_remote_sensing.siamese", "siamese") == ours  # a recipe is checked without torch
+    assert describe_source("farcluss_remote_sensing.siamese", "siamese") == ours
+
+
+def test_a_recipe_is_checked_without_torch():
+    code = (
+        "import sys; from farcluss.plugins.registry import problems; "
+        "print(problems('network', 'siamese', {'encodr': 'x'}), 'torch' in sys.modules)"
+    )
+    result = python(code)
+    assert "no such option; did you mean 'encoder'?" in result.out and result.out.endswith(" False\n"), result
 
 
 def test_options_reach_the_decoder():

@@ -1,6 +1,6 @@
 """`farcluss medical`: one command per file, imported when it is called."""
 
-from farcluss.cli.groups import lazy_group
+from farcluss.cli.commands import lazy_group
 
 COMMANDS = {
     "check": "Show geometry, intensities and labels of every case of a recipe.",

@@ -4,36 +4,38 @@ from typing import Any
 
 import click
 
-from farcluss.cli.common import emit_json, json_option, read_recipe, recipe_options
+from farcluss.cli.commands import (
+    GivenRecipe,
+    emit_json,
+    json_option,
+    list_problems,
+    print_table,
+    read_all,
+    recipe_options,
+)
 
-SHOWN = 20
-WIDTHS = {True: 120, False: 200}
-"""At least so many columns for the table, on a terminal and elsewhere: cells that are cut say nothing."""
+HEADS = ("split", "case", "voxels", "mm", "axes", "type", "intensities", "label values: voxels")
+LEAST = 120
+"""Columns of the table, at least: cells that are cut say nothing."""
 
 
 @click.command(epilog="Example: farcluss medical check ct.toml --set data.root=/data/ct")
 @recipe_options
 @json_option
-def command(
-    recipe: str, overlays: tuple[str, ...], settings: tuple[str, ...], plugins: tuple[str, ...], as_json: bool
-) -> None:
+def command(recipe: GivenRecipe, as_json: bool) -> None:
     """Show the geometry, intensities and labels of every case of RECIPE, with advice, and all that is wrong.
 
     Exit code 1 when any file cannot be used. `farcluss check` looks at the lists and tries a step.
     """
-    loaded = read_recipe(recipe, overlays, settings, plugins)
+    loaded = recipe.read()
     from farcluss_medical.checks import check
 
     report, reading = check(loaded.data)
+    total = sum(map(len, report.dataset.index.splits.values()))
+    read_all(reading, f"reading {total} cases", total, quiet=as_json)
     if as_json:
-        for _ in reading:
-            pass
         emit_json(report.to_json())
     else:
-        total = sum(map(len, report.dataset.index.splits.values()))
-        with click.progressbar(reading, length=total, label=f"reading {total} cases") as bar:
-            for _ in bar:
-                pass
         _print(report)
     if report.problems:
         raise click.exceptions.Exit(1)
@@ -41,34 +43,15 @@ def command(
 
 def _print(report: Any) -> None:
     if report.rows:
-        _print_table(report.rows)
+        print_table(HEADS, map(_cells, report.rows), least=LEAST)
+        click.echo("voxels and mm are in the order right, anterior, superior; axes are those of the file")
     for note in report.notes:
         click.echo(f"Note: {note}")
-    for problem in report.problems[:SHOWN]:
-        click.echo(f"Problem: {problem}", err=True)
-    if len(report.problems) > SHOWN:
-        click.echo(f"... and {len(report.problems) - SHOWN} more; --json lists all.", err=True)
+    list_problems(report.problems)
     labeled = sum(row.labeled for row in report.rows)
     found = len(report.problems)
     ending = f"{found or 'no'} problem{'' if found == 1 else 's'}"
     click.echo(f"{len(report.rows)} cases, {labeled} with a label; {ending}")
-
-
-def _print_table(rows: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("split", "case", "voxels", "mm", "axes", "type", "intensities"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("label values: voxels")
-    for row in rows:
-        table.add_row(*map(Text, _cells(row)))
-    console = Console()
-    console.width = max(console.width, WIDTHS[console.is_terminal])
-    console.print(table)
-    click.echo("voxels and mm are in the order right, anterior, superior; axes are those of the file")
 
 
 def _cells(row: Any) -> tuple[str, ...]:

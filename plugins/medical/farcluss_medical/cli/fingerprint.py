@@ -1,52 +1,30 @@
 """`farcluss medical fingerprint`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from farcluss.cli.common import read_recipe, recipe_options
+from farcluss.cli.commands import GivenRecipe, output_option, recipe_options, write_result
 
 
 @click.command(epilog="Example: farcluss medical fingerprint ct.toml --set data.root=/data/ct -o fingerprint.json")
 @recipe_options
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="fingerprint.json",
-    show_default=True,
-    help="File to write.",
-)
-def command(
-    recipe: str, overlays: tuple[str, ...], settings: tuple[str, ...], plugins: tuple[str, ...], output: Path
-) -> None:
+@output_option("fingerprint.json", help="File to write.")
+def command(recipe: GivenRecipe, output: Path) -> None:
     """Measure the training cases of RECIPE: spacing, crop, and intensities of labeled foreground.
 
     Validation and test cases are never looked at, and of unlabeled cases only their headers.
     """
-    loaded = read_recipe(recipe, overlays, settings, plugins)
-    from farcluss.runs.atomic import write_atomically
-    from farcluss_medical.fingerprint import fingerprint, training_cases, volumes_of
+    loaded = recipe.read()
+    from farcluss_medical.fingerprint import fingerprint, to_text, training_cases, volumes_of
 
     dataset = volumes_of(loaded.data)
     labeled, unlabeled = training_cases(dataset, loaded.data)
     with click.progressbar(labeled, label=f"reading {len(labeled)} labeled cases") as bar:
         facts = fingerprint(dataset, bar, unlabeled)
-    write_atomically(output, _written(facts).encode())
+    write_result(output, to_text(facts))
     _report(facts, output, "right, anterior, superior" if len(facts["spacing"]) == 3 else "as in the files")
-
-
-def _written(facts: dict[str, Any]) -> str:
-    """JSON with a line per key, and per channel and case: for readers, and for diffs."""
-    lines = []
-    for key, value in facts.items():
-        text = json.dumps(value)
-        if isinstance(value, list) and isinstance(value[0], dict):
-            text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
-        lines.append(f' "{key}": {text}')
-    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _report(facts: dict[str, Any], output: Path, order: str) -> None:

@@ -1,6 +1,6 @@
 """`farcluss rs`: one command per file, imported when it is called."""
 
-from farcluss.cli.groups import lazy_group
+from farcluss.cli.commands import lazy_group
 
 COMMANDS = {
     "evaluate": "Score predicted maps against labels.",

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from farcluss.cli.common import read_recipe, recipe_options
+from farcluss.cli.commands import GivenRecipe, output_option, recipe_options, write_result
 
 EXAMPLES = """\b
 Example:
@@ -17,15 +17,7 @@ SHARE = click.FloatRange(0, 1, max_open=True)
 
 @click.command(epilog=EXAMPLES)
 @recipe_options
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default="splits",
-    show_default=True,
-    metavar="DIR",
-    help="Folder for the lists.",
-)
+@output_option("splits", folder=True, help="Folder for the lists.")
 @click.option(
     "--by",
     type=click.Choice(["scene", "block"]),
@@ -60,10 +52,7 @@ SHARE = click.FloatRange(0, 1, max_open=True)
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawing.")
 def command(
-    recipe: str,
-    overlays: tuple[str, ...],
-    settings: tuple[str, ...],
-    plugins: tuple[str, ...],
+    recipe: GivenRecipe,
     output: Path,
     by: str,
     block_size: int,
@@ -78,8 +67,7 @@ def command(
     Every class is among the labels where that can be. The same seed gives the same lists; which scenes are held out
     does not depend on --labeled. Other lists in DIR stay as they are.
     """
-    loaded = read_recipe(recipe, overlays, settings, plugins)
-    from farcluss.runs.atomic import write_atomically
+    loaded = recipe.read()
     from farcluss_remote_sensing.splitting import Shares, by_block, by_scene
     from farcluss_remote_sensing.statistics import scenes_of
 
@@ -90,7 +78,7 @@ def command(
         division = by_block(dataset, shares, seed, block_size, buffer)
     for name, lines in division.sets.items():
         if lines:
-            write_atomically(output / f"{name}.txt", "".join(f"{line}\n" for line in lines).encode())
+            write_result(output / f"{name}.txt", "".join(f"{line}\n" for line in lines))
     _report(division, output, by)
 
 
