@@ -1,4 +1,4 @@
-"""The data set: which images are there, and how is one read? Draws them; read your files instead."""
+"""The data set: lists images and reads one. These are synthetic; read your files instead."""
 
 import numpy as np
 

@@ -15,7 +15,7 @@ class MyWeight(Weight):
         `(B, C, *S)` to `(B, *S)`.
 
     Args:
-        power: the larger, the less an unsure pixel counts.
+        power: the larger, the less uncertain pixels count.
     """
 
     def __init__(self, *, power: Positive = 1.0) -> None:
