@@ -6,11 +6,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N.
 import os
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
 from farcluss.cli.groups import LazyGroup
-from farcluss.errors import FarclussError, SampleError, Stopped
+from farcluss.errors import FarclussError, PluginError, SampleError, Stopped
 
 BUILT_IN = {
     "bench": "Measure loader and step of a recipe, and say what to change.",
@@ -27,8 +28,18 @@ BUILT_IN = {
 
 
 def _listed() -> dict[str, str]:
-    """What each command does, by name; of those of plugins, where they come from."""
-    return dict.fromkeys(_plugin_commands(), "(plugin)") | BUILT_IN
+    """What each command does, by name."""
+    from farcluss.plugins import registry
+
+    return {plugin.name: _summary(plugin) for plugin in registry.find("command")} | BUILT_IN
+
+
+def _summary(plugin: Any) -> str:
+    """What a plugin's command does, from its source, which is not imported."""
+    try:
+        return plugin.peek() or f"A command of {plugin.distribution}."
+    except PluginError:
+        return f"A command of {plugin.distribution}, which cannot be imported: see `farcluss plugins list`."
 
 
 def _load(name: str) -> click.Command | None:

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.errors import DataError, FarclussError, PluginError
-from farcluss.recipes.model import Data as Data
-from farcluss.recipes.model import Defaults
+from farcluss.recipes.model import Data as Data  # for plugins, which need no other module for a data set
+from farcluss.recipes.model import Defaults as Defaults
 
 IGNORE = 255
 """The one ignore value of every mask that leaves a data set."""

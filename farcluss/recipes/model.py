@@ -55,11 +55,11 @@ class Defaults:
     std: float | None = None
     flip_axes: list[int] | None = None
     turns: list[tuple[int, int]] | None = None
-    writer: Part | None = None
+    writer: str | None = None
     value_range: tuple[float, float] | None = (0.0, 1.0)
 
 
-GENERAL = Defaults(channels=3, flip_axes=[-1], turns=[], writer=Part(name="png"))
+GENERAL = Defaults(channels=3, flip_axes=[-1], turns=[], writer="png")
 """What holds where neither recipe nor data set say anything; mean and std depend on the channels."""
 FROM_DATA_SET = ("data.channels", "data.mean", "data.std", "data.flip_axes", "data.turns", "eval.writer")
 """Keys of a recipe that a data set may give."""
@@ -342,7 +342,7 @@ def _missing(name: str, section: Section, known: Defaults) -> dict[str, Any]:
         home, _, key = path.partition(".")
         values = [value for value in (getattr(known, key), getattr(GENERAL, key)) if value is not None]
         if home == name and values and getattr(section, key) is None:
-            found[key] = values[0]
+            found[key] = Part(name=values[0]) if key == "writer" else values[0]
     return found
 
 

@@ -1,6 +1,7 @@
 """Groups of commands that are imported when they are called: the helper that plugins build theirs with."""
 
 import json
+import re
 
 import click
 import pytest
@@ -75,6 +76,14 @@ class TestPlugin:
         (row,) = [row for row in json.loads(cli("plugins", "list", "--json").out) if row["name"] == "nuclei"]
         assert (row["status"], row["summary"]) == ("ok", "Look at nuclei before training.")
         assert registry.get("command", "nuclei").peek() == row["summary"]
+        assert re.search(r"^  nuclei +Look at nuclei before training\.$", cli("--help").out, re.MULTILINE)
+
+    def test_one_that_is_broken_is_named_in_the_help(self, site):
+        distribute(site, "farcluss-gone", {"command/gone": "fake_gone:command"}, {})
+        result = cli("--help")
+        assert result.code == 0 and "A command of farcluss-gone, which cannot be imported" in " ".join(
+            result.out.split()
+        )
 
     def test_completion_of_an_unfinished_word_fails_nowhere(self):
         group = lazy_group("nuclei", "fake_nowhere", {"count": ""})(lambda: None)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from farcluss import load
 from farcluss.data.base import Defaults, Item, Sample
 from farcluss.errors import PluginError, RecipeError
+from farcluss.inference.writers import PngWriter
 from farcluss.learning.build import build_dataset, build_parts, check_images
 from farcluss.learning.contracts import Stages
 from farcluss.plugins import registry
@@ -39,13 +40,13 @@ def test_every_key_by_itself(draw):
         general = getattr(GENERAL, key)
         assert getattr(filled.data, key) == own.get(key, known.get(key, general))
         assert sources[f"data.{key}"] == ("recipe" if key in own else "data set" if key in known else "default")
-    other = Defaults(channels=9, flip_axes=[9], turns=[(9, 9)], writer=Part(name="other"))
+    other = Defaults(channels=9, flip_axes=[9], turns=[(9, 9)], writer="other")
     assert filled.with_defaults(other) == filled
 
 
 @pytest.mark.parametrize(("own", "known"), itertools.product(["a", None], ["b", None]))
 def test_the_writer(own, known):
-    filled = recipe_of(writer=own).with_defaults(Defaults(writer=Part(name=known) if known else None))
+    filled = recipe_of(writer=own).with_defaults(Defaults(writer=known))
     assert filled.eval.writer.name == (own or known or "png")
 
 
@@ -78,7 +79,7 @@ class Deep:
     """Images of two channels and any values, which say so."""
 
     classes, palette = ("a", "b"), ((0, 0, 0), (255, 255, 255))
-    defaults = Defaults(channels=2, mean=0.0, std=1.0, writer=Part(name="png", overlay=True), value_range=None)
+    defaults = Defaults(channels=2, mean=0.0, std=1.0, writer="noted", value_range=None)
 
     def __init__(self, data):
         self.all = {split: [Item(f"{split}{n}", f"{split}{n}", "mask") for n in range(4)] for split in ("train", "val")}
@@ -116,19 +117,21 @@ batch = 1
 @pytest.fixture
 def recipe(tmp_path):
     registry.register("dataset", "deep", Deep)
+    registry.register("writer", "noted", PngWriter)
     (tmp_path / "deep.toml").write_text(TEXT)
     yield tmp_path / "deep.toml"
     registry.unregister("dataset", "deep")
+    registry.unregister("writer", "noted")
 
 
 def test_a_run_takes_what_the_data_set_says(recipe, tmp_path):
     """Through training, the run's own recipe and the weights file, to the options of the writer."""
     assert cli("run", recipe, "-o", tmp_path / "run").code == 0
     written = load_recipe(tmp_path / "run" / "recipe.toml")
-    assert (written.data.channels, written.data.mean, written.eval.writer.overlay) == (2, 0.0, True)
+    assert (written.data.channels, written.data.mean, written.eval.writer.name) == (2, 0.0, "noted")
     card = load(tmp_path / "run" / "weights" / "last.safetensors").card
     assert (card.channels, card.mean, card.std) == (2, [0.0, 0.0], [1.0, 1.0])
-    assert card.recipe["eval"]["writer"] == {"name": "png", "overlay": True}
+    assert card.recipe["eval"]["writer"] == {"name": "noted"}
     again = build_parts(written).recipe
     assert again == written
 
@@ -140,7 +143,7 @@ def test_check_says_what_is_from_where(recipe):
     for key, value, source in (("data.channels", "2", "(data set)"), ("data.std", "2.0,", "(recipe)")):
         assert next(line for line in lines if line[:1] == [key])[1] == value
         assert next(" ".join(line) for line in lines if line[:1] == [key]).endswith(source)
-    assert "data.flip_axes -1 (default)" in result.out and "eval.writer    png (data set)" in result.out
+    assert "data.flip_axes -1 (default)" in result.out and "eval.writer    noted (data set)" in result.out
     table = json.loads(cli("check", recipe, "--json").out)["settings"]
     assert table["data.mean"] == {"value": [0.0, 0.0], "from": "data set"}
     assert table["data.classes"] == {"value": ["a", "b"], "from": "data set"}

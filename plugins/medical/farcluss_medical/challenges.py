@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from farcluss.data.base import Data
 from farcluss.data.layouts import root_of
 from farcluss.errors import DataError, RecipeError
 from farcluss.plugins.options import Count
-from farcluss.recipes.model import Data
 from farcluss_medical.cases import Case, Index, volumes_in
 from farcluss_medical.options import check_channels, with_volume_options
 

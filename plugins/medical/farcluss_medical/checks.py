@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import IGNORE
+from farcluss.data.base import IGNORE, Data
 from farcluss.errors import DataError, some
-from farcluss.recipes.model import Data
 from farcluss_medical.cases import Case
 from farcluss_medical.dataset import VolumeDataset
 from farcluss_medical.fingerprint import volumes_of

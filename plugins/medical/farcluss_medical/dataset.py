@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import Item, Palette, Sample, Window
+from farcluss.data.base import Data, Defaults, Item, Palette, Sample, Window
 from farcluss.data.indexes import in_split, refuse_name
 from farcluss.data.layouts import carry
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
-from farcluss.recipes.model import Data, Defaults
 from farcluss_medical.cache import Cache
 from farcluss_medical.cases import Case, Index
 from farcluss_medical.crops import around, foreground, nonzero_box, within

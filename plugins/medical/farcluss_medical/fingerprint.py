@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import IGNORE
+from farcluss.data.base import IGNORE, Data
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError, RecipeError
 from farcluss.plugins import registry
-from farcluss.recipes.model import Data
 from farcluss_medical.cache import make_image, make_mask
 from farcluss_medical.cases import Case
 from farcluss_medical.dataset import VolumeDataset

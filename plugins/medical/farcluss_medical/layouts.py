@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from farcluss.data.base import Data
 from farcluss.data.layouts import read_table, root_of
 from farcluss.data.pairing import MaskFinder, below
 from farcluss.errors import DataError
-from farcluss.recipes.model import Data
 from farcluss_medical.cases import SUFFIXES, Case, Index, stem, volumes_in
 from farcluss_medical.options import with_volume_options
 

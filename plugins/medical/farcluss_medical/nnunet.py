@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from farcluss.data.base import Data
 from farcluss.data.layouts import root_of
 from farcluss.errors import DataError
 from farcluss.plugins.options import Count
-from farcluss.recipes.model import Data
 from farcluss_medical.cases import SUFFIXES, Case, Index
 from farcluss_medical.layouts import read_json
 from farcluss_medical.options import check_channels, with_volume_options

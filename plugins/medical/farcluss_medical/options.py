@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from farcluss.data.base import Data, Defaults
 from farcluss.data.layouts import built_by, read_option
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.errors import RecipeError
 from farcluss.plugins.options import Positive, Share
-from farcluss.recipes.model import Data, Defaults, Part
 from farcluss_medical.cache import Cache
 from farcluss_medical.cases import Index, verify
 from farcluss_medical.dataset import VolumeDataset
@@ -48,7 +48,7 @@ def volumes(
     """
     index, headers, channels = verify(index, data)
     # Cases are normalized already; mirrored anatomy is as likely as the original, as far as a network is concerned.
-    defaults = Defaults(channels, 0.0, 1.0, list(range(dimensions)), [], Part(name="nifti"), value_range=None)
+    defaults = Defaults(channels, 0.0, 1.0, list(range(dimensions)), [], "nifti", value_range=None)
     data = data.with_defaults(defaults)
     masks = build_mask_map(data, {name: _values(value) for name, value in index.classes.items()})
     if masks.colors:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from farcluss.data.base import Data
 from farcluss.data.layouts import root_of
 from farcluss.data.masks import Sources
 from farcluss.errors import DataError, RecipeError
-from farcluss.recipes.model import Data
 from farcluss_remote_sensing.files import SUFFIXES
 from farcluss_remote_sensing.folders import LABELS, files_in, short_names, single_files
 from farcluss_remote_sensing.options import with_scene_options

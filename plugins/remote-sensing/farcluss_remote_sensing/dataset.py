@@ -9,12 +9,11 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import Item, Palette, Sample, Window
+from farcluss.data.base import Data, Defaults, Item, Palette, Sample, Window
 from farcluss.data.indexes import in_split, refuse_name
 from farcluss.data.layouts import carry
 from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError
-from farcluss.recipes.model import Data, Defaults
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Scaling

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import IGNORE, Item, Window, read_sample
+from farcluss.data.base import IGNORE, Data, Item, Window, read_sample
 from farcluss.data.splits import find_list, read_list, resolve
 from farcluss.errors import DataError
 from farcluss.learning.build import build_dataset
-from farcluss.recipes.model import Data
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.files import Grid, read_file, read_header
 from farcluss_remote_sensing.matching import difference

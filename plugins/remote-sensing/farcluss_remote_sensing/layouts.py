@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from farcluss.data.base import Data
 from farcluss.data.layouts import read_table, root_of
 from farcluss.data.pairing import below, fixed_part
 from farcluss.errors import DataError
-from farcluss.recipes.model import Data
 from farcluss_remote_sensing.folders import (
     band_files_of,
     files_in,

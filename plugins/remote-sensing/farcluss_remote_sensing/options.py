@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from farcluss.data.base import Palette
+from farcluss.data.base import Data, Defaults, Palette
 from farcluss.data.layouts import built_by, read_option
 from farcluss.data.masks import build_mask_map, choose_palette, rgb, voc_colors
 from farcluss.errors import RecipeError
 from farcluss.plugins.options import Positive, PositiveInt, Share
-from farcluss.recipes.model import Data, Defaults, Part
 from farcluss_remote_sensing.checks import inspect, scalable, usable
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.labels import LabelReader
@@ -73,7 +72,7 @@ def _defaults(channels: int, scaling: Mode) -> Defaults:
     """What scenes are: from above there is no up and down; and bands in units of their deviation need no mean."""
     mean, std = (0.0, 1.0) if scaling == "zscore" else (None, None)
     bounds = (0.0, 1.0) if scaling in ("imagenet", "percentile") else None
-    return Defaults(channels, mean, std, [0, 1], [(0, 1)], Part(name="geotiff"), value_range=bounds)
+    return Defaults(channels, mean, std, [0, 1], [(0, 1)], "geotiff", value_range=bounds)
 
 
 def _with_ignored(data: Data, index: Index) -> Data:

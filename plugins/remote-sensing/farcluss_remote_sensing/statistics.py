@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import Window
+from farcluss.data.base import Data, Window
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError, RecipeError
 from farcluss.plugins import registry
-from farcluss.recipes.model import Data
 from farcluss_remote_sensing.boxes import disjoint
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.scenes import Scene
