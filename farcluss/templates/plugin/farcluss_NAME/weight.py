@@ -15,7 +15,7 @@ class MyWeight(Weight):
         `(B, C, *S)` to `(B, *S)`.
 
     Args:
-        power: the larger, the less uncertain pixels count.
+        power: the larger, the less a pixel of low confidence counts.
     """
 
     def __init__(self, *, power: Positive = 1.0) -> None:
