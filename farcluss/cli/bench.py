@@ -7,22 +7,22 @@ import click
 
 from farcluss.cli.common import emit_json, json_option, read_recipe, recipe_options
 
-WORDS = {
-    "wait": "for samples: decode, or loader processes",
-    "copy": "copying the batch to the device",
+MEANINGS = {
+    "wait": "for samples from the loader",
+    "copy": "of the batch to the device",
     "augment": "stage: strong views",
     "teacher": "forward without gradient",
     "pseudo_label": "stage",
     "weight": "stage",
     "rebalance": "stage",
-    "first_pass": "first forward of all micro-batches",
+    "first_pass": "extra forward of all micro-batches",
     "student": "forward",
     "losses": "supervised and unsupervised",
     "contrast": "stage",
     "backward": "of student and losses",
     "optimizer": "checks, clipping, update",
     "ema": "update of the teacher",
-    "other": "all the rest",
+    "other": "everything else",
 }
 
 
@@ -38,10 +38,10 @@ def command(
     steps: int,
     as_json: bool,
 ) -> None:
-    """Measure loader and step of RECIPE on this machine: where the time goes, and what to change.
+    """Time the data loading and training step of RECIPE on this machine, and suggest changes.
 
-    It trains a network from scratch for a moment and writes nothing. Start it like `run`, by `accelerate launch` for
-    several devices.
+    It trains a network from scratch for a few steps and writes nothing. For several devices, start it with `accelerate
+    launch`, like `run`.
     """
     loaded = read_recipe(recipe, overlays, settings, plugins)
     from farcluss.jobs.benching import advise, bench
@@ -61,18 +61,18 @@ def _report(figures: Any, advice: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    facts = figures.to_json()
-    speed = f"{figures.step:.3f} s per step, {facts['images_per_second']:.1f} images/s"
-    click.echo(f"{figures.device} x {figures.processes}: {speed}, {figures.memory_gib:.2f} GiB at most")
+    values = figures.to_json()
+    speed = f"{figures.step:.3f} s per step, {values['images_per_second']:.1f} images/s"
+    click.echo(f"{figures.device} x {figures.processes}: {speed}, {figures.memory_gib:.2f} GiB peak")
     table = Table("part of a step", "", "ms", "%")
     for column in table.columns[2:]:
         column.justify = "right"
     total = sum(figures.parts.values())
     for name, seconds in figures.parts.items():
-        table.add_row(name.replace("_", " "), WORDS[name], f"{1000 * seconds:.1f}", f"{100 * seconds / total:.1f}")
-    table.add_row("sum", "timed part by part", f"{1000 * total:.1f}", "100.0", style="bold")
+        table.add_row(name.replace("_", " "), MEANINGS[name], f"{1000 * seconds:.1f}", f"{100 * seconds / total:.1f}")
+    table.add_row("sum", "parts timed separately", f"{1000 * total:.1f}", "100.0", style="bold")
     Console().print(table)
     loads = " and ".join(f"{1000 * seconds:.1f} ms per {kind} image" for kind, seconds in figures.load.items())
-    click.echo(f"loading takes a core {loads}: data.workers is {figures.workers}, {figures.needed_workers} keep up")
+    click.echo(f"loading takes {loads} on one core: data.workers is {figures.workers}, needed {figures.needed_workers}")
     for sentence in advice:
         click.echo(f"-> {sentence}")

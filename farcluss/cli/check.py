@@ -15,9 +15,9 @@ SHOWN = 20
 def command(
     recipe: str, overlays: tuple[str, ...], settings: tuple[str, ...], plugins: tuple[str, ...], as_json: bool
 ) -> None:
-    """Validate RECIPE, read every file it names, and dry-run a step: time and memory.
+    """Validate RECIPE, read every file it uses, and dry-run a step to measure its time and memory.
 
-    Exit code 1 when anything is wrong; every problem is listed.
+    All problems are listed; the exit code is 1 if there are any.
     """
     loaded = read_recipe(recipe, overlays, settings, plugins)
     from farcluss.jobs.checking import Unusable, check, dry_run
@@ -39,36 +39,36 @@ def command(
             for _ in bar:
                 pass
     cost = {} if findings.problems else dry_run(loaded, parts)
-    facts = findings.to_json(parts.dataset.classes)
+    report = findings.to_json(parts.dataset.classes)
     if as_json:
-        emit_json({"lists": parts.splits.names, **facts, "dry_run": cost})
+        emit_json({"lists": parts.splits.names, **report, "dry_run": cost})
     else:
-        _report(facts, parts, cost)
+        _report(report, parts, cost)
     if findings.problems:
         raise click.exceptions.Exit(1)
 
 
-def _report(facts: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
+def _report(report: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    for name, sizes in facts["sizes"].items():
+    for name, sizes in report["sizes"].items():
         found = ", ".join(f"{count} of {size}" for size, count in list(sizes.items())[:4])
         more = f" and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""
         click.echo(f"{name:9} {len(getattr(parts.splits, name)):6} images ({parts.splits.names[name]}): {found}{more}")
     click.echo(f"channels  {parts.recipe.data.channels} per image")
-    if facts["pixels"]:
-        table = Table("class", *(f"{name} %" for name in facts["pixels"]))
-        for key in next(iter(facts["pixels"].values())):
-            shares = [100 * counts[key] / sum(counts.values()) for counts in facts["pixels"].values()]
+    if report["pixels"]:
+        table = Table("class", *(f"{name} %" for name in report["pixels"]))
+        for key in next(iter(report["pixels"].values())):
+            shares = [100 * counts[key] / sum(counts.values()) for counts in report["pixels"].values()]
             table.add_row(key, *(f"{share:.2f}" if share else "none" for share in shares))
         Console().print(table)
-    if problems := facts["problems"]:
+    if problems := report["problems"]:
         _list(problems)
         click.echo(f"{len(problems)} files cannot be used.", err=True)
     else:
         click.echo(
-            f"one step: {cost['seconds_per_step']:.2f} s, {cost['memory_gib']:.2f} GiB at most, "
+            f"one step: {cost['seconds_per_step']:.2f} s, {cost['memory_gib']:.2f} GiB peak, "
             f"{cost['parameters_millions']:.3f} M parameters, loss {cost['loss']:.4f}. The recipe is ready to run."
         )
 

@@ -1,4 +1,4 @@
-"""`farcluss lists`: the published labeled/unlabeled lists, and how to get them."""
+"""`farcluss lists`: show and download the published labeled/unlabeled lists."""
 
 import json
 from pathlib import Path
@@ -27,8 +27,8 @@ Example:
 def command(context: click.Context, as_json: bool) -> None:
     """Show the published labeled/unlabeled lists of the field.
 
-    A recipe names one in data.labeled; `farcluss lists get` fetches it. Clean are the 1,464 masks of VOC 2012 itself;
-    the others come from SBD.
+    Set data.labeled to a list's name; `farcluss lists get` downloads it. "Clean" means the 1,464 masks of VOC 2012
+    itself; the others come from SBD.
     """
     if context.invoked_subcommand:
         return
@@ -58,7 +58,7 @@ def _print_table(rows: list[dict[str, str | int | bool | None]]) -> None:
     table.add_column("name", no_wrap=True)
     table.add_column("labeled", justify="right", no_wrap=True)
     table.add_column("unlabeled", justify="right", no_wrap=True)
-    table.add_column("here", no_wrap=True)
+    table.add_column("downloaded", no_wrap=True)
     table.add_column("description")
     for row in rows:
         unlabeled = "" if row["unlabeled"] is None else f"{row['unlabeled']:,}"
@@ -76,9 +76,9 @@ def _print_table(rows: list[dict[str, str | int | bool | None]]) -> None:
     help="Read labeled.txt and unlabeled.txt in this folder instead of downloading them; for one NAME.",
 )
 def get(names: tuple[str, ...], folder: Path | None) -> None:
-    """Download published lists, verify them, and store them for every recipe.
+    """Download published lists, verify them, and store them where every recipe finds them.
 
-    They go to $FARCLUSS_DATA/lists, by default below the user's data folder.
+    They are stored in $FARCLUSS_DATA/lists, by default below the user's data folder.
     """
     if folder and len(names) > 1:
         raise click.UsageError("--from takes the files of one list; give one NAME.")

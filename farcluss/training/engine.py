@@ -34,7 +34,7 @@ from farcluss.training.logs import announce, conclude, log_step, note_outcomes
 from farcluss.training.milestones import do_what_is_due
 from farcluss.training.optimization import build_optimizer
 from farcluss.training.saving import restore, save_checkpoint
-from farcluss.training.startup import collector_at_rest
+from farcluss.training.startup import gc_paused
 from farcluss.training.state import Run
 from farcluss.training.steps import one_step
 from farcluss.training.watch import Watch
@@ -70,7 +70,7 @@ def train(
         Stopped: a signal has asked for the end; a checkpoint has been written.
     """
     folder = RunFolder(Path(output) if output else Path("runs") / recipe.name)
-    with collector_at_rest():
+    with gc_paused():
         accelerator = make_accelerator(recipe, folder.path)
         if resume is None:
             on_main(lambda: folder.refuse_existing(overwrite))

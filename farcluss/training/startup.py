@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def collector_at_rest() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """A block that imports and builds: a million objects that stay, among which nobody need look for garbage."""
     working = gc.isenabled()
     gc.disable()

@@ -113,7 +113,7 @@ class TestAdvice:
         few = replace(waiting, cores=2)
         assert "Pack the data set" in advise(few, recipe)[0]
         packed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pack": "x.h5"})})
-        assert "4 loader processes would keep up; there are 2 cores" in advise(few, packed)[0]
+        assert "It needs 4 loader processes, but there are 2 cores" in advise(few, packed)[0]
         for other in (recipe, packed):
             assert "the disk, or copying between them, is slow" in advise(replace(waiting, workers=4), other)[0]
 
