@@ -1,4 +1,4 @@
-"""Going on with a run: what may have changed meanwhile, where it starts, and that it ends in the same bits."""
+"""Going on with a run: what may have changed, where it starts, and that it ends in the same bits."""
 
 import itertools
 import json
@@ -320,7 +320,7 @@ def test_nothing_to_go_on_from(recipe, part, left):
     for path in (part / "checkpoints").glob("*"):
         path.unlink() if left == "nothing" else path.write_bytes(b"damaged")
     before = snapshot(part)
-    with pytest.raises(RunError, match=rf"{part} has no (whole )?checkpoint.*(?s:.)*anew by --overwrite") as caught:
+    with pytest.raises(RunError, match=rf"{part} has no (intact )?checkpoint.*(?s:.)*over with --overwrite") as caught:
         train(load_recipe(recipe), part, resume="newest")
     assert len(str(caught.value).splitlines()) <= 3
     assert snapshot(part) == before
@@ -390,7 +390,7 @@ class TestAuto:
         train(load_recipe(recipe), part, resume="auto")
         printed = capsys.readouterr().out
         assert "resumed at step 2 of 6" in printed
-        assert ("step-00000004.pt is not whole" in printed) == damaged
+        assert ("step-00000004.pt is incomplete" in printed) == damaged
         assert_same(whole, part)
         assert lines(part) == lines(whole)
 
@@ -415,7 +415,7 @@ class TestScaledRates:
         settings = [f"train.batch={batch}", "train.steps=2", "data.labeled=8/24", "data.val=none"]
         result = cli("run", path, "-o", run, *(word for each in settings for word in ("--set", each)))
         assert result.code == 0, result
-        line = f"train.lr 0.05 -> {0.05 * factor:g}, as train.batch {kept} -> {batch}"
+        line = f"train.lr 0.05 -> {0.05 * factor:g}, since train.batch {kept} -> {batch}"
         assert (line in result.out) == (factor != 1) == ("train.lr" in result.out)
         assert [row["lr"] for row in lines(run)[:2]] == pytest.approx([LR * factor, LR * factor * 0.5**0.9])
         groups = checkpoints.read(run / "checkpoints" / "step-00000002.pt").state["optimizer"]["param_groups"]

@@ -1,4 +1,4 @@
-"""Half precision belongs to the networks alone; precisions and ways to shard that are not to be had are refused."""
+"""Half precision belongs to the networks alone; precisions and ways to shard that are not available are refused."""
 
 import json
 import os
