@@ -177,13 +177,11 @@ Example:
 
 @command.command("new", epilog=NEW_EXAMPLES)
 @click.argument("name")
-@click.option(
-    "--folder", type=click.Path(path_type=Path), help="Folder to create; default: ./farcluss-NAME."
-)
+@click.option("--folder", type=click.Path(path_type=Path), help="Folder to create; default: ./farcluss-NAME.")
 def new(name: str, folder: Path | None) -> None:
     """Create a working plugin package: a weight stage, a data set, their tests and a recipe that uses both."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise click.UsageError(f"{name!r} is not a valid plugin name: use lower-case letters, digits and single dashes.")
+        raise click.UsageError(f"{name!r} is not a plugin name: use lower-case letters, digits and single dashes.")
     folder = folder or Path(f"farcluss-{name}")
     if folder.exists():
         raise PluginError(f"{folder} exists already. Choose another name or --folder.")

@@ -33,8 +33,8 @@ def command(
 ) -> None:
     """Train RECIPE, a file or the name of a shipped one.
 
-    For several devices, start it with `accelerate launch -m farcluss run ...`. On SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 it
-    finishes the step, writes a checkpoint and exits with code 128 + signal.
+    For several devices, start it with `accelerate launch -m farcluss run ...`. On SIGTERM, SIGINT (Ctrl-C) or SIGUSR1
+    it finishes the step, writes a checkpoint and exits with code 128 + signal.
     """
     if resume is not None and overwrite:
         raise click.UsageError("--resume continues a run, --overwrite replaces it: give only one of them.")

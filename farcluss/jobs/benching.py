@@ -186,7 +186,7 @@ def advise(figures: Figures, recipe: Recipe) -> list[str]:
         if shares[part] > 0.1:
             found.append(f"{sentence} takes {100 * shares[part]:.0f} % of a step.")
     if figures.memory_share and figures.memory_share > 0.9:
-        found.append("The device's memory is nearly full: train.split_backward or a larger train.accumulate needs less.")
+        found.append("The device's memory is nearly full: use train.split_backward or raise train.accumulate.")
     if figures.memory_share and figures.memory_share < 0.5 and train.accumulate > 1:
         found.append("Half of the device's memory is free: a smaller train.accumulate is faster.")
     network = sum(shares[name] for name in NETWORK)

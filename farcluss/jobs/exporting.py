@@ -104,5 +104,5 @@ def export_onnx(model: Model, path: Path, size: tuple[int, ...]) -> float:
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise WeightsError(f"{path} cannot be written: {error.strerror}. Choose another path, or free disk space.") from None
+        raise WeightsError(f"{path} cannot be written: {error.strerror}. Choose another path, or free space.") from None
     return difference

@@ -190,7 +190,7 @@ class Packing:
         self.dataset, self.contents, self.items = collect(data)
         self.total, self.done = len(self.items), 0
         self.sizes: dict[int, tuple[int, ...]] = {}
-        self.valid, self.pixels = dict[int, Any](), dict[int, Any]()  # pixel counts, by number of the image and of the mask
+        self.valid, self.pixels = dict[int, Any](), dict[int, Any]()  # pixel counts, by number of image and mask
         self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[int]:
@@ -367,7 +367,7 @@ class Packing:
             reason = match[1] if match else strerror or str(error).partition("\n")[0]
             raise DataError(
                 f"{self.part} cannot be written: {reason}.\n"
-                "Free disk space, or choose another path with -o; the same command continues where this one stopped."
+                "Free space, or choose another path with -o; the same command continues where this one stopped."
             ) from None
 
 

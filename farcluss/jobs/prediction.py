@@ -90,9 +90,8 @@ def _files(text: str, output: Path, writer: Writer) -> list[tuple[Path, Path]]:
         return [(path, output)]
     if path.is_dir():
         below = [p.relative_to(path) for p in _images(path.rglob("*"), writer)]
-        shown = [
-            p for p in below if not any(part.startswith(".") for part in p.parts) and not _is_prediction(path / p, path, output)
-        ]
+        visible = [p for p in below if not any(part.startswith(".") for part in p.parts)]
+        shown = [p for p in visible if not _is_prediction(path / p, path, output)]
         found = [(path / p, output / p.parent) for p in shown]
     else:
         try:

@@ -28,7 +28,7 @@ def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", wo
     if list(dataset.classes) != model.classes:
         raise RecipeError(
             f"{weights} predicts {len(model.classes)} classes ({', '.join(model.classes[:4])} ...), the data set has "
-            f"{len(dataset.classes)} ({', '.join(dataset.classes[:4])} ...).\nEvaluate it on data with the same classes."
+            f"{len(dataset.classes)} ({', '.join(dataset.classes[:4])} ...).\nUse data with the same classes."
         )
     if path := find_list(recipe.data.val, recipe.data):
         items = read_list(path, dataset)

@@ -157,8 +157,8 @@ def _write_error(path: Path, state: dict[str, Any], error: OSError) -> str:
     free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
     sizes = f"it needs about {mebibytes(_size(state))} MiB, {mebibytes(free)} MiB are free"
     last = newest_intact(path.parent)
-    advice = f"resume with --resume: {last} is intact" if last else "start over with --overwrite: there is no earlier one"
-    return f"Checkpoint {path} cannot be written: {error.strerror}; {sizes}.\nFree disk space there, then {advice}."
+    advice = f"resume with --resume: {last} is intact" if last else "start over with --overwrite: there is none"
+    return f"Checkpoint {path} cannot be written: {error.strerror}; {sizes}.\nFree space there, then {advice}."
 
 
 def newest_intact(folder: Path) -> Path | None:

@@ -97,7 +97,7 @@ def train(
 
 
 def _open_folder(run: Run, lock: Lock, start: Start) -> list[str]:
-    """Lock the run directory and bring it to the state of the run, on the main process; returns messages for the user."""
+    """Lock the run directory and bring it to the state of the run, on the main process. Returns messages."""
     folder = run.folder
     note = lock.acquire()
     if folder.newest() != start.newest:

@@ -122,7 +122,7 @@ def log_start(run: Run, display: Display, notes: Sequence[str]) -> None:
     if report := getattr(network, "pretrained_report", ""):
         display.log(report)
     if train.scaled_lr != train.lr:
-        display.log(f"train.lr {train.lr:g} -> {train.scaled_lr:g}, since train.batch {train.scale_lr} -> {train.batch}")
+        display.log(f"train.lr {train.lr:g} -> {train.scaled_lr:g}, as train.batch {train.scale_lr} -> {train.batch}")
     alone = run.accelerator.num_processes > 1 and run.accelerator.device.type != "cuda"
     apart = train.split_backward and run.recipe.semi_supervised
     if (alone or apart or train.accumulate > 1) and _batch_norms(network):

@@ -85,7 +85,7 @@ def _write_scores(run: Run, scores: dict[str, Scores], summary: dict[str, float]
 
 
 def save_picture(run: Run, batch: Batch) -> None:
-    """Write pictures/step-*.png: views, pseudo-labels and predictions of a batch; for volumes, of their middle planes."""
+    """Write pictures/step-*.png: views, pseudo-labels and predictions of a batch; middle planes of volumes."""
     if len(run.parts.crop) > 1:
         shown = Batch(*(tensor[:PICTURES] for tensor in batch))  # type: ignore[index]
         grid, columns = draw_panel(run.learner, shown, run.parts.dataset.palette)

@@ -353,7 +353,7 @@ class TestWeights:
         path = tmp_path / "foreign.safetensors"
         save_file({"a": torch.zeros(1)}, path)
         refusal = cli("predict", path, *words["predict"]).refusal
-        assert f"{path} holds no farcluss model" in refusal and "set network.pretrained to its path" in refusal
+        assert f"{path} is not a farcluss model" in refusal and "set network.pretrained to its path" in refusal
 
     @pytest.mark.parametrize("device", ["banana", "cuda:99", "meta"])
     @pytest.mark.parametrize("command", ["eval", "predict"])

@@ -415,7 +415,7 @@ class TestScaledRates:
         settings = [f"train.batch={batch}", "train.steps=2", "data.labeled=8/24", "data.val=none"]
         result = cli("run", path, "-o", run, *(word for each in settings for word in ("--set", each)))
         assert result.code == 0, result
-        line = f"train.lr 0.05 -> {0.05 * factor:g}, since train.batch {kept} -> {batch}"
+        line = f"train.lr 0.05 -> {0.05 * factor:g}, as train.batch {kept} -> {batch}"
         assert (line in result.out) == (factor != 1) == ("train.lr" in result.out)
         assert [row["lr"] for row in lines(run)[:2]] == pytest.approx([LR * factor, LR * factor * 0.5**0.9])
         groups = checkpoints.read(run / "checkpoints" / "step-00000002.pt").state["optimizer"]["param_groups"]
