@@ -44,7 +44,7 @@ class Parts:
         return student, teacher.requires_grad_(False).eval()
 
     def steps(self) -> int:
-        """Number of training steps; an epoch is a pass over the unlabeled images, or over the labeled ones without any."""
+        """Number of training steps; an epoch is a pass over the unlabeled images, else the labeled ones."""
         train = self.recipe.train
         per_epoch = -(-len(self.splits.unlabeled or self.splits.labeled) // train.batch)
         return train.steps or (train.epochs or 0) * per_epoch

@@ -107,9 +107,7 @@ class RunFolder:
             return RunError(f"{text}\nChoose another with --output.")
         free = checkpoints.mebibytes(shutil.disk_usage(self.path).free)
         intact = checkpoints.newest_intact(self.checkpoints)
-        advice = (
-            f"resume from {intact} with --resume" if intact else "start over with --overwrite: no checkpoint exists"
-        )
+        advice = f"resume from {intact} with --resume" if intact else "start over with --overwrite: none exists"
         return RunError(f"{text} {free} MiB are free.\nFree space there, then {advice}.")
 
     def write_environment(self, device: str, processes: int, splits: Splits) -> None:

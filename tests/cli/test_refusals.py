@@ -323,7 +323,7 @@ def test_pretrained_without_a_network(recipe, tmp_path, monkeypatch, command):
     refusal = cli("run", *words, "-o", tmp_path / "run").refusal
     assert len(refusal.strip().splitlines()) == 3
     assert "test_resnet cannot be downloaded: ConnectionError: Name or service not known" in refusal
-    assert "Fetch model.safetensors of" in refusal
+    assert "Download model.safetensors from" in refusal
     assert 'set network.pretrained = "/path/to/model.safetensors"' in refusal
 
 

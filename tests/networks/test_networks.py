@@ -254,7 +254,7 @@ def test_smp_options_reach_the_architecture():
         ({"architecture": "unet"}, "did you mean 'Unet'"),
         ({"architecture": "DPT"}, "Known: Unet,"),
         ({"encoder": "mit_b0"}, "non-commercial"),
-        ({"encoder": "tu-hf-hub:someone/else"}, "place on the network"),
+        ({"encoder": "tu-hf-hub:someone/else"}, "is a URL"),
         ({"encoder": "resnet1"}, "cannot be built"),
         ({"aux_params": {"classes": 2}}, "aux_params"),
         ({"colour": 1}, "colour"),
