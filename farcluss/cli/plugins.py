@@ -24,7 +24,7 @@ def command() -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of `plugins list`; status is ok, broken, collision, or unchecked where only an import can tell."""
+    """One line of `plugins list`; status is ok, broken, collision, or unchecked if it would have to be imported."""
 
     group: str
     name: str

@@ -351,9 +351,9 @@ class Packing:
         file.flush()
         used = file.id.get_filesize()
         file.close()
-        with self.part.open("rb+") as whole:
-            whole.truncate(min(used, os.fstat(whole.fileno()).st_size))  # drop the unused allocation
-            os.fsync(whole.fileno())
+        with self.part.open("rb+") as part:
+            part.truncate(min(used, os.fstat(part.fileno()).st_size))  # drop the unused allocation
+            os.fsync(part.fileno())
         rename_durably(self.part, self.output)
 
     @contextmanager

@@ -77,9 +77,9 @@ def load_pretrained(encoder: nn.Module, name: str, pretrained: bool | str) -> Ma
     else:
         source, state = pretrained, read_weights(Path(pretrained))
     report, found = match(encoder, name, source, state)
-    whole = report.matched == report.total
-    deeper = _deeper(report, encoder) if whole and pretrained is not True else ()
-    if not whole or deeper:
+    complete = report.matched == report.total
+    deeper = _deeper(report, encoder) if complete and pretrained is not True else ()
+    if not complete or deeper:
         raise WeightsError(_misfit(report, deeper))
     encoder.load_state_dict(found, strict=False)
     return report

@@ -211,8 +211,8 @@ def test_the_recipe_builds_it_by_name():
     [
         ("resnet50z", 16, "did you mean 'resnet50"),
         ("hf-hub:someone/else", 16, "timm has no encoder"),
-        ("test_vit", 32, "no pyramid"),
-        ("swin_tiny_patch4_window7_224", 32, "no pyramid"),
+        ("test_vit", 32, "not return a pyramid"),
+        ("swin_tiny_patch4_window7_224", 32, "not return a pyramid"),
         ("densenet121", 16, "output_stride = 16"),
         ("vgg11", 8, "output_stride = 8"),
     ],
