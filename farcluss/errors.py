@@ -1,4 +1,4 @@
-"""The errors that people see: what is wrong, where, and what to do, in one to three lines."""
+"""Errors meant for the user: what is wrong, where, and what to do, in one to three lines."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -9,19 +9,19 @@ class FarclussError(Exception):
 
 
 class RecipeError(FarclussError):
-    """A recipe that cannot be read or does not validate; carries every error of the recipe at once."""
+    """A recipe that cannot be read or is invalid; lists all of its errors at once."""
 
 
 class PluginError(FarclussError):
-    """A plugin that is missing, broken, ambiguous, or that breaks the contract of its group."""
+    """A plugin that is missing, broken, ambiguous, or violates the contract of its group."""
 
 
 class DataError(FarclussError):
-    """Files, lists or masks that are missing, unreadable or contradictory."""
+    """Files, lists or masks that are missing, unreadable or inconsistent."""
 
 
 class SampleError(DataError):
-    """A sample that failed in one process of several, which alone knows of it and so must say so."""
+    """A sample that failed in one of several processes; only that process can report it."""
 
 
 class WeightsError(FarclussError):
@@ -29,15 +29,15 @@ class WeightsError(FarclussError):
 
 
 class RunError(FarclussError):
-    """A run that cannot start, resume or go on."""
+    """A run that cannot start, resume or continue."""
 
 
 class Cancelled(RunError):
-    """Work that was given up because something asked for it."""
+    """Work that was cancelled on request."""
 
 
 class Stopped(RunError):
-    """A run that a signal has ended in good order, after a checkpoint."""
+    """A run that a signal has ended cleanly, after writing a checkpoint."""
 
     def __init__(self, text: str, signal: int) -> None:
         super().__init__(text, signal)
@@ -48,7 +48,7 @@ class Stopped(RunError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` when something near is known, else `"."`."""
+    """`"; did you mean 'x'?"` when a known name is similar, else `"."`."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else "."
 

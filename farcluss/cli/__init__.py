@@ -1,4 +1,4 @@
-"""The command line. One command per file, imported when it is called; the only place that prints or exits.
+"""The command line: one module per command, imported when called; the only place that prints or exits.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N.
 """
@@ -14,12 +14,12 @@ from farcluss.cli.groups import LazyGroup
 from farcluss.errors import FarclussError, PluginError, SampleError, Stopped
 
 BUILT_IN = {
-    "bench": "Measure loader and step of a recipe, and say what to change.",
-    "check": "Validate a recipe against the files on disk and dry-run one step.",
-    "eval": "Score a weights file.",
-    "export": "Write the one file to carry away, and ONNX.",
-    "lists": "The published lists of the field: show them, get one.",
-    "pack": "Put the images and masks of a recipe into one file.",
+    "bench": "Time the data loading and training step of a recipe, and suggest changes.",
+    "check": "Validate a recipe against the files on disk and dry-run a step.",
+    "eval": "Evaluate a weights file on a data set.",
+    "export": "Export a trained model as one weights file, and as ONNX.",
+    "lists": "Show and download the published labeled/unlabeled lists.",
+    "pack": "Pack the images and masks of a recipe into one file.",
     "plugins": "List, show and create plugins.",
     "predict": "Predict images with a weights file.",
     "recipes": "List, show and copy the shipped recipes.",
@@ -27,15 +27,15 @@ BUILT_IN = {
 }
 
 
-def _listed() -> dict[str, str]:
-    """What each command does, by name."""
+def _summaries() -> dict[str, str]:
+    """Summary of each command by name."""
     from farcluss.plugins import registry
 
     return {plugin.name: _summary(plugin) for plugin in registry.find("command")} | BUILT_IN
 
 
 def _summary(plugin: Any) -> str:
-    """What a plugin's command does, from its source, which is not imported."""
+    """Summary of a plugin's command, parsed from its source without an import."""
     try:
         return plugin.peek() or f"A command of {plugin.distribution}."
     except PluginError:
@@ -61,7 +61,7 @@ def _plugin_commands() -> list[str]:
     return [plugin.name for plugin in registry.find("command")]
 
 
-@click.command(cls=LazyGroup, listed=_listed, load=_load, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, listed=_summaries, load=_load, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, default=False, help="Show tracebacks of errors.")
 @click.version_option(package_name="farcluss", message="%(package)s %(version)s")
 def farcluss(debug: bool) -> None:
@@ -76,41 +76,41 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         code = farcluss.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)  # a command that stops early gives its exit code
+        sys.exit(code if isinstance(code, int) else 0)  # a command that stops early returns its exit code
     except (click.Abort, KeyboardInterrupt):
-        _complain("Interrupted.")
+        _print_error("Interrupted.")
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except Stopped as stop:
-        _complain(str(stop))
+        _print_error(str(stop))
         sys.exit(128 + stop.signal)
     except FarclussError as error:
         if debug:
             raise
-        _complain(f"Error: {error}", everywhere=isinstance(error, SampleError))
+        _print_error(f"Error: {error}", everywhere=isinstance(error, SampleError))
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
-        _complain(f"Error: {explain(error)}", everywhere=True)
+        _print_error(f"Error: {_explain(error)}", everywhere=True)
         sys.exit(1)
 
 
-def explain(error: Exception) -> str:
-    """What to say of an error that no part of farcluss has foreseen."""
+def _explain(error: Exception) -> str:
+    """Message for an exception that is not a FarclussError."""
     if type(error).__name__ == "OutOfMemoryError":
-        return "The device's memory is full. Lower train.batch or data.crop, or raise train.accumulate."
+        return "The device is out of memory. Lower train.batch or data.crop, or raise train.accumulate."
     if type(error).__name__ == "DistBackendError" or "onnection closed by peer" in str(error):
-        return "Another process of this run has ended; its own message says why."
+        return "Another process of this run has failed; see its own message."
     if isinstance(error, OSError):
         return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
-    first = str(error).strip().partition("\n")[0]
-    return f"unexpected {type(error).__name__}: {first}\nRun `farcluss --debug ...` for the traceback, and report it."
+    reason = str(error).strip().partition("\n")[0]
+    return f"unexpected {type(error).__name__}: {reason}\nRun `farcluss --debug ...` for the traceback, and report it."
 
 
-def _complain(text: str, everywhere: bool = False) -> None:
-    """Print to stderr; once for all processes of a run, unless one alone knows."""
+def _print_error(text: str, everywhere: bool = False) -> None:
+    """Print to stderr, on the main process only unless `everywhere`."""
     if everywhere or os.environ.get("RANK", "0") == "0":
         click.echo(text, err=True)

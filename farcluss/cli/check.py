@@ -20,9 +20,9 @@ from farcluss.cli.commands import (
 @recipe_options
 @json_option
 def command(recipe: GivenRecipe, as_json: bool) -> None:
-    """Validate RECIPE, read every file it names, and dry-run a step: time and memory.
+    """Validate RECIPE, read every file it uses, and dry-run a step to measure its time and memory.
 
-    Exit code 1 when anything is wrong; every problem is listed.
+    All problems are listed; the exit code is 1 if there are any.
     """
     loaded = recipe.read()
     from farcluss.jobs.checking import Unusable, check, dry_run, settings
@@ -70,7 +70,7 @@ def _report(facts: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
         click.echo(f"{len(problems)} files cannot be used.", err=True)
     else:
         click.echo(
-            f"one step: {cost['seconds_per_step']:.2f} s, {cost['memory_gib']:.2f} GiB at most, "
+            f"one step: {cost['seconds_per_step']:.2f} s, {cost['memory_gib']:.2f} GiB peak, "
             f"{cost['parameters_millions']:.3f} M parameters, loss {cost['loss']:.4f}. The recipe is ready to run."
         )
 

@@ -30,15 +30,15 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Score WEIGHTS by one confusion matrix over all pixels: IoU, accuracy and Dice per class, mIoU, pixel accuracy."""
+    """Evaluate WEIGHTS: IoU, accuracy and Dice per class, mIoU and pixel accuracy, over the pixels of all images."""
     from farcluss.jobs.scoring import score_file
     from farcluss.recipes.reading import merge_settings
 
     keys = merge_settings(settings)
-    if strange := sorted(set(keys) - {"data", "eval"}):
-        raise click.UsageError(f"--set {strange[0]}: only keys of [data] and [eval] matter to scores.")
+    if unknown := sorted(set(keys) - {"data", "eval"}):
+        raise click.UsageError(f"--set {unknown[0]}: only keys of [data] and [eval] affect the scores.")
     if root is not None:
-        keys["data"] = {"pack": None} | keys.get("data", {}) | {"root": root}  # these files, not the packed ones
+        keys["data"] = {"pack": None} | keys.get("data", {}) | {"root": root}  # read these files, not the pack
     if split is not None:
         keys.setdefault("data", {})["val"] = split
     scores = score_file(weights, keys, device=pick_device(device), workers=workers)

@@ -15,24 +15,24 @@ from farcluss.cli.commands import output_option, overwrite_option
     type=click.Choice(["teacher", "student"]),
     default="teacher",
     show_default=True,
-    help="Which of the two.",
+    help="Network to export.",
 )
-@click.option("--onnx", default=None, type=click.Path(path_type=Path), help="Also write and check an ONNX graph.")
+@click.option("--onnx", default=None, type=click.Path(path_type=Path), help="Also export an ONNX graph, and check it.")
 @click.option(
     "--size",
     default=None,
     type=click.IntRange(min=1),
-    help="ONNX: pixels per side of its input; default: the training crop.",
+    help="Pixels per side of the ONNX input; default: the training crop.",
 )
 @overwrite_option
 def command(source: Path, output: Path, network: str, onnx: Path | None, size: int | None, overwrite: bool) -> None:
-    """Write SOURCE, a run directory or a weights file, as one .safetensors file that needs nothing else."""
+    """Write SOURCE, a run directory or a weights file, as one self-contained .safetensors file."""
     from farcluss.errors import WeightsError
     from farcluss.inference.weights import save_weights
     from farcluss.jobs.exporting import export_onnx, load_source
 
     if onnx is not None and onnx.resolve() == output.resolve():
-        raise click.UsageError("--output and --onnx name the same file; the one would replace the other.")
+        raise click.UsageError("--output and --onnx name the same file; give two different names.")
     for path in (output, onnx):
         if path is not None and path.exists() and not overwrite:
             raise WeightsError(f"{path} exists already. Use --overwrite, or another name.")

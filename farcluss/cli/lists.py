@@ -1,4 +1,4 @@
-"""`farcluss lists`: the published labeled/unlabeled lists, and how to get them."""
+"""`farcluss lists`: show and download the published labeled/unlabeled lists."""
 
 from pathlib import Path
 
@@ -27,12 +27,12 @@ Example:
 def command(context: click.Context, as_json: bool) -> None:
     """Show the published labeled/unlabeled lists of the field.
 
-    A recipe names one in data.labeled; `farcluss lists get` fetches it. Clean are the 1,464 masks of VOC 2012 itself;
-    the others come from SBD.
+    Set data.labeled to a list's name; `farcluss lists get` downloads it. "Clean" means the 1,464 masks of VOC 2012
+    itself; the others come from SBD.
     """
     if context.invoked_subcommand:
         return
-    emit([_row(known) for known in published.PUBLISHED.values()], as_json, _print)
+    emit([_row(known) for known in published.PUBLISHED.values()], as_json, _print_table)
 
 
 def _row(known: published.PublishedList) -> dict[str, str | int | bool | None]:
@@ -46,7 +46,7 @@ def _row(known: published.PublishedList) -> dict[str, str | int | bool | None]:
     }
 
 
-def _print(rows: list[dict[str, str | int | bool | None]]) -> None:
+def _print_table(rows: list[dict[str, str | int | bool | None]]) -> None:
     cells = []
     for row in rows:
         unlabeled = "" if row["unlabeled"] is None else f"{row['unlabeled']:,}"
@@ -64,9 +64,9 @@ def _print(rows: list[dict[str, str | int | bool | None]]) -> None:
     help="Read labeled.txt and unlabeled.txt in this folder instead of downloading them; for one NAME.",
 )
 def get(names: tuple[str, ...], folder: Path | None) -> None:
-    """Download published lists, verify them, and store them for every recipe.
+    """Download published lists, verify them, and store them where every recipe finds them.
 
-    They go to $FARCLUSS_DATA/lists, by default below the user's data folder.
+    They are stored in $FARCLUSS_DATA/lists, by default below the user's data folder.
     """
     if folder and len(names) > 1:
         raise click.UsageError("--from takes the files of one list; give one NAME.")

@@ -15,14 +15,14 @@ from farcluss.cli.commands import GivenRecipe, output_option, overwrite_option, 
     type=click.Choice(["none", "lzf"]),
     default="none",
     show_default=True,
-    help="lzf: smaller where images are smooth, slower to read.",
+    help="lzf: smaller files for smooth images, slower to read.",
 )
 @overwrite_option
-@click.option("--verify", is_flag=True, default=False, help="RECIPE is a packed file: read it all and check it.")
+@click.option("--verify", is_flag=True, default=False, help="RECIPE is a packed file: read and check all of it.")
 def command(recipe: GivenRecipe, output: Path | None, compression: str, overwrite: bool, verify: bool) -> None:
-    """Put all images and masks of RECIPE's data set into one file, which crops are read from many times faster.
+    """Pack all images and masks of RECIPE's data set into one file, from which crops are read many times faster.
 
-    Train from it with --set data.pack=FILE. An interrupted run goes on where it stopped.
+    Train from it with --set data.pack=FILE. Run the command again to continue after an interruption.
     """
     if verify:
         if output or recipe != GivenRecipe(recipe.name) or overwrite or compression != "none":
@@ -30,18 +30,18 @@ def command(recipe: GivenRecipe, output: Path | None, compression: str, overwrit
         _verify(Path(recipe.name))
         return
     if output is None:
-        raise click.UsageError("Say which file to write: -o FILE.h5")
+        raise click.UsageError("Give the file to write: -o FILE.h5")
     loaded = recipe.read()
     from farcluss.jobs.packing import Packing
 
     packing = Packing(loaded.data, output, "lzf" if compression == "lzf" else "none", overwrite)
-    said = 0
+    shown = 0
     with click.progressbar(length=packing.total, label=f"packing {packing.total} images") as bar:
         for done in packing:
             bar.update(done - bar.pos)
-            for remark in packing.remarks[said:]:
-                click.echo(remark, err=True)
-            said = len(packing.remarks)
+            for note in packing.notes[shown:]:
+                click.echo(note, err=True)
+            shown = len(packing.notes)
     images, masks = len(packing.contents.images), len(packing.contents.masks)
     click.echo(f"wrote {output}: {images} images, {masks} masks, {output.stat().st_size / 2**20:,.1f} MiB")
 
@@ -55,6 +55,6 @@ def _verify(path: Path) -> None:
     for problem in problems:
         click.echo(f"Problem: {problem}", err=True)
     if problems:
-        click.echo(f"{len(problems)} of {len(inspection)} images are damaged. Make {path} anew.", err=True)
+        click.echo(f"{len(problems)} of {len(inspection)} images are damaged. Write {path} again.", err=True)
         raise click.exceptions.Exit(1)
-    click.echo(f"{path}: {len(inspection)} images, all whole")
+    click.echo(f"{path}: {len(inspection)} images, all intact")

@@ -1,4 +1,4 @@
-"""`farcluss plugins`: what is installed, what each plugin takes, and a new one from the template."""
+"""`farcluss plugins`: list the installed plugins, show their options, and create one from the template."""
 
 import json
 import re
@@ -19,12 +19,12 @@ GROUPS_OF_TEMPLATE = ("weight", "dataset")
 
 @click.group("plugins", epilog="Example: farcluss plugins show weight/entropy")
 def command() -> None:
-    """Show the installed plugins, and start a new one."""
+    """Show the installed plugins, and create a new one."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of `plugins list`; status is ok, broken, collision, or unchecked where only an import can tell."""
+    """One line of `plugins list`; status is ok, broken, collision, or unchecked if it would have to be imported."""
 
     group: str
     name: str
@@ -43,16 +43,16 @@ Example:
 
 
 @command.command("list", epilog=LIST_EXAMPLES)
-@click.option("--load", is_flag=True, help="Import every plugin, and mark those that fail.")
+@click.option("--load", is_flag=True, help="Import every plugin, and mark those that fail to import.")
 @json_option
 def list_plugins(load: bool, as_json: bool) -> None:
     """List every plugin with its distribution and status, without importing any.
 
-    FARCLUSS_PLUGINS= (set, but empty) leaves out all but the built-in ones.
+    FARCLUSS_PLUGINS= (set, but empty) hides all but the built-in ones.
     """
     found = list(registry.find())
-    places = [(plugin.group, plugin.name) for plugin in found]
-    rows = [_row(plugin, load, places.count((plugin.group, plugin.name)) > 1) for plugin in found]
+    keys = [(plugin.group, plugin.name) for plugin in found]
+    rows = [_row(plugin, load, keys.count((plugin.group, plugin.name)) > 1) for plugin in found]
     if as_json:
         emit_json([vars(row) for row in rows])
     else:
@@ -110,10 +110,10 @@ def show(plugin: str, as_json: bool) -> None:
         raise PluginError(f"There is no plugin group {group!r}{suggestion(group, registry.GROUPS)} Known: {known}.")
     found = registry.get(group, name)
     description = found.describe()
-    facts = {"group": group, "name": name, "distribution": found.distribution, "version": found.version}
+    header = {"group": group, "name": name, "distribution": found.distribution, "version": found.version}
     if as_json:
         rest = {"doc": description.doc, "options": _options(description), "any_option": description.open}
-        click.echo(json.dumps(facts | rest, indent=2, default=str))
+        click.echo(json.dumps(header | rest, indent=2, default=str))
     else:
         click.echo(f"{plugin}, from {found.distribution} {found.version}".rstrip())
         click.echo(f"\n{_without_args(description.doc)}")
@@ -146,7 +146,7 @@ def _print_options(description: Description) -> None:
 
 
 def _toml(value: Any) -> str:
-    """A default as a recipe would say it."""
+    """A default value as it is written in a recipe."""
     return "unset" if value is None else json.dumps(value, default=str)
 
 
@@ -159,13 +159,11 @@ Example:
 
 @command.command("new", epilog=NEW_EXAMPLES)
 @click.argument("name")
-@click.option(
-    "--folder", type=click.Path(path_type=Path), help="Folder to create; by default farcluss-NAME, right here."
-)
+@click.option("--folder", type=click.Path(path_type=Path), help="Folder to create; default: ./farcluss-NAME.")
 def new(name: str, folder: Path | None) -> None:
-    """Write a plugin package that works: a weight stage, a data set, their tests and a recipe that uses both."""
+    """Create a working plugin package: a weight stage, a data set, their tests and a recipe that uses both."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise click.UsageError(f"{name!r} cannot be a plugin's name: use lower-case letters, digits and single dashes.")
+        raise click.UsageError(f"{name!r} is not a plugin name: use lower-case letters, digits and single dashes.")
     folder = folder or Path(f"farcluss-{name}")
     if folder.exists():
         raise PluginError(f"{folder} exists already. Choose another name or --folder.")

@@ -24,7 +24,7 @@ def command() -> None:
 @command.command("list", epilog="Example: farcluss recipes list --json")
 @json_option
 def list_recipes(as_json: bool) -> None:
-    """List recipes, and the methods that `--with` lays over them."""
+    """List recipes, and the methods that `--with` overlays."""
     groups = {"recipes": "", "methods (for --with)": "methods"}
     found = {title: sorted((recipe_folder() / below).glob("*.toml")) for title, below in groups.items()}
     if as_json:
@@ -48,7 +48,7 @@ def show_recipe(name: str) -> None:
 @click.argument("name")
 @click.argument("target", default="", required=False)
 def copy_recipe(name: str, target: str) -> None:
-    """Copy a recipe to TARGET, by default NAME.toml here; what it extends is copied to base/ beside it."""
+    """Copy a recipe to TARGET, by default ./NAME.toml; the recipe it extends is copied to base/ beside it."""
     source = _find(name)
     copies = {Path(target or f"{source.stem}.toml"): source}
     if base := tomllib.loads(source.read_text(encoding="utf-8")).get("extends"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from farcluss.cli.commands import GivenRecipe, output_option, recipe_options
-from farcluss.training.startup import collector_at_rest
+from farcluss.training.startup import gc_paused
 
 
 @click.command(epilog="Example: farcluss run quickstart --with fixmatch --set train.seed=1 --output runs/fixmatch-1")
@@ -17,22 +17,22 @@ from farcluss.training.startup import collector_at_rest
     flag_value="newest",
     default=None,
     metavar="[CHECKPOINT|auto]",
-    help="Go on from a checkpoint; without one, from the run's newest whole one; auto: from that, or start.",
+    help="Resume from CHECKPOINT, by default the run's newest intact one; auto: resume if there is one, else start.",
 )
 @click.option(
-    "--allow-changes", is_flag=True, default=False, help="Resume with a recipe that differs in what affects training."
+    "--allow-changes", is_flag=True, default=False, help="Resume although keys that affect training have changed."
 )
-@click.option("--overwrite", is_flag=True, default=False, help="Replace a run that is in the run directory already.")
+@click.option("--overwrite", is_flag=True, default=False, help="Replace the run that is already in the run directory.")
 def command(recipe: GivenRecipe, output: Path | None, resume: str | None, allow_changes: bool, overwrite: bool) -> None:
     """Train RECIPE, a file or the name of a shipped one.
 
-    Start it by `accelerate launch -m farcluss run ...` for several devices. SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end it
-    after the step and a checkpoint, with exit code 128 + signal.
+    For several devices, start it with `accelerate launch -m farcluss run ...`. On SIGTERM, SIGINT (Ctrl-C) or SIGUSR1
+    it finishes the step, writes a checkpoint and exits with code 128 + signal.
     """
     if resume is not None and overwrite:
-        raise click.UsageError("--resume goes on with a run, --overwrite replaces it: give one of them.")
+        raise click.UsageError("--resume continues a run, --overwrite replaces it: give only one of them.")
     loaded = recipe.read()
-    with collector_at_rest():
+    with gc_paused():
         from farcluss.training.engine import train
 
     train(loaded, output, resume=resume, overwrite=overwrite, allow_changes=allow_changes)

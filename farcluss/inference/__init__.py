@@ -1,1 +1,1 @@
-"""Whole images become probabilities, scores, files; and a model becomes one file."""
+"""Prediction and evaluation of whole images, prediction writers, and weights files."""

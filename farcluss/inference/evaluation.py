@@ -1,4 +1,4 @@
-"""Scores from one confusion matrix over all pixels of all images: the field's mIoU, not a mean over images."""
+"""Evaluation by one confusion matrix over the pixels of all images, as usual for mIoU, not per image."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 THREADS = 16
-"""Small images that are scored at once on a CPU, at most."""
-HELD, HELD_SCENES = 2**24, 128
-"""Pixels and number of images that wait for others of their size, at most; each may hold two file descriptors open."""
+"""Most small images evaluated at once on a CPU."""
+HELD, HELD_IMAGES = 2**24, 128
+"""Most pixels and images that wait for others of their size; each image may hold two file descriptors open."""
 
 
 def confusion_matrix(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
-    """Numbers of pixels by true class (row) and predicted class (column).
+    """Pixel counts by true class (row) and predicted class (column).
 
     Args:
         predicted: `(...)` integer, class index.
@@ -42,8 +42,8 @@ def confusion_matrix(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
     Returns:
         `(C, C)` int64, on the device of `predicted`.
     """
-    # Ignored pixels fall in the last of 256 rows, which is left out. Selecting the others would make the host wait for
-    # a GPU, and so would a bincount, which asks for its largest value.
+    # Ignored pixels fall in the last of 256 rows, which is dropped. Selecting the others would make the host wait for
+    # a GPU, and so would a bincount, which reads the largest value.
     pairs = (masks.int() * classes + predicted.int()).flatten()
     counts = torch.zeros((IGNORE + 1) * classes, dtype=torch.int64, device=pairs.device)
     return counts.index_add_(0, pairs, torch.ones_like(pairs, dtype=torch.int64)).view(-1, classes)[:classes]
@@ -75,7 +75,7 @@ class Scores:
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
-        """Share of a class's true pixels that are found; NaN where it has none."""
+        """Share of a class's true pixels that are predicted correctly (recall); NaN where it has none."""
         return self._share(self._true)
 
     @property
@@ -90,12 +90,12 @@ class Scores:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of pixels that are right."""
+        """Share of pixels that are predicted correctly."""
         total = int(self.confusion.sum())
         return float(np.trace(self.confusion) / total) if total else float("nan")
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain numbers; what no pixel decides is None, such as absent classes."""
+        """Everything as plain numbers; None for undefined scores, such as those of absent classes."""
 
         def plain(values: Iterable[float]) -> list[float | None]:
             return [None if np.isnan(value) else float(value) for value in values]
@@ -116,7 +116,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class WholeImages:
-    """Map-style data set of whole images; an error travels as a value."""
+    """Map-style data set of whole images; errors are returned as values."""
 
     dataset: Dataset
     items: Sequence[Item]
@@ -140,14 +140,14 @@ def read_images(
     convert: Callable[[Any], Any] | None = None,
     pin_memory: bool = False,
 ) -> Generator[tuple[Item, Any], None, None]:
-    """Whole images in order, decoded by `workers` processes; close it, as `farcluss.data.loader.guarded`.
+    """Whole images in order, decoded by `workers` processes; close it, like `farcluss.data.loader.guarded`.
 
     Args:
-        dataset: reads them.
-        items: which.
+        dataset: the data set.
+        items: the items to read.
         workers: loader processes.
-        convert: what a loader process makes of an item and its `Sample` or error; None leaves them as they are.
-        pin_memory: put tensors where a GPU can fetch them.
+        convert: applied by a loader process to each item and its `Sample` or error; None for nothing.
+        pin_memory: return tensors in pinned memory.
     """
     processes = min(workers, len(items))
     source: Any = WholeImages(dataset, items, Diary(processes))
@@ -155,57 +155,58 @@ def read_images(
         source,
         batch_size=None,
         num_workers=processes,
-        collate_fn=convert or _as_is,
+        collate_fn=convert or _identity,
         pin_memory=pin_memory,
         worker_init_fn=start_worker,
     )
     yield from guarded(loader, source.diary, lambda _, index: items[index].image)
 
 
-def _as_is(sample: Any) -> Any:
+def _identity(sample: Any) -> Any:
     return sample
 
 
-class Scene(NamedTuple):
-    """An image `(Cin, *S)`, uint8 or float in [0, 1], and its mask `(*S)` uint8, `IGNORE` where pixels do not count."""
+class LabeledImage(NamedTuple):
+    """An image `(Cin, *S)`, uint8 or float in [0, 1], and its mask `(*S)` uint8, `IGNORE` at ignored pixels."""
 
     image: Tensor
     mask: Tensor
 
 
-def to_scene(read: tuple[Item, Sample | FarclussError]) -> tuple[Item, Scene | FarclussError]:
-    """What is scored of an item that has been read; an error travels as a value."""
+def to_labeled_image(read: tuple[Item, Sample | FarclussError]) -> tuple[Item, LabeledImage | FarclussError]:
+    """The image and mask of an item that has been read; errors are returned as values."""
     item, sample = read
     if isinstance(sample, FarclussError):
         return item, sample
     if sample.mask is None:
-        return item, SampleError(f"{item.image} has no mask, so it cannot be scored.")
-    return item, Scene(*(torch.from_numpy(np.ascontiguousarray(array)) for array in (sample.image, sample.mask)))
+        return item, SampleError(f"{item.image} has no mask, so it cannot be evaluated.")
+    arrays = (sample.image, sample.mask)
+    return item, LabeledImage(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
 
 
-def same_sizes(scenes: Iterable[Scene], device: torch.device) -> Iterator[list[Scene]]:
-    """Scenes in groups of one size, as many as go through a network together on `device`; not in order."""
-    held: dict[Any, list[Scene]] = {}
+def group_by_size(images: Iterable[LabeledImage], device: torch.device) -> Iterator[list[LabeledImage]]:
+    """Group images by size, as many as `images_per_forward` allows on `device`; not in order."""
+    held: dict[Any, list[LabeledImage]] = {}
     pixels = 0
-    for scene in scenes:
-        key = scene.image.shape, scene.image.dtype
-        held.setdefault(key, []).append(scene)
-        pixels += scene.mask.numel()
-        if len(held[key]) < images_per_forward(scene.mask.shape, device):
-            if pixels <= HELD and sum(map(len, held.values())) <= HELD_SCENES:
+    for each in images:
+        key = each.image.shape, each.image.dtype
+        held.setdefault(key, []).append(each)
+        pixels += each.mask.numel()
+        if len(held[key]) < images_per_forward(each.mask.shape, device):
+            if pixels <= HELD and sum(map(len, held.values())) <= HELD_IMAGES:
                 continue
-            key = max(held, key=lambda each: _pixels(held[each]))
+            key = max(held, key=lambda size: _pixels(held[size]))
         pixels -= _pixels(held[key])
         yield held.pop(key)
     yield from held.values()
 
 
-def _pixels(group: list[Scene]) -> int:
-    return sum(scene.mask.numel() for scene in group)
+def _pixels(group: list[LabeledImage]) -> int:
+    return sum(each.mask.numel() for each in group)
 
 
 def evaluate(model: "Model", dataset: Dataset, items: Sequence[Item], **options: Any) -> Scores:
-    """Score a model on `items`, each counted once whatever the number of processes; see `evaluate_all`."""
+    """Evaluate a model on `items`, each counted once for any number of processes; see `evaluate_all`."""
     return evaluate_all([model], dataset, items, **options)[0]
 
 
@@ -219,98 +220,98 @@ def evaluate_all(
     world: int = 1,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> list[Scores]:
-    """Score several models on `items` in one pass, each image counted once whatever the number of processes.
+    """Evaluate several models on `items` in one pass, each image counted once for any number of processes.
 
-    Images of one size go through a network together. A network treats each of them by itself, so this does not change
-    what is predicted, except where two classes are equal up to rounding.
+    Images of one size are batched. Networks predict each image independently, so this changes a prediction only where
+    two classes are equal up to rounding.
 
     Args:
-        models: of the same classes, on one device; they predict at the images' own size.
-        dataset: reads them.
-        items: with masks.
+        models: models with the same classes, on one device; they predict at the images' own size.
+        dataset: the data set.
+        items: items with masks.
         workers: loader processes.
-        rank: of this process; it takes every `world`-th item.
+        rank: rank of this process, which evaluates every `world`-th item.
         world: number of processes; all must call this.
-        cancelled: asked before each image and each forward whether to give up.
+        cancelled: called before each image and each forward; True cancels the evaluation.
 
     Returns:
-        One for each model.
+        The scores of each model.
 
     Raises:
         SampleError: an image cannot be read, has no mask, or a mask of another size.
-        Cancelled: any process has given up; on all of them.
+        Cancelled: `cancelled` returned True on any process; raised on all.
     """
     classes, device = len(models[0].classes), models[0].device
     counts = torch.zeros(len(models), classes, classes, dtype=torch.int64, device=device)
-    left = torch.zeros(1, dtype=torch.int64, device=device)
-    with closing(read_images(dataset, items[rank::world], workers, to_scene, device.type == "cuda")) as samples:
+    cancellations = torch.zeros(1, dtype=torch.int64, device=device)
+    with closing(read_images(dataset, items[rank::world], workers, to_labeled_image, device.type == "cuda")) as samples:
         try:
             with ExitStack() as stack:
                 for model in models:
                     stack.enter_context(model.evaluating())
-                groups = same_sizes(_arriving(samples, cancelled), device)
-                most = CPU_PIXELS if device.type == "cpu" else 0
+                groups = group_by_size(_check_samples(samples, cancelled), device)
+                small = CPU_PIXELS if device.type == "cpu" else 0
                 count = partial(_count, models, cancelled=cancelled)
-                for found in spread(count, groups, lambda group: _pixels(group) <= most):
+                for found in map_threaded(count, groups, lambda group: _pixels(group) <= small):
                     counts += found
         except Cancelled:
-            left += 1
-    totals = all_sum(torch.cat([counts.flatten(), left])).cpu().numpy()
-    _give_up_if(lambda: bool(totals[-1]))
+            cancellations += 1
+    totals = all_sum(torch.cat([counts.flatten(), cancellations])).cpu().numpy()
+    _raise_if(lambda: bool(totals[-1]))
     tables = totals[:-1].reshape(counts.shape)
     return [Scores(table, tuple(model.classes)) for table, model in zip(tables, models, strict=True)]
 
 
-def _count(models: Sequence["Model"], group: list[Scene], cancelled: Callable[[], bool]) -> Tensor:
-    """Confusion matrices `(M, C, C)` of each model on scenes of one size. Raises Cancelled when told to."""
+def _count(models: Sequence["Model"], group: list[LabeledImage], cancelled: Callable[[], bool]) -> Tensor:
+    """Confusion matrices `(M, C, C)` of each model on images of one size. Raises Cancelled."""
     device, classes = models[0].device, len(models[0].classes)
     parts = zip(*group, strict=True)
     images, masks = (torch.stack([each.to(device, non_blocking=True) for each in part]) for part in parts)
     tables = []
     for model in models:
-        _give_up_if(cancelled)
+        _raise_if(cancelled)
         tables.append(confusion_matrix(model.classify(images), masks, classes))
     return torch.stack(tables)
 
 
-def spread(function: Callable[[T], R], things: Iterable[T], small: Callable[[T], bool]) -> Iterator[R]:
-    """`function` of each thing, in order; of small ones in as many threads as PyTorch has, with one core each.
+def map_threaded(function: Callable[[T], R], elements: Iterable[T], small: Callable[[T], bool]) -> Iterator[R]:
+    """`function` of each element, in order; small ones in parallel, in as many one-core threads as PyTorch has.
 
-    Small images use a processor better than the parts of one do, as small convolutions gain little by a second core.
-    Large ones gain much, and several at once would not fit the memory.
+    Small convolutions gain little from a second core, so small images are processed side by side. Large ones gain much,
+    and several at once would not fit into memory.
     """
     threads = min(torch.get_num_threads(), THREADS)
     pool = ThreadPoolExecutor(threads, initializer=_use_one_core)
     pending: deque[Future[R]] = deque()
     try:
-        for thing in things:
-            together = threads > 1 and small(thing)
-            while pending and not (together and len(pending) <= threads):
+        for element in elements:
+            parallel = threads > 1 and small(element)
+            while pending and not (parallel and len(pending) <= threads):
                 yield pending.popleft().result()
-            if together:
-                pending.append(pool.submit(function, thing))
+            if parallel:
+                pending.append(pool.submit(function, element))
             else:
-                yield function(thing)
+                yield function(element)
         while pending:
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(torch.get_num_threads())  # those of this thread, for all that come later
+        torch.set_num_threads(torch.get_num_threads())  # for threads started later
 
 
 def _use_one_core() -> None:
     torch.set_num_threads(1)
 
 
-def _arriving(samples: Iterable[tuple[Item, Any]], cancelled: Callable[[], bool]) -> Iterator[Scene]:
-    """Scenes as they are read. Raises SampleError at the first that cannot be scored, Cancelled when told to."""
-    for _, scene in samples:
-        _give_up_if(cancelled)
-        if isinstance(scene, FarclussError):
-            raise SampleError(str(scene)) from scene
-        yield scene
+def _check_samples(samples: Iterable[tuple[Item, Any]], cancelled: Callable[[], bool]) -> Iterator[LabeledImage]:
+    """The images read. Raises SampleError at the first that cannot be evaluated, and Cancelled."""
+    for _, found in samples:
+        _raise_if(cancelled)
+        if isinstance(found, FarclussError):
+            raise SampleError(str(found)) from found
+        yield found
 
 
-def _give_up_if(cancelled: Callable[[], bool]) -> None:
+def _raise_if(cancelled: Callable[[], bool]) -> None:
     if cancelled():
         raise Cancelled("The evaluation was cancelled.")

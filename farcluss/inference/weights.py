@@ -1,4 +1,4 @@
-"""One `.safetensors` file is one model: weights, and in the metadata all that is needed to use them."""
+"""Weights files: a `.safetensors` file with the weights and, in its metadata, all that is needed to use them."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from farcluss.tensors.precision import wide_softmax
 
 
 class Inference(BaseModel):
-    """How whole images are predicted, see `farcluss.inference.probs.predict_probs`; no window means whole images."""
+    """Options of `farcluss.inference.probs.predict_probs`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,9 +40,9 @@ class Inference(BaseModel):
 
 
 def inference_of(settings: Eval, crop: tuple[int, ...]) -> Inference:
-    """How a recipe's `[eval]` predicts; the window defaults to the training crop."""
-    chosen = settings.window or list(crop)
-    window = (chosen,) * len(crop) if isinstance(chosen, int) else tuple(chosen)
+    """The inference options of a recipe's `[eval]`; the window defaults to the training crop."""
+    side = settings.window or list(crop)
+    window = (side,) * len(crop) if isinstance(side, int) else tuple(side)
     sliding = settings.mode == "sliding"
     return Inference(
         window=window if sliding else None,
@@ -54,7 +54,7 @@ def inference_of(settings: Eval, crop: tuple[int, ...]) -> Inference:
 
 
 class Card(BaseModel):
-    """The metadata of a weights file: how to build the network, what it predicts, and where it comes from."""
+    """The metadata of a weights file: the network, its classes and inference options, and its origin."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -75,7 +75,7 @@ class Card(BaseModel):
 
 
 def card_of(recipe: Recipe, classes: tuple[str, ...], palette: Palette, dim: int, crop: tuple[int, ...]) -> Card:
-    """The card of a recipe's network, without scores."""
+    """The metadata of a recipe's network, without scores."""
     return Card(
         network=recipe.network.name,
         options=recipe.network.options,
@@ -92,29 +92,29 @@ def card_of(recipe: Recipe, classes: tuple[str, ...], palette: Palette, dim: int
 
 
 class Model:
-    """A network that is ready to use: images in, probabilities out."""
+    """A trained network with its metadata: predicts probabilities and classes of images."""
 
     def __init__(self, network: nn.Module, card: Card) -> None:
-        """Wrap a network, which stays where it is and is not copied."""
+        """Wrap a network, without copying or moving it."""
         self.network, self.card = network, card
         self.normalize = Normalize(card.mean, card.std)
 
     @property
     def classes(self) -> list[str]:
-        """Class names, in order of index."""
+        """Class names by index."""
         return self.card.classes
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return next(self.network.parameters()).device
 
     def with_inference(self, inference: Inference) -> "Model":
-        """The same network, predicting in another way."""
+        """The same network with other inference options."""
         return Model(self.network, self.card.model_copy(update={"inference": inference}))
 
     def to(self, device: str | torch.device) -> "Model":
-        """This model, moved."""
+        """Move the network; returns self."""
         self.network.to(device)
         return self
 
@@ -122,36 +122,36 @@ class Model:
         """Probabilities `(C, *S)` float32 of one image `(Cin, *S)`, uint8 or float in the range of `mean`.
 
         Raises:
-            WeightsError: the image has another number of channels than the network takes.
+            WeightsError: the number of channels is not that of the network.
         """
-        return self.batch_probs(_one(image))[0]
+        return self.batch_probs(_as_batch(image))[0]
 
     def batch_probs(self, images: Tensor) -> Tensor:
         """Probabilities `(B, C, *S)` float32 of images of one size `(B, Cin, *S)`, uint8 or float in [0, 1].
 
         Raises:
-            WeightsError: the images have another number of channels than the network takes.
+            WeightsError: the number of channels is not that of the network.
         """
         return self._infer(predict_probs, lambda views: wide_softmax(self._logits(views)), images)
 
     def classify(self, images: Tensor) -> Tensor:
         """Class index `(B, *S)` int64 of images of one size `(B, Cin, *S)`, uint8 or float in the range of `mean`.
 
-        It is the class of largest probability, without the probabilities where a single view of the image decides. The
-        same image in another batch may differ where two classes are equal up to rounding.
+        For a single view of each image, the softmax is skipped. The result may depend on the other images of the batch
+        where two classes are equal up to rounding.
 
         Raises:
-            WeightsError: the images have another number of channels than the network takes.
+            WeightsError: the number of channels is not that of the network.
         """
         return self._infer(predict_classes, self._logits, images)
 
     def predict(self, image: NDArray[Any]) -> NDArray[np.uint8]:
         """Class index `(*S)` uint8 of one image `(Cin, *S)`, uint8 or float in the range of `mean`."""
-        return self.classify(_one(image))[0].to(torch.uint8).cpu().numpy()
+        return self.classify(_as_batch(image))[0].to(torch.uint8).cpu().numpy()
 
     @torch.no_grad()
     def _infer(self, predict: Callable[..., Tensor], forward: Forward, images: Tensor) -> Tensor:
-        """What `predict` makes of images, with the network in evaluation mode meanwhile."""
+        """Apply `predict` to normalized images, with the network in evaluation mode."""
         if images.shape[1] != self.card.channels:
             raise WeightsError(f"The image has {images.shape[1]} channels, the network takes {self.card.channels}.")
         with self.evaluating():
@@ -160,7 +160,7 @@ class Model:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The network in evaluation mode; enter it once before several threads use the model."""
+        """Put the network in evaluation mode; enter once before several threads use the model."""
         training = self.network.training
         if training:
             self.network.eval()
@@ -175,7 +175,7 @@ class Model:
         return logits
 
 
-def _one(image: NDArray[Any]) -> Tensor:
+def _as_batch(image: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image))[None]
 
 
@@ -185,8 +185,8 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def save_weights(path: Path, network: nn.Module, card: Card) -> None:
-    """Write a network and its card as one file, atomically. Raises WeightsError when it cannot be written."""
-    # Buffers may be views of one tensor, which the format refuses.
+    """Write a network and its metadata to one file, atomically. Raises WeightsError when it cannot be written."""
+    # Buffers may be views of one tensor, which safetensors refuses.
     tensors = {
         name: tensor.detach().clone(memory_format=torch.contiguous_format).cpu()
         for name, tensor in network.state_dict().items()
@@ -194,11 +194,11 @@ def save_weights(path: Path, network: nn.Module, card: Card) -> None:
     try:
         write_atomically(path, save(tensors, {"farcluss": card.model_dump_json()}))
     except OSError as error:
-        raise WeightsError(f"{path} cannot be written: {error.strerror}. Choose another place, or make room.") from None
+        raise WeightsError(f"{path} cannot be written: {error.strerror}. Choose another path, or free space.") from None
 
 
 def read_card(path: str | os.PathLike[str]) -> Card:
-    """The card of a weights file, without reading its tensors.
+    """The metadata of a weights file, without reading its tensors.
 
     Raises:
         WeightsError: no such file, not safetensors, or not written by farcluss.
@@ -213,16 +213,16 @@ def read_card(path: str | os.PathLike[str]) -> Card:
         raise WeightsError(f"{path} is not a readable safetensors file: {error}.") from None
     except (KeyError, ValueError, ValidationError):
         raise WeightsError(
-            f"{path} holds no farcluss model: its metadata lacks the network's description.\n"
-            "To start training from it, set network.pretrained to its path; `farcluss export` writes models."
+            f"{path} is not a farcluss model: its metadata does not describe the network.\n"
+            "To initialize training from it, set network.pretrained to its path; `farcluss export` writes models."
         ) from None
 
 
 def build_network(name: str, options: dict[str, Any], channels: int, classes: int, dim: int, pretrained: Any) -> Any:
-    """Build a network plugin, in the memory format in which convolutions are fastest.
+    """Build a network plugin, channels last if it is two-dimensional, which makes convolutions faster.
 
     Raises:
-        PluginError, WeightsError: naming what to mend.
+        PluginError, WeightsError: with what to fix.
     """
     network = registry.build("network", name, options, channels, classes, dim, pretrained, kind=nn.Module)
     flat = all(parameter.dim() < 5 for parameter in network.parameters())
@@ -230,9 +230,9 @@ def build_network(name: str, options: dict[str, Any], channels: int, classes: in
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Model:
-    """Load a model from the one file that holds it.
+    """Load a model from a weights file.
 
-    Nothing is unpickled: the file is safetensors with JSON metadata.
+    No code is run: the file is safetensors with JSON metadata.
 
     Raises:
         WeightsError: see `read_card`; or the tensors do not fit the network.

@@ -1,4 +1,4 @@
-"""Predictions to files."""
+"""Writing predictions to files."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """How far the prediction of a case is.
+    """Progress of the prediction of a case.
 
     Attributes:
-        share: of the case that is done, 0 to 1.
-        remark: what the user shall read when all is done; empty for nothing.
+        share: share of the case that is done, 0 to 1.
+        note: message for the user, printed at the end; empty for none.
     """
 
     share: float
-    remark: str = ""
+    note: str = ""
 
 
 class Writer(Protocol):
-    """What an entry point of the group `farcluss.writer` builds, called as `build(card, **options)` with a `Card`.
+    """What an entry point of the group `farcluss.writer` returns, called as `build(card, **options)` with a `Card`.
 
     Attributes:
-        suffixes: ends of the names of files that it predicts, in lower case with their dot.
+        suffixes: file name suffixes of its inputs, in lower case with the dot.
     """
 
     suffixes: Sequence[str]
 
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
-        """Names of the predictions of one folder's files, and the files that each is made from."""
+        """Group the files of one folder into cases: name of the prediction, and its input files."""
 
     def outputs(self, target: Path) -> list[Path]:
-        """The files that `predict` makes for `target`, a path without extension."""
+        """The files that `predict` writes for `target`, a path without extension."""
 
     def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> Iterator[Step] | None:
-        """Read one case, predict and write it: at once, or step by step where it takes long.
+        """Read one case, predict and write it, at once or step by step.
 
         Raises:
             FarclussError: names the file. An iterator may raise it at any step.
@@ -79,7 +79,7 @@ class PngWriter:
         self.overlay, self.probs, self.entropy, self.alpha = overlay, probs, entropy, alpha
 
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
-        """Each file by itself."""
+        """Each file is a case."""
         return [(path.stem, (path,)) for path in files]
 
     def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> None:
@@ -88,7 +88,7 @@ class PngWriter:
         self.write(target, image, model.probs(image).cpu().numpy())
 
     def outputs(self, target: Path) -> list[Path]:
-        """The files that `write` makes for `target`, a path without extension."""
+        """The files that `write` writes for `target`, a path without extension."""
         extras = {"_overlay.png": self.overlay, "_probs.npy": self.probs, "_entropy.png": self.entropy}
         return [target.with_name(target.name + end) for end in (".png", *(end for end, on in extras.items() if on))]
 
@@ -126,7 +126,7 @@ def normalized_entropy(probs: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def blend(image: NDArray[Any], colors: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
-    """Colors `(H, W, 3)` over an image `(Cin, H, W)`, of which the first three channels, or the one, are shown."""
+    """Blend colors `(H, W, 3)` over an image `(Cin, H, W)`, shown by its first three channels or its only one."""
     picture = np.moveaxis(image[:3] if len(image) >= 3 else np.repeat(image[:1], 3, axis=0), 0, 2)
     picture = picture if picture.dtype == np.uint8 else (255 * picture.clip(0, 1)).round().astype(np.uint8)
     return ((1 - alpha) * picture + alpha * colors).round().astype(np.uint8)

@@ -1,1 +1,1 @@
-"""The work behind each command but `run`."""
+"""The work behind every command except `run`."""

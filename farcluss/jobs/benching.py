@@ -1,4 +1,4 @@
-"""Where the time of a recipe's training goes on this machine, and what would make it shorter."""
+"""Timing the parts of a training step on this machine, with advice on how to make it faster."""
 
 import math
 import os
@@ -23,42 +23,42 @@ from farcluss.training.state import Run
 from farcluss.training.steps import one_step
 
 WARM_UP = 4
-"""Steps before the clock counts: first batches, first allocations, compilation."""
+"""Steps that are not timed: first batches, first allocations, compilation."""
 DECODED = 24
-"""Samples of each kind that are loaded to see what one costs."""
+"""Samples of each kind that are loaded to measure their cost."""
 NETWORK = ("teacher", "student", "backward")
 PARTS = ("wait", "copy", "augment", "teacher", "pseudo_label", "weight", "rebalance", "first_pass", "student", "losses",
          "contrast", "backward", "optimizer", "ema", "other")  # fmt: skip
-"""In the order of a step."""
+"""In the order of a training step."""
 
 
-REASONS = {
-    "copy": "Copying to the device, which a smaller data.crop or 8-bit images shorten,",
-    "first_pass": "The first pass over all micro-batches, which train.accumulate = 1 saves,",
-    "losses": "The loss, which fewer classes or a smaller data.crop shorten,",
-    "optimizer": "The optimizer, which a larger train.batch makes rarer per image,",
-    "ema": "The teacher's average, which a larger train.batch makes rarer per image,",
-    "other": "What has no name here",
+ADVICE = {
+    "copy": "Copying to the device, which a smaller data.crop or 8-bit images speed up,",
+    "first_pass": "The extra forward of all micro-batches, which train.accumulate = 1 avoids,",
+    "losses": "The loss, which fewer classes or a smaller data.crop speed up,",
+    "optimizer": "The optimizer, whose cost per image a larger train.batch lowers,",
+    "ema": "The teacher's update, whose cost per image a larger train.batch lowers,",
+    "other": "Everything that is not timed separately",
 }
-"""What can be said of parts that should be small."""
+"""Advice about parts that should be small."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What has been measured.
+    """The measurements.
 
     Attributes:
-        device: its type.
-        precision: in which the networks compute: no, bf16 or fp16.
-        step: seconds of a step, as in training.
-        parts: seconds of each part of a step, timed one by one, see `PARTS`.
-        load: seconds of a core to load one sample, labeled and unlabeled.
-        images: that a process loads per step.
+        device: device type.
+        precision: mixed precision of the networks: no, bf16 or fp16.
+        step: seconds per step, as in training.
+        parts: seconds of each part of a step, timed separately, see `PARTS`.
+        load: CPU seconds to load one labeled and one unlabeled sample.
+        images: images per step that a process loads.
         workers: loader processes.
-        cores: that this process may use.
-        processes: that train.
-        memory_gib: peak, of the device on CUDA, of the process elsewhere.
-        memory_share: of the device's memory; None without one of its own.
+        cores: cores that this process may use.
+        processes: training processes.
+        memory_gib: peak memory, of the device on CUDA, of the process elsewhere.
+        memory_share: share of the device's memory; None where the device has none of its own.
     """
 
     device: str
@@ -75,7 +75,7 @@ class Figures:
 
     @property
     def needed_workers(self) -> int:
-        """Loader processes that keep up with a step that never waits."""
+        """Loader processes needed so that no step waits."""
         work = mean(self.load.values()) * self.images
         return max(1, math.ceil(work / max(self.step - self.parts["wait"], 1e-9)))
 
@@ -86,7 +86,7 @@ class Figures:
 
 
 def bench(parts: Parts, steps: int) -> Figures:
-    """Load samples alone, then train `steps` steps, each second one timed part by part.
+    """Time the loading of samples, then `2 * steps` training steps, every second one part by part.
 
     Raises:
         FarclussError: as in training.
@@ -113,10 +113,10 @@ def bench(parts: Parts, steps: int) -> Figures:
 
 
 def time_loading(parts: Parts) -> dict[str, float]:
-    """Seconds of one core to make a sample of each kind, as a loader process does.
+    """CPU seconds to load a sample of each kind, as a loader process does.
 
     Raises:
-        FarclussError: one cannot be read.
+        FarclussError: a sample cannot be read.
     """
     recipe, items = parts.recipe, (parts.splits.labeled, parts.splits.unlabeled)
     crops = PairedCrops(
@@ -144,7 +144,7 @@ def time_loading(parts: Parts) -> dict[str, float]:
 
 
 def time_steps(run: Run) -> tuple[list[float], list[dict[str, float]]]:
-    """Seconds of whole steps, and of the parts of those between them."""
+    """Seconds per step and per part of a step; the two kinds of measurement alternate."""
     whole: list[float] = []
     timed: list[dict[str, float]] = []
     device = run.accelerator.device
@@ -170,7 +170,7 @@ def _step(run: Run, batches: Iterator[HostBatch]) -> None:
 
 
 def advise(figures: Figures, recipe: Recipe) -> list[str]:
-    """What to change, most rewarding first; each a sentence or two."""
+    """Suggested changes, one or two sentences each."""
     train, parts, total = recipe.train, figures.parts, sum(figures.parts.values())
     shares = {name: seconds / total for name, seconds in parts.items()}
     found = []
@@ -182,30 +182,30 @@ def advise(figures: Figures, recipe: Recipe) -> list[str]:
         if shares[kind] > 0.1:
             name = getattr(recipe.stages, kind).name
             found.append(f"Stage {kind}/{name} takes {100 * shares[kind]:.0f} % of a step; see docs/performance.md.")
-    for part, sentence in REASONS.items():
+    for part, sentence in ADVICE.items():
         if shares[part] > 0.1:
             found.append(f"{sentence} takes {100 * shares[part]:.0f} % of a step.")
     if figures.memory_share and figures.memory_share > 0.9:
-        found.append("The device's memory is nearly full: train.split_backward or train.accumulate need less.")
+        found.append("The device's memory is nearly full: use train.split_backward or raise train.accumulate.")
     if figures.memory_share and figures.memory_share < 0.5 and train.accumulate > 1:
         found.append("Half of the device's memory is free: a smaller train.accumulate is faster.")
     network = sum(shares[name] for name in NETWORK)
     if network > 0.8 and not train.compile:
         text = f"The networks take {100 * network:.0f} % of a step; "
-        found.append(text + "train.compile may shorten that, else more devices, a smaller crop or encoder.")
+        found.append(text + "train.compile may speed them up, or use more devices, a smaller crop or encoder.")
     return found
 
 
 def _advise_loader(figures: Figures, recipe: Recipe, share: float) -> str:
-    """The sentence for steps that wait for samples."""
+    """Advice for steps that wait for samples."""
     text = f"A step waits for samples {100 * share:.0f} % of its time. "
-    needed, room = figures.needed_workers, figures.cores // figures.processes
-    if figures.workers < needed <= room:
+    needed, cores = figures.needed_workers, figures.cores // figures.processes
+    if figures.workers < needed <= cores:
         return f"{text}Raise data.workers from {figures.workers} to {needed}."
     if figures.workers < needed and recipe.data.pack is None:
         return f"{text}Pack the data set: farcluss pack RECIPE -o FILE.h5, then --set data.pack=FILE.h5."
     if figures.workers >= needed:
         return (
-            f"{text}Its {figures.workers} loader processes could keep up: the disk, or copying between them, is slow."
+            f"{text}Its {figures.workers} loader processes should suffice: the disk or the transfer from them is slow."
         )
-    return f"{text}{needed} loader processes would keep up; there are {room} cores for each process that trains."
+    return f"{text}It needs {needed} loader processes, but there are {cores} cores per training process."

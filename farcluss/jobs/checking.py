@@ -1,4 +1,4 @@
-"""Checking a recipe against the disk, and one step of it against the machine."""
+"""Checking a recipe: every file that it uses, and a few training steps on this machine."""
 
 import time
 from collections import Counter
@@ -25,12 +25,12 @@ SETS = ("labeled", "unlabeled", "val")
 
 @dataclass
 class Findings:
-    """What reading every file has shown.
+    """The result of reading every file.
 
     Attributes:
-        problems: one text per file that cannot be used.
+        problems: one message per unusable file.
         sizes: number of images by spatial size, per set.
-        pixels: pixels per class and ignored, per set with masks.
+        pixels: pixels per class, then ignored pixels, per set with masks.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -70,7 +70,7 @@ def inspect(parts: Parts, workers: int, findings: Findings) -> Iterator[int]:
 
 
 def dry_run(parts: Parts, steps: int = 3) -> dict[str, float]:
-    """Do a few full steps of a recipe and measure them.
+    """Train a few steps of a recipe and measure them.
 
     Returns:
         `seconds_per_step` (the fastest one), `memory_gib` (peak), `parameters_millions` and `loss`.
@@ -94,13 +94,13 @@ def dry_run(parts: Parts, steps: int = 3) -> dict[str, float]:
 
 
 def check(recipe: Recipe) -> tuple[Parts, Findings, Iterator[int]]:
-    """Build a recipe's parts and prepare its inspection; the iterator does the reading.
+    """Build the parts of a recipe and prepare reading its files, which the returned iterator does.
 
     Raises:
-        Unusable: the data set has findings, and what is left of it is too little to go on.
+        Unusable: the data set has findings, and too little of it is usable to train.
         FarclussError: see `build_parts`.
     """
-    # What a data set leaves out when told to skip is among its findings: one report names everything.
+    # With on_error = "skip" the data set lists what it leaves out in its findings, so one report names everything.
     lenient = recipe.model_copy(update={"data": recipe.data.model_copy(update={"on_error": "skip"})})
     try:
         parts = build_parts(lenient)
@@ -115,7 +115,7 @@ def check(recipe: Recipe) -> tuple[Parts, Findings, Iterator[int]]:
 
 
 def findings_of(dataset: Dataset) -> list[str]:
-    """What a data set has to report by itself, where it can."""
+    """Problems that the data set itself reports, if it reports any."""
     return list(getattr(dataset, "findings", list)())
 
 
@@ -149,7 +149,7 @@ def settings(recipe: Recipe, dataset: Dataset) -> dict[str, tuple[Any, str]]:
 
 
 class Unusable(DataError):
-    """A data set of which nothing can be used.
+    """A data set of which too little can be used.
 
     Attributes:
         problems: its findings.

@@ -1,4 +1,4 @@
-"""From a run to the one file to carry away, and to ONNX."""
+"""Exporting a trained model as one weights file, and as ONNX."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def load_source(source: Path, network: str) -> Model:
         network: `teacher` or `student`.
 
     Raises:
-        WeightsError, RunError: neither, the weights file holds the other network, or a checkpoint does not fit.
+        WeightsError, RunError: `source` is neither, holds the other network, or its checkpoint does not fit.
     """
     if source.is_dir():
         folder = RunFolder(source)
@@ -34,13 +34,13 @@ def load_source(source: Path, network: str) -> Model:
             model.load_state_dict(newest.state[network])
         except (KeyError, RuntimeError):
             raise WeightsError(
-                f"The newest checkpoint of {source} does not fit {folder.last}.\nThey are of different runs; "
+                f"The newest checkpoint of {source} does not fit {folder.last}.\nThey belong to different runs; "
                 "train again, or export a weights file."
             ) from None
         scores = {key: value for key, value in card.scores.items() if key in ("teacher_miou", "student_miou")}
         step = newest.manifest.step
-        fresh = {"source": network, "step": step, "scores": scores if card.step == step else {}}
-        return Model(model.eval(), card.model_copy(update=fresh))
+        update = {"source": network, "step": step, "scores": scores if card.step == step else {}}
+        return Model(model.eval(), card.model_copy(update=update))
     loaded = load(source)
     if loaded.card.source != network:
         raise WeightsError(
@@ -49,7 +49,7 @@ def load_source(source: Path, network: str) -> Model:
     return loaded
 
 
-class _Exported(nn.Module):
+class _ProbabilityModel(nn.Module):
     """Images in [0, 1] to probabilities, normalization included."""
 
     def __init__(self, model: Model) -> None:
@@ -76,10 +76,10 @@ def export_onnx(model: Model, path: Path, size: tuple[int, ...]) -> float:
     try:
         import onnx  # noqa: F401 (the exporter needs it)
         import onnxruntime
-        import onnxscript  # noqa: F401 (as well)
+        import onnxscript  # noqa: F401 (likewise)
     except ImportError as error:
         raise PluginError(f"ONNX export needs {error.name}. Install it: pip install 'farcluss[onnx]'") from None
-    module = _Exported(model).eval().cpu()
+    module = _ProbabilityModel(model).eval().cpu()
     sample = torch.rand(2, model.card.channels, *size, generator=torch.Generator().manual_seed(0))
     program = torch.onnx.export(
         module,
@@ -91,8 +91,8 @@ def export_onnx(model: Model, path: Path, size: tuple[int, ...]) -> float:
         verbose=False,
     )
     graph = program.model_proto  # type: ignore[union-attr]
-    facts = {"classes": model.classes, "palette": model.card.palette, "range": "images in [0, 1]"}
-    for key, value in facts.items():
+    metadata = {"classes": model.classes, "palette": model.card.palette, "range": "images in [0, 1]"}
+    for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=json.dumps(value))
     content = graph.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -104,5 +104,5 @@ def export_onnx(model: Model, path: Path, size: tuple[int, ...]) -> float:
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise WeightsError(f"{path} cannot be written: {error.strerror}. Choose another place, or make room.") from None
+        raise WeightsError(f"{path} cannot be written: {error.strerror}. Choose another path, or free space.") from None
     return difference

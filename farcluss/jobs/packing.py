@@ -1,4 +1,4 @@
-"""Writing a pack: all items of a recipe's data set, decoded once, into one HDF5 file that appears when it is whole."""
+"""Writing a pack: all images and masks of a data set, decoded, in one HDF5 file that appears once it is complete."""
 
 import os
 import re
@@ -24,17 +24,17 @@ from farcluss.runs.atomic import UNFINISHED, rename_durably
 
 SPLITS = ("train", "val", "test")
 FLUSH_EVERY = 16
-"""Images between two flushes. What HDF5 knows of so few fits its cache, so the file on the disk is whole in between."""
+"""Images between two flushes: few enough for HDF5 to cache their metadata, so the file on disk stays consistent."""
 
 RESERVE = 1 << 20
-"""Bytes kept free on the disk for what HDF5 writes besides the arrays of one image."""
+"""Bytes kept free on the disk for what HDF5 writes besides the arrays of an image."""
 
 Compression = Literal["none", "lzf"]
 
 
 @dataclass
-class Listener:
-    """A data set that notes what the lines of lists name."""
+class RecordingDataset:
+    """Wraps a data set and records which items each line of a list names."""
 
     dataset: Dataset
     lines: dict[str, list[Item]] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Listener:
         return self.dataset.parse(line)
 
     def parse_group(self, line: str) -> list[Item]:
-        """What a line names, noted."""
+        """The items that a line names; records them."""
         group = getattr(self.dataset, "parse_group", None)
         items = self.lines[line.strip()] = group(line) if group else [self.dataset.parse(line)]
         return items
@@ -72,25 +72,25 @@ class Listener:
         return self.dataset.read(item, window)
 
 
-def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
-    """What there is to pack.
+def collect(data: Data) -> tuple[Dataset, Contents, list[Item]]:
+    """Collect what has to be packed.
 
     Returns:
-        The data set; the contents of its pack, whose names are relative to `data.root`; and what to read, one item per
-        image and mask, in the order of the contents.
+        The data set; the contents of its pack, with names relative to `data.root`; and the items to read, one per pair
+        of image and mask, in the order of the contents.
 
     Raises:
-        FarclussError: the recipe's data set or lists are wrong, as in training.
+        FarclussError: the recipe's data set or lists are invalid, as in training.
     """
     data = data.model_copy(update={"pack": None, "palette": None})
     dataset = build_dataset(data)
     if hasattr(dataset, "place"):
         raise DataError(
-            f"The layout {data.layout.name} chooses where crops lie, which a pack cannot do.\n"
-            "Train on the files themselves."
+            f"The layout {data.layout.name} chooses its own crop positions, which a pack cannot do.\n"
+            "Train on the files instead."
         )
-    known, listener = defaults_of(dataset), Listener(dataset)
-    chosen = resolve(listener, data)
+    known, recorder = defaults_of(dataset), RecordingDataset(dataset)
+    chosen = resolve(recorder, data)
     splits, missing = dict[str, list[Item]](), dict[str, str]()
     for split in SPLITS:
         try:
@@ -98,57 +98,57 @@ def survey(data: Data) -> tuple[Dataset, Contents, list[Item]]:
         except DataError as error:
             missing[split] = str(error)
     used = [item for items in splits.values() for item in items]
-    listed = [item for items in listener.lines.values() for item in items]
+    listed = [item for items in recorder.lines.values() for item in items]
     used += [*chosen.labeled, *chosen.unlabeled, *chosen.val, *listed]
     root = Path(os.path.abspath(data.root))
     firsts = {item.image: item for item in reversed(used)}
     if twins := next(((item, firsts[item.image]) for item in used if item.id != firsts[item.image].id), None):
         raise PluginError(
-            f"{type(dataset).__name__} gives {twins[0].image} as image of the items {twins[1].id} and {twins[0].id}.\n"
-            "A pack knows images by that name alone: it must be another for each item."
+            f"{type(dataset).__name__} uses the image {twins[0].image} for the items {twins[1].id} and {twins[0].id}.\n"
+            "A pack identifies items by their image, so each item needs its own."
         )
     lines = {line: [item] for image in dict.fromkeys(item.image for item in used)
-             for line, item in find_names(dataset, firsts[image], root).items()} | listener.lines  # fmt: skip
+             for line, item in accepted_names(dataset, firsts[image], root).items()} | recorder.lines  # fmt: skip
     named = [item for items in lines.values() for item in items]
-    places = {item: place for place, item in enumerate(dict.fromkeys([*used, *named]))}
+    index = {item: number for number, item in enumerate(dict.fromkeys([*used, *named]))}
     contents = Contents(
         data_origin(data.with_defaults(known)),
         root.as_posix(),
         bool(getattr(dataset, "lists_decide", False)),
         tuple(dataset.classes),
         tuple(tuple(color) for color in dataset.palette),  # type: ignore[misc]
-        tuple(_renamed(item, root) for item in places),
-        {split: [places[item] for item in items] for split, items in splits.items()},
+        tuple(_renamed(item, root) for item in index),
+        {split: [index[item] for item in items] for split, items in splits.items()},
         missing,
-        {line: [places[item] for item in items] for line, items in lines.items()},
+        {line: [index[item] for item in items] for line, items in lines.items()},
         *carried_keys(dataset),
         known,
     )
-    return dataset, contents, readings(list(places))
+    return dataset, contents, items_to_read(list(index))
 
 
-def find_names(dataset: Dataset, item: Item, root: Path) -> dict[str, Item]:
-    """By what names alone a list may call an image, and the item that the data set then gives.
+def accepted_names(dataset: Dataset, item: Item, root: Path) -> dict[str, Item]:
+    """The names that a list may use for an image, each with the item that the data set returns for it.
 
-    That item's mask may be another than in a split, as that of VOC's coarsely annotated images.
+    Its mask may differ from the one in a split, as for VOC's coarsely annotated images.
     """
     parts = PurePosixPath(item.id).parts
-    tails = ["/".join(parts[place:]) for place in range(len(parts))]
+    tails = ["/".join(parts[start:]) for start in range(len(parts))]
     candidates = [item.image, relative(item.image, root), item.id, *tails, tails[-1].rpartition("_")[0]]
     found = {}
     for name in dict.fromkeys(filter(None, candidates)):
         try:
             parsed = dataset.parse(name)
-        except Exception:  # a plugin may fail in any way over what is no line of its lists
+        except Exception:  # a plugin may fail in any way on a text that is not a line of its lists
             continue
         if parsed.image == item.image:
             found[name] = parsed
-    absolute = found.pop(item.image, item)  # the files may lie elsewhere when the pack is used
+    absolute = found.pop(item.image, item)  # the files may be elsewhere when the pack is used
     return {item.id: absolute, relative(item.image, root): absolute} | found
 
 
 def relative(name: str, root: Path) -> str:
-    """A path below `root` relative to it, anything else as it is."""
+    """A path below `root` relative to it; anything else unchanged."""
     return Path(name).relative_to(root).as_posix() if Path(name).is_relative_to(root) else name
 
 
@@ -156,8 +156,8 @@ def _renamed(item: Item, root: Path) -> Item:
     return replace(item, image=relative(item.image, root), mask=item.mask and relative(item.mask, root))
 
 
-def readings(items: list[Item]) -> list[Item]:
-    """What to read for `items`: each image with each of its masks, or once without."""
+def items_to_read(items: list[Item]) -> list[Item]:
+    """The items to read: each image with each of its masks, or once without a mask."""
     masks: dict[str, dict[str | None, Item]] = {}
     for item in items:
         masks.setdefault(item.image, {}).setdefault(item.mask, item)
@@ -165,40 +165,40 @@ def readings(items: list[Item]) -> list[Item]:
 
 
 class Packing:
-    """The writing of one file; iterate it, and it gives the number of readings stored so far.
+    """Writes one pack; iterating it yields the number of items stored so far.
 
     Attributes:
-        total: number of readings.
-        done: those that an interrupted run had stored.
-        remarks: what became of an unfinished file.
+        total: number of items to read.
+        done: items stored so far, including those of an interrupted run.
+        notes: messages about an unfinished file.
     """
 
     def __init__(self, data: Data, output: Path, compression: Compression = "none", overwrite: bool = False) -> None:
-        """Survey the data set, and open the unfinished file of an interrupted run where there is one.
+        """Collect what has to be packed.
 
         Raises:
-            FarclussError: nothing can be written there, or the recipe's data set or lists are wrong.
+            FarclussError: `output` cannot be written, or the recipe's data set or lists are invalid.
         """
         if not output.parent.is_dir():
-            raise DataError(f"{output.parent} is not a folder. Create it, or write to another place with -o.")
+            raise DataError(f"{output.parent} is not a folder. Create it, or choose another with -o.")
         if output.is_dir():
-            raise DataError(f"{output} is a folder. Give the name of a file, as {output / 'data.h5'}.")
+            raise DataError(f"{output} is a folder. Give a file name, such as {output / 'data.h5'}.")
         if output.exists() and not overwrite:
             raise DataError(f"{output} exists already. Use --overwrite, or another name.")
         self.output, self.part = output, output.with_name(output.name + UNFINISHED)
         self.compression = None if compression == "none" else compression
         self.workers = data.workers
-        self.dataset, self.contents, self.items = survey(data)
+        self.dataset, self.contents, self.items = collect(data)
         self.total, self.done = len(self.items), 0
         self.sizes: dict[int, tuple[int, ...]] = {}
-        self.valid, self.pixels = dict[int, Any](), dict[int, Any]()  # numbers, by image and by mask
-        self.remarks: list[str] = []
+        self.valid, self.pixels = dict[int, Any](), dict[int, Any]()  # pixel counts, by number of image and mask
+        self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[int]:
-        """Store what is missing, then give the file its name.
+        """Store what is missing, then rename the unfinished file to `output`.
 
         Raises:
-            DataError: an image cannot be read, or the file not be written. What is stored stays in the unfinished file.
+            DataError: an image cannot be read or the file cannot be written. The unfinished file keeps what is stored.
         """
         file = self._resume() or self._start()
         yield self.done
@@ -230,7 +230,7 @@ class Packing:
         return file
 
     def _resume(self) -> h5py.File | None:
-        """The unfinished file, all that is in it read and checked; None when there is none that can be used.
+        """The unfinished file, its contents verified; None when there is no usable one.
 
         Raises:
             DataError: another process is writing it.
@@ -242,29 +242,29 @@ class Packing:
         except OSError as error:
             if "unable to lock" in str(error):
                 raise DataError(f"{self.part} is being written by another process. Wait for it, or stop it.") from None
-            self.remarks.append(f"{self.part} of an interrupted run cannot be opened; starting over.")
+            self.notes.append(f"{self.part} of an interrupted run cannot be opened; starting over.")
             return None
         try:
             same = Contents.read(file) == self.contents
             if same and file.attrs["compression"] == (self.compression or "none"):
-                self._take_stock(file)
-                self.remarks.append(f"{self.part} holds {self.done} of {self.total} already; going on.")
+                self._recover(file)
+                self.notes.append(f"{self.part} holds {self.done} of {self.total} images already; continuing.")
                 return file
-            self.remarks.append(f"{self.part} is of other data or another compression; starting over.")
+            self.notes.append(f"{self.part} belongs to other data or another compression; starting over.")
         except (OSError, RuntimeError, KeyError, ValueError, TypeError):
-            self.remarks.append(f"{self.part} of an interrupted run is damaged; starting over.")
+            self.notes.append(f"{self.part} of an interrupted run is damaged; starting over.")
         self.done = 0
         _close(file)
         return None
 
-    def _take_stock(self, file: h5py.File) -> None:
-        """Count what is stored and whole, from the first on; remove what comes after."""
+    def _recover(self, file: h5py.File) -> None:
+        """Count the leading items that are stored intact; remove everything after them."""
         for item in self.items:
             try:
-                self._note(item, self._stored(file, item))
+                self._record(item, self._stored(file, item))
             except DAMAGE:
                 break
-        kept = {name for item in self.items[: self.done] for name in self._places(item)[1]}
+        kept = {name for item in self.items[: self.done] for name in self._locate(item)[1]}
         kept |= {name.replace("images", "valid") for name in kept}
         for name in [f"{group}/{number}" for group in ("images", "masks", "valid") for number in file[group]]:
             if name not in kept:
@@ -273,14 +273,14 @@ class Packing:
         file.pop("pixels", None)
 
     def _stored(self, file: h5py.File, item: Item) -> Sample:
-        """What is stored of a reading. Raises what h5py raises where something is missing or damaged."""
-        number, names = self._places(item)
+        """The stored sample of an item. Raises one of `DAMAGE` where something is missing or damaged."""
+        number, names = self._locate(item)
         image, *masks = (read_checked(file[name]) for name in names)
         valid = read_checked(file[f"valid/{number}"]) if f"valid/{number}" in file else None
         return Sample(image, masks[0] if masks else None, valid)
 
-    def _note(self, item: Item, sample: Sample) -> None:
-        """Count a reading that is stored, and keep what the tables at the end shall say of it."""
+    def _record(self, item: Item, sample: Sample) -> None:
+        """Count a stored item, and keep its size and pixel counts for the tables at the end."""
         name = self._name(item)
         number = self.contents.images[name.image]
         self.sizes[number] = sample.image.shape[1:]
@@ -290,9 +290,9 @@ class Packing:
         self.done += 1
 
     def _count(self, item: Item, sample: Sample) -> NDArray[np.int64]:
-        """Pixels as the data set itself counts them, if it does: packed or not, a run draws the same.
+        """Pixel counts as the data set itself counts them, if it does, so that packing does not change what is drawn.
 
-        Valid ones are those that count where the image is unlabeled.
+        The valid pixels are counted as those of an unlabeled image.
         """
         if not hasattr(self.dataset, "pixel_counts"):
             return count_pixels(sample.image.shape[1:], sample.mask, sample.valid, len(self.contents.classes))
@@ -301,16 +301,19 @@ class Packing:
             counts[0] = self.dataset.pixel_counts(replace(item, mask=None))[0]
         return counts
 
-    def _places(self, item: Item) -> tuple[int, list[str]]:
-        """Number of an image, and where it and its mask are stored."""
+    def _locate(self, item: Item) -> tuple[int, list[str]]:
+        """Number of an image, and the names of the HDF5 data sets of it and its mask."""
         name = self._name(item)
         number = self.contents.images[name.image]
         mask = [] if name.mask is None else [f"masks/{self.contents.masks[name.image, str(name.mask)]}"]
         return number, [f"images/{number}", *mask]
 
     def _store(self, file: h5py.File, item: Item, sample: Sample) -> None:
-        """Store what is new of a reading; an image with several masks is read more than once. Its image comes last."""
-        number, names = self._places(item)
+        """Store the arrays of an item that are not stored yet, the image last.
+
+        An image with several masks is read more than once.
+        """
+        number, names = self._locate(item)
         axes = sample.image.ndim - 1
         self._reserve(file, sum(array.nbytes for array in sample if array is not None))
         arrays: list[tuple[str, NDArray[Any] | None]] = [
@@ -321,14 +324,14 @@ class Packing:
                 chunks = chunk_shape(array.shape, array.itemsize, axes)
                 stored = file.create_dataset(name, data=array, chunks=chunks, compression=self.compression)
                 stored.attrs[CHECKSUM] = checksum(array)
-        self._note(item, sample)
+        self._record(item, sample)
         if self.done % FLUSH_EVERY == 0:
             file.flush()
 
     def _reserve(self, file: h5py.File, size: int) -> None:
-        """Have room for `size` more bytes, or raise OSError: after a write that fails, HDF5 crashes the process.
+        """Allocate space for `size` more bytes, or raise OSError: HDF5 crashes the process when a write fails.
 
-        Room for twice as many, as chunks at the edges are stored whole, and each has a line in an index.
+        Twice as many, since chunks at the edges are stored whole and each has an entry in an index.
         """
         if not hasattr(os, "posix_fallocate"):
             return
@@ -349,28 +352,28 @@ class Packing:
         file.flush()
         used = file.id.get_filesize()
         file.close()
-        with self.part.open("rb+") as whole:
-            whole.truncate(min(used, os.fstat(whole.fileno()).st_size))  # what was reserved goes
-            os.fsync(whole.fileno())
+        with self.part.open("rb+") as part:
+            part.truncate(min(used, os.fstat(part.fileno()).st_size))  # drop the unused allocation
+            os.fsync(part.fileno())
         rename_durably(self.part, self.output)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Say what keeps the file from being written; HDF5 wraps the system's reason in several lines of its own."""
+        """Turn write errors into a DataError with the system's reason, which HDF5 wraps in several lines of its own."""
         try:
             yield
         except (OSError, RuntimeError) as error:
-            said = re.search(r"error message = '([^']*)'", str(error))
+            match = re.search(r"error message = '([^']*)'", str(error))
             strerror = error.strerror if isinstance(error, OSError) else None
-            reason = said[1] if said else strerror or str(error).partition("\n")[0]
+            reason = match[1] if match else strerror or str(error).partition("\n")[0]
             raise DataError(
                 f"{self.part} cannot be written: {reason}.\n"
-                "Make room or choose another place with -o; the same command goes on where this one stopped."
+                "Free space, or choose another path with -o; the same command continues where this one stopped."
             ) from None
 
 
 def _close(file: h5py.File) -> None:
     try:
         file.close()
-    except (OSError, RuntimeError):  # a full disk, which has been reported
+    except (OSError, RuntimeError):  # a full disk, which has already been reported
         pass

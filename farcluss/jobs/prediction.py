@@ -1,4 +1,4 @@
-"""Predicting files: which ones, where to, and what to do about the ones that cannot be read."""
+"""Predicting files: choosing inputs and output paths, and reporting files that cannot be read."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,26 +25,26 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of the jobs so far.
+    """Progress of the prediction.
 
     Attributes:
-        done: number of jobs behind, with the share of the one at hand.
-        error: why the last job failed; empty where it did not.
-        remark: what its writer has to say; empty for nothing.
+        done: number of jobs done, plus the share of the current one.
+        error: why the last job failed; empty if it did not.
+        note: message of the writer for the user; empty for none.
     """
 
     done: float
     error: str = ""
-    remark: str = ""
+    note: str = ""
 
 
 def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
     """Jobs for files, folders (with sub-folders, whose structure is kept) and globs.
 
-    Of a folder in which the output folder lies, what is in the latter is left out: these are predictions.
+    Files in an output folder below an input folder are left out: they are predictions.
 
     Raises:
-        DataError: nothing matches or makes a case, two images would write the same file, or one would replace an image.
+        DataError: nothing matches, two images would write the same file, or a prediction would replace an image.
     """
     found = dict.fromkeys(pair for text in inputs for pair in _files(text, output, writer))
     folders: dict[tuple[Path, Path], list[Path]] = {}
@@ -52,7 +52,7 @@ def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
         folders.setdefault((path.parent, folder), []).append(path)
     jobs = [Job(files, folder / name) for (_, folder), paths in folders.items() for name, files in writer.cases(paths)]
     if not jobs:
-        raise DataError(f"{', '.join(inputs)}: nothing there is what these weights predict. Check the folders.")
+        raise DataError(f"{', '.join(inputs)}: no file there is an input of these weights. Check the paths.")
     for job in jobs:
         _refuse_leaving(job, output, writer)
     images = {path.resolve() for job in jobs for path in job.files}
@@ -64,7 +64,7 @@ def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
         if other != image:
             raise DataError(
                 f"{other} and {image} would both be written to {path}.\n"
-                "Predict them in two calls, or give their common folder."
+                "Predict them separately, or give their common folder."
             )
     return jobs
 
@@ -72,7 +72,7 @@ def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
 def _refuse_leaving(job: Job, output: Path, writer: Writer) -> None:
     """Raise DataError when a prediction would be written outside the output folder, through a name or a link."""
     if not job.target.name.strip("."):
-        raise DataError(f"{job.image} has a name of dots alone, which a prediction cannot have. Rename it.")
+        raise DataError(f"{job.image} has a name of only dots, which a prediction cannot have. Rename it.")
     for path in writer.outputs(job.target):
         if path.is_symlink() or not path.resolve().is_relative_to(output.resolve()):
             raise DataError(
@@ -82,7 +82,7 @@ def _refuse_leaving(job: Job, output: Path, writer: Writer) -> None:
 
 
 def _files(text: str, output: Path, writer: Writer) -> list[tuple[Path, Path]]:
-    """The files that an input names, each with the folder that its prediction goes to."""
+    """The files that an input names, each with the folder for its prediction."""
     if not text.strip():
         raise DataError("An input is empty; give an image, a folder or a glob.")
     path = Path(text)
@@ -90,23 +90,22 @@ def _files(text: str, output: Path, writer: Writer) -> list[tuple[Path, Path]]:
         return [(path, output)]
     if path.is_dir():
         below = [p.relative_to(path) for p in _images(path.rglob("*"), writer)]
-        shown = [
-            p for p in below if not any(part.startswith(".") for part in p.parts) and not _made(path / p, path, output)
-        ]
+        visible = [p for p in below if not any(part.startswith(".") for part in p.parts)]
+        shown = [p for p in visible if not _is_prediction(path / p, path, output)]
         found = [(path / p, output / p.parent) for p in shown]
     else:
         try:
             matching = _images(Path(path.anchor).glob(str(path.relative_to(path.anchor))), writer)
         except ValueError as error:
-            raise DataError(f"{text} is no image, no folder and no glob: {error}.") from None
+            raise DataError(f"{text} is not an image, a folder or a valid glob: {error}.") from None
         found = [(p, output) for p in matching]
     if not found:
-        raise DataError(f"{text} is no image, no folder with images and no glob that matches any.")
+        raise DataError(f"{text} is not an image, a folder with images or a glob that matches any.")
     return found
 
 
-def _made(file: Path, folder: Path, output: Path) -> bool:
-    """Whether a file is below an output folder that lies inside the folder of images: an earlier prediction."""
+def _is_prediction(file: Path, folder: Path, output: Path) -> bool:
+    """Whether a file lies in an output folder inside the input folder, so that it is an earlier prediction."""
     own = output.resolve()
     return own != folder.resolve() and own.is_relative_to(folder.resolve()) and file.resolve().is_relative_to(own)
 
@@ -121,12 +120,12 @@ def refuse_existing(jobs: list[Job], writer: Writer) -> None:
     taken = [path for job in jobs for path in writer.outputs(job.target) if path.exists()]
     if taken:
         raise DataError(
-            f"{len(taken)} output files exist already, the first is {taken[0]}.\nUse --overwrite or another --output."
+            f"{len(taken)} output files exist already, the first is {taken[0]}.\nUse --overwrite, or another --output."
         )
 
 
 def make_folder(output: Path) -> None:
-    """Make the folder for predictions. Raises DataError when that, or writing into it, is impossible."""
+    """Create the folder for predictions. Raises DataError when it cannot be created or written."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         reason = "" if os.access(output, os.W_OK) else "permission denied"
@@ -137,11 +136,11 @@ def make_folder(output: Path) -> None:
 
 
 def predict_files(model: Model, jobs: list[Job], writer: Writer) -> Iterator[Outcome]:
-    """Predict and write every job, step by step; one that fails is reported, the others go on."""
+    """Predict and write every job, step by step; a failed job is reported and does not stop the others."""
     for number, job in enumerate(jobs):
         try:
             for step in writer.predict(model, job.files, job.target) or ():
-                yield Outcome(number + step.share, remark=step.remark)
+                yield Outcome(number + step.share, note=step.note)
         except FarclussError as error:
             yield Outcome(number + 1, str(error))
         else:

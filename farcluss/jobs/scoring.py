@@ -1,4 +1,4 @@
-"""Scoring a weights file on a data set: the recipe inside the file says how."""
+"""Evaluating a weights file on a data set, by the recipe that the file contains."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from farcluss.recipes.reading import validate
 
 
 def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", workers: int = 0) -> Scores:
-    """Scores of a weights file.
+    """Evaluate a weights file.
 
     Args:
         weights: `.safetensors` file.
-        changes: keys of the file's own recipe to change: `data.root`, `data.val`, `eval.*`.
+        changes: keys of the file's recipe to override: `data.root`, `data.val`, `eval.*`.
         device: where to run.
         workers: processes that decode images.
 
     Raises:
-        FarclussError: the file, the data set or a changed key is wrong.
+        FarclussError: the file, the data set or an overridden key is invalid.
     """
     model = load(weights, device)
     recipe = validate(model.card.recipe, changes)
@@ -28,7 +28,7 @@ def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", wo
     if list(dataset.classes) != model.classes:
         raise RecipeError(
             f"{weights} predicts {len(model.classes)} classes ({', '.join(model.classes[:4])} ...), the data set has "
-            f"{len(dataset.classes)} ({', '.join(dataset.classes[:4])} ...).\nScore it on data with the same classes."
+            f"{len(dataset.classes)} ({', '.join(dataset.classes[:4])} ...).\nUse data with the same classes."
         )
     if path := find_list(recipe.data.val, recipe.data):
         items = read_list(path, dataset)
@@ -37,6 +37,6 @@ def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", wo
     else:
         items = resolve(dataset, recipe.data).val
     if not items:
-        raise RecipeError("There are no images to score; give --split val, test or a list file.")
+        raise RecipeError("There are no images to evaluate; give --split val, test or a list file.")
     crop = crop_sides(recipe.data.crop, len(dataset.size(items[0])))
     return evaluate(model.with_inference(inference_of(recipe.eval, crop)), dataset, items, workers=workers)

@@ -1,4 +1,4 @@
-"""A few full steps of a recipe, in a folder that goes away: to see whether they work, and what they cost."""
+"""A short trial run of a recipe in a temporary folder, to test and to time its steps."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from farcluss.training.state import Run
 
 @contextmanager
 def trial(parts: Parts, steps: int, workers: int) -> Iterator[Run]:
-    """A run of `steps` steps, past its warm-up, its encoder from scratch.
+    """A run of `steps` steps without warm-up or ramp, its encoder from scratch.
 
     Args:
         parts: of the recipe.
-        steps: that the run is to have.
+        steps: length of the run.
         workers: loader processes.
     """
     recipe = parts.recipe
@@ -28,7 +28,7 @@ def trial(parts: Parts, steps: int, workers: int) -> Iterator[Run]:
     loss = recipe.loss.model_copy(update={"warmup_steps": 0, "ramp_steps": 0})
     train = recipe.train.model_copy(update={"steps": steps, "epochs": None, "trackers": []})
     data = recipe.data.model_copy(update={"workers": workers})
-    tried = recipe.model_copy(update={"network": network, "loss": loss, "train": train, "data": data})
+    short = recipe.model_copy(update={"network": network, "loss": loss, "train": train, "data": data})
     with tempfile.TemporaryDirectory() as folder:
-        accelerator = make_accelerator(tried, Path(folder))
-        yield prepare(tried, replace(parts, recipe=tried), accelerator, RunFolder(Path(folder)))
+        accelerator = make_accelerator(short, Path(folder))
+        yield prepare(short, replace(parts, recipe=short), accelerator, RunFolder(Path(folder)))

@@ -1,4 +1,4 @@
-"""Reading a whole pack again, to find what is damaged."""
+"""Reading a whole pack to find damaged images and masks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from farcluss.data.base import Item
 from farcluss.data.pack import Pack, is_damaged, open_file
-from farcluss.jobs.packing import readings
+from farcluss.jobs.packing import items_to_read
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Reading all of a pack; iterate it, and it says what is damaged of each image, None for whole ones."""
+    """Verifies a pack; iterating it yields one message per item, None for an intact one."""
 
     pack: Pack
     path: Path
@@ -22,26 +22,26 @@ class Inspection:
 
     @cached_property
     def _items(self) -> list[Item]:
-        return readings(list(self.pack.contents.items))
+        return items_to_read(list(self.pack.contents.items))
 
     def __iter__(self) -> Iterator[str | None]:
-        """One text or None per image and mask."""
+        """Read each image and mask and compare its checksum."""
         contents = self.pack.contents
         with open_file(self.path) as file:
-            known: dict[str, bool] = {}
+            damage: dict[str, bool] = {}
             for item in self._items:
                 number = contents.images[item.image]
                 names = [f"images/{number}", *([f"valid/{number}"] if f"valid/{number}" in file else [])]
                 if item.mask is not None:
                     names.append(f"masks/{contents.masks[item.image, item.mask]}")
                 for name in names:
-                    if name not in known:
-                        known[name] = name not in file or is_damaged(file[name])
-                known[names[0]] |= not known[names[0]] and file[names[0]].shape[1:] != self.pack.size(item)
-                damaged = [name.partition("/")[0].removesuffix("s") for name in names if known[name]]
+                    if name not in damage:
+                        damage[name] = name not in file or is_damaged(file[name])
+                damage[names[0]] |= not damage[names[0]] and file[names[0]].shape[1:] != self.pack.size(item)
+                damaged = [name.partition("/")[0].removesuffix("s") for name in names if damage[name]]
                 yield f"{item.id}: damaged {' and '.join(damaged)}" if damaged else None
 
 
 def inspect(path: Path) -> Inspection:
-    """All items of a pack, to be read and compared with their checksums. Raises DataError when it cannot be opened."""
+    """Open a pack to verify it. Raises DataError when it cannot be opened."""
     return Inspection(Pack(path), path)

@@ -1,1 +1,1 @@
-"""Student, teacher and stages become a loss: the method."""
+"""The method: student, teacher and stages combined into a loss."""

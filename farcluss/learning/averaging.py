@@ -1,4 +1,4 @@
-"""The mean teacher's average, and buffers that are kept or put back as a whole."""
+"""The EMA of the mean teacher, and buffers joined so that they are copied and restored at once."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ def ema_decay(step: int, decay: float) -> float:
 def ema_update(teacher: nn.Module, student: nn.Module, rate: float | Tensor) -> None:
     """`theta_t <- theta_t + rate (theta_s - theta_t)` (eq. 1, rate = 1 - decay) for parameters and float buffers.
 
-    Others are copied. A rate that is a scalar tensor is not read by the host; at 0 nothing moves.
+    Integer buffers are copied. `rate` may be a scalar tensor, which needs no host sync; 0 keeps the averages.
     """
     pairs = zip((*teacher.parameters(), *teacher.buffers()), (*student.parameters(), *student.buffers()), strict=True)
     averaged: list[tuple[Tensor, Tensor]] = []
@@ -32,14 +32,14 @@ def join_buffers(network: nn.Module) -> list[Tensor]:
     """Make all buffers of a network views of one tensor per dtype, which is copied, summed and restored at once.
 
     Returns:
-        These tensors, flat.
+        The joined tensors, flat.
     """
-    places = [
+    owners = [
         (module, name, buffer) for module in network.modules() for name, buffer in module.named_buffers(recurse=False)
     ]
     joined = []
-    for dtype in sorted({buffer.dtype for _, _, buffer in places}, key=str):
-        members = [place for place in places if place[2].dtype == dtype]
+    for dtype in sorted({buffer.dtype for _, _, buffer in owners}, key=str):
+        members = [owner for owner in owners if owner[2].dtype == dtype]
         flat = torch.cat([buffer.detach().flatten() for _, _, buffer in members])
         parts = torch.split(flat, [buffer.numel() for _, _, buffer in members])
         for (module, name, buffer), part in zip(members, parts, strict=True):

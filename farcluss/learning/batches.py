@@ -1,4 +1,4 @@
-"""The images of a step and their pseudo-labels, as a whole and in micro-batches."""
+"""The images of a step and their pseudo-labels, whole or split into micro-batches."""
 
 from functools import partial
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Batch(NamedTuple):
         masks: `(B, *S)` uint8.
         unlabeled: `(B, Cin, *S)`, or None in supervised steps.
         valid: `(B, *S)` bool, of the unlabeled images.
-        truth: `(B, *S)` uint8 masks of the unlabeled images where they exist, for diagnostics alone; else `IGNORE`.
+        truth: `(B, *S)` uint8 masks of the unlabeled images, `IGNORE` where unknown; only for diagnostics.
     """
 
     images: Tensor
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 class StrongViews(NamedTuple):
-    """The strong views of a batch, each with the pseudo-labels that were moved as its pixels were."""
+    """The strong views of a batch, each with its pseudo-labels, warped as the view was."""
 
     images: tuple[Tensor, ...]
     labels: tuple[PseudoLabels, ...]
@@ -39,9 +39,9 @@ class StrongViews(NamedTuple):
 def split(
     batch: Batch, strong: StrongViews | None, micro_batches: int, apart: bool = False
 ) -> list[tuple[Batch, StrongViews | None]]:
-    """A batch and its strong views in equal micro-batches.
+    """Split a batch and its strong views into equal micro-batches.
 
-    With `apart`, each of them becomes two: its labeled images, then its strong views.
+    With `apart`, each is split again: its labeled images, then its strong views.
     """
     parts = [[None] * micro_batches if tensor is None else tensor.chunk(micro_batches) for tensor in batch]
     batches = [Batch(*part) for part in zip(*parts, strict=True)]
@@ -69,7 +69,7 @@ def _chunk(count: int, number: int, tensor: Tensor) -> Tensor:
 
 
 def join_labels(micro_batches: list[PseudoLabels]) -> PseudoLabels:
-    """Labels of micro-batches as those of the whole; one micro-batch is not copied."""
+    """Concatenate the labels of micro-batches; a single one is not copied."""
     if len(micro_batches) == 1:
         return micro_batches[0]
     fields = zip(*(vars(part).values() for part in micro_batches), strict=True)

@@ -1,4 +1,4 @@
-"""From a recipe to its parts: data set, splits, stages and networks, built through their plugins."""
+"""Builds the parts of a recipe from their plugins: data set, splits, stages and networks."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from farcluss.stages.base import STAGES
 
 @dataclass(frozen=True)
 class Parts:
-    """The built parts of a recipe; networks are built on demand, since their weights are random."""
+    """The built parts of a recipe; networks are built on demand, after seeding."""
 
     recipe: Recipe
     dataset: Dataset
@@ -35,7 +35,7 @@ class Parts:
         return self.stages.contrast.dim if self.recipe.loss.contrastive > 0 else 0
 
     def build_networks(self) -> tuple[Any, nn.Module]:
-        """Student and teacher, equal at the start; the teacher never trains."""
+        """Student and teacher with equal weights; the teacher gets no gradients and stays in evaluation mode."""
         network = self.recipe.network
         arguments = (network.name, network.options, self.recipe.data.channel_count, len(self.dataset.classes), self.dim)
         student = build_network(*arguments, network.pretrained)
@@ -44,18 +44,18 @@ class Parts:
         return student, teacher.requires_grad_(False).eval()
 
     def steps(self) -> int:
-        """Steps of the whole training; an epoch sees every unlabeled image once, labeled where there are no others."""
+        """Number of training steps; an epoch is a pass over the unlabeled images, else the labeled ones."""
         train = self.recipe.train
         per_epoch = -(-len(self.splits.unlabeled or self.splits.labeled) // train.batch)
         return train.steps or (train.epochs or 0) * per_epoch
 
     def chances(self) -> tuple[Chances | None, Chances | None]:
-        """How often labeled and unlabeled images are drawn, see `draw_chances`."""
+        """Sampling probabilities of labeled and unlabeled images, see `draw_chances`."""
         unlabeled = self.splits.unlabeled if self.recipe.semi_supervised else []
         return draw_chances(self.dataset, self.splits.labeled, unlabeled, self.recipe.data)
 
     def card(self) -> Card:
-        """What the weights files of this recipe say."""
+        """The metadata of this recipe's weights files."""
         recipe, dataset = self.recipe, self.dataset
         carried: Data = getattr(dataset, "carried", recipe.data)
         recipe = recipe.model_copy(update={"data": carried.with_defaults(defaults_of(dataset))})
@@ -63,13 +63,13 @@ class Parts:
 
 
 ORIGIN = ("classes", "ignore_index", "reduce_zero_label", "channels")
-"""Keys of `[data]` that pixels depend on, besides the layout."""
+"""Keys of `[data]` that affect the pixels read, besides the layout."""
 
 
 def build_dataset(data: Data) -> Dataset:
-    """The data set of a recipe's `[data]` section: its pack, or what its layout builds. Raises FarclussError."""
+    """The data set of a `[data]` section: its pack, or the one built by its layout. Raises FarclussError."""
     if data.pack is not None:
-        from farcluss.data.pack import open_pack  # here, since most recipes have none
+        from farcluss.data.pack import open_pack  # imported here, as most recipes use no pack
 
         return open_pack(data, data_origin(data))
     dataset: Dataset = registry.build("dataset", data.layout.name, data.layout.options, data)
@@ -77,24 +77,24 @@ def build_dataset(data: Data) -> Dataset:
 
 
 def data_origin(data: Data) -> dict[str, Any]:
-    """What the pixels of a data set depend on, files apart, by recipe key, as plain values, for packs."""
+    """The recipe keys that affect the pixels of a data set, as plain values; packs store them."""
     layout = data.layout
     options, _ = registry.get("dataset", layout.name).describe().check(layout.name, layout.options)
-    facts = {"layout.name": layout.name, **{f"layout.{key}": value for key, value in options.items()}}
-    facts |= {key: getattr(data, key) for key in ORIGIN}
-    # Classes as pairs: their order counts, and JSON objects with other orders are equal.
+    values = {"layout.name": layout.name, **{f"layout.{key}": value for key, value in options.items()}}
+    values |= {key: getattr(data, key) for key in ORIGIN}
+    # Classes as pairs, because their order matters and JSON objects ignore it.
     if isinstance(data.classes, dict):
-        facts["classes"] = list(data.classes.items())
-    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+        values["classes"] = list(data.classes.items())
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return {f"data.{key}": value for key, value in plain.items()}
 
 
 def carried_keys(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of the section that a data set wants weights files to have, what packs keep: the keys that pixels depend on.
+    """The keys that affect pixels, of the `[data]` section that a data set provides for weights files; for packs.
 
     Returns:
-        Those keys as plain values, and the origin of a recipe that has them; both empty where weights files have the
-        recipe's own section.
+        Those keys as plain values, and the `data_origin` of that section; both empty if weights files get the recipe's
+        own section.
     """
     section: Data | None = getattr(dataset, "carried", None)
     if section is None:
@@ -111,10 +111,10 @@ def build_stages(recipe: Recipe) -> Stages:
 
 
 def build_parts(recipe: Recipe) -> Parts:
-    """Everything but the networks, and the recipe with what the data set knows.
+    """Build everything but the networks, and fill the recipe with the defaults of the data set.
 
     Raises:
-        PluginError, DataError: naming what to mend.
+        PluginError, DataError: with what to fix.
     """
     stages = build_stages(recipe)
     dataset = build_dataset(recipe.data)
@@ -130,7 +130,7 @@ def build_parts(recipe: Recipe) -> Parts:
         )
     axes = len(dataset.size(splits.labeled[0]))
     sides = crop_sides(recipe.data.crop, axes)
-    check_moves(recipe.data, axes)
+    check_axes(recipe.data, axes)
     normalize = Normalize(recipe.data.channel_mean, recipe.data.channel_std)
     return Parts(recipe, dataset, splits, stages, normalize, sides)
 
@@ -160,13 +160,13 @@ def crop_sides(crop: int | list[int], axes: int) -> tuple[int, ...]:
     return sides
 
 
-def check_moves(data: Data, axes: int) -> None:
-    """Refuse flips and turns along axes that the images do not have. Raises DataError."""
+def check_axes(data: Data, axes: int) -> None:
+    """Check that the images have the axes of flips and rotations. Raises DataError."""
     for key, groups in (("data.flip_axes", [data.flip_axes or []]), ("data.turns", data.turns or [])):
         for group in groups:
-            if strange := [axis for axis in group if not -axes <= axis < axes]:
+            if unknown := [axis for axis in group if not -axes <= axis < axes]:
                 raise DataError(
-                    f"{key} names axis {strange[0]}, the images have {axes} axes: 0 to {axes - 1}, or -1 for the last."
+                    f"{key} names axis {unknown[0]}, the images have {axes} axes: 0 to {axes - 1}, or -1 for the last."
                 )
             if len({axis % axes for axis in group}) < len(group):
                 raise DataError(f"{key} names one axis twice: {list(group)}. Name each once; -1 is the last.")

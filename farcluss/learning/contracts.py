@@ -1,4 +1,4 @@
-"""The five stages of a recipe as one value, and what is demanded of what they give."""
+"""The five stages of a recipe, with checks of what they return."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,17 +24,17 @@ class Stages:
     rebalance: Rebalance
     contrast: Contrast
     names: dict[str, str] = field(default_factory=dict)
-    """The plugin of each kind, for messages."""
+    """Plugin name of each kind, for messages."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """Stage by kind, in the order of the data."""
+        """Stages by kind, in the order of the data flow."""
         return {kind: stage for kind, stage in vars(self).items() if kind != "names"}
 
-    def call(self, kind: str, stage: Callable[..., T], *arguments: Any, gives: type[T]) -> T:
-        """What a stage, or one of its methods, gives.
+    def call(self, kind: str, stage: Callable[..., T], *arguments: Any, returns: type[T]) -> T:
+        """Call a stage, or one of its methods, and check the type of its result.
 
         Raises:
-            PluginError: the stage fails, or gives another type; names the plugin.
+            PluginError: the stage fails, or returns another type; names the plugin.
         """
         try:
             with span(kind):
@@ -43,23 +43,23 @@ class Stages:
             raise
         except Exception as error:
             raise PluginError(f"Plugin {self.name(kind)} fails: {type(error).__name__}: {error}") from error
-        if not isinstance(result, gives):
-            given, due = type(result).__name__, gives.__name__
-            raise PluginError(f"Plugin {self.name(kind)} gives a {given} where a {due} is due; see docs/plugins.md.")
+        if not isinstance(result, returns):
+            actual, expected = type(result).__name__, returns.__name__
+            raise PluginError(f"Plugin {self.name(kind)} returns a {actual}, not a {expected}; see docs/plugins.md.")
         return result
 
     def name(self, kind: str) -> str:
         """`kind/name` of the plugin of a kind."""
         return f"{kind}/{self.names.get(kind, type(self.modules()[kind]).__name__)}"
 
-    def expect(self, kind: str, what: str, shape: Sequence[int], due: Sequence[int]) -> None:
-        """Refuse a stage's tensor of a wrong shape. Raises PluginError that names the plugin."""
-        expect(self.name(kind), what, shape, due)
+    def expect(self, kind: str, what: str, shape: Sequence[int], expected: Sequence[int]) -> None:
+        """Check the shape of a stage's tensor. Raises PluginError that names the plugin."""
+        expect(self.name(kind), what, shape, expected)
 
 
-def expect(plugin: str, what: str, shape: Sequence[int], due: Sequence[int]) -> None:
-    """Refuse what a plugin gives in a wrong shape; costs nothing, since shapes live on the host. Raises PluginError."""
-    if tuple(shape) != tuple(due):
+def expect(plugin: str, what: str, shape: Sequence[int], expected: Sequence[int]) -> None:
+    """Check the shape of a plugin's tensor, without a host sync. Raises PluginError."""
+    if tuple(shape) != tuple(expected):
         raise PluginError(
-            f"Plugin {plugin} gives {what} of shape {tuple(shape)} where {tuple(due)} is due; see docs/plugins.md."
+            f"Plugin {plugin} returns {what} of shape {tuple(shape)}, not {tuple(expected)}; see docs/plugins.md."
         )

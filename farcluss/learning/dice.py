@@ -1,4 +1,4 @@
-"""The soft Dice loss of each image, from sums over its pixels that go through the logits in chunks."""
+"""The soft Dice loss of each image, from sums over its pixels that are computed in chunks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,19 +12,19 @@ from farcluss.tensors.chunks import boxes
 from farcluss.tensors.precision import wide
 
 SMOOTH = 1e-5
-"""Added to numerator and denominator: a class that is neither there nor predicted has no loss."""
+"""Added to numerator and denominator, so that a class that is neither present nor predicted has no loss."""
 
 
 def dice(logits: Tensor, targets: Sequence[Target]) -> Tensor:
     """Soft Dice loss against each target, summed over its images.
 
-    That of an image is the mean over all classes but the first, the background, of
+    The loss of an image is the mean over all classes but the first, the background, of
     `1 - (2 sum_i w_i q_ic p_ic + e) / (sum_i w_i (q_ic + p_ic) + e)`, with `p` the softmax of the logits, `q` the
-    target's values, `w` its weight, 0 at pixels that are not valid. An image without any valid pixel has a loss of 0.
+    target's values and `w` its weight, 0 at invalid pixels. An image without valid pixels has a loss of 0.
 
     Args:
         logits: `(B, C, *S)`.
-        targets: of runs of the images, in their order.
+        targets: one per run of consecutive images, in order.
 
     Returns:
         `(len(targets),)`, in float32 or wider.
@@ -43,15 +43,15 @@ def image_dice(overlap: Tensor, mass: Tensor) -> Tensor:
 def overlaps(logits: Tensor, target: Target) -> tuple[Tensor, Tensor]:
     """Sums over the pixels of each image: `sum_i w_i q_ic p_ic` and `sum_i w_i (q_ic + p_ic)`, `(B, C)` each.
 
-    In float32 or wider. Gradients flow to the logits alone, and are 0 at pixels that are not valid, even where these
-    hold a NaN. No dense label is built but for a chunk of pixels, whose sums come in one order on any device.
+    In float32 or wider. Gradients flow only to the logits, and are 0 at invalid pixels, even if these hold a NaN. Dense
+    labels are built only per chunk of pixels, and the order of summation is the same on any device.
     """
     overlap, mass = _Overlaps.apply(logits, *target)
     return overlap, mass
 
 
 class _Overlaps(torch.autograd.Function):
-    """See `overlaps`; takes the tensors of the target one after the other."""
+    """See `overlaps`; takes the tensors of the target as separate arguments."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,24 +65,24 @@ class _Overlaps(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         logits, *tensors = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for box in boxes(logits):
-            of_images = [slope[box[0]] for slope in slopes]
+            of_images = [grad[box[0]] for grad in grad_outputs]
             gradient[box] = _gradient(of_images, logits[box], *(each[box] for each in tensors))
         return gradient, *(None for _ in tensors)
 
 
 def _weighted(logits: Tensor, values: Tensor, weight: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities, weighted values and the weight: all 0 where a pixel is not valid, whatever it holds."""
+    """Probabilities, weighted values and the weight, all 0 at invalid pixels."""
     probs = wide(logits).softmax(1).masked_fill_(~valid, 0)
     weight = torch.where(valid, weight, 0).to(probs.dtype)
     return probs, torch.where(valid, weight * values, 0).to(probs.dtype), weight
 
 
 def _sums(logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """What `overlaps` gives for a chunk."""
+    """`overlaps` of a chunk."""
     classes, pixels = classes.long(), tuple(range(2, logits.dim()))
     probs, values, weight = _weighted(logits, values, weight, valid)
     kept = values * probs.gather(1, classes)
@@ -91,10 +91,10 @@ def _sums(logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid
 
 
 def _gradient(
-    slopes: Sequence[Tensor], logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor
+    grad_sums: Sequence[Tensor], logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor
 ) -> Tensor:
-    """`(B, C, *S)`, gradient of a chunk's logits, given the two of its images' sums `(B, C)`."""
-    classes, (of_overlap, of_mass) = classes.long(), slopes
+    """Gradient `(B, C, *S)` of a chunk's logits, given those of its images' two sums `(B, C)`."""
+    classes, (of_overlap, of_mass) = classes.long(), grad_sums
     probs, values, weight = _weighted(logits, values, weight, valid)
     of_kept = of_overlap.gather(1, classes.flatten(1)).view(classes.shape)
     of_probs = weight * of_mass.view(*of_mass.shape, *[1] * (logits.dim() - 2))

@@ -1,12 +1,12 @@
 """The method: one student, one teacher, five stages, three losses.
 
-A step of the paper reads from top to bottom in two functions. `pseudo_label` makes views and the teacher's labels for
-them, without gradient. `losses` sends labeled images and strong views through the student in one forward. In between,
-what must be known about the whole batch (the number of pixels, the class counts) is summed over processes.
+A step of the paper is two functions. `pseudo_label` makes the views and the teacher's labels for them, without
+gradient. `losses` sends labeled images and strong views through the student in one forward. In between, statistics of
+the whole batch (number of pixels, class counts) are summed over processes.
 
-OHEM and the contrast span all images of a batch. Where these go through the student in several micro-batches,
-`first_pass` runs each of them without gradient, and `whole_batch` computes from all what `losses` then needs. So
-neither the number of processes nor that of micro-batches changes the result.
+OHEM and the contrastive loss depend on all images of a batch. With several micro-batches, `first_pass` runs each
+without gradient, and `whole_batch` computes from the results what `losses` needs. So neither the number of processes
+nor that of micro-batches changes the result.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,14 +34,14 @@ from farcluss.tensors.timing import span
 
 
 class Totals(NamedTuple):
-    """What is known about the batch of all processes.
+    """Totals over the batch of all processes.
 
     Attributes:
         labeled: number of labeled pixels that are not ignored.
         pixels: N of eq. 8, valid pixels of the strong views; None in supervised steps.
         class_weights: `(C,)`, omega of eq. 7; None in supervised steps.
-        images: number of labeled images; None where no loss asks.
-        views: number of images of the strong views; None where no loss asks.
+        images: number of labeled images; None unless a Dice loss needs it.
+        views: number of images in the strong views; None unless a Dice loss needs it.
     """
 
     labeled: Tensor
@@ -52,13 +52,13 @@ class Totals(NamedTuple):
 
 
 class FirstPass(NamedTuple):
-    """The outputs of a forward without gradient of one micro-batch; None where no loss needs them.
+    """Results of a forward without gradient of one micro-batch; None where no loss needs them.
 
     Attributes:
         pixel_losses: `(B, *S)`, cross-entropy of the labeled images.
-        masks: `(B, *S)`, theirs.
+        masks: `(B, *S)`, their masks.
         embeddings: `(B, D, *s)`.
-        anchors: of the embeddings.
+        anchors: labels of the embeddings.
     """
 
     pixel_losses: Tensor | None
@@ -68,13 +68,13 @@ class FirstPass(NamedTuple):
 
 
 class WholeBatch(NamedTuple):
-    """What the losses of a micro-batch need from the first passes of all of them; None where no loss does.
+    """What the losses of a micro-batch need from the first passes of all; None where no loss needs it.
 
     Attributes:
-        masks: `(B, *S)`, the micro-batch's masks, `IGNORE` at pixels that OHEM leaves out.
-        hard: number of the pixels that it keeps, of all processes.
-        contrast: the micro-batch's equal share of the contrast loss.
-        gradient: `(B, D, *s)`, gradient of the contrast loss with respect to the micro-batch's embeddings.
+        masks: `(B, *S)`, the micro-batch's masks, `IGNORE` at pixels that OHEM drops.
+        hard: number of pixels that OHEM keeps, over all processes.
+        contrast: the micro-batch's equal share of the contrastive loss.
+        gradient: `(B, D, *s)`, gradient of the contrastive loss with respect to the micro-batch's embeddings.
     """
 
     masks: Tensor | None = None
@@ -87,7 +87,7 @@ Statistics = dict[str, Tensor]
 
 
 class Learner:
-    """Composes student, teacher and stages into a loss. Knows nothing of optimizers, devices or files."""
+    """Combines student, teacher and stages into a loss, independent of optimizers, devices and files."""
 
     def __init__(
         self,
@@ -100,9 +100,9 @@ class Learner:
         autocast: Callable[[], Any] = nullcontext,
         compiled: Callable[[Any], Any] = lambda function: function,
     ) -> None:
-        """The student may be wrapped (DDP); it is only ever called as a whole.
+        """The student may be wrapped (DDP).
 
-        `autocast` is for networks alone, `compiled` makes networks and losses faster.
+        `autocast` applies to networks only; `compiled` (`torch.compile`) to networks and losses.
         """
         self.student, self.teacher, self.stages = student, teacher, stages
         self.normalize, self.loss, self.classes, self.autocast = normalize, loss, classes, autocast
@@ -114,11 +114,11 @@ class Learner:
 
         Args:
             batch: all images of this process.
-            micro_batches: into how many the teacher's forward is split.
+            micro_batches: number of micro-batches of the teacher's forward.
 
         Returns:
-            The strong views with their labels (None without unlabeled images), and statistics to be summed over
-            processes before `totals` gets them.
+            The strong views with their labels (None without unlabeled images), and statistics, to be summed over
+            processes and passed to `totals`.
         """
         statistics = {"labeled": (batch.masks != IGNORE).sum()}
         if self.loss.supervised == "dice-cross-entropy":
@@ -126,7 +126,7 @@ class Learner:
         if batch.unlabeled is None or batch.valid is None:
             return None, statistics
         stages, call = self.stages, self.stages.call
-        views = call("augment", stages.augment, batch.unlabeled, batch.valid, gives=Views)
+        views = call("augment", stages.augment, batch.unlabeled, batch.valid, returns=Views)
         self._check_views(views, batch.unlabeled.shape)
         truth = [None] * micro_batches if batch.truth is None else batch.truth.chunk(micro_batches)
         parts = zip(views.weak.chunk(micro_batches), batch.valid.chunk(micro_batches), truth, strict=True)
@@ -136,21 +136,21 @@ class Learner:
             labels = tuple(follow(weak) for follow in views.follow)
         statistics |= {
             "rebalance": sum_of(
-                [call("rebalance", stages.rebalance.statistics, each, self.classes, gives=Tensor) for each in labels]
+                [call("rebalance", stages.rebalance.statistics, each, self.classes, returns=Tensor) for each in labels]
             ),
             "pixels": sum_of([each.valid.sum() for each in labels]),
         }
         if self.loss.unsupervised * self.loss.unsupervised_dice > 0:
             statistics["views"] = statistics["pixels"].new_full((), sum(len(each.valid) for each in labels))
-        statistics |= {name: sum_of([facts[name] for _, facts in labeled]) for name in labeled[0][1]}
+        statistics |= {name: sum_of([diagnostics[name] for _, diagnostics in labeled]) for name in labeled[0][1]}
         return StrongViews(views.strong, labels), statistics
 
     def _teacher_labels(self, weak: Tensor, valid: Tensor, truth: Tensor | None) -> tuple[PseudoLabels, Statistics]:
-        """The teacher's labels of some weak views, and facts about them where the truth is known."""
+        """The teacher's labels of some weak views, and diagnostics if the true masks are given."""
         stages, call = self.stages, self.stages.call
         probs = wide_softmax(self._forward(self.teacher, weak, "teacher").logits)
-        fuzzy = call("pseudo_label", stages.pseudo_label, probs, gives=FuzzyLabels)
-        weight = call("weight", stages.weight, probs, gives=Tensor)
+        fuzzy = call("pseudo_label", stages.pseudo_label, probs, returns=FuzzyLabels)
+        weight = call("weight", stages.weight, probs, returns=Tensor)
         labels = PseudoLabels(fuzzy.values, fuzzy.classes, weight, probs.amax(1), valid)
         self._check_labels(labels)
         return labels, {} if truth is None else self._diagnostics(probs, labels, truth)
@@ -160,19 +160,19 @@ class Learner:
         labeled, images = statistics["labeled"].clamp(min=1), statistics.get("images")
         if "pixels" not in statistics:
             return Totals(labeled, images=images)
-        weights = self.stages.call("rebalance", self.stages.rebalance, statistics["rebalance"], gives=Tensor)
+        weights = self.stages.call("rebalance", self.stages.rebalance, statistics["rebalance"], returns=Tensor)
         self.stages.expect("rebalance", "class weights", weights.shape, (self.classes,))
         return Totals(labeled, statistics["pixels"].clamp(min=1), weights, images, statistics.get("views"))
 
     def _check_views(self, views: Views, shape: Sequence[int]) -> None:
-        """Refuse views of wrong shapes. Raises PluginError."""
+        """Check the shapes of views. Raises PluginError."""
         expect = self.stages.expect
         for view in (views.weak, *views.strong):
             expect("augment", "a view", view.shape, shape)
         expect("augment", "follow functions", (len(views.follow),), (len(views.strong),))
 
     def _check_labels(self, labels: PseudoLabels) -> None:
-        """Refuse labels of wrong shapes. Raises PluginError."""
+        """Check the shapes of labels. Raises PluginError."""
         expect, batch = self.stages.expect, labels.valid.shape
         kept = min(labels.values.shape[1], self.classes)
         expect("pseudo_label", "values", labels.values.shape, (batch[0], kept, *batch[1:]))
@@ -180,7 +180,7 @@ class Learner:
         expect("weight", "weights", labels.weight.shape, batch)
 
     def _diagnostics(self, probs: Tensor, labels: PseudoLabels, truth: Tensor) -> Statistics:
-        """Summable facts about the pseudo-labels, for the log."""
+        """Summable statistics of the pseudo-labels, for the log."""
         valid = labels.valid
         known = valid & (truth != IGNORE)
         return {
@@ -204,7 +204,7 @@ class Learner:
         return FirstPass(pixel_losses, batch.masks, wide(prediction.embeddings), anchors)
 
     def whole_batch(self, passes: list[FirstPass]) -> list[WholeBatch]:
-        """What each micro-batch's losses need from the others: the hard pixels, and the gradient of the contrast.
+        """What each micro-batch's losses need from the others: hard pixels, and the contrastive loss's gradient.
 
         The contrast stage gets the embeddings of all micro-batches at once. Its gradient with respect to them is split
         and applied in the second forward, micro-batch by micro-batch.
@@ -247,7 +247,7 @@ class Learner:
         with span("losses"):
             losses = self._divergences(prediction.logits, batch, strong, totals, whole)
             losses |= self._dice(prediction.logits, batch, strong, totals, losses["supervised"])
-        # The head takes part in every step, with weight 0 in supervised ones: DDP waits for every parameter.
+        # The embedding head takes part in every step, with weight 0 in supervised ones: DDP waits for every parameter.
         unused = 0 if prediction.embeddings is None else prediction.embeddings.sum() * 0
         losses["total"] = losses["supervised"] + unused
         if strong is None:
@@ -279,7 +279,7 @@ class Learner:
     def _dice(
         self, logits: Tensor, batch: Batch, strong: StrongViews | None, totals: Totals, supervised: Tensor
     ) -> dict[str, Tensor]:
-        """The Dice losses that the recipe asks for; that of labeled images is added to the `supervised` loss."""
+        """The Dice losses of the recipe; that of labeled images is added to the `supervised` loss."""
         labeled, views = logits[: len(batch.images)], logits[len(batch.images) :]
         losses = {}
         if totals.images is not None:
@@ -294,7 +294,7 @@ class Learner:
     def _contrast_term(
         self, embeddings: Tensor, batch: Batch, strong: StrongViews, whole: WholeBatch | None
     ) -> ContrastLoss:
-        """The contrast loss of the whole batch, or a micro-batch's share of it with the whole's gradient."""
+        """The contrastive loss of the whole batch, or a micro-batch's share of it with the gradient of the whole."""
         if whole is None or whole.contrast is None or whole.gradient is None:
             return self._contrast(embeddings, self._anchors(batch, strong, tuple(embeddings.shape[2:])))
         passed = (wide(embeddings) * whole.gradient).sum()
@@ -302,7 +302,7 @@ class Learner:
 
     def _contrast(self, embeddings: Tensor, anchors: Anchors) -> ContrastLoss:
         inputs = (wide(embeddings), anchors, self.classes)
-        contrast = self.stages.call("contrast", self.stages.contrast, *inputs, gives=ContrastLoss)
+        contrast = self.stages.call("contrast", self.stages.contrast, *inputs, returns=ContrastLoss)
         self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
         return contrast
 
@@ -311,21 +311,21 @@ class Learner:
         return self._forward(self.student, torch.cat([batch.images, *(strong.images if strong else ())]), part)
 
     def _forward(self, network: nn.Module, images: Tensor, part: str) -> Prediction:
-        """A network's prediction for images, timed as `part`. Raises PluginError: it breaks its contract."""
+        """A network's prediction for images, timed as `part`. Raises PluginError when it violates its contract."""
         with span(part), self.autocast():
             prediction = self._compiled[network](self.normalize(images))
         if not isinstance(prediction, Prediction):
-            raise PluginError(f"The network gives a {type(prediction).__name__} where a Prediction is due.")
+            raise PluginError(f"The network returns a {type(prediction).__name__}, not a Prediction.")
         expect("network", "logits", prediction.logits.shape, (len(images), self.classes, *images.shape[2:]))
         wanted = self.loss.contrastive > 0 and self.stages.contrast.dim > 0
         if wanted and prediction.embeddings is None:
-            raise PluginError(f"The network gives no embeddings, which {self.stages.name('contrast')} needs.")
+            raise PluginError(f"The network returns no embeddings, which {self.stages.name('contrast')} needs.")
         return prediction
 
     def _supervised_masks(
         self, logits: Tensor, masks: Tensor, totals: Totals, whole: WholeBatch | None
     ) -> tuple[Tensor, Tensor]:
-        """The masks of the pixels that the supervised loss counts, and their number over all processes."""
+        """The masks for the supervised loss, and the number of their pixels over all processes."""
         if self.loss.supervised != "ohem":
             return masks, totals.labeled
         if whole is not None and whole.masks is not None and whole.hard is not None:
@@ -337,24 +337,24 @@ class Learner:
         return hard_pixels(losses, masks, threshold=self.loss.ohem_threshold, min_kept=self.loss.ohem_min_kept)
 
     def _anchors(self, batch: Batch, strong: StrongViews, size: tuple[int, ...]) -> Anchors:
-        """What is known about each pixel of the embedding map: labels at its size, by nearest neighbor."""
+        """Labels for the pixels of the embedding map, resized by nearest neighbor."""
         masks = nearest(batch.masks, size)
         known = masks != IGNORE
-        one = known.float()
-        true = Anchors(torch.where(known, masks, 0).long(), one, one, known, torch.ones_like(known))
-        guessed = []
+        ones = known.float()
+        true = Anchors(torch.where(known, masks, 0).long(), ones, ones, known, torch.ones_like(known))
+        pseudo = []
         for labels in strong.labels:
-            facts = labels.classes[:, 0], labels.confidence, labels.weight, labels.valid
-            classes, confidence, weight, valid = (nearest(fact, size) for fact in facts)
-            guessed.append(Anchors(classes, confidence, weight, valid, torch.zeros_like(valid)))
-        return Anchors(*(torch.cat(tensors) for tensors in zip(true, *guessed, strict=True)))
+            fields = labels.classes[:, 0], labels.confidence, labels.weight, labels.valid
+            classes, confidence, weight, valid = (nearest(field, size) for field in fields)
+            pseudo.append(Anchors(classes, confidence, weight, valid, torch.zeros_like(valid)))
+        return Anchors(*(torch.cat(tensors) for tensors in zip(true, *pseudo, strict=True)))
 
 
 def nearest(tensor: Tensor, size: tuple[int, ...]) -> Tensor:
     """`tensor` `(B, *S)` of any dtype at spatial `size`, by the nearest pixel center."""
     for axis, (new, old) in enumerate(zip(size, tensor.shape[1:], strict=True), 1):
-        place = (torch.arange(new, device=tensor.device) + 0.5) * (old / new)
-        tensor = tensor.index_select(axis, place.long())
+        centers = (torch.arange(new, device=tensor.device) + 0.5) * (old / new)
+        tensor = tensor.index_select(axis, centers.long())
     return tensor
 
 

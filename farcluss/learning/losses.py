@@ -1,8 +1,8 @@
-"""Losses as sums over pixels; the caller divides by a global count, so that devices do not change the result.
+"""Losses as sums over pixels; the caller divides by a global count, so the number of devices does not matter.
 
-They all are one sum: of a pixel's weight times the divergence of the student from a sparse label, whose simplest case
-is a true class. Forward and backward go through the logits in chunks and keep nothing between them but logits and
-labels, so the gradient is the only other tensor of the logits' size.
+All are one sum: a pixel's weight times the KL divergence of the student from a sparse soft label; for a hard label
+this is the cross-entropy. Forward and backward work in chunks and save only logits and labels, so the gradient is the
+only other tensor of the logits' size.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,13 +22,13 @@ OHEM_BINS = 4096
 
 
 class Target(NamedTuple):
-    """What the student should say about some images. Constant: gradients flow to the logits alone.
+    """The target of some images: sparse soft labels with weights. Constant: gradients flow only to the logits.
 
     Attributes:
-        values: `(B, K, *S)`, share of each class.
+        values: `(B, K, *S)`, probability of each class.
         classes: `(B, K, *S)` integer, in [0, C) everywhere.
         weight: `(B, 1, *S)`, factor on a pixel's divergence.
-        valid: `(B, 1, *S)` bool; of the other pixels nothing counts, not even a NaN.
+        valid: `(B, 1, *S)` bool; other pixels do not count, whatever they hold, even a NaN.
     """
 
     values: Tensor
@@ -38,7 +38,7 @@ class Target(NamedTuple):
 
 
 def true_target(masks: Tensor) -> Target:
-    """The classes of `masks` `(B, *S)`, except `IGNORE`: the divergence is the cross-entropy."""
+    """Hard labels from `masks` `(B, *S)`, without `IGNORE`: the divergence is the cross-entropy."""
     valid = (masks != IGNORE).unsqueeze(1)
     one = torch.ones((), device=masks.device)
     return Target(one.expand(valid.shape), torch.where(valid, masks.unsqueeze(1), 0), one.expand(valid.shape), valid)
@@ -53,12 +53,12 @@ def fuzzy_target(labels: PseudoLabels, pixel_weight: Tensor) -> Target:
 def divergences(logits: Tensor, targets: Sequence[Target]) -> Tensor:
     """Weighted divergence from each target, summed over its pixels: `sum_i m_i w_i KL(q_i || s_i)` of eq. 4 and 8.
 
-    Works on the kept classes alone, `KL = sum_k q_k (log q_k - log s_k)`: no dense one-hot is built. One call for all
-    targets lets their gradients be written into one tensor.
+    Uses only the kept classes, `KL = sum_k q_k (log q_k - log s_k)`: no dense one-hot is built. One call for all
+    targets writes their gradients into one tensor.
 
     Args:
         logits: student's, `(B, C, *S)`.
-        targets: of runs of the images, in their order.
+        targets: one per run of consecutive images, in order.
 
     Returns:
         `(len(targets),)`, in float32 or wider.
@@ -68,7 +68,7 @@ def divergences(logits: Tensor, targets: Sequence[Target]) -> Tensor:
 
 
 def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Cross-entropy per pixel `(B, *S)`, in float32 or wider; 0 where the pixel is ignored. Without gradient.
+    """Cross-entropy per pixel `(B, *S)`, in float32 or wider; 0 at ignored pixels. Without gradient.
 
     Args:
         logits: `(B, C, *S)`.
@@ -79,20 +79,20 @@ def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def hard_pixels(losses: Tensor, masks: Tensor, *, threshold: float, min_kept: int) -> Tensor:
-    """Online hard example mining: the pixels that count, `(B, *S)` bool.
+    """Online hard example mining: the pixels to keep, `(B, *S)` bool.
 
     Pixels whose true class has a probability of at most `max(threshold, t)` are kept, `t` being the probability of the
-    `min_kept`-th hardest pixel of all processes. `t` comes from a histogram of 4096 bins and is rounded up to a bin's
-    edge: at most one bin's pixels more than the exact rule are kept.
+    `min_kept`-th hardest pixel of all processes. `t` is read from a histogram of 4096 bins and is rounded up to a bin's
+    edge, so at most the pixels of one bin are kept in addition.
 
     Args:
         losses: `(B, *S)`, see `pixel_cross_entropy`.
-        masks: `(B, *S)` integer, `IGNORE` counts nowhere.
+        masks: `(B, *S)` integer, `IGNORE` is never kept.
         threshold: probability below which a pixel is always kept.
-        min_kept: smallest number of pixels kept, over all processes; all, when there are fewer.
+        min_kept: smallest number of pixels kept, over all processes; all if there are fewer.
     """
     valid = masks != IGNORE
-    probability = torch.exp(-losses).nan_to_num_(0.0)  # a NaN has no bin; the step will be skipped
+    probability = torch.exp(-losses).nan_to_num_(0.0)  # NaN has no bin; the step will be skipped
     bins = (probability * OHEM_BINS).int().clamp_(max=OHEM_BINS - 1).masked_fill_(~valid, OHEM_BINS).flatten()
     counts = torch.zeros(OHEM_BINS + 1, device=losses.device, dtype=count_dtype(losses.device))
     counts = all_sum(counts.index_add_(0, bins, counts.new_ones(()).expand(bins.shape))[:-1])
@@ -102,7 +102,7 @@ def hard_pixels(losses: Tensor, masks: Tensor, *, threshold: float, min_kept: in
 
 
 class _Divergences(torch.autograd.Function):
-    """See `divergences`; takes the tensors of the targets one after the other."""
+    """See `divergences`; takes the tensors of the targets as separate arguments."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, *tensors: Tensor) -> Tensor:
@@ -116,13 +116,13 @@ class _Divergences(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
         logits, *tensors = ctx.saved_tensors
         targets, gradient = _targets(tensors), torch.empty_like(logits)
-        runs = zip(slopes, _runs(logits, targets), _runs(gradient, targets), targets, strict=True)
-        for slope, images, result, target in runs:
+        runs = zip(grad_sums, _runs(logits, targets), _runs(gradient, targets), targets, strict=True)
+        for grad, images, result, target in runs:
             for box in boxes(images):
-                result[box] = _gradient(slope, images[box], *(tensor[box] for tensor in target))
+                result[box] = _gradient(grad, images[box], *(tensor[box] for tensor in target))
         return gradient, *(None for _ in tensors)
 
 
@@ -144,10 +144,10 @@ def _divergence(logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor,
     return torch.where(valid, weight * divergence, 0).to(log_probs.dtype)
 
 
-def _gradient(slope: Tensor, logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
-    """`(B, C, *S)`, `slope` times the gradient of the summed weighted divergence: `w (sum(q) softmax - q)`."""
+def _gradient(grad: Tensor, logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
+    """`(B, C, *S)`, `grad` times the gradient of the summed weighted divergence: `w (sum(q) softmax - q)`."""
     gradient = wide(logits).softmax(1)
-    values = torch.where(valid, slope * weight * values, 0).to(gradient.dtype)
+    values = torch.where(valid, grad * weight * values, 0).to(gradient.dtype)
     gradient *= values.sum(1, keepdim=True)
     gradient.scatter_add_(1, classes.long(), -values)
     return gradient.masked_fill_(~valid, 0)  # 0 times the NaN of an invalid pixel would be NaN

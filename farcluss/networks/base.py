@@ -1,4 +1,4 @@
-"""What a network is to the rest of the project."""
+"""The contract of networks."""
 
 from typing import NamedTuple, Protocol
 
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 
 class Prediction(NamedTuple):
-    """Everything that leaves a network's one forward.
+    """The output of a network.
 
     Attributes:
         logits: `(B, C, *S)`, at the size of the input.
-        embeddings: `(B, D, *s)` of the embedding head on the decoder's features; None when it was built with `dim = 0`.
+        embeddings: `(B, D, *s)` of the embedding head on the decoder's features; None if built with `dim = 0`.
     """
 
     logits: Tensor
@@ -18,7 +18,7 @@ class Prediction(NamedTuple):
 
 
 class NetworkModule(Protocol):
-    """What an entry point of the group `farcluss.network` builds (an `nn.Module`).
+    """What an entry point of the group `farcluss.network` returns: an `nn.Module`.
 
     The entry point is called as `build(in_channels, classes, dim, pretrained, **options)`: image channels, number of
     classes, embedding size (0: no embedding head) and `True`, a path or `False`. It takes images of any size,
@@ -33,9 +33,9 @@ class NetworkModule(Protocol):
 
 
 def synchronize_batch_norm(network: nn.Module) -> nn.Module:
-    """The network with batch norms whose statistics are those of all processes; CUDA only.
+    """The network with synchronized batch norm; CUDA only.
 
-    timm's own conversion: torch's would drop the activations that timm's norms contain.
+    Converted by timm: torch's conversion would drop the activations that timm's norms contain.
     """
     from timm.layers import convert_sync_batchnorm
 

@@ -1,4 +1,4 @@
-"""DeepLabV3+ over any timm encoder that gives a pyramid of feature maps.
+"""DeepLabV3+ with any timm encoder that returns feature maps of several strides.
 
 Notation used for shapes: B images, Cin image channels, C classes, D embedding size, H, W image size, h, w size of the
 encoder's stride-4 map.
@@ -31,26 +31,26 @@ def deeplabv3plus(
     head_channels: PositiveInt = 256,
     dropout: Share = 0.0,
 ) -> "DeepLabV3Plus":
-    """DeepLabV3+ over a timm encoder.
+    """DeepLabV3+ with a timm encoder.
 
-    With `resnet101s` (the deep-stem ResNet-101 of the field) it has 59.468 M parameters at 21 classes, with `resnet50s`
-    40.476 M, the embedding head not counted.
+    With `resnet101s` (the usual deep-stem ResNet-101) it has 59.468 M parameters at 21 classes, with `resnet50s`
+    40.476 M, without the embedding head.
 
     Args:
         in_channels: image channels.
         classes: number of classes.
         dim: embedding size; 0 builds no embedding head.
         pretrained: True downloads timm's weights, a path reads a file, False starts from scratch.
-        encoder: timm name of a convolutional encoder; resnet50s and resnet101s have the field's deep stem.
-        output_stride: stride of the coarsest feature map; 32 works with encoders that cannot dilate.
-        aspp_dilations: dilations of the pyramid's 3x3 convolutions; twice as large suits output_stride 8.
-        aspp_channels: channels of each branch of the pyramid.
+        encoder: timm name of a convolutional encoder; resnet50s and resnet101s have a deep stem.
+        output_stride: stride of the coarsest feature map; 32 for encoders without dilation.
+        aspp_dilations: dilation rates of the ASPP; double them for output_stride 8.
+        aspp_channels: channels of each branch of the ASPP.
         low_level_channels: channels that the stride-4 map is reduced to.
-        head_channels: channels of the fused feature map that classifier and embedding head read.
-        dropout: share of the pyramid's outputs dropped in training.
+        head_channels: channels of the decoder's features, the input of classifier and embedding head.
+        dropout: dropout probability at the output of the ASPP.
 
     Raises:
-        PluginError: the encoder is unknown, gives no pyramid, or refuses the output stride.
+        PluginError: the encoder is unknown, returns no feature maps of several strides, or lacks the output stride.
         WeightsError: the pretrained weights are missing or do not fit.
     """
     backbone = build_encoder(encoder, in_channels, output_stride)
@@ -67,17 +67,17 @@ def deeplabv3plus(
 
 
 class DeepLabV3Plus(nn.Module):
-    """Encoder, decoder, classifier and embedding head behind one forward.
+    """Encoder, decoder, classifier and embedding head.
 
     Attributes:
-        pretrained_report: one line on where the encoder's weights come from.
+        pretrained_report: one line on the source of the encoder's weights.
 
     Convention:
-        Images are extended at the bottom and right, by repeating their edge, to a size at which upsampling shifts
-        nothing. In ResNets and their like, cell `i` of a stride-s map sits on pixel `s * i`: that size is a multiple
-        of the output stride plus one (321, 513, 801 at stride 16 stay as they are) and corners are aligned, as is
-        usual in the field. In encoders made of patches, such as ConvNeXt, the cells tile the image: that size is a
-        multiple of the output stride, and corners are not aligned.
+        Images are padded at the bottom and right, by replicating their edge, to a size at which upsampling causes no
+        shift. In ResNets and similar encoders, cell `i` of a stride-s map is centered on pixel `s * i`: that size is a
+        multiple of the output stride plus one (321, 513 and 801 need no padding at stride 16), and corners are
+        aligned. In patch-based encoders such as ConvNeXt, the cells tile the image: that size is a multiple of the
+        output stride, and corners are not aligned.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class DeepLabV3Plus(nn.Module):
 
         Shape:
             images `(B, Cin, H, W)` -> logits `(B, C, H, W)`, embeddings `(B, D, ceil(H/4), ceil(W/4))`: cell `i` is
-            pixel `4 * i`. (4 is the stride of the encoder's finest map that is used; few encoders have a coarser one.)
+            pixel `4 * i`. (4 is the stride of the finest map used; few encoders have a larger one.)
         """
         height, width = images.shape[-2:]
         padded = extend(images, *(_aligned(size, self.coarse_stride, self.centers) for size in (height, width)))
@@ -117,7 +117,7 @@ class DeepLabV3Plus(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The pyramid's context, upsampled onto the reduced stride-4 map and fused by two 3x3 convolutions."""
+    """Fuses the upsampled ASPP output with the reduced stride-4 map by two 3x3 convolutions."""
 
     def __init__(self, aspp: nn.Module, low: int, context: int, reduced: int, channels: int) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Decoder(nn.Module):
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: a 1x1 convolution, dilated 3x3 convolutions and image pooling, side by side."""
+    """Atrous spatial pyramid pooling: a 1x1 convolution, dilated 3x3 convolutions and image pooling, in parallel."""
 
     def __init__(self, inputs: int, channels: int, dilations: tuple[int, ...], dropout: float) -> None:
         super().__init__()
@@ -151,9 +151,9 @@ class ASPP(nn.Module):
 
 
 class PooledNorm(nn.Module):
-    """Batch norm of pooled features: a batch that has one value per channel is normed by the running statistics.
+    """Batch norm of pooled features: with one value per channel it uses the running statistics.
 
-    Statistics of a single value do not exist, and the running ones must not move toward them either.
+    A single value has no statistics, and the running ones must not be updated by it.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -171,15 +171,15 @@ class PooledNorm(nn.Module):
 
 
 def embedding_head(channels: int, dim: int) -> nn.Module:
-    """Two 1x1 convolutions with a ReLU between: without a norm, so that no batch or image size is special."""
+    """Two 1x1 convolutions with a ReLU between, without a norm, so that any batch or image size works."""
     return nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, dim, 1))
 
 
 def build_encoder(name: str, in_channels: int, output_stride: int) -> nn.Module:
-    """A timm encoder that gives two maps: the finest of stride 4 or more, and the last.
+    """A timm encoder that returns two maps: the finest of stride 4 or more, and the last.
 
     Raises:
-        PluginError: the encoder is unknown, gives no pyramid of maps for any image size, or refuses the output stride.
+        PluginError: the encoder is unknown, lacks feature maps for images of any size, or lacks the output stride.
     """
     if not timm.is_model(name):  # also keeps out names that timm would look up on the network
         known = suggestion(name, timm.list_models())
@@ -187,7 +187,7 @@ def build_encoder(name: str, in_channels: int, output_stride: int) -> nn.Module:
     strides = _strides(name)
     fine = next((index for index, stride in enumerate(strides) if stride >= 4), 0)
     if strides[fine] >= strides[-1] or timm.get_pretrained_cfg(name).fixed_input_size:
-        raise PluginError(f"network.encoder: {name} gives no pyramid of maps for images of any size.\n"
+        raise PluginError(f"network.encoder: {name} does not return a pyramid of feature maps for images of any size.\n"
                           "Use a convolutional encoder such as resnet50s or convnext_tiny.")  # fmt: skip
     dilate = {} if output_stride == 32 else {"output_stride": output_stride}
     indices = (fine, len(strides) - 1)
@@ -198,17 +198,17 @@ def build_encoder(name: str, in_channels: int, output_stride: int) -> nn.Module:
         refused = True
     if refused:
         raise PluginError(f"network.encoder: {name} does not support network.output_stride = {output_stride}.\n"
-                          "Set network.output_stride = 32, or an encoder that dilates, such as resnet50s.")  # fmt: skip
+                          "Set network.output_stride = 32, or an encoder with dilation, e.g. resnet50s.")  # fmt: skip
     module: nn.Module = encoder
     return module
 
 
 def _strides(name: str) -> list[int]:
-    """Strides of all the maps that an encoder gives; not a pyramid when it cannot give `(B, C, h, w)` maps."""
+    """Strides of all maps of an encoder; [0] if it does not return `(B, C, h, w)` maps."""
     try:
         with torch.device("meta"):
             probe = timm.create_model(name, features_only=True)
-    except Exception:  # not every encoder can be built without storage
+    except Exception:  # not every encoder can be built on the meta device
         try:
             probe = timm.create_model(name, features_only=True)
         except Exception:
@@ -217,9 +217,9 @@ def _strides(name: str) -> list[int]:
 
 
 def freeze_unused(network: nn.Module, in_channels: int) -> None:
-    """Take out of training what the forward never reaches, such as stages behind the last map that a decoder reads.
+    """Freeze parameters that do not affect the output, such as stages after the last map that the decoder uses.
 
-    Such parameters get no gradient, which would end distributed training with an error.
+    They get no gradient, which makes distributed training fail.
     """
     network.eval()
     outputs = [output for output in network(torch.zeros(1, in_channels, 1, 1)) if output is not None]
@@ -231,20 +231,20 @@ def freeze_unused(network: nn.Module, in_channels: int) -> None:
 
 
 def extend(images: Tensor, height: int, width: int) -> Tensor:
-    """Repeat the last row and column of `(B, Cin, H, W)` until it is `(B, Cin, height, width)`."""
+    """Pad `(B, Cin, H, W)` to `(B, Cin, height, width)` by replicating its last row and column."""
     below, right = height - images.shape[-2], width - images.shape[-1]
     return functional.pad(images, (0, right, 0, below), mode="replicate") if below or right else images
 
 
 def resize(maps: Tensor, size: tuple[int, ...], align_corners: bool = True) -> Tensor:
-    """Bilinear: `(B, C, *)` -> `(B, C, *size)`."""
+    """Bilinear interpolation: `(B, C, *)` -> `(B, C, *size)`."""
     if maps.shape[-2:] == size:
         return maps
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def _centers(encoder: nn.Module, in_channels: int) -> bool:
-    """Whether the cells of an encoder's maps sit on pixels, so that a multiple of the stride plus one adds a cell."""
+    """Whether the cells of an encoder's maps are centered on pixels, so that one pixel more adds a cell."""
     info: Any = encoder.feature_info
     strides = info.reduction()
     size = 2 * strides[-1] + 1
@@ -252,7 +252,7 @@ def _centers(encoder: nn.Module, in_channels: int) -> bool:
     try:
         with torch.no_grad():
             maps = encoder(torch.zeros(1, in_channels, size, size))
-    except RuntimeError:  # some encoders merge maps of several strides, and take multiples of the stride only
+    except RuntimeError:  # some encoders merge maps of several strides, and need multiples of the stride
         return False
     finally:
         encoder.train()
@@ -260,7 +260,7 @@ def _centers(encoder: nn.Module, in_channels: int) -> bool:
 
 
 def _aligned(size: int, stride: int, centers: bool) -> int:
-    """The smallest size of the kind that the encoder wants; at least two cells, so that norms see several values."""
+    """The padded size, see the convention of `DeepLabV3Plus`; at least two cells, so that norms see several values."""
     return max(2 * stride, -(-(size - centers) // stride) * stride) + centers
 
 

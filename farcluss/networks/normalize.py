@@ -1,4 +1,4 @@
-"""Images as networks take them."""
+"""Normalization of images for networks."""
 
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,7 @@
-"""Pretrained encoder weights: found, read without running code, matched name by name, and accounted for.
+"""Pretrained encoder weights: read without running code, and matched by name.
 
-Files from timm and torchvision, the deep-stem ResNets that the field passes around, MMSegmentation's names for those,
-and whole segmentation checkpoints all fit, as long as every tensor of the encoder is in them.
+Supports files from timm and torchvision, the common deep-stem ResNets, also with MMSegmentation's names, and whole
+segmentation checkpoints, as long as they contain every tensor of the encoder.
 """
 
 import pickle
@@ -20,24 +20,24 @@ from torch import Tensor, nn
 from farcluss.errors import WeightsError, some
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_NESTS = ("state_dict_ema", "state_dict", "model")  # the averaged weights first: they are what a timm run is judged by
+_NESTS = ("state_dict_ema", "state_dict", "model")  # EMA weights first: timm evaluates these
 _PREFIXES = ("module.", "backbone.", "encoder.", "model.")
-_COUNTER = "num_batches_tracked"  # says how long a norm was trained; old files lack it and nothing here reads it
+_COUNTER = "num_batches_tracked"  # of batch norms; old files lack it, and it is not used here
 
 
 @dataclass(frozen=True)
 class MatchReport:
-    """What of an encoder was found in a set of weights.
+    """Which tensors of an encoder were found in a weights file.
 
     Attributes:
         encoder: name of the encoder.
-        source: file or repository; empty when the encoder starts from scratch.
-        matched: tensors of the encoder that were found with their shape.
-        total: tensors of the encoder, without batch counters.
-        missing: the encoder's names that were not found.
-        unexpected: the source's names that the encoder has no use for, such as a classifier's.
-        mismatched: the encoder's names found with another shape, and both shapes.
-        adapted: how the first convolution was fitted to the image channels; empty when it was not.
+        source: file or repository; empty if training starts from scratch.
+        matched: number of the encoder's tensors that were found with the right shape.
+        total: number of the encoder's tensors, without batch counters.
+        missing: names of the encoder that were not found.
+        unexpected: names of the source that the encoder lacks, such as a classifier's.
+        mismatched: names found with another shape, and both shapes.
+        adapted: how the first convolution was adapted to the image channels; empty if it was not.
     """
 
     encoder: str
@@ -59,16 +59,16 @@ class MatchReport:
 
 
 def load_pretrained(encoder: nn.Module, name: str, pretrained: bool | str) -> MatchReport:
-    """Fill an encoder with pretrained weights.
+    """Load pretrained weights into an encoder.
 
     Args:
-        encoder: a timm `features_only` network, or any module with the names of the file.
+        encoder: a timm `features_only` network, or any module with matching names.
         name: the encoder's timm name, for downloads and messages.
-        pretrained: True downloads timm's weights, a path reads a local file, False leaves the encoder as it is.
+        pretrained: True downloads timm's weights, a path reads a local file, False does nothing.
 
     Raises:
-        WeightsError: no such weights, unreadable or unsafe file, or not every tensor of the encoder is in it. The
-            encoder is unchanged then.
+        WeightsError: no such weights, an unreadable or unsafe file, or one that lacks a tensor of the encoder, which
+            then stays unchanged.
     """
     if pretrained is False:
         return MatchReport(name, "", 0, len(_tensors(encoder)))
@@ -77,16 +77,16 @@ def load_pretrained(encoder: nn.Module, name: str, pretrained: bool | str) -> Ma
     else:
         source, state = pretrained, read_weights(Path(pretrained))
     report, found = match(encoder, name, source, state)
-    whole = report.matched == report.total
-    deeper = _deeper(report, encoder) if whole and pretrained is not True else ()
-    if not whole or deeper:
+    complete = report.matched == report.total
+    deeper = _deeper(report, encoder) if complete and pretrained is not True else ()
+    if not complete or deeper:
         raise WeightsError(_misfit(report, deeper))
     encoder.load_state_dict(found, strict=False)
     return report
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file or a PyTorch checkpoint, taken out of the dictionaries around them.
+    """The state dict in a `.safetensors` file or a PyTorch checkpoint, unwrapped from enclosing dictionaries.
 
     Raises:
         WeightsError: the file is missing, unreadable, of another kind, or would run code when loaded.
@@ -100,8 +100,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} was refused: it holds more than tensors or is no checkpoint; nothing in it was run.\n"
-            "If you trust where it comes from, load it yourself and save its state_dict() as .safetensors."
+            f"{path} was refused: it contains more than tensors or is not a checkpoint; no code in it was run.\n"
+            "If you trust its source, load it yourself and save its state_dict() as .safetensors."
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
@@ -110,7 +110,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         content = content[nest]
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not tensors:
-        raise WeightsError(f"{path} holds no named tensors; farcluss needs a state_dict of the encoder.")
+        raise WeightsError(f"{path} contains no named tensors; farcluss needs a state_dict of the encoder.")
     return tensors
 
 
@@ -145,9 +145,9 @@ def match(
 
 
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """Fit a first convolution to another number of image channels, keeping the size of its response.
+    """Adapt a first convolution to another number of image channels, keeping the scale of its response.
 
-    The channels are repeated in a cycle and rescaled by given / wanted; for one channel they are summed, which is the
+    The channels are repeated cyclically and rescaled by given / wanted; for one channel they are summed, which is the
     response to a gray image.
 
     Shape:
@@ -160,11 +160,11 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def download_error(name: str, file: str, where: str, error: Exception) -> WeightsError:
-    """What to do when weights cannot be downloaded."""
+    """The error for weights that cannot be downloaded."""
     reason = str(error).strip().partition("\n")[0][:200]
     return WeightsError(
         f"The pretrained weights of {name} cannot be downloaded: {type(error).__name__}: {reason}\n"
-        f"Fetch {file} of {where} on a machine that can,\n"
+        f"Download {file} from {where} on another machine,\n"
         f'and set network.pretrained = "/path/to/{file}"; or set it to false to train from scratch.'
     )
 
@@ -175,7 +175,7 @@ def _download(name: str) -> dict[str, Tensor]:
         raise WeightsError(f"timm has no pretrained weights for {name}; set network.pretrained to a file or to false.")
     try:
         state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # timm, the hub client and the network each have their own; the remedy is the same
+    except Exception as error:  # timm, the hub client and the network raise different errors, with the same remedy
         file, where = str(config.url).rpartition("/")[2], str(config.url)
         if config.hf_hub_id:
             file = config.hf_hub_filename or "model.safetensors"
@@ -193,7 +193,7 @@ def _plain(name: str) -> str:
 
 
 def _rename(state: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
-    """Names as timm has them: without the prefixes of wrappers, and the deep stem called conv1 and bn1."""
+    """Rename to timm's names: without prefixes of wrappers, and the deep stem as conv1 and bn1."""
     wanted = tuple(wanted)
     prefixes = [prefix for prefix in _PREFIXES if not any(key.startswith(prefix) for key in wanted)]
     while prefix := next((p for p in prefixes if any(key.startswith(p) for key in state)), None):
@@ -204,7 +204,7 @@ def _rename(state: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor
 
 
 def _deeper(report: MatchReport, encoder: nn.Module) -> tuple[str, ...]:
-    """Names of blocks that continue a row of blocks of the encoder: the file belongs to a deeper network."""
+    """Names of blocks beyond those of the encoder: the file belongs to a deeper network."""
     known = [_plain(key) for key in _tensors(encoder)]
     found = []
     for key in report.unexpected:

@@ -1,4 +1,4 @@
-"""Networks of segmentation_models_pytorch behind farcluss's contract."""
+"""Networks of segmentation_models_pytorch, adapted to the contract of networks."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def smp(
     encoder: str = "resnet50",
     **options: Any,
 ) -> "SmpNetwork":
-    """Any architecture of segmentation_models_pytorch whose encoder gives maps.
+    """Any architecture of segmentation_models_pytorch whose encoder returns feature maps.
 
     Args:
         in_channels: image channels.
@@ -35,13 +35,13 @@ def smp(
         **options: further arguments of the architecture, such as encoder_output_stride or decoder_channels.
 
     Raises:
-        PluginError: the library is not installed, or refuses architecture, encoder or options.
+        PluginError: the library is not installed, or rejects architecture, encoder or options.
         WeightsError: the pretrained weights are missing or do not fit.
     """
     library = _library()
     builder = _builder(library, architecture)
     _check(encoder, options)
-    # The library downloads for encoder_weights=False as well when the encoder is timm's: only None means none.
+    # For timm encoders the library downloads weights even with encoder_weights=False: only None disables it.
     native = library.encoders.encoders.get(encoder)
     weights = _native_weights(native) if pretrained is True and native else None
     settings = native["pretrained_settings"][weights] if native and weights else {}
@@ -66,15 +66,15 @@ def smp(
 
 
 class SmpNetwork(nn.Module):
-    """A network of the library, taken apart so that logits and embeddings leave one forward.
+    """Wraps a network of the library, so that one forward returns logits and embeddings.
 
     Attributes:
-        pretrained_report: one line on where the encoder's weights come from.
+        pretrained_report: one line on the source of the encoder's weights.
     """
 
     def __init__(self, model: Any, dim: int, report: str = "") -> None:
         super().__init__()
-        _mend_pooling(model)
+        _fix_pooling(model)
         self.model = model
         self.pretrained_report = report
         # Norms must see several values; the decoder of PAN halves the coarsest map three times more.
@@ -85,8 +85,8 @@ class SmpNetwork(nn.Module):
     def forward(self, images: Tensor) -> Prediction:
         """Logits and embeddings of images of any size.
 
-        Images are extended at the bottom and right, by repeating their edge, to the multiple of the encoder's stride
-        that the library asks for, and to two such strides at least (PAN: sixteen).
+        Images are padded at the bottom and right, by replicating their edge, to a multiple of the encoder's stride, at
+        least two strides (PAN: sixteen).
 
         Shape:
             images `(B, Cin, H, W)` -> logits `(B, C, H, W)`, embeddings `(B, D, ceil(H/s), ceil(W/s))` with `s` the
@@ -94,12 +94,12 @@ class SmpNetwork(nn.Module):
         """
         height, width = images.shape[-2:]
         stride = int(self.model.encoder.output_stride)
-        tall, wide = (max(self.cells, -(-size // stride)) * stride for size in (height, width))
-        features = self.model.decoder(self.model.encoder(extend(images, tall, wide)))
-        logits = resize(self.model.segmentation_head(features), (tall, wide))[..., :height, :width]
+        full_height, full_width = (max(self.cells, -(-size // stride)) * stride for size in (height, width))
+        features = self.model.decoder(self.model.encoder(extend(images, full_height, full_width)))
+        logits = resize(self.model.segmentation_head(features), (full_height, full_width))[..., :height, :width]
         if self.embed is None:
             return Prediction(logits, None)
-        rows, columns = -(-height * features.shape[-2] // tall), -(-width * features.shape[-1] // wide)
+        rows, columns = -(-height * features.shape[-2] // full_height), -(-width * features.shape[-1] // full_width)
         return Prediction(logits, self.embed(features[..., :rows, :columns]))
 
     def head_parameters(self) -> list[str]:
@@ -118,7 +118,7 @@ def _library() -> Any:
 
 def _builder(library: Any, architecture: str) -> Any:
     known = {kind.__name__: kind for kind in library.MODEL_ARCHITECTURES_MAPPING.values()}
-    known.pop("DPT", None)  # its encoder gives tokens, not maps
+    known.pop("DPT", None)  # its encoder returns tokens, not maps
     if architecture not in known:
         hint = suggestion(architecture, known)
         raise PluginError(f"network.architecture: smp has no {architecture!r}{hint}\nKnown: {', '.join(known)}.")
@@ -132,25 +132,25 @@ def _check(encoder: str, options: dict[str, Any]) -> None:
             "non-commercial use only. Use another encoder, such as resnet50 or tu-convnext_tiny."
         )
     if ":" in encoder:
-        raise PluginError(f"network.encoder: {encoder!r} is a place on the network; give a name, such as tu-resnet50s.")
+        raise PluginError(f"network.encoder: {encoder!r} is a URL; give a name, such as tu-resnet50s.")
     if taken := sorted(_OURS & options.keys()):
-        raise PluginError(f"network smp: {', '.join(taken)} cannot be set; farcluss sets or does not use it.")
+        raise PluginError(f"network smp: {', '.join(taken)} cannot be set: farcluss sets or does not use it.")
 
 
 def _native_weights(native: dict[str, Any]) -> str | None:
-    """The encoder's ImageNet weights, or else the first that it has."""
+    """Name of the encoder's ImageNet weights, else of its first ones."""
     names = list(native["pretrained_settings"])
     return "imagenet" if "imagenet" in names else next(iter(names), None)
 
 
 def _load(encoder: Any, name: str, pretrained: bool | str) -> MatchReport:
-    """Load into the encoder; a timm encoder sits in the attribute `model` and knows its timm name."""
+    """Load the encoder's weights; a timm encoder is in the attribute `model` and has its timm name in `name`."""
     timm_name = getattr(encoder, "name", None)
     return load_pretrained(encoder.model if timm_name else encoder, timm_name or name, pretrained)
 
 
-def _mend_pooling(model: nn.Module) -> None:
-    """Let norms behind a global pooling bear a batch of one."""
+def _fix_pooling(model: nn.Module) -> None:
+    """Make batch norms after a global pooling work with a batch of one."""
     for block in model.modules():
         if isinstance(block, nn.Sequential) and len(block) and isinstance(block[0], nn.AdaptiveAvgPool2d):
             for parent in list(block.modules()):

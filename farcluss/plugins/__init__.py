@@ -1,1 +1,1 @@
-"""Entry points: found, described from their source, checked, loaded."""
+"""Plugins: entry points are found, described from their source, validated and loaded."""

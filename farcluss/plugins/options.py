@@ -1,4 +1,4 @@
-"""Types for the options of plugins: constrained numbers and small shapes that a recipe can say.
+"""Types for the options of plugins: constrained numbers and small tuples that a recipe can contain.
 
 This module imports neither torch nor any plugin, so that options can be read and checked before either is loaded.
 """

@@ -1,7 +1,7 @@
-"""Plugins: entry points found by name, loaded one by one, refused with the name of whoever is to blame.
+"""Plugins: entry points found by name and loaded on demand; errors name the distribution at fault.
 
 The convention of every group: positional parameters come from farcluss, keyword-only parameters are the options of the
-recipe. Built-in plugins are registered by the entry points of farcluss's own distribution, like anybody's.
+recipe. Built-in plugins are registered by the entry points of farcluss's own distribution, like those of third parties.
 """
 
 import ast
@@ -31,7 +31,7 @@ class Plugin:
     entry_point: EntryPoint | None = None
 
     def load(self) -> Any:
-        """Import it. Raises PluginError with the distribution's name when that fails in any way."""
+        """Import it. Raises PluginError with the distribution's name when the import fails."""
         if self.entry_point is None:
             return _registered[self.group, self.name][0]
         try:
@@ -40,7 +40,7 @@ class Plugin:
             raise self._broken("fails to import", error) from error
 
     def peek(self) -> str | None:
-        """Summary, never by an import; None when the source can't tell. Raises PluginError when an import must fail."""
+        """Summary without an import; None if the source lacks it. Raises PluginError if the import would fail."""
         if self.entry_point is None:
             return describe_object(self.load()).summary
         try:
@@ -54,14 +54,14 @@ class Plugin:
         if self.entry_point is not None:
             try:
                 found = describe_source(self.entry_point.module, self.entry_point.attr)
-            except Exception:  # the import below says what is wrong, and whose it is
+            except Exception:  # the import below raises the same error, with the name of the distribution
                 found = None
             if found is not None:
                 return found
         return describe_object(self.load())
 
     def build(self, options: dict[str, Any], *context: Any) -> Any:
-        """Call it with `context` and valid options. Raises PluginError with the distribution's name when that fails."""
+        """Call it with `context` and valid options. Raises PluginError with the distribution's name on failure."""
         thing = self.load()
         try:
             return thing(*context, **options)
@@ -77,7 +77,7 @@ class Plugin:
 
 
 def find(group: str | None = None) -> Iterator[Plugin]:
-    """All plugins of a group, or of every group, sorted by name; two with one name are both given."""
+    """All plugins of a group, or of every group, sorted by name, including duplicates."""
     third_party = os.environ.get("FARCLUSS_PLUGINS") != ""
     groups = GROUPS if group is None else (group,)
     found = {Plugin(g, name, origin, "") for (g, name), (_, origin) in _registered.items() if g in groups}
@@ -89,7 +89,7 @@ def find(group: str | None = None) -> Iterator[Plugin]:
 
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
-    """The entry points on `sys.path`, of every group: kept, as it reads files of every installed distribution."""
+    """The entry points of every group on `sys.path`; cached, as finding them reads files of every distribution."""
     points = entry_points()
     found = []
     owners: dict[int, tuple[str, str]] = {}  # reading a distribution's name parses its metadata
@@ -102,7 +102,7 @@ def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
 
 
 def get(group: str, name: str) -> Plugin:
-    """The one plugin of that name. Raises PluginError for none, with suggestions, and for two, with their owners."""
+    """The plugin of that name. Raises PluginError if there is none, with suggestions, or more than one, with owners."""
     known = list(find(group))
     plugins = [plugin for plugin in known if plugin.name == name]
     if len(plugins) > 1:
@@ -111,7 +111,7 @@ def get(group: str, name: str) -> Plugin:
     if not plugins:
         names = [plugin.name for plugin in known]
         listed = ", ".join(dict.fromkeys(names)) or "none"
-        _installed.cache_clear()  # what is installed in the meantime, as from a notebook, is found the next time
+        _installed.cache_clear()  # so that plugins installed since, as from a notebook, are found next time
         raise PluginError(f"there is no {group} plugin {name!r}{suggestion(name, names)} Known: {listed}.")
     return plugins[0]
 
@@ -128,7 +128,7 @@ def build(group: str, name: str, options: dict[str, Any], *context: Any, kind: t
     """Load a plugin and call it with `context` and its validated options.
 
     Raises:
-        PluginError: it is missing, broken, refuses its options, or gives something other than `kind`.
+        PluginError: it is missing, broken, rejects its options, or does not return a `kind`.
     """
     plugin = get(group, name)
     valid, wrong = plugin.describe().check(f"{group} {name!r}", options)
@@ -136,20 +136,20 @@ def build(group: str, name: str, options: dict[str, Any], *context: Any, kind: t
         raise PluginError("\n".join(f"{group}/{name}: {option}: {text}" for option, text in wrong))
     result = plugin.build(valid, *context)
     if kind is not None and not isinstance(result, kind):
-        raise PluginError(f"Plugin {group}/{name} of {plugin.distribution} gives a {type(result).__name__}, "
+        raise PluginError(f"Plugin {group}/{name} of {plugin.distribution} returns a {type(result).__name__}, "
                           f"not a {kind.__name__}; see docs/plugins.md.")  # fmt: skip
     return result
 
 
 def register(group: str, name: str, thing: Any, origin: str = "this process") -> None:
-    """Add a plugin to this process only, as tests and `--plugin FILE.py` do. Raises PluginError: no such group."""
+    """Register a plugin in this process only, as tests and `--plugin FILE.py` do. Raises PluginError: no such group."""
     if group not in GROUPS:
         raise PluginError(f"There is no plugin group {group!r}; the groups are {', '.join(GROUPS)}.")
     _registered[group, name] = (thing, origin)
 
 
 def unregister(group: str, name: str) -> None:
-    """Take a registered plugin away again."""
+    """Remove a registered plugin."""
     _registered.pop((group, name), None)
 
 

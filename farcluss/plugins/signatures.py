@@ -1,9 +1,9 @@
-"""What a plugin says about itself: summary, documentation, options, read from its source without importing it.
+"""Summary, documentation and options of a plugin, parsed from its source without importing it.
 
-Importing a stage means importing torch; listing plugins and checking a recipe must not. So the source is parsed: the
+Importing a stage imports torch, which listing plugins and checking a recipe must avoid. So the source is parsed: the
 keyword-only parameters of a function, or of a class's constructor, are the options; their defaults must be literals and
 their annotations built-in types or those of `farcluss.plugins.options`. `@with_options_of(OTHER)` is followed to the
-source of the other. Whatever cannot be read so is imported and inspected.
+source of the other. Anything else is imported and inspected.
 """
 
 import ast
@@ -24,7 +24,7 @@ from farcluss.errors import suggestion
 REQUIRED = inspect.Parameter.empty
 _BUILT_IN = {"float": float, "int": int, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict}
 _NO_OPTIONS = ("torch.nn.modules.module", "typing")
-"""Modules of base classes whose constructor takes `**kwargs` but knows no option."""
+"""Modules of base classes whose constructor takes `**kwargs` but has no options."""
 _SHARING = "farcluss.plugins.sharing"
 _ARGS = re.compile(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", re.MULTILINE)
 _ARGUMENT = re.compile(r"    (\**\w+)(?: \(.*?\))?: ")
@@ -43,12 +43,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Description:
-    """What `plugins show` prints and a recipe is validated against."""
+    """Documentation and options, as printed by `plugins show` and used to validate recipes."""
 
     doc: str = ""
     options: dict[str, Option] = field(default_factory=dict)
     open: bool = False
-    """Whether the plugin takes any keyword (`**options`)."""
+    """Whether the plugin accepts any option (`**options`)."""
 
     @property
     def summary(self) -> str:
@@ -61,7 +61,7 @@ class Description:
         return Description(join_docs(self.doc, shared.doc, further), self.options | further, shared.open)
 
     def check(self, plugin: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-        """Complete, converted options, and what is wrong with the `given` ones: (option or "", text) pairs."""
+        """Converted options with defaults filled in, and errors in the `given` ones as (option or "", text) pairs."""
         from pydantic import ValidationError
 
         try:
@@ -121,10 +121,10 @@ def _find(name: str, path: Any) -> importlib.machinery.ModuleSpec | None:
 
 
 def find_definition(module: str, attribute: str) -> tuple[Definition | None, ast.Module]:
-    """The one class or function that `module:attribute` names, and its module; None when only an import can tell.
+    """The one class or function that `module:attribute` names, and its module; None if it has to be imported.
 
     Raises:
-        ImportError, SyntaxError: the plugin cannot be imported either.
+        ImportError, SyntaxError: an import would fail, too.
     """
     source = source_of(module)
     if source is None or not (attribute or "").isidentifier():
@@ -141,7 +141,7 @@ def find_definition(module: str, attribute: str) -> tuple[Definition | None, ast
 
 @lru_cache(maxsize=64)
 def _parse(source: bytes) -> ast.Module:
-    """By content: reading a recipe and building a run ask for the same plugins several times."""
+    """Cached by content: the same plugins are described several times when a run starts."""
     return ast.parse(source)
 
 
@@ -154,7 +154,7 @@ def _module_scope(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _binds(node: ast.AST, name: str) -> bool:
-    """Whether a statement or target gives `name` a meaning."""
+    """Whether a statement or target binds `name`."""
     match node:
         case ast.alias():
             return node.asname == name if node.asname else node.name in (name, "*")
@@ -166,10 +166,10 @@ def _binds(node: ast.AST, name: str) -> bool:
 
 
 def describe_source(module: str, attribute: str) -> Description | None:
-    """Description of `module:attribute` from source; None when only an import can tell.
+    """Description of `module:attribute` from source; None if it has to be imported.
 
     Raises:
-        ImportError, SyntaxError: the plugin cannot be imported either.
+        ImportError, SyntaxError: an import would fail, too.
     """
     node, tree = find_definition(module, attribute)
     sources = None if node is None else _shared(node, tree, module)
@@ -227,13 +227,13 @@ def _describe(node: Definition, tree: ast.Module) -> Description | None:
 
 
 def _imported(tree: ast.Module, module: str) -> dict[str, str]:
-    """Names that a module takes `from` another: local name, name there."""
+    """Names that a module imports `from` another: local name to original name."""
     nodes = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module == module and not n.level]
     return {alias.asname or alias.name: alias.name for node in nodes for alias in node.names}
 
 
 def _types(tree: ast.Module) -> dict[str, Any]:
-    """What the annotations of a module may say."""
+    """The names that annotations of a module may use."""
     from farcluss.plugins import options
 
     known = {local: getattr(options, name) for local, name in _imported(tree, options.__name__).items()}
@@ -263,7 +263,7 @@ def describe_object(thing: Any) -> Description:
     names = getattr(inspect.unwrap(initializer), "__globals__", {})
     try:
         parameters = inspect.signature(thing).parameters.values()
-        # Of options alone: what farcluss passes may have types that only type checkers import.
+        # Only options: positional parameters may have types that only type checkers import.
         options = {
             p.name: Option(_evaluated(p.annotation, names), p.default, helps.get(p.name, ""))
             for p in parameters
@@ -314,7 +314,7 @@ def join_docs(doc: str, shared: str, names: Iterable[str]) -> str:
 
 
 def readable(annotation: Any) -> str:
-    """A type as a recipe's author would say it: `float in [0, 1]`, `int >= 1`, `"hard" or "soft"`."""
+    """A type in words: `float in [0, 1]`, `int >= 1`, `"hard" or "soft"`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     from farcluss.plugins.options import Color
 

@@ -1,1 +1,1 @@
-"""What a recipe may say, and how it is read."""
+"""Recipes: their keys, and how they are read and validated."""

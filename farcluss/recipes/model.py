@@ -1,4 +1,4 @@
-"""What a recipe may say: one model per table, one described field per key."""
+"""The keys of a recipe: one model per table, one described field per key."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +9,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from farcluss.plugins.options import Color, Count, NonNegative, Positive, PositiveInt, PositiveRange, Share
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
-"""A text that may be written as a number, such as a share."""
+"""A string that may be written as a number, such as a share."""
 
 
 class Section(BaseModel):
-    """Base of every table of a recipe: unknown keys are refused, values never change."""
+    """Base of every table of a recipe: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -23,7 +23,7 @@ class Part(Section):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    name: str = Field(description="entry-point name, see `farcluss plugins list`")
+    name: str = Field(description="plugin name, see `farcluss plugins list`")
 
     @model_validator(mode="before")
     @classmethod
@@ -74,65 +74,67 @@ class Data(Section):
         default=None, description="file of `farcluss pack` to read images from, instead of below `root`"
     )
     labeled: Text = Field(
-        default="all", description='list file, share such as "1/8", published list name, or "all" images with a mask'
+        default="all",
+        description='list file, share such as "1/8", name of a published list, or "all": every image with a mask',
     )
     unlabeled: str = Field(
-        default="rest", description='list file, or "rest": the training images that are not labeled; "none" for none'
+        default="rest", description='list file, "rest": all training images that are not labeled, or "none"'
     )
     val: Text = Field(
         default="val", description='list file, share of the images with a mask, split "val" or "test", or "none"'
     )
     draw_seed: int = Field(default=0, description="seed of the shares drawn for `labeled` and `val`")
-    allow_overlap: bool = Field(default=False, description="accept an image in more than one of the three sets")
+    allow_overlap: bool = Field(default=False, description="allow an image in more than one of the three sets")
     classes: list[str] | dict[str, int | Color | list[int | Color]] | None = Field(
         default=None,
         description="names in order of mask value; or name = value, color, or list of them; default: the layout's",
     )
     ignore_index: int | Color | list[int | Color] | None = Field(
-        default=None, description="mask values or colors that count nowhere; default: 255, unless a class has it"
+        default=None, description="mask values or colors to ignore; default: 255, unless it is a class"
     )
-    reduce_zero_label: bool = Field(default=False, description="mask value 0 means ignore, class i is stored as i + 1")
+    reduce_zero_label: bool = Field(
+        default=False, description="mask value 0 means ignore, and class i is stored as i + 1"
+    )
     palette: list[Color] | None = Field(default=None, description="color per class for pictures; default: the layout's")
     draw: Literal["uniform", "balanced"] = Field(
         default="uniform",
-        description="balanced: labeled images are drawn by the classes in them, each class alike, and unlabeled ones "
-        "in proportion to their valid pixels; for data sets that count pixels, and packs",
+        description="balanced: sample labeled images by class, all classes with the same probability, and unlabeled "
+        "images in proportion to their valid pixels; for data sets that count pixels, and packs",
     )
     channels: PositiveInt | None = Field(
-        default=None, description="image channels that the network gets; default: the data set's, else 3"
+        default=None, description="number of image channels; default: the data set's, else 3"
     )
     mean: float | list[float] | None = Field(
         default=None,
-        description="of all channels or of each, the full range of 8 or 16 bits being 1; default: the data set's, else "
-        "ImageNet's for 3 channels, else 0.5",
+        description="mean of all channels or of each, with the full range of 8 or 16 bits as 1; default: the data "
+        "set's, else ImageNet's for 3 channels, else 0.5",
     )
     std: Positive | list[Positive] | None = Field(
         default=None,
-        description="of all channels or of each; default: the data set's, else ImageNet's for 3 channels, else 0.25",
+        description="standard deviation, likewise; default: the data set's, else ImageNet's for 3 channels, else 0.25",
     )
     crop: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         default=321, description="pixels per side of a training crop"
     )
-    scale: PositiveRange = Field(default=(0.5, 2.0), description="random scale before cropping")
-    flip: Share = Field(default=0.5, description="chance that a crop is mirrored, for each of flip_axes by itself")
+    scale: PositiveRange = Field(default=(0.5, 2.0), description="range of the random scale before cropping")
+    flip: Share = Field(default=0.5, description="probability of a flip, for each of flip_axes independently")
     flip_axes: list[int] | None = Field(
         default=None,
-        description="spatial axes that flip is about, counted from 0; default: the data set's, else [-1]: the last, "
-        "left and right",
+        description="spatial axes to flip, counted from 0; default: the data set's, else [-1]: left and right",
     )
     turns: list[tuple[int, int]] | None = Field(
         default=None,
-        description="planes, as pairs of spatial axes, in which a crop is turned by a random number of quarter turns, "
-        "of half turns where its two sides differ; default: the data set's, else []",
+        description="planes, as pairs of spatial axes, in which a crop is rotated by a random multiple of 90 degrees, "
+        "or of 180 degrees if its two sides differ; default: the data set's, else []",
     )
     jpeg_draft: bool = Field(
         default=False,
-        description="decode a JPEG smaller where the crop shows it reduced by 2 or more: about twice as fast, "
-        "pixels differ slightly; no effect with `pack`",
+        description="decode a JPEG at reduced size if the crop downscales it by 2 or more: about twice as fast, pixels "
+        "differ slightly; no effect with `pack`",
     )
     workers: Count = Field(default=4, description="loader processes per training process")
     on_error: Literal["stop", "skip"] = Field(
-        default="stop", description="skip: a training image that cannot be read is replaced by another, and listed"
+        default="stop", description="skip: replace an unreadable training image by another, and report it"
     )
 
     @model_validator(mode="after")
@@ -178,7 +180,7 @@ class Network(Part):
 
     name: str = "deeplabv3plus"
     pretrained: bool | str = Field(
-        default=False, description="true: download; a path: a local .safetensors or .pth; false: from scratch"
+        default=False, description="true: download; a path: local .safetensors or .pth file; false: from scratch"
     )
 
 
@@ -197,69 +199,83 @@ class Loss(Section):
 
     supervised: Literal["cross-entropy", "ohem", "dice-cross-entropy"] = Field(
         default="cross-entropy",
-        description="loss on labeled images; dice-cross-entropy: plus the soft Dice per image and class, "
-        "background (class 0) apart",
+        description="loss on labeled images; dice-cross-entropy: cross-entropy plus the soft Dice loss per image and "
+        "class, without the background (class 0)",
     )
-    ohem_threshold: Share = Field(default=0.7, description="ohem: pixels whose true class is less probable are kept")
-    ohem_min_kept: PositiveInt = Field(default=200_000, description="ohem: at least so many pixels of a batch are kept")
+    ohem_threshold: Share = Field(
+        default=0.7, description="ohem: keep pixels whose true class has at most this probability"
+    )
+    ohem_min_kept: PositiveInt = Field(default=200_000, description="ohem: minimum number of pixels to keep per batch")
     unsupervised: NonNegative = Field(
-        default=0.5, description="lambda_u; 0 together with contrastive 0: supervised only"
+        default=0.5, description="weight lambda_u of the unsupervised loss; if contrastive is also 0: supervised only"
     )
     unsupervised_dice: NonNegative = Field(
         default=0.0,
-        description="soft Dice of strong views and pseudo-labels, per image and class, background (class 0) apart; "
-        "lambda_u times this is its weight",
+        description="weight, times lambda_u, of the soft Dice loss of strong views against pseudo-labels, per image "
+        "and class, without the background (class 0)",
     )
-    contrastive: NonNegative = Field(default=0.1, description="lambda_c")
-    warmup_steps: Count = Field(default=0, description="train on labeled images alone first; from scratch: needed")
-    ramp_steps: Count = Field(default=0, description="then raise both weights linearly from 0")
+    contrastive: NonNegative = Field(default=0.1, description="weight lambda_c of the contrastive loss")
+    warmup_steps: Count = Field(
+        default=0, description="first steps on labeled images only; needed when training from scratch"
+    )
+    ramp_steps: Count = Field(
+        default=0, description="steps after the warm-up in which both weights rise linearly from 0"
+    )
 
 
 class Train(Section):
     """Optimization."""
 
-    steps: PositiveInt | None = Field(default=None, description="optimizer steps; either this or epochs")
-    epochs: PositiveInt | None = Field(default=None, description="passes over the unlabeled set")
-    batch: PositiveInt = Field(default=8, description="labeled images per step, over all processes; as many unlabeled")
+    steps: PositiveInt | None = Field(default=None, description="optimizer steps; set either steps or epochs")
+    epochs: PositiveInt | None = Field(default=None, description="passes over the unlabeled images")
+    batch: PositiveInt = Field(
+        default=8, description="labeled images per step over all processes; the same number of unlabeled images"
+    )
     accumulate: PositiveInt = Field(
-        default=1, description="micro-batches in which a process sends its batch through the networks, for small memory"
+        default=1, description="micro-batches per step and process (gradient accumulation), to save memory"
     )
     compile: bool = Field(
-        default=False, description="compile networks and losses; the first steps then take minutes, later ones less"
+        default=False, description="compile networks and losses; the first steps take minutes, later ones are faster"
     )
     split_backward: bool = Field(
         default=False,
-        description="labeled images go through the student first, strong views after their backward: for small memory",
+        description="separate forward and backward for labeled images and strong views, to save memory",
     )
-    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (momentum, nesterov off) or adamw")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd", description="sgd (with momentum, without Nesterov) or adamw"
+    )
     lr: Positive = Field(default=0.001, description="peak learning rate of the encoder")
     scale_lr: bool | PositiveInt = Field(
         default=False,
-        description="batch that lr is meant for; true: that of the recipe, whatever --set train.batch says",
+        description="batch size that lr is meant for, to scale lr linearly; true: the recipe's batch before --set",
     )
-    head_lr: Positive = Field(default=10.0, description="learning rate of everything else, as a multiple of lr")
-    momentum: Share = Field(default=0.9, description="sgd")
+    head_lr: Positive = Field(default=10.0, description="learning rate of all other parameters, as a multiple of lr")
+    momentum: Share = Field(default=0.9, description="momentum of sgd")
     weight_decay: NonNegative = Field(
-        default=1e-4, description="also decays norms and biases unless decay_norms = false"
+        default=1e-4, description="weight decay; also of norms and biases unless decay_norms = false"
     )
-    decay_norms: bool = Field(default=True, description="false: no decay on norm parameters and biases")
-    schedule: Literal["poly", "cosine"] = Field(default="poly", description="learning-rate curve")
-    power: Positive = Field(default=0.9, description="poly")
-    lr_warmup_steps: Count = Field(default=0, description="linear learning-rate warm-up")
-    clip: NonNegative = Field(default=0.0, description="largest gradient norm; 0: no clipping")
-    ema: Share = Field(default=0.999, description="teacher decay a of eq. 1, ramped as min(a, 1 - 1/(t+1))")
+    decay_norms: bool = Field(default=True, description="false: no weight decay on norm parameters and biases")
+    schedule: Literal["poly", "cosine"] = Field(default="poly", description="learning-rate schedule")
+    power: Positive = Field(default=0.9, description="exponent of poly")
+    lr_warmup_steps: Count = Field(default=0, description="steps of linear learning-rate warm-up")
+    clip: NonNegative = Field(default=0.0, description="maximum gradient norm; 0: no clipping")
+    ema: Share = Field(
+        default=0.999, description="EMA decay a of the teacher (eq. 1), ramped up as min(a, 1 - 1/(t+1))"
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
-        default=None, description="default: what accelerate is configured for"
+        default=None, description="default: the setting of accelerate"
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of weights, order and augmentation")
-    log_every: PositiveInt = Field(default=50, description="steps between two lines of metrics.jsonl")
-    checkpoint_every: PositiveInt = Field(default=1000, description="steps between two checkpoints")
-    keep_checkpoints: PositiveInt = Field(default=2, description="older ones are removed")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of initialization, image order and augmentation")
+    log_every: PositiveInt = Field(default=50, description="steps between log lines")
+    checkpoint_every: PositiveInt = Field(default=1000, description="steps between checkpoints")
+    keep_checkpoints: PositiveInt = Field(
+        default=2, description="number of checkpoints to keep; older ones are removed"
+    )
     max_skipped: PositiveInt = Field(
         default=50,
-        description="stop after so many steps in a row whose loss or gradient is not finite; they are skipped",
+        description="steps with a non-finite loss or gradient are skipped; stop after this many in a row",
     )
-    trackers: list[Literal["tensorboard", "wandb"]] = Field(default=[], description="Accelerate trackers to write to")
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default=[], description="Accelerate trackers to log to")
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
@@ -269,31 +285,35 @@ class Train(Section):
 
     @property
     def scaled_lr(self) -> float:
-        """`lr`, times the batch over the one that it is meant for (the linear rule)."""
+        """`lr`, scaled linearly from the batch size that it is meant for."""
         return self.lr if isinstance(self.scale_lr, bool) else self.lr * self.batch / self.scale_lr
 
 
 class Eval(Section):
-    """How images are predicted and scored, in training and by `farcluss eval`."""
+    """Prediction and evaluation, in training and by `farcluss eval`."""
 
-    every: PositiveInt = Field(
-        default=1000, description="steps between two evaluations; the last step is always scored"
+    every: PositiveInt = Field(default=1000, description="steps between evaluations; the last step is always evaluated")
+    mode: Literal["whole", "sliding"] = Field(
+        default="whole", description="predict the whole image at once, or by sliding window"
     )
-    mode: Literal["whole", "sliding"] = Field(default="whole", description="whole image, or sliding window")
-    window: PositiveInt | list[PositiveInt] | None = Field(default=None, description="default: data.crop")
-    stride: Share = Field(default=2 / 3, description="step of the window, as a share of it")
+    window: PositiveInt | list[PositiveInt] | None = Field(
+        default=None, description="pixels per side of the sliding window; default: data.crop"
+    )
+    stride: Share = Field(default=2 / 3, description="step of the window as a share of its side")
     blend: Literal["mean", "gaussian"] = Field(
         default="mean",
-        description="average of overlapping windows: plain, or gaussian: a pixel near a window's center weighs more",
+        description="how overlapping windows are averaged; gaussian: with more weight near the center of a window",
     )
-    flip: bool = Field(default=False, description="average with the mirrored image")
-    scales: list[Positive] = Field(default=[1.0], min_length=1, description="average over these image scales")
+    flip: bool = Field(default=False, description="average with the prediction of the flipped image")
+    scales: list[Positive] = Field(
+        default=[1.0], min_length=1, description="average the predictions at these image scales"
+    )
     network: Literal["teacher", "student"] = Field(
-        default="teacher", description="which one weights/*.safetensors hold"
+        default="teacher", description="network that weights/*.safetensors contain"
     )
     writer: Part | None = Field(
         default=None,
-        description="what `farcluss predict` writes: plugin and its options; default: the data set's, else png",
+        description="writer plugin of `farcluss predict` and its options; default: the data set's, else png",
     )
 
 
@@ -312,7 +332,7 @@ class Recipe(Section):
     @classmethod
     def _name_is_a_folder(cls, name: str) -> str:
         if name and (name in (".", "..") or any(c in "/\\" or not c.isprintable() for c in name) or not name.strip()):
-            raise ValueError("a name is that of a folder below runs/: no slashes, not . or .., printable")
+            raise ValueError("must be a valid folder name: printable, without slashes, not . or ..")
         return name
 
     def with_defaults(self, known: Defaults) -> "Recipe":
@@ -331,7 +351,7 @@ class Recipe(Section):
 
     @property
     def semi_supervised(self) -> bool:
-        """Whether unlabeled images take part at all."""
+        """Whether unlabeled images are used."""
         return self.loss.unsupervised > 0 or self.loss.contrastive > 0
 
 

@@ -1,6 +1,6 @@
-"""From TOML files to a validated recipe: every error of a recipe in one report, with file and key path.
+"""Reads and validates recipes; all errors of a recipe are reported at once, each with file and key path.
 
-Order of precedence, lowest first: the file that `extends` names, the recipe, each `--with` overlay, each `--set`.
+Order of precedence, lowest first: the recipe that `extends` names, the recipe, each `--with` overlay, each `--set`.
 """
 
 import os
@@ -20,7 +20,7 @@ Origins = dict[Key, str]
 
 
 def recipe_folder() -> Path:
-    """The folder of the shipped recipes, in an installed package and in a source tree."""
+    """The folder of the shipped recipes, of an installed package or of a source tree."""
     package = Path(__file__).parent.parent
     inside = package / "_recipes"
     return inside if inside.is_dir() else package.parent / "recipes"
@@ -30,7 +30,7 @@ def find_recipe(name: str | os.PathLike[str], below: str = "") -> Path:
     """Path of a recipe by path or by shipped name.
 
     Raises:
-        RecipeError: no such file or name; the message suggests near names.
+        RecipeError: no such file or name; the message suggests similar names.
     """
     for path in (Path(name), recipe_folder() / below / f"{name}.toml"):
         if path.is_file():
@@ -59,7 +59,7 @@ def load_recipe(
         parent = path.parent / str(base)
         lower = _read(parent) if parent.is_file() else None
         if lower is None or "extends" in lower:
-            reason = "does not exist" if lower is None else "extends another file itself; one level is the limit"
+            reason = "does not exist" if lower is None else "extends another file; only one level is allowed"
             raise RecipeError(f"{path}: extends: {parent} {reason}.")
         _merge(merged, lower, str(parent), origins)
     _merge(merged, table, str(path), origins)
@@ -73,12 +73,12 @@ def load_recipe(
     for setting in settings:
         _merge(merged, _parse_setting(setting), f"--set {setting}", origins)
     if _at(merged, ("train", "scale_lr")) is True:
-        merged["train"]["scale_lr"] = batch  # that of the files; from here on the recipe says it itself
+        merged["train"]["scale_lr"] = batch  # the batch size before --set
     return _validate(merged, origins, path)
 
 
 def validate(table: dict[str, Any], changes: dict[str, Any]) -> Recipe:
-    """A recipe from a table of plain values, as in a weights file, with some keys changed. Raises RecipeError."""
+    """A recipe from a table of plain values, as in a weights file, with some keys overridden. Raises RecipeError."""
     merged, origins = dict[str, Any](), Origins()
     _merge(merged, table, "recipe of the weights", origins)
     _merge(merged, changes, "--set", origins)
@@ -124,7 +124,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merge(into: dict[str, Any], table: dict[str, Any], origin: str, origins: Origins, at: Key = ()) -> None:
-    """Merge `table` over `into`; classes, and a part with another name, are replaced as a whole."""
+    """Merge `table` into `into`; classes, and plugins with another name, are replaced entirely."""
     for key, value in table.items():
         here, old = (*at, key), into.get(key)
         origins[here] = origin
@@ -154,7 +154,7 @@ def _parse_setting(setting: str) -> dict[str, Any]:
 
 
 def _explain(error: Any, merged: dict[str, Any], origins: Origins, path: Path) -> str:
-    """One line for one pydantic error: file, key path, what is wrong, what would be right."""
+    """One line per pydantic error: file, key path, what is wrong, what is expected."""
     from farcluss.plugins.signatures import readable
 
     location = tuple(str(part) for part in error["loc"] if "[" not in str(part))
@@ -176,12 +176,12 @@ def _at(table: Any, key: Key) -> Any:
 
 
 def _kind(key: Key) -> Any:
-    """The type of a key of a recipe, with its bounds."""
+    """The type of a recipe key, with its bounds."""
     kind: Any = Recipe
     for part in key:
         if field := getattr(kind, "model_fields", {}).get(part):
             kind = Annotated[field.annotation, field] if field.metadata else field.annotation
-        else:  # a key of the author's own, such as a class
+        else:  # a key chosen by the user, such as a class
             kind = next((get_args(a)[1] for a in get_args(kind) if get_origin(a) is dict), Any)
     return kind
 
@@ -191,14 +191,14 @@ DEFAULT_PARTS = {tuple(key.split(".")): part.name for key, _, part in _DEFAULTS}
 
 
 def _check_parts(merged: dict[str, Any], origins: Origins, path: Path) -> list[str]:
-    """Errors in the names and options of the plugins, found without importing them where their source can be read."""
+    """Errors in the names and options of the plugins, found without importing them if their source can be parsed."""
     from farcluss.plugins import registry
 
     lines = []
     for (_, group, default), at in zip(_DEFAULTS, DEFAULT_PARTS, strict=True):
         table = _at(merged, at)
         if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-            continue  # a default, which is fine, or something else, which has been said
+            continue  # a default, or an error that has already been reported
         options = {k: v for k, v in table.items() if k not in type(default).model_fields}
         for name, problem in registry.problems(group, table["name"], options):
             full = (*at, name) if name else at

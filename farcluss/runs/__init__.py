@@ -1,1 +1,1 @@
-"""What a run directory holds, and how it is written so that it can be trusted."""
+"""The run directory: checkpoints, locking, atomic writes, and resuming from them."""

@@ -1,4 +1,4 @@
-"""Files that are either the old or the whole new one, whatever happens to the process or the machine."""
+"""Atomic writes: a file is either the old or the complete new one, even after a crash."""
 
 import os
 import tempfile
@@ -12,9 +12,9 @@ UNFINISHED = ".part"
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A new file to write into, which takes the place of `path` when the block ends without an error.
+    """Write to a temporary file, which replaces `path` when the block ends without an error.
 
-    Content and name are on the disk then, not merely in the system's memory.
+    Content and name are then on the disk, not only in the system's cache.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
@@ -31,7 +31,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def rename_durably(source: Path, path: Path) -> None:
-    """Let `source`, whose content is on the disk, take the place of `path`, and have that name on the disk too."""
+    """Rename `source`, whose content is on the disk, to `path`, and sync the new name to the disk."""
     os.replace(source, path)
     if hasattr(os, "O_DIRECTORY"):  # not on Windows
         folder = os.open(path.parent, os.O_DIRECTORY)
@@ -42,12 +42,12 @@ def rename_durably(source: Path, path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file by `atomic_file`."""
+    """Write a whole file with `atomic_file`."""
     with atomic_file(path) as file:
         file.write(content)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what writers left in `folder` that were killed. Nobody else may be writing there."""
+    """Remove the temporary files of killed writers in `folder`, where no one else may be writing."""
     for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)

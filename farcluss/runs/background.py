@@ -1,18 +1,18 @@
-"""Work that goes on beside the training: one job at a time, whose error is not lost."""
+"""Background jobs during training: one at a time, with their errors reported."""
 
 import threading
 from collections.abc import Callable
 
 
 class Background:
-    """Runs a job in a thread; use it as a context manager, which does not leave before the job is done."""
+    """Runs a job in a thread; use it as a context manager, which waits for the job on exit."""
 
     def __init__(self) -> None:
         self._job: tuple[threading.Thread, threading.Event] | None = None
         self._error: BaseException | None = None
 
     def submit(self, job: Callable[[], object]) -> None:
-        """Start a job when the one before is done. Raises that one's error, and then starts nothing."""
+        """Wait for the previous job, then start this one. Raises the previous job's error instead of starting."""
         self.wait()
         done = threading.Event()
         thread = threading.Thread(target=self._run, args=(job, done), name="farcluss-background")
@@ -20,10 +20,10 @@ class Background:
         thread.start()
 
     def wait(self) -> None:
-        """Until the job is done. Raises its error, once."""
+        """Wait for the job. Raises its error, once."""
         if self._job is not None:
             thread, done = self._job
-            done.wait()  # first, as `join` takes a thread for ended once it has been interrupted
+            done.wait()  # first, because an interrupted `join` marks the thread as ended
             thread.join()
             self._job = None
         error, self._error = self._error, None
@@ -31,11 +31,11 @@ class Background:
             raise error
 
     def __enter__(self) -> "Background":
-        """Nothing is started yet."""
+        """Return self."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait. An error that is under way says more than the job's."""
+        """Wait for the job. An exception from the block takes precedence over the job's."""
         try:
             self.wait()
         except Exception:

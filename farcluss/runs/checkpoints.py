@@ -1,11 +1,11 @@
-"""Checkpoints: a file of tensors and a manifest beside it that says what they are and how to tell damage.
+"""Checkpoints: a file of tensors, and beside it a manifest with metadata and a checksum.
 
 ```
 checkpoints/step-00001000.pt     student, teacher, optimizer, stages: tensors and plain values, no code
 checkpoints/step-00001000.json   checksum and size of that file, progress of the run, the recipe's fingerprint
 ```
 
-The manifest is written last: a checkpoint without one is not whole.
+The manifest is written last: a checkpoint without one is incomplete.
 """
 
 import copy
@@ -26,14 +26,14 @@ from farcluss.runs.atomic import atomic_file, write_atomically
 
 
 class Manifest(BaseModel):
-    """What a checkpoint is.
+    """The metadata of a checkpoint.
 
     Attributes:
         step: optimizer steps done.
-        sha256: of the file of tensors.
-        size: of it, bytes.
-        progress: what else the run remembers, see `farcluss.training.state.PROGRESS`.
-        fingerprint: what affects training, see `farcluss.runs.resuming.fingerprint`.
+        sha256: checksum of the file of tensors.
+        size: its size in bytes.
+        progress: the run's other state, see `farcluss.training.state.PROGRESS`.
+        fingerprint: everything that affects training, see `farcluss.runs.resuming.fingerprint`.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -46,23 +46,23 @@ class Manifest(BaseModel):
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that has been read and found whole; `remarks` are lines about newer ones that were not."""
+    """A checkpoint that has been read and verified; `notes` report newer ones that are damaged."""
 
     path: Path
     manifest: Manifest
     state: dict[str, Any]
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class _Digest:
-    """A file that is written to and hashed at once."""
+    """A file object that hashes what is written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.hash, self.size = file, hashlib.sha256(), 0
         self.error: OSError | None = None
 
     def write(self, content: Any) -> int:
-        """Write bytes; remembers an error, which torch would report as its own."""
+        """Write bytes; keeps the OSError, which torch would replace by its own error."""
         try:
             self.file.write(content)
         except OSError as error:
@@ -73,17 +73,17 @@ class _Digest:
         return len(content)
 
     def flush(self) -> None:
-        """Hand buffered bytes to the system."""
+        """Flush the file."""
         self.file.flush()
 
 
 def paths(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first, whole or not."""
+    """The checkpoints in a folder, oldest first, intact or not."""
     return sorted(folder.glob("step-*.pt"))
 
 
 def snapshot(value: Any) -> Any:
-    """A copy of nested values, all tensors in host memory: what was is kept while training goes on."""
+    """A copy of nested values with all tensors in host memory, which training does not change."""
     copied = _copy(value)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.current_stream().synchronize()  # once for all copies
@@ -97,7 +97,7 @@ def _copy(value: Any) -> Any:
             return value.to("cpu", copy=True)
         return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value, non_blocking=True)
     if isinstance(value, dict):
-        result = copy.copy(value)  # keeps what a module's state says of itself besides its entries
+        result = copy.copy(value)  # keeps the metadata of a module's state dict
         result.update((key, _copy(inner)) for key, inner in value.items())
         return result
     return type(value)(map(_copy, value)) if isinstance(value, list | tuple) else value
@@ -108,10 +108,10 @@ def save(
 ) -> None:
     """Write a checkpoint and its manifest, then remove all but the newest `keep` up to it.
 
-    Later ones are removed as well: they are damaged, or of a run that has gone back before them.
+    Later ones are removed as well: they are damaged, or the run has resumed from an earlier one.
 
     Raises:
-        RunError: it cannot be written; those that were there stay.
+        RunError: it cannot be written; existing checkpoints stay.
     """
     try:
         with atomic_file(path) as file:
@@ -127,7 +127,7 @@ def save(
         )
         _write_manifest(path, manifest)
     except OSError as error:
-        raise RunError(_unwritten(path, state, error)) from None
+        raise RunError(_write_error(path, state, error)) from None
     drop_after(path.parent, step)
     _remove(paths(path.parent)[:-keep])
 
@@ -143,8 +143,8 @@ def _remove(files: list[Path]) -> None:
         path.unlink()
 
 
-def note_progress(path: Path, progress: dict[str, Any]) -> None:
-    """Replace the progress in a checkpoint's manifest, such as after the evaluation that followed it."""
+def update_progress(path: Path, progress: dict[str, Any]) -> None:
+    """Replace the progress in a checkpoint's manifest, as after the evaluation at its step."""
     manifest = read_manifest(path)
     _write_manifest(path, manifest.model_copy(update={"progress": progress}))
 
@@ -153,16 +153,16 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
     write_atomically(path.with_suffix(".json"), manifest.model_dump_json(indent=1).encode())
 
 
-def _unwritten(path: Path, state: dict[str, Any], error: OSError) -> str:
+def _write_error(path: Path, state: dict[str, Any], error: OSError) -> str:
     free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
-    room = f"it needs about {mebibytes(_size(state))} MiB, {mebibytes(free)} MiB are free"
-    last = newest_whole(path.parent)
-    advice = f"go on by --resume: {last} is whole" if last else "start anew by --overwrite: there is no earlier one"
-    return f"Checkpoint {path} cannot be written: {error.strerror}; {room}.\nMake room there, then {advice}."
+    sizes = f"it needs about {mebibytes(_size(state))} MiB, {mebibytes(free)} MiB are free"
+    last = newest_intact(path.parent)
+    advice = f"resume with --resume: {last} is intact" if last else "start over with --overwrite: there is none"
+    return f"Checkpoint {path} cannot be written: {error.strerror}; {sizes}.\nFree space there, then {advice}."
 
 
-def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that is what its manifest says; None when there is none."""
+def newest_intact(folder: Path) -> Path | None:
+    """The newest intact checkpoint; None when there is none."""
     for path in reversed(paths(folder)):
         with suppress(RunError):
             verify(path)
@@ -171,7 +171,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def mebibytes(size: int) -> str:
-    """A number of bytes in MiB, for people."""
+    """A number of bytes in MiB, as text."""
     return f"{size / 2**20:,.1f}"
 
 
@@ -184,21 +184,21 @@ def _size(value: Any) -> int:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a checkpoint. Raises RunError when there is none, or none that can be read."""
-    place = path.with_suffix(".json")
+    """The manifest of a checkpoint. Raises RunError when it is missing or cannot be read."""
+    file = path.with_suffix(".json")
     try:
-        return Manifest.model_validate(json.loads(place.read_bytes()))
+        return Manifest.model_validate(json.loads(file.read_bytes()))
     except FileNotFoundError:
-        raise RunError(f"Checkpoint {path} is not whole: its manifest {place.name} is missing.") from None
+        raise RunError(f"Checkpoint {path} is incomplete: its manifest {file.name} is missing.") from None
     except (OSError, ValueError, ValidationError):
-        raise RunError(f"Checkpoint {path} is damaged: its manifest {place.name} cannot be read.") from None
+        raise RunError(f"Checkpoint {path} is damaged: its manifest {file.name} cannot be read.") from None
 
 
 def verify(path: Path) -> Manifest:
-    """The manifest of a checkpoint that is what it says.
+    """Verify size and checksum of a checkpoint, and return its manifest.
 
     Raises:
-        RunError: it is missing, cannot be read, or is damaged.
+        RunError: the checkpoint is missing, unreadable or damaged.
     """
     try:
         size = path.stat().st_size
@@ -207,7 +207,7 @@ def verify(path: Path) -> Manifest:
             raise RunError(f"Checkpoint {path} is damaged: it has {size} of {manifest.size} bytes.")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != manifest.sha256:
-                raise RunError(f"Checkpoint {path} is damaged: its checksum is not that of its manifest.")
+                raise RunError(f"Checkpoint {path} is damaged: its checksum differs from that in its manifest.")
     except FileNotFoundError:
         raise RunError(f"There is no checkpoint {path}.") from None
     except OSError as error:
@@ -219,7 +219,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint, unpickling tensors and plain values only.
 
     Raises:
-        RunError: see `verify`; or it holds anything else.
+        RunError: see `verify`; or it contains other objects.
     """
     path = Path(path)
     manifest = verify(path)
@@ -227,28 +227,28 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return Checkpoint(path, manifest, dict(state))
     except pickle.UnpicklingError:
-        raise RunError(f"Checkpoint {path} cannot be read: it holds more than tensors and plain values.") from None
+        raise RunError(f"Checkpoint {path} cannot be read: it contains more than tensors and plain values.") from None
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise RunError(f"Checkpoint {path} cannot be read: {reason}") from None
 
 
 def read_newest(folder: Path) -> Checkpoint:
-    """The newest checkpoint in a folder that is whole; what is wrong with newer ones becomes its remarks.
+    """The newest intact checkpoint in a folder; its notes report what is wrong with newer ones.
 
     Raises:
         RunError: there is none.
     """
-    remarks: list[str] = []
+    notes: list[str] = []
     for path in reversed(paths(folder)):
         try:
             found = read(path)
         except RunError as error:
-            remarks.append(str(error))
+            notes.append(str(error))
             continue
-        if remarks:
-            remarks.append(f"Going on from the one before, {path}.")
-        return found._replace(remarks=tuple(remarks))
+        if notes:
+            notes.append(f"Resuming from the previous one, {path}.")
+        return found._replace(notes=tuple(notes))
     raise RunError(
-        f"{folder.parent} has no whole checkpoint: {remarks[0]}" if remarks else f"{folder.parent} has no checkpoint."
+        f"{folder.parent} has no intact checkpoint: {notes[0]}" if notes else f"{folder.parent} has no checkpoint."
     )

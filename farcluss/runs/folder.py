@@ -1,10 +1,10 @@
-"""A run directory: what a run writes, and how it is found again.
+"""The run directory: all files that a run writes.
 
 ```
 RUN/recipe.toml        the recipe, resolved        metrics.jsonl    one line per logged step and evaluation
 RUN/environment.json   versions, device, lists     log.txt          what was printed
-RUN/lists/             the images of each set      checkpoints/     everything needed to go on
-RUN/weights/           last and best .safetensors  pictures/        what the teacher says, at each evaluation
+RUN/lists/             the images of each set      checkpoints/     everything needed to resume
+RUN/weights/           last and best .safetensors  pictures/        pseudo-labels and predictions, at each evaluation
 RUN/lock               the process that writes     broken/          images of steps whose loss was not finite
 ```
 """
@@ -38,50 +38,50 @@ class RunFolder:
     """The files of one run."""
 
     def __init__(self, path: Path) -> None:
-        """Name a folder; nothing is touched yet."""
+        """Only sets paths; nothing is read or written."""
         self.path = path
         self.last, self.best = path / "weights" / "last.safetensors", path / "weights" / "best.safetensors"
         self.checkpoints = path / "checkpoints"
 
     def refuse_existing(self, overwrite: bool) -> None:
-        """Raise RunError when a run is there already and may not be replaced."""
+        """Raise RunError when there is a run already and `overwrite` is False."""
         if self.exists() and not overwrite:
             raise RunError(
-                f"{self.path} holds a run already. Go on with it by --resume, replace it by --overwrite,\n"
+                f"{self.path} holds a run already. Continue it with --resume, replace it with --overwrite,\n"
                 "or choose another folder with --output."
             )
 
     def exists(self) -> bool:
-        """Whether a run is there."""
+        """Whether the folder holds a run."""
         return (self.path / "recipe.toml").exists()
 
     def has_checkpoint(self) -> bool:
-        """Whether there is any, whole or not; tensors alone are the rest of a first one that was never finished."""
+        """Whether there is a checkpoint, intact or not; a first one without manifest was never completed."""
         found = checkpoints.paths(self.checkpoints)
         return len(found) > 1 or any(self.checkpoints.glob("step-*.json"))
 
     def newest(self) -> Path | None:
-        """The newest checkpoint, whole or not; None for none."""
+        """The newest checkpoint, intact or not; None if there is none."""
         found = checkpoints.paths(self.checkpoints)
         return found[-1] if found else None
 
     def refuse_other(self, recipe: Recipe) -> None:
-        """Raise RunError when a run of another recipe is there that ended before its first checkpoint."""
+        """Raise RunError when the folder holds a run of another recipe, which ended before its first checkpoint."""
         path = self.path / "recipe.toml"
         if path.exists() and path.read_text() != recipe_text(recipe):
             raise RunError(
-                f"{self.path} holds a run of another recipe, without a checkpoint. Replace it by --overwrite,\n"
+                f"{self.path} holds a run of another recipe, without a checkpoint. Replace it with --overwrite,\n"
                 "or choose another folder with --output."
             )
 
     def create(self, recipe: Recipe, fresh: bool) -> None:
-        """Make the folder of a run; a fresh one replaces what was there."""
-        places = [self.path, *(self.path / name for name in ("checkpoints", "weights", "lists", "pictures", "broken"))]
+        """Create the folder of a run; a fresh run removes the files of an earlier one."""
+        folders = [self.path, *(self.path / name for name in ("checkpoints", "weights", "lists", "pictures", "broken"))]
         self.path.mkdir(parents=True, exist_ok=True)
-        for place in places:
-            remove_unfinished(place)
+        for folder in folders:
+            remove_unfinished(folder)
         if fresh:
-            # Out of the way at once: a run that is killed while it removes them must not leave some to resume from.
+            # Renamed first: a run that is killed while removing them must not leave some to resume from.
             aside = self.path / "checkpoints.old"
             shutil.rmtree(aside, ignore_errors=True)
             if self.checkpoints.exists():
@@ -94,26 +94,26 @@ class RunFolder:
                 stale.unlink(missing_ok=True)
         write_atomically(self.path / "recipe.toml", recipe_text(recipe).encode())
 
-    def is_to_blame(self, error: OSError) -> bool:
-        """Whether an error of the system is about this folder or its disk, and not about something else."""
+    def concerns(self, error: OSError) -> bool:
+        """Whether an OSError concerns this folder or its disk."""
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
         inside = isinstance(error.filename, str) and Path(error.filename).is_relative_to(self.path)
         return error.errno in full or inside
 
-    def unwritable(self, error: OSError, begun: bool) -> RunError:
-        """What to say of an error of the file system, at the start of a run or in the midst of it."""
+    def write_error(self, error: OSError, started: bool) -> RunError:
+        """The error for a folder that cannot be written, before or after the run has started."""
         text = f"The run directory {self.path} cannot be written: {error.strerror or error}."
-        if not begun:
+        if not started:
             return RunError(f"{text}\nChoose another with --output.")
         free = checkpoints.mebibytes(shutil.disk_usage(self.path).free)
-        whole = checkpoints.newest_whole(self.checkpoints)
-        last = f"go on from {whole} by --resume" if whole else "start anew by --overwrite: there is no checkpoint yet"
-        return RunError(f"{text} {free} MiB are free.\nMake room there, then {last}.")
+        intact = checkpoints.newest_intact(self.checkpoints)
+        advice = f"resume from {intact} with --resume" if intact else "start over with --overwrite: none exists"
+        return RunError(f"{text} {free} MiB are free.\nFree space there, then {advice}.")
 
-    def describe(self, device: str, processes: int, splits: Splits) -> None:
-        """Write what the run runs on, and its lists."""
+    def write_environment(self, device: str, processes: int, splits: Splits) -> None:
+        """Write environment.json and the lists of images."""
         packages = ("farcluss", "torch", "accelerate", "timm", "kornia", "numpy")
-        facts = {
+        environment = {
             "command": sys.argv,
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -122,7 +122,7 @@ class RunFolder:
             "lists": splits.names,
             "versions": {name: _version(name) for name in packages},
         }
-        write_atomically(self.path / "environment.json", json.dumps(facts, indent=2).encode())
+        write_atomically(self.path / "environment.json", json.dumps(environment, indent=2).encode())
         for name in ("labeled", "unlabeled", "val"):
             lines = [_list_line(item) for item in getattr(splits, name)]
             write_atomically(self.path / "lists" / f"{name}.txt", "".join(f"{line}\n" for line in lines).encode())
@@ -133,12 +133,12 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(without_nan(line)) + "\n")
 
-    def forget_after(self, step: int, scored: bool) -> None:
-        """Drop what a run that resumes at `step` will do again: later checkpoints, and lines of metrics.jsonl.
+    def discard_after(self, step: int, scored: bool) -> None:
+        """Remove what a run resumed at `step` will repeat: later checkpoints, and lines of metrics.jsonl.
 
         Args:
-            step: from which it goes on.
-            scored: whether the evaluation there is done.
+            step: step of the checkpoint.
+            scored: whether the evaluation at that step is done.
         """
         checkpoints.drop_after(self.checkpoints, step)
         path = self.path / "metrics.jsonl"
@@ -147,7 +147,7 @@ class RunFolder:
         write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
     def flush(self) -> None:
-        """Bring metrics.jsonl to the disk: a checkpoint must not outlive the lines before it."""
+        """Sync metrics.jsonl to the disk, so that it is never older than a checkpoint."""
         path = self.path / "metrics.jsonl"
         if path.exists():
             with path.open("rb+") as file:
@@ -159,19 +159,19 @@ class RunFolder:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Path of the checkpoint of a step."""
         return self.checkpoints / f"step-{step:08d}.pt"
 
     def how_to_resume(self, step: int, number: int) -> str:
-        """What to tell somebody whose signal has ended the run at a step."""
+        """The message for a run that a signal has stopped at a step."""
         return (
             f"Stopped by {signal.Signals(number).name} at step {step}; a checkpoint has been written.\n"
-            f"Go on by the same command with --resume, or by: farcluss run {self.path / 'recipe.toml'} "
+            f"Resume with the same command and --resume, or with: farcluss run {self.path / 'recipe.toml'} "
             f"--output {self.path} --resume"
         )
 
     def save_broken(self, step: int, rank: int, host: HostBatch) -> Path:
-        """Write the images of a process in a step for inspection, to be opened by `numpy.load`."""
+        """Save the batch of a process for inspection with `numpy.load`."""
         path = self.path / "broken" / f"step-{step:08d}-rank-{rank}.npz"
         arrays = {name: getattr(host, name).numpy() for name in ("images", "masks", "valid")}
         buffer = io.BytesIO()
@@ -186,22 +186,22 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 def _is_before(line: str, step: int, scored: bool) -> bool:
-    """Whether a line of metrics.jsonl is whole and tells of something that will not be done again."""
+    """Whether a line of metrics.jsonl is complete and of something that a run resumed at `step` will not repeat."""
     try:
-        facts = json.loads(line)
-        return bool(facts["step"] < step or (facts["step"] == step and (scored or facts["kind"] != "eval")))
+        entry = json.loads(line)
+        return bool(entry["step"] < step or (entry["step"] == step and (scored or entry["kind"] != "eval")))
     except (ValueError, KeyError, TypeError):
         return False
 
 
 def _list_line(item: Item) -> str:
-    """A line that a recipe's list can hold: image and mask, as absolute paths where they are files."""
+    """A line of a list file: image and mask, as absolute paths where they are files."""
     names = [item.image] if item.mask in (None, item.image) else [item.image, item.mask]
     return "\t".join(os.path.abspath(name) if os.path.exists(name) else name for name in names)
 
 
 def without_nan(value: Any) -> Any:
-    """A plain value with None in place of numbers that JSON does not have."""
+    """A plain value with None in place of NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""A lock on a run directory, so that two processes never write into one."""
+"""A lock on a run directory, so that only one run writes to it."""
 
 import json
 import os
@@ -11,22 +11,22 @@ from farcluss.errors import RunError
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks: there, a second process is not noticed
+except ImportError:  # not on Windows: there, a second process is not detected
     fcntl = None  # type: ignore[assignment]
 
 
 _held: set[Path] = set()
-"""Files that this process has locked, which the system would let it lock again."""
+"""Files locked by this process; the system would let it lock them again."""
 
 
 class Lock:
-    """A file that the system locks for one process, and lets go when that ends, however it ends.
+    """A lock file, which the system unlocks when the process ends in any way.
 
-    The file says which process on which host holds it. That of a process that died is recognized by being free.
+    It names the process and host that hold it. If it names one but is not locked, that process has died.
     """
 
     def __init__(self, path: Path) -> None:
-        """Name the file; nothing is locked yet."""
+        """Only sets the path; nothing is locked."""
         self.path = path
         self.file: IO[str] | None = None
 
@@ -34,13 +34,13 @@ class Lock:
         """Take the lock.
 
         Returns:
-            A line about the process that died holding it or about locks being impossible, or nothing.
+            A message if the last holder died or locking is impossible, else an empty string.
 
         Raises:
             RunError: another process holds it.
         """
         if self.path.resolve() in _held:
-            raise RunError(f"{self.path.parent} is in use by this very process; choose another folder.")
+            raise RunError(f"{self.path.parent} is in use by another run of this process; choose another folder.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.open("a+", errors="replace")
         file.seek(0)
@@ -56,16 +56,16 @@ class Lock:
             ) from None
         except OSError:  # the file system has no locks
             file.close()
-            return f"{self.path.parent} cannot be locked: see to it that no other run uses it."
+            return f"{self.path.parent} cannot be locked: make sure that no other run uses it."
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}))
         file.flush()
         self.file = file
         _held.add(self.path.resolve())
-        return f"{_owner(before)} ended without unlocking {self.path.parent}; going on." if before else ""
+        return f"{_owner(before)} ended without unlocking {self.path.parent}; continuing." if before else ""
 
     def release(self) -> None:
-        """Let go. The file stays, empty: removing it could take it away from the next process."""
+        """Unlock. The file stays, empty: removing it could remove the lock of the next process."""
         if self.file:
             self.file.truncate(0)
             self.file.close()
@@ -75,7 +75,7 @@ class Lock:
 
 def _owner(text: str) -> str:
     try:
-        facts = json.loads(text)
-        return f"process {facts['pid']} on {facts['host']}, since {facts['since']}"
+        owner = json.loads(text)
+        return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
     except (ValueError, KeyError, TypeError):
         return "another process"

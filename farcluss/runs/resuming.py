@@ -1,4 +1,4 @@
-"""Where a run starts, and what may have changed when it goes on: whatever does not affect training."""
+"""Resuming: the checkpoint to start from, and the changes to the recipe that are allowed."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from farcluss.recipes.model import Defaults, Recipe, Train
 from farcluss.runs.checkpoints import Checkpoint, read, read_newest
 from farcluss.runs.folder import RunFolder
 
-# Sections and keys that change what is watched, where files lie or how fast it goes, not what is learned. The images
-# themselves are compared instead of the keys that choose them, the number of steps instead of epochs.
+# Sections and keys that affect logging, paths or speed, but not the training. Instead of the keys that choose images,
+# the images themselves are compared; instead of epochs, the number of steps.
 HARMLESS = (
     "name",
     "data.root",
     "data.pack",
-    "data.layout.cache",  # by convention the folder of a layout's own cache
+    "data.layout.cache",  # by convention the cache folder of a layout
     "data.labeled",
     "data.unlabeled",
     "data.val",
@@ -45,99 +45,99 @@ class Start(NamedTuple):
     """Where a run starts.
 
     Attributes:
-        newest: the newest checkpoint that was in the run directory, whole or not; None where there was none.
-        checkpoint: what the run goes on from; None for a start from nothing.
-        remarks: lines to be told.
-        step: that of the checkpoint.
+        newest: the newest checkpoint in the run directory, intact or not; None if there was none.
+        checkpoint: the checkpoint to resume from; None for a new run.
+        notes: messages for the user.
+        step: step of the checkpoint.
     """
 
     newest: Path | None
     checkpoint: Checkpoint | None = None
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     step: int | None = None
 
-    def begun(self) -> "Start":
-        """The same without the checkpoint's tensors, which need not stay in memory."""
+    def without_tensors(self) -> "Start":
+        """The same without the checkpoint, whose tensors would stay in memory."""
         return self._replace(checkpoint=None)
 
 
 def find_start(
-    folder: RunFolder, recipe: Recipe, resume: str | Path | None, marks: dict[str, Any], allow_changes: bool
+    folder: RunFolder, recipe: Recipe, resume: str | Path | None, expected: dict[str, Any], allow_changes: bool
 ) -> Start:
-    """Find and read what a run goes on from.
+    """Find and read the checkpoint to resume from.
 
     Args:
-        folder: of the run.
-        recipe: to be run.
+        folder: the run directory.
+        recipe: the recipe.
         resume: see `farcluss.training.engine.train`.
-        marks: the run's `fingerprint`.
-        allow_changes: let differences from the checkpoint's fingerprint through.
+        expected: the run's `fingerprint`.
+        allow_changes: accept differences from the checkpoint's fingerprint.
 
     Raises:
-        RunError: there is no whole checkpoint, it differs in what affects training, or another run is in the way.
+        RunError: there is no intact checkpoint, its fingerprint differs, or the folder holds another run.
     """
-    there = folder.newest()
+    present = folder.newest()
     if resume is None:
-        return Start(there)
+        return Start(present)
     if resume == "auto" and not folder.has_checkpoint():
         folder.refuse_other(recipe)
-        return Start(there)
+        return Start(present)
     newest = resume in ("auto", "newest")
     try:
         found = read_newest(folder.checkpoints) if newest else read(resume)
     except RunError as error:
-        anew = "by --overwrite" if folder.exists() else "without --resume"
-        advice = f"Start the run anew {anew}" if newest else "Give --resume alone, for the newest whole one"
+        option = "with --overwrite" if folder.exists() else "without --resume"
+        advice = f"Start over {option}" if newest else "Give --resume alone, for the newest intact one"
         raise RunError(f"{error}\n{advice}.") from None
     if found.path.resolve().parent != folder.checkpoints.resolve():
-        folder.refuse_existing(overwrite=False)  # the checkpoint of one run, the folder of another
-    changes = refuse_changes(_defaults() | found.manifest.fingerprint, marks, allow_changes)
-    return Start(there, found, (*found.remarks, *changes), found.manifest.step)
+        folder.refuse_existing(overwrite=False)  # a checkpoint of another run starts a new one
+    changes = refuse_changes(_defaults() | found.manifest.fingerprint, expected, allow_changes)
+    return Start(present, found, (*found.notes, *changes), found.manifest.step)
 
 
 def fingerprint(recipe: Recipe, splits: Splits, steps: int, precision: str) -> dict[str, Any]:
     """Everything that affects training, by key path.
 
     Args:
-        recipe: to be run.
+        recipe: the recipe.
         splits: its images.
-        steps: of the whole training.
-        precision: the mixed precision that is used, wherever it was configured.
+        steps: number of training steps.
+        precision: the mixed precision in use, wherever it was configured.
     """
     images = {f"images of data.{name}": _digest(getattr(splits, name)) for name in ("labeled", "unlabeled")}
     known = {"train.lr": recipe.train.scaled_lr, "train.steps": steps, "train.mixed_precision": precision}
-    return _marks(recipe) | known | images
+    return _training_keys(recipe) | known | images
 
 
-def _marks(recipe: Recipe) -> dict[str, Any]:
+def _training_keys(recipe: Recipe) -> dict[str, Any]:
     """The values of a recipe that affect training, by key path."""
     table = _flat(recipe.model_dump(mode="json")).items()
     return {k: v for k, v in table if not any(k == name or k.startswith(f"{name}.") for name in HARMLESS)}
 
 
 def _defaults() -> dict[str, Any]:
-    """What keys mean that an older farcluss did not have: scalar ones of `data`, `loss` and `train`."""
-    marks = _marks(Recipe(train=Train(steps=1)).with_defaults(Defaults()))
-    return {key: value for key, value in marks.items() if key.startswith(("data.", "loss.", "train."))}
+    """Values for keys that an older checkpoint lacks: the defaults of `data`, `loss` and `train`."""
+    defaults = _training_keys(Recipe(train=Train(steps=1)).with_defaults(Defaults()))
+    return {key: value for key, value in defaults.items() if key.startswith(("data.", "loss.", "train."))}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`key: old -> new` for all that differs between two fingerprints."""
+    """`key: old -> new` for every difference between two fingerprints."""
     keys = dict.fromkeys([*old, *new])
     return [f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}" for key in keys if old.get(key) != new.get(key)]
 
 
 def refuse_changes(old: dict[str, Any], new: dict[str, Any], allow: bool) -> list[str]:
-    """The differences, as lines to be told.
+    """The differences, as messages for the user.
 
     Raises:
-        RunError: there are some, and they are not allowed.
+        RunError: there are differences, and they are not allowed.
     """
     found = differences(old, new)
     if found and not allow:
         raise RunError(
             f"The recipe differs from the checkpoint's in what affects training: {'; '.join(found)}.\n"
-            "Resume with the run's own recipe (RUN/recipe.toml), or let these changes through by --allow-changes."
+            "Resume with the run's own recipe (RUN/recipe.toml), or accept these changes with --allow-changes."
         )
     return [f"changed since the checkpoint: {line}" for line in found]
 

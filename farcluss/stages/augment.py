@@ -1,4 +1,4 @@
-"""Strong views of unlabeled images, and the labels that follow them."""
+"""Strong views of unlabeled images, with pseudo-labels warped alike."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ def warp_labels(labels: PseudoLabels, matrix: Tensor) -> PseudoLabels:
 def apply(operation: Any, images: Tensor) -> Tensor:
     """A kornia operation on `(B, C, H, W)`, its parameters drawn for the whole batch, see `farcluss.tensors.draws`."""
     total, mine = rows(len(images))
-    # Drawn on the CPU: kornia looks at the values, for which the host would have to wait.
+    # Drawn on the CPU: kornia reads the values, which would be a host sync.
     operation.set_rng_device_and_dtype(torch.device("cpu"), torch.float32)
     with common_draws():
         drawn = operation.forward_parameters((total, *images.shape[1:]))
@@ -64,26 +64,26 @@ def apply(operation: Any, images: Tensor) -> Tensor:
 
 
 class Photometric(Augment):
-    """The field's strong view: color jitter, grey, blur; affine geometry and CutMix by option. Two-dimensional RGB.
+    """The usual strong view: color jitter, grayscale, blur; optional affine warp and CutMix. Two-dimensional RGB.
 
-    Every parameter is drawn per sample. What geometry or mixing does to the pixels is done to the labels as well, and
-    pixels that come from outside the image become invalid.
+    Parameters are drawn per sample. Labels are warped and mixed like the pixels, and pixels from outside the image
+    become invalid.
 
     Shape:
         `(B, 3, H, W)` in [0, 1] to one strong view of the same shape.
 
     Args:
         jitter: strength of brightness, contrast, saturation (each around 1) and hue (in turns, at most 0.5).
-        jitter_p: chance of jitter.
-        grey_p: chance of dropping color.
-        blur: bounds of the Gaussian's sigma, pixels.
-        blur_p: chance of blur.
+        jitter_p: probability of jitter.
+        grey_p: probability of grayscale.
+        blur: range of the Gaussian's sigma in pixels.
+        blur_p: probability of blur.
         degrees: largest rotation; 0 for none.
-        translate: largest shift, as a share of the side; 0 for none.
-        zoom: bounds of the scale of the strong view relative to the weak one.
-        cutmix: chance of CutMix per sample; the partner is the previous sample of the batch.
-        cutmix_area: bounds of the share of the image that is replaced.
-        cutmix_aspect: bounds of the aspect ratio of the replaced box.
+        translate: largest shift as a share of the side; 0 for none.
+        zoom: range of the scale of the strong view relative to the weak one.
+        cutmix: probability of CutMix per sample; the partner is the previous sample of the batch.
+        cutmix_area: range of the share of the image that is replaced.
+        cutmix_aspect: range of the aspect ratio of the box.
     """
 
     value_range = (0.0, 1.0)

@@ -31,7 +31,7 @@ class FuzzyLabels(NamedTuple):
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """What the teacher says about a view, and how much it is worth.
+    """The teacher's labels of a view, and their weights.
 
     Attributes:
         values: `(B, K, *S)` float32, see `FuzzyLabels`.
@@ -61,7 +61,7 @@ class Views(NamedTuple):
     Attributes:
         weak: `(B, Cin, *S)`, what the teacher sees.
         strong: one or more `(B, Cin, *S)`, what the student sees.
-        follow: one function per strong view that moves the labels of the weak view as that view's pixels were moved.
+        follow: one function per strong view that warps the labels of the weak view like the view's pixels.
     """
 
     weak: Tensor
@@ -70,7 +70,7 @@ class Views(NamedTuple):
 
 
 class Anchors(NamedTuple):
-    """What is known about the pixels of the embedding map, each `(B, *s)`.
+    """Labels of the pixels of the embedding map, each `(B, *s)`.
 
     Attributes:
         classes: int64, true class of labeled pixels, argmax of the pseudo-label elsewhere.
@@ -162,8 +162,8 @@ class Contrast(nn.Module):
     """Pulls the embeddings of confident pixels together by class (eq. 9, 10).
 
     Attributes:
-        dim: size D of the embeddings that the network must give; 0 for none.
-        include_labeled: whether labeled pixels have a part in the loss.
+        dim: size D of the embeddings that the network must return; 0 for none.
+        include_labeled: whether labeled pixels enter the loss.
     """
 
     dim: int = 0

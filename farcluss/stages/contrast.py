@@ -1,4 +1,4 @@
-"""Contrastive regularization: embeddings of one class stay together."""
+"""Contrastive regularization: pulls embeddings of one class together."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ def class_means(vectors: Tensor, classes: Tensor, mask: Tensor, count: int) -> t
     Args:
         vectors: `(N, D)`.
         classes: `(N,)` int64 in [0, count); anything where `mask` is False.
-        mask: `(N,)` bool, the pixels that count.
+        mask: `(N,)` bool, the pixels to average.
         count: number of classes C.
 
     Returns:
@@ -31,14 +31,14 @@ def class_means(vectors: Tensor, classes: Tensor, mask: Tensor, count: int) -> t
 
 
 def pair_cosines(means: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines `(C, C)` between class means, and which pairs are of different present classes."""
+    """Cosines `(C, C)` between class means, and the mask of pairs of different present classes."""
     unit = normalize(means, dim=1)
     pairs = present[:, None] & present[None, :]
     return unit @ unit.T, pairs & ~torch.eye(len(means), dtype=torch.bool, device=means.device)
 
 
 def mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `values` where `mask`; 0, with a graph, where nothing is."""
+    """Mean of `values` where `mask`; if it is empty 0, with a graph."""
     return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
 
 
@@ -46,7 +46,7 @@ class Prototype(Contrast):
     """Pulls confident embeddings toward the mean of their class in this batch.
 
     Equation 9, 10: `mu_c = mean z_i` over confident pixels of class c, over all processes;
-    `L_c = mean_i (1 - cos(z_i, mu_c(i)))` over confident pixels. 0, with a graph, when none is confident.
+    `L_c = mean_i (1 - cos(z_i, mu_c(i)))` over confident pixels. 0, with a graph, if none is confident.
 
     Shape:
         embeddings `(B, D, *s)` and anchors `(B, *s)` to a scalar.
@@ -55,8 +55,8 @@ class Prototype(Contrast):
         dim: size D of the embeddings.
         confidence: smallest teacher probability of a confident pixel.
         min_weight: smallest pixel weight of a confident pixel.
-        include_labeled: labeled pixels join, with their true classes.
-        detach: prototypes carry no gradient in the pull toward them.
+        include_labeled: include labeled pixels, with their true classes.
+        detach: no gradient through the prototypes in `L_c`.
         repulsion: weight of the mean positive cosine between prototypes of different classes, added to the loss.
     """
 

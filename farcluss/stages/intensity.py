@@ -1,8 +1,8 @@
-"""Changes of intensity for images of any number of axes and channels, and of any range of values.
+"""Intensity transforms for images with any number of axes and channels and any range of values.
 
-Every operation is relative to the image's own channels: of `a * images + b`, with `a > 0`, it makes `a` times what it
-makes of `images`, plus `b`. So images in [0, 1], z-scores and reflectances are changed alike. Constant channels stay
-constant, unless `turn_hue` or `to_gray` mix them with others. Nothing moves: labels stay where they are.
+Every operation is relative to the image's own channels: for `a > 0`, the result for
+`a * images + b` is `a` times the result for `images`, plus `b`. So images in [0, 1], z-scores and reflectances are
+changed alike. Constant channels stay constant, unless `turn_hue` or `to_gray` mix them. Labels need no change.
 
 Convention:
     Images are `(B, C, *S)`. Parameters are tensors on the same device: `(B,)` for one value per sample, `(B, C)` for
@@ -27,14 +27,14 @@ def add_noise(images: Tensor, strength: Tensor, seeds: Tensor) -> Tensor:
         seeds: `(B,)` int64; a sample's noise is a function of its seed, whatever else is in the batch.
     """
     noise = normal_numbers(seeds, images.shape[1:]).to(images.dtype)
-    return images + _over(images, strength) * _deviation(images) * noise
+    return images + _broadcast(images, strength) * _deviation(images) * noise
 
 
 def normal_numbers(seeds: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers `(B, *shape)` float32, for each of `seeds` `(B,)` int64 its own.
+    """Standard normal numbers `(B, *shape)` float32, a function of each of `seeds` `(B,)` int64.
 
-    A generator would have to draw those of all processes to give each sample the same on any number of them. Here the
-    i-th number is a hash of seed and i (SplitMix64), made normal as Box and Muller do.
+    With torch's generator, every process would have to draw the noise of all. Here the i-th number is a hash of seed
+    and i (SplitMix64), made normal by the Box-Muller transform.
     """
     steps = torch.arange(1, math.prod(shape) + 1, device=seeds.device).view(1, *shape) * _STEP
     words = seeds.view(-1, *[1] * len(shape)) + steps
@@ -46,12 +46,12 @@ def normal_numbers(seeds: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Gaussian blur along each axis; the border is repeated.
+    """Gaussian blur along each axis; the border is replicated.
 
     Args:
         images: `(B, C, *S)`.
         sigma: `(B, A)`, pixels; 0 for no blur.
-        radius: pixels of the kernel to each side, for all samples.
+        radius: radius of the kernel in pixels, for all samples.
     """
     offsets = torch.arange(-radius, radius + 1, device=images.device)
     for axis, extent in enumerate(images.shape[2:]):
@@ -60,16 +60,16 @@ def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
         kernel = kernel / kernel.sum(1, keepdim=True)
         places = torch.arange(-radius, extent + radius, device=images.device).clamp(0, extent - 1)
         extended = images.index_select(axis + 2, places)
-        # A pass over the image per tap is faster than a grouped convolution, which knows no long thin kernels.
+        # A pass over the image per tap is faster than a grouped convolution with a long thin kernel.
         images = torch.zeros_like(images)
         for tap in range(2 * radius + 1):
-            images.addcmul_(extended.narrow(axis + 2, tap, extent), _over(images, kernel[:, tap]))
+            images.addcmul_(extended.narrow(axis + 2, tap, extent), _broadcast(images, kernel[:, tap]))
     return images
 
 
 def brighten(images: Tensor, shift: Tensor) -> Tensor:
     """`images` with `shift` `(B,)` or `(B, C)` of each channel's standard deviations added."""
-    return images + _over(images, shift) * _deviation(images)
+    return images + _broadcast(images, shift) * _deviation(images)
 
 
 def change_contrast(images: Tensor, factor: Tensor, preserve_range: bool = True) -> Tensor:
@@ -78,29 +78,29 @@ def change_contrast(images: Tensor, factor: Tensor, preserve_range: bool = True)
     Args:
         images: `(B, C, *S)`.
         factor: `(B,)` or `(B, C)`.
-        preserve_range: cut off what leaves the channel's range.
+        preserve_range: clip to the channel's range.
     """
     mean = _mean(images)
-    changed = mean + (images - mean) * _over(images, factor)
+    changed = mean + (images - mean) * _broadcast(images, factor)
     return keep_range(changed, images) if preserve_range else changed
 
 
 def change_gamma(images: Tensor, gamma: Tensor) -> Tensor:
-    """`images` with the power `gamma` `(B,)` or `(B, C)`, above 0, of each value's place in its channel's range.
+    """Gamma correction by `gamma` `(B,)` or `(B, C)`, above 0, within the range of each channel.
 
-    The least and the largest value of a channel stay.
+    The smallest and the largest value of a channel stay.
     """
     low, high = _range(images)
     span = high - low
     share = ((images - low) / span.clamp(min=torch.finfo(images.dtype).tiny)).clamp(max=1)
-    return low + span * share ** _over(images, gamma)
+    return low + span * share ** _broadcast(images, gamma)
 
 
 def turn_hue(images: Tensor, turn: Tensor, bands: tuple[int, int, int]) -> Tensor:
     """`images` with the colors of three channels turned about their gray axis, red toward green toward blue.
 
-    The rotation is linear, so any range of values will do, and the mean of the three channels stays. A third of the
-    circle makes red green, green blue and blue red.
+    The rotation is linear, so any range of values works, and the mean of the three channels stays. A third of the
+    circle turns red into green, green into blue and blue into red.
 
     Args:
         images: `(B, C, *S)`.
@@ -109,18 +109,18 @@ def turn_hue(images: Tensor, turn: Tensor, bands: tuple[int, int, int]) -> Tenso
     """
     colors = _bands(images, bands)
     angle = 2 * math.pi * turn
-    # Rodrigues' formula about (1, 1, 1) / sqrt(3), as a change: what is not turned stays to the last digit.
+    # Rodrigues' formula about (1, 1, 1) / sqrt(3), written as a difference, so that a rotation by 0 is exact.
     across = (colors.roll(1, 1) - colors.roll(-1, 1)) / math.sqrt(3)
     away = colors - colors.mean(1, keepdim=True)
-    changed = colors + _over(colors, angle.cos() - 1) * away + _over(colors, angle.sin()) * across
+    changed = colors + _broadcast(colors, angle.cos() - 1) * away + _broadcast(colors, angle.sin()) * across
     return _with_bands(images, changed, bands)
 
 
 def to_gray(images: Tensor, chosen: Tensor, bands: tuple[int, int, int]) -> Tensor:
     """`images` with each of three channels replaced by the mean of the three.
 
-    The mean, and not the weights of Rec. 601: those are for the primaries and the gamma curve of displays, which raw
-    bands do not have, and only the mean is what `turn_hue` keeps, so that gray is the same before and after a turn.
+    The mean instead of the weights of Rec. 601, which are for the primaries and gamma curve of displays, not for raw
+    bands. `turn_hue` keeps the mean, so gray is the same before and after it.
 
     Args:
         images: `(B, C, *S)`.
@@ -128,11 +128,11 @@ def to_gray(images: Tensor, chosen: Tensor, bands: tuple[int, int, int]) -> Tens
         bands: indices of the red, the green and the blue channel; the others stay.
     """
     colors = _bands(images, bands)
-    return _with_bands(images, torch.where(_over(colors, chosen), colors.mean(1, keepdim=True), colors), bands)
+    return _with_bands(images, torch.where(_broadcast(colors, chosen), colors.mean(1, keepdim=True), colors), bands)
 
 
 def lower_resolution(images: Tensor, factor: Tensor) -> Tensor:
-    """`images` as if taken with fewer pixels: the nearest ones are kept, and interpolated linearly to the old size.
+    """Simulate a lower resolution: downsample by nearest neighbor, then upsample linearly to the original size.
 
     Args:
         images: `(B, C, *S)`.
@@ -141,7 +141,7 @@ def lower_resolution(images: Tensor, factor: Tensor) -> Tensor:
     for axis, extent in enumerate(images.shape[2:]):
         kept = (factor[:, axis, None] * extent).round().long().clamp(1, extent)  # (B, 1)
         pixels = torch.arange(extent, device=images.device)
-        # Where a pixel's center lies among the kept ones, in parts of 2 * extent: whole numbers do not round.
+        # Position of a pixel's center among the kept ones, in units of 1 / (2 * extent): integers do not round.
         parts = ((2 * pixels + 1) * kept - extent).clamp(min=0)  # (B, extent)
         first, share = parts // (2 * extent), (parts % (2 * extent)).to(images.dtype) / (2 * extent)
         below, above = (
@@ -153,24 +153,24 @@ def lower_resolution(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def drop_channels(images: Tensor, dropped: Tensor) -> Tensor:
-    """`images` with the channels in `dropped` `(B, C)` bool at their mean; a sample that would lose all keeps all."""
+    """`images` with the channels in `dropped` `(B, C)` bool at their mean; a sample that would lose all keeps them."""
     lost = dropped & ~dropped.all(1, keepdim=True)
-    return torch.where(_over(images, lost), _mean(images), images)
+    return torch.where(_broadcast(images, lost), _mean(images), images)
 
 
 def cut_out(images: Tensor, boxes: Tensor) -> Tensor:
-    """`images` with the pixels in `boxes` `(B, *S)` bool at their channel's mean; their labels are still wanted."""
+    """`images` with the pixels in `boxes` `(B, *S)` bool at their channel's mean; the labels stay valid."""
     return torch.where(boxes.unsqueeze(1), _mean(images), images)
 
 
 def keep_range(images: Tensor, original: Tensor) -> Tensor:
-    """`images` cut off at the least and the largest value of each channel of `original`."""
+    """`images` clipped to the range of each channel of `original`."""
     low, high = _range(original)
     return torch.minimum(torch.maximum(images, low), high)
 
 
-def _over(images: Tensor, values: Tensor) -> Tensor:
-    """`(B,)` or `(B, C)` as it is multiplied with images."""
+def _broadcast(images: Tensor, values: Tensor) -> Tensor:
+    """`(B,)` or `(B, C)`, shaped to broadcast with images."""
     shaped = values.view(len(values), -1, *[1] * (images.dim() - 2))
     return shaped if shaped.dtype == torch.bool else shaped.to(images.dtype)
 

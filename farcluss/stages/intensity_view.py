@@ -14,42 +14,42 @@ from farcluss.tensors.draws import common_draws, rows
 
 
 class Intensity(Augment):
-    """A strong view by intensity alone, as nnU-Net changes it but stronger; cutout, and CutMix by option.
+    """A strong view by intensity transforms, like nnU-Net's but stronger; cutout, and optional CutMix.
 
-    Every change is relative to the image's own channels, so that their range does not matter, and the view stays in
-    the range of the image. Each sample is changed with its own chances and strengths; those of brightness, contrast
-    and gamma are each channel's own, and those of blur and resolution each axis' own. Labels stay where they are, but
-    for CutMix, which moves them with the pixels. Colors are changed where `rgb_bands` says which channels have them.
+    Transforms are relative to the image's own channels, so that their range does not matter, and the view keeps the
+    range of the image. Parameters are drawn per sample; those of brightness, contrast and gamma also per channel,
+    those of blur and resolution per axis. Only CutMix changes labels, like the pixels. Colors are changed if
+    `rgb_bands` names their channels.
 
     Shape:
         `(B, Cin, *S)`, two or three axes, any channels, to one strong view of the same shape.
 
     Args:
-        noise: bounds of the noise's standard deviation, as a share of the channel's.
-        noise_p: chance of noise.
-        blur: bounds of the Gaussian's sigma, pixels.
-        blur_p: chance of blur.
+        noise: range of the noise's standard deviation, as a share of the channel's.
+        noise_p: probability of noise.
+        blur: range of the Gaussian's sigma in pixels.
+        blur_p: probability of blur.
         brightness: largest shift in either direction, in standard deviations of the channel.
-        brightness_p: chance of a shift.
-        contrast: bounds of the factor on distances from the channel's mean.
-        contrast_p: chance of a change of contrast.
-        resolution: bounds of the share of pixels that are left along an axis.
-        resolution_p: chance of a low resolution.
-        gamma: bounds of the power that is applied to the channel's range.
-        gamma_p: chance of a power.
-        rgb_bands: indices of the red, the green and the blue channel, the first is 0, such as [2, 1, 0]; without them
-            there are no changes of color.
-        hue: largest turn of the three channels' colors in either direction, as a share of the color circle.
-        hue_p: chance of a turn.
-        gray_p: chance that the three channels become their mean.
-        drop_p: chance of losing one channel, where there are several.
-        cutout: chance of a box that is filled with the channel's mean.
-        cutout_area: bounds of the share of the image that is filled.
-        cutmix: chance of CutMix; the partner is the previous sample of the batch.
-        cutmix_area: bounds of the share of the image that is replaced.
-        aspect: bounds of the aspect ratio of both boxes.
-        thick_axes: axes of the image, the first is 0, along which there is no blur and no loss of resolution, such as
-            [0] for thick slices.
+        brightness_p: probability of a shift.
+        contrast: range of the factor on distances from the channel's mean.
+        contrast_p: probability of a change of contrast.
+        resolution: range of the share of pixels that are kept along an axis.
+        resolution_p: probability of a lower resolution.
+        gamma: range of the exponent of the gamma correction.
+        gamma_p: probability of a gamma correction.
+        rgb_bands: indices of the red, green and blue channels, counted from 0, such as [2, 1, 0]; without them colors
+            are not changed.
+        hue: largest rotation of the hue in either direction, as a share of the color circle.
+        hue_p: probability of a hue rotation.
+        gray_p: probability that the three channels are replaced by their mean.
+        drop_p: probability of dropping one channel, if there are several.
+        cutout: probability of a box that is filled with the channel's mean.
+        cutout_area: range of the share of the image that is filled.
+        cutmix: probability of CutMix; the partner is the previous sample of the batch.
+        cutmix_area: range of the share of the image that is replaced.
+        aspect: range of the aspect ratio of both boxes.
+        thick_axes: axes of the image, counted from 0, without blur and loss of resolution, such as [0] for thick
+            slices.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Intensity(Augment):
         self.contrast, self.contrast_p = contrast, contrast_p
         self.resolution, self.resolution_p = resolution, resolution_p
         self.gamma, self.gamma_p = gamma, gamma_p
-        self.rgb_bands = _three(rgb_bands) if rgb_bands else None
+        self.rgb_bands = _rgb(rgb_bands) if rgb_bands else None
         self.hue, self.hue_p, self.gray_p = hue, hue_p, gray_p
         self.drop_p = drop_p
         self.cutout, self.cutout_area = cutout, cutout_area
@@ -94,7 +94,7 @@ class Intensity(Augment):
         self.aspect, self.thick_axes = aspect, thick_axes
 
     def forward(self, images: Tensor, valid: Tensor) -> Views:
-        """One strong view. Raises PluginError where the images lack one of `thick_axes` or `rgb_bands`."""
+        """One strong view. Raises PluginError if the images lack one of `thick_axes` or `rgb_bands`."""
         size = tuple(images.shape[2:])
         _check_indices("thick_axes", self.thick_axes, "axes", len(size))
         _check_indices("rgb_bands", self.rgb_bands or (), "channels", images.shape[1])
@@ -114,21 +114,21 @@ class Intensity(Augment):
         return Views(images, (mix(strong, mixed),), (follow,))
 
     def _degraded(self, images: Tensor) -> Tensor:
-        """What a worse scanner would have seen: noise, blur, fewer pixels."""
+        """Lower image quality: noise, blur, lower resolution."""
         axes = images.dim() - 2
         if self.noise_p:
             strength = _drawn(images, self.noise, self.noise_p, 0.0)
             images = intensity.add_noise(images, strength, _seeds(images))
         if self.blur_p:
-            sigma = self._sharp(_drawn(images, self.blur, self.blur_p, 0.0, axes), 0.0)
+            sigma = self._skip_thick(_drawn(images, self.blur, self.blur_p, 0.0, axes), 0.0)
             images = intensity.blur(images, sigma, self.radius)
         if self.resolution_p:
-            share = self._sharp(_drawn(images, self.resolution, self.resolution_p, 1.0, axes), 1.0)
+            share = self._skip_thick(_drawn(images, self.resolution, self.resolution_p, 1.0, axes), 1.0)
             images = intensity.lower_resolution(images, share)
         return images
 
     def _recolored(self, images: Tensor) -> Tensor:
-        """Another scale of values: brightness, contrast, gamma; then other colors, so that gray is gray."""
+        """Brightness, contrast, gamma; then colors, so that gray stays gray."""
         channels = images.shape[1]
         if self.brightness_p:
             bounds = -self.brightness, self.brightness
@@ -147,22 +147,22 @@ class Intensity(Augment):
         return images
 
     def _dropped(self, images: Tensor) -> Tensor:
-        """`(B, Cin)` bool: one channel of the samples that lose one."""
+        """`(B, Cin)` bool: the channel to drop of each chosen sample."""
         total, mine = rows(len(images))
         with common_draws():
             scores = torch.rand(total, images.shape[1], device=images.device)[mine]
             chosen = (torch.rand(total, 1, device=images.device) < self.drop_p)[mine]
         return chosen & (scores == scores.amin(1, keepdim=True))
 
-    def _sharp(self, values: Tensor, neutral: float) -> Tensor:
-        """`values` `(B, A)` with the neutral one along thick axes."""
+    def _skip_thick(self, values: Tensor, neutral: float) -> Tensor:
+        """`values` `(B, A)` with `neutral` along thick axes."""
         for axis in self.thick_axes:
             values[:, axis] = neutral
         return values
 
 
-def _three(bands: tuple[int, ...]) -> tuple[int, int, int]:
-    """Red, green and blue. Raises PluginError when that is not what `bands` are."""
+def _rgb(bands: tuple[int, ...]) -> tuple[int, int, int]:
+    """The red, green and blue band. Raises PluginError unless `bands` are three different ones."""
     if len(bands) != 3 or len(set(bands)) != 3:
         fault = f"has {len(bands)} indices" if len(bands) != 3 else "names a channel twice"
         raise PluginError(
@@ -173,7 +173,7 @@ def _three(bands: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _check_indices(option: str, indices: tuple[int, ...], things: str, count: int) -> None:
-    """Raises PluginError where the images, which have `count` axes or channels, lack one of an option's."""
+    """Raises PluginError if an index of an option exceeds the `count` axes or channels of the images."""
     if indices and max(indices) >= count:
         raise PluginError(
             f"augment/intensity: {option} = {list(indices)}, but the images have {things} 0 to {count - 1}.\n"
@@ -182,7 +182,7 @@ def _check_indices(option: str, indices: tuple[int, ...], things: str, count: in
 
 
 def _drawn(images: Tensor, bounds: tuple[float, float], p: float, neutral: float, *shape: int) -> Tensor:
-    """Uniform values `(B, *shape)` for this process's images; for a sample that is not chosen the neutral one."""
+    """Uniform values `(B, *shape)` for this process's images, with probability `p`, else `neutral`."""
     total, mine = rows(len(images))
     with common_draws():
         values = torch.empty(total, *shape, device=images.device).uniform_(*bounds)
@@ -191,7 +191,7 @@ def _drawn(images: Tensor, bounds: tuple[float, float], p: float, neutral: float
 
 
 def _chosen(images: Tensor, p: float) -> Tensor:
-    """`(B,)` bool: which of this process's images are chosen."""
+    """`(B,)` bool, True with probability `p` for each of this process's images."""
     total, mine = rows(len(images))
     with common_draws():
         return (torch.rand(total, device=images.device) < p)[mine]

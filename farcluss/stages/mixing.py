@@ -12,10 +12,10 @@ from farcluss.tensors.draws import common_draws, roll_rows, rows
 def random_boxes(
     batch: int, size: tuple[int, ...], p: float, area: tuple[float, float], aspect: tuple[float, float], device: Any
 ) -> Tensor:
-    """A random box per sample of the whole batch, given for this process's `batch` samples; see `tensors.draws`.
+    """A random box for each of this process's `batch` samples; see `tensors.draws`.
 
-    A box covers a share of the image drawn uniformly from `area`; its sides relative to each other are drawn
-    log-uniformly from `aspect`; its place is uniform among those where it fits. With chance `1 - p` it is empty.
+    A box covers a share of the image drawn uniformly from `area`; its aspect ratio is drawn
+    log-uniformly from `aspect`, its position uniformly inside the image. With probability `1 - p` it is empty.
 
     Returns:
         `(B, *S)` bool, True inside.

@@ -1,4 +1,4 @@
-"""Pseudo-labels: what the student should learn from the teacher's probabilities."""
+"""Pseudo-labels from the teacher's probabilities."""
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ from farcluss.tensors.chunks import by_chunks
 def top_classes(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` largest of `probs` `(B, C, *S)` along C and their classes, ties broken toward the lower class.
 
-    `torch.topk` leaves the order of ties to the device; taking the maximum `k` times does not, since `torch.max` gives
-    the first of several maxima, and for the small `k` of this method it is faster as well.
+    `torch.topk` breaks ties differently per device; taking the maximum `k` times does not, since `torch.max` returns
+    the first of several maxima, and for the small `k` of this method it is faster, too.
 
     Returns:
         values and classes, each `(B, min(k, C), *S)`.
@@ -22,7 +22,7 @@ def top_classes(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _top_classes(probs: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`top_classes` of few pixels, all at once."""
+    """`top_classes` of a chunk."""
     found = [probs.max(1, keepdim=True)]
     rest = probs.clone() if k > 1 else probs
     for _ in range(k - 1):

@@ -1,4 +1,4 @@
-"""Class rebalancing: rare classes of the batch count more."""
+"""Class rebalancing: larger weights for rare classes of the batch."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ def class_counts(labels: PseudoLabels, classes: int, soft: bool = False) -> Tens
 
 
 def median_of_present(counts: Tensor) -> Tensor:
-    """Median over the classes with a positive count, without a host sync; 0 when there is none."""
+    """Median over the classes with a positive count, without a host sync; 0 if there is none."""
     ordered = torch.where(counts > 0, counts, torch.inf).sort().values
     present = (counts > 0).sum()
     low, high = ((present - 1) // 2).clamp(min=0), (present // 2).clamp(max=counts.numel() - 1)
@@ -36,16 +36,16 @@ class MedianFrequency(Rebalance):
     """Median-frequency class weights of the batch.
 
     Equation 7: `omega_c = median({N_c}) / (N_c + eps)`, the median over the classes that are present; absent classes
-    get 1. Counts are over all processes. Without `max_weight` and `normalize` this is the paper to the letter; it then
-    gives every present class the same total mass and rescales the loss, so the shipped recipes bound and normalize it.
+    get 1. Counts are over all processes. Without `max_weight` and `normalize` this is exactly the paper's rule; it then
+    gives every present class the same total weight and rescales the loss, so the shipped recipes clip and normalize it.
 
     Shape:
         labels `(B, K, *S)` to class weights `(C,)` and pixel weights `(B, *S)`.
 
     Args:
-        eps: keeps the quotient finite.
+        eps: avoids division by zero.
         count: count pixels by their most probable class, or by their fuzzy values.
-        max_weight: clip class weights from above.
+        max_weight: upper limit of class weights.
         normalize: `mean` scales the weights so that their mean over valid pixels is 1.
         apply: weight of a pixel is that of its most probable class, or the expectation under its fuzzy label.
     """
@@ -63,7 +63,7 @@ class MedianFrequency(Rebalance):
         self.eps, self.count, self.max_weight, self.normalize, self.applied = eps, count, max_weight, normalize, apply
 
     def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
-        """`(2, C)`: counts for eq. 7, and the mass with which each class weight enters the loss."""
+        """`(2, C)`: counts for eq. 7, and the total label mass that each class weight multiplies."""
         soft = (self.count == "soft", self.applied == "expected")
         counted = {kind: class_counts(labels, classes, kind) for kind in set(soft)}
         return torch.stack([counted[kind] for kind in soft])
@@ -87,7 +87,7 @@ class MedianFrequency(Rebalance):
 
 
 class UniformRebalance(Rebalance):
-    """No rebalancing: every class weighs 1.
+    """No rebalancing: every class has weight 1.
 
     Shape:
         labels `(B, K, *S)` to class weights `(C,)` and pixel weights `(B, *S)`.

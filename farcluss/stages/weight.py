@@ -1,4 +1,4 @@
-"""Pixel weights: how much a pseudo-label is worth."""
+"""Pixel weights of pseudo-labels."""
 
 import math
 from typing import Literal
@@ -26,7 +26,7 @@ def normalized_entropy(probs: Tensor) -> Tensor:
 
 
 class EntropyWeight(Weight):
-    """Weight that falls with the teacher's entropy.
+    """Weight that decreases with the teacher's entropy.
 
     Equation 5, 6: `H = -sum_c p_c log p_c / log C`; `linear`: `w = 1 - H`; `power`: `w = (1 - H)^gamma`; `exp`:
     `w = exp(-beta H)`.
@@ -35,11 +35,11 @@ class EntropyWeight(Weight):
         `(B, C, *S)` to `(B, *S)`.
 
     Args:
-        form: curve from entropy to weight.
+        form: function from entropy to weight.
         gamma: exponent of `power`.
         beta: rate of `exp`.
         high_entropy: entropy above which a pixel counts as uncertain, in diagnostics and for `gate`.
-        gate: give uncertain pixels the weight 0.
+        gate: set the weight of uncertain pixels to 0.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Threshold(Weight):
         `(B, C, *S)` to `(B, *S)`.
 
     Args:
-        threshold: smallest probability that counts.
+        threshold: smallest largest probability of a pixel with weight 1.
     """
 
     def __init__(self, *, threshold: Share = 0.95) -> None:

@@ -1,1 +1,1 @@
-"""Small tools for tensors and processes, which know nothing of the method."""
+"""Utilities for tensors and processes, independent of the method."""

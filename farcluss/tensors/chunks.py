@@ -1,4 +1,4 @@
-"""Work on pixels in chunks, so that what it needs besides its inputs and results is small for any image and batch."""
+"""Pixel-wise work in chunks, so that its temporary memory is small for any image and batch size."""
 
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-# Values per chunk: on a CPU what its cache holds, elsewhere enough to outweigh the start of a kernel.
+# Values per chunk: on a CPU what fits its cache, elsewhere enough to outweigh the launch of a kernel.
 CPU_VALUES, DEVICE_VALUES = 2**18, 2**22
 
 Box = tuple[slice, ...]
@@ -15,7 +15,7 @@ Box = tuple[slice, ...]
 def boxes(tensor: Tensor) -> Iterator[Box]:
     """Indices that cut `(B, C, *S)` into chunks of bounded size, each of them a view with all its channels.
 
-    The same indices cut any other tensor `(B, ?, *S)`. For a compiler it is one chunk: it fuses the work on a pixel.
+    The same indices cut any other tensor `(B, ?, *S)`. When compiling there is one chunk: the compiler fuses the work.
     """
     if torch.compiler.is_compiling():
         yield (slice(None),)
@@ -27,7 +27,7 @@ def boxes(tensor: Tensor) -> Iterator[Box]:
 
 
 def _split(shape: Sequence[int], pixels: int) -> Iterator[Box]:
-    """Slices of the first axes of a shape, of at most `pixels` each: runs along one axis, single rows before it."""
+    """Slices of the first axes of a shape, at most `pixels` each: runs along one axis, single indices before it."""
     inner = prod(shape[1:])
     if inner <= pixels:
         step = pixels // max(1, inner)

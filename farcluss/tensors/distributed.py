@@ -1,4 +1,4 @@
-"""Sums over all processes, and decisions of one for all; usable with and without a process group."""
+"""Sums over all processes, and results of the main process for all; with or without a process group."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """Number of processes that train together (1 without a process group)."""
+    """Number of training processes (1 without a process group)."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def count_dtype(device: torch.device) -> torch.dtype:
-    """What pixels are counted in: float64, which is exact; float32 on MPS, which has no float64."""
+    """The dtype of pixel counts: float64, which is exact; float32 on MPS, which lacks float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
@@ -55,10 +55,10 @@ def sum_table(table: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def on_main(function: Callable[[], T]) -> T:
-    """What `function` gives on the main process, given to all of them. Every process must call it.
+    """Call `function` on the main process and broadcast its result. Every process must call it.
 
     Raises:
-        FarclussError, OSError: the main process's, on every process.
+        FarclussError, OSError: raised on the main process; raised again on all.
     """
     box: list[Any] = [None, None]
     if world_size() == 1 or dist.get_rank() == 0:
@@ -75,7 +75,7 @@ def on_main(function: Callable[[], T]) -> T:
 
 
 def gather_on_main(value: T) -> list[T]:
-    """The values of all processes on the main one, nothing on the others. Every process must call it."""
+    """The values of all processes on the main one, an empty list on the others. Every process must call it."""
     if world_size() == 1:
         return [value]
     gathered: list[Any] = [None] * world_size()

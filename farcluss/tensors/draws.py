@@ -1,7 +1,7 @@
-"""Random draws with an address, so that neither the number of processes nor an interruption changes a step.
+"""Random draws as functions of seed and step, so that neither interruptions nor the number of processes matter.
 
-A process holds some rows of the batch of all processes. What it draws for itself is a function of (seed, step, rank).
-What belongs to a sample is drawn for the whole batch, alike on every process, of which each uses its own rows.
+Each process holds some rows of the global batch. Its own draws are a function of (seed, step, rank). Per-sample draws
+are made for the global batch, identically on every process; each uses its own rows.
 """
 
 from collections.abc import Iterator
@@ -33,14 +33,14 @@ def _manual_seed(*address: int) -> None:
 
 @contextmanager
 def addressed(seed: int, step: int, rank: int = 0, world: int = 1, part: int = 0) -> Iterator[None]:
-    """Within it, draws from torch's global generator are a function of the arguments; `rows` knows the processes.
+    """Context in which draws from torch's global generator are a function of the arguments.
 
     Args:
-        seed: of the run.
-        step: of the training.
-        rank: of this process.
+        seed: seed of the run.
+        step: training step.
+        rank: rank of this process.
         world: number of processes.
-        part: of the step: 0 for the pseudo-labels, then 1 and on for the forward of each micro-batch.
+        part: part of the step: 0 for the pseudo-labels, then 1, 2, ... for the forward of each micro-batch.
     """
     global _place
     before, _place = _place, _Place(seed, step, rank, world, part)
@@ -52,14 +52,14 @@ def addressed(seed: int, step: int, rank: int = 0, world: int = 1, part: int = 0
 
 
 def rows(count: int) -> tuple[int, slice]:
-    """Size of the whole batch, and the rows of it that are this process's `count` samples."""
+    """Size of the global batch, and the slice of it that holds this process's `count` samples."""
     rank, world = (_place.rank, _place.world) if _place else (0, 1)
     return count * world, slice(rank * count, (rank + 1) * count)
 
 
 @contextmanager
 def common_draws() -> Iterator[None]:
-    """Within it, every process of a step draws the same numbers: draw for the whole batch, then take your `rows`."""
+    """Context in which all processes draw the same numbers: draw for the global batch, then take your `rows`."""
     if _place is None:
         yield
         return
@@ -72,7 +72,7 @@ def common_draws() -> Iterator[None]:
 
 
 def roll_rows(tensor: Tensor) -> Tensor:
-    """`(B, ...)` moved on by one row within the whole batch: the first row is the last one of the process before.
+    """`(B, ...)` rolled by one row within the global batch: the first row is the last one of the previous process.
 
     Every process of a step must call it; no gradient flows.
     """

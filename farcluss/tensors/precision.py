@@ -1,16 +1,16 @@
-"""float32 where it matters, whatever precision the networks compute in."""
+"""float32 for losses and probabilities, independent of the networks' precision."""
 
 import torch
 from torch import Tensor
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """`tensor` in float32 at least: half-precision inputs are widened, float64 stays."""
+    """`tensor` in float32 or wider: half precision is converted, float64 stays."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def wide_softmax(logits: Tensor) -> Tensor:
-    """Probabilities of `(B, C, *S)`, in float32 or wider, without a widened copy of the logits."""
+    """Probabilities of `(B, C, *S)`, in float32 or wider, without a float32 copy of the logits."""
     return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 

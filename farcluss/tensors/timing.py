@@ -1,4 +1,4 @@
-"""Where the time of a step goes: named spans, which cost nothing unless somebody listens."""
+"""Timing the parts of a step: named spans, which cost nothing unless a `Stopwatch` is active."""
 
 import time
 from collections import defaultdict
@@ -9,10 +9,9 @@ import torch
 
 
 class Stopwatch:
-    """Seconds per span; within `with stopwatch:` it is the one that listens.
+    """Seconds per span; use it as a context manager.
 
-    On a device that works on its own, the clock is read when it has done all that was asked of it: what is measured is
-    its work, at the price of a wait per span.
+    On an asynchronous device it synchronizes at each end of a span, so that it measures the work of the device.
     """
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -23,20 +22,20 @@ class Stopwatch:
         self._since = 0.0
 
     def __enter__(self) -> "Stopwatch":
-        """Begin to listen; what no span covers is `other`."""
+        """Start timing; time outside of spans is `other`."""
         global _listener
         _listener, self._since = self, self._now()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Listen no more."""
+        """Stop timing."""
         global _listener
         self._turn()
         _listener = None
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Time goes to `name`, but for that of spans within."""
+        """Time a block as `name`, without the spans inside it."""
         self._turn()
         self._names.append(name)
         try:
@@ -56,7 +55,7 @@ class Stopwatch:
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when a device has done all that was asked of it."""
+    """Wait until a device has finished its queued work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -66,7 +65,7 @@ _listener: Stopwatch | None = None
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """A part of a step that has a name."""
+    """Time a block as `name`, if a `Stopwatch` is active."""
     if _listener is None:
         yield
         return

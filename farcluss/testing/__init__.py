@@ -7,7 +7,7 @@ A plugin's test module subclasses the tester of its kind, and pytest collects th
         options = {"power": 2.0}
 
 It works with any test runner that calls `test_` methods and does not import pytest. Random inputs are seeded, and
-the global generator is left as it was.
+the state of the global generator is restored.
 
 Notation used for shapes: B images, C classes, Cin image channels, K kept classes, D embedding size, *S spatial size.
 """

@@ -35,12 +35,12 @@ from farcluss.testing.values import (
 
 
 class StageTester:
-    """What the testers of all stage kinds share; subclass one of those below.
+    """Base of the testers of all stage kinds; subclass one of those below.
 
     Attributes:
-        stage: the stage class, or a function that builds the stage.
-        options: its options, as a recipe would give them.
-        dims: numbers of spatial axes that it works on.
+        stage: the stage class, or a function that returns the stage.
+        options: its options, as in a recipe.
+        dims: numbers of spatial axes that it supports.
         classes: number of classes C to test with.
     """
 
@@ -52,9 +52,9 @@ class StageTester:
     """Set by the tester: the contract class of the stage kind."""
 
     def build(self) -> Any:
-        """A new stage, its options checked as a recipe's are."""
+        """A new stage, with options validated as in a recipe."""
         valid, wrong = describe_object(type(self).stage).check("stage", self.options)
-        assert not wrong, f"options are refused: {wrong}"
+        assert not wrong, f"options are invalid: {wrong}"
         return type(self).stage(**valid)
 
     def inputs(self, *size: int) -> tuple[Any, ...]:
@@ -79,30 +79,30 @@ class StageTester:
             assert option.help, f"option {name} has no line in the Args: block of the docstring"
 
     def test_state_dict_round_trip(self) -> None:
-        """A stage that has worked and its copy by state dict go on alike."""
+        """A used stage and its copy by state dict return the same results."""
         for dim in self.dims:
             stage, copy = self.build(), self.build()
             inputs = seeded(self.inputs, *SIZES[dim])
             seeded(self.call, stage, inputs, seed=1)
             copy.load_state_dict(stage.state_dict())
             wanted, found = (seeded(self.call, one, inputs, seed=2) for one in (stage, copy))
-            expect_same("after load_state_dict; keep what changes in buffers", found, wanted)
+            expect_same("after load_state_dict; keep state in buffers", found, wanted)
 
     def test_does_not_change_its_input(self) -> None:
-        """Inputs hold after a call what they held before."""
+        """A call does not modify its inputs."""
         for dim in self.dims:
             inputs = seeded(self.inputs, *SIZES[dim])
             before = [tensor.detach().clone() for tensor in tensors_of(inputs)]
             seeded(self.call, self.build(), inputs)
             same = all(torch.equal(a, b) for a, b in zip(tensors_of(inputs), before, strict=True))
-            assert same, f"the stage writes into its input ({dim}-D)"
+            assert same, f"the stage modifies its input ({dim}-D)"
 
 
 class PixelStageTester(StageTester):
-    """A stage that treats every pixel alike, wherever it lies."""
+    """A stage that treats every pixel alike, independent of its position."""
 
     def test_two_d_equals_three_d(self) -> None:
-        """One slice of a volume gives what an image gives."""
+        """A volume of one slice gives the same result as an image."""
         if {2, 3} <= set(self.dims):
             inputs = seeded(self.inputs, *SIZES[2])
             image = seeded(self.call, self.build(), inputs, seed=1)
@@ -161,7 +161,7 @@ class PseudoLabelTester(PixelStageTester):
                 expect_like("classes", labels.classes, (2, kept, *SIZES[dim]), torch.int64)
 
     def test_contract(self) -> None:
-        """Values sum to 1 and descend; classes are in range and differ."""
+        """Values sum to 1 and descend; classes are in range and distinct."""
         if 2 not in self.dims:
             return
         for name, probs in {"random": seeded(random_probs, 2, self.classes, 6, 8), **hard_cases(self.classes)}.items():
@@ -206,7 +206,7 @@ class RebalanceTester(PixelStageTester):
                     assert (result >= 0).all(), f"weights are negative: {name}"
 
     def test_statistics_add_up(self) -> None:
-        """Statistics of a batch are the sum of those of its images: micro-batches and processes change nothing."""
+        """Statistics of a batch are the sum of its images': micro-batches and processes do not matter."""
         for dim in self.dims:
             stage = self.build()
             labels = seeded(random_labels, 2, self.classes, *SIZES[dim])
@@ -247,7 +247,7 @@ class ContrastTester(PixelStageTester):
             expect_between("prototype_cosine", result.prototype_cosine, -1, 1)
 
     def test_contract(self) -> None:
-        """The loss has a finite gradient, which moves something when pixels are confident."""
+        """The loss has a finite gradient, which is not 0 if pixels are confident."""
         for dim in self.dims:
             stage = self.build()
             embeddings, anchors, classes = seeded(self.inputs, *SIZES[dim])
@@ -295,7 +295,7 @@ class ContrastTester(PixelStageTester):
             expect_same("with other contents at labeled pixels, although include_labeled is False", found, wanted)
 
     def gradient(self, stage: Any, embeddings: Tensor, anchors: Anchors, classes: int) -> tuple[Tensor, Tensor]:
-        """Loss, and its gradient in the embeddings."""
+        """Loss, and its gradient with respect to the embeddings."""
         leaf = embeddings.clone().requires_grad_()
         loss = seeded(self.call, stage, (leaf, anchors, classes)).loss
         assert loss.requires_grad, "the loss has no graph back to the embeddings"
@@ -325,7 +325,7 @@ class AugmentTester(StageTester):
         return views.weak, views.strong, [follow(self.labels(inputs[1])) for follow in views.follow]
 
     def labels(self, valid: Tensor) -> PseudoLabels:
-        """Labels whose weight and confidence tell the class; only classes 1 and 3 occur."""
+        """Labels whose weight and confidence encode the class; only classes 1 and 3 occur."""
         classes = torch.where(seeded(torch.rand, valid.shape) < 0.5, 1, 3)
         values = torch.stack([classes / 5 + 0.3, 0.7 - classes / 5], 1)
         return PseudoLabels(values, torch.stack([classes, 4 - classes], 1), classes / 4, classes / 5, valid)
@@ -336,7 +336,7 @@ class AugmentTester(StageTester):
             images, valid = seeded(self.inputs, *SIZES[dim])
             views = seeded(self.build(), images, valid)
             assert isinstance(views, Views), f"the result is a {type(views).__name__}, not Views"
-            assert len(views.strong) == len(views.follow) > 0, "there is not one follow per strong view"
+            assert len(views.strong) == len(views.follow) > 0, "there must be one follow per strong view"
             for name, view in [("weak view", views.weak), *(("strong view", strong) for strong in views.strong)]:
                 expect_like(name, view, tuple(images.shape), images.dtype)
                 expect_between(name, view, 0, 1)
@@ -346,26 +346,28 @@ class AugmentTester(StageTester):
                     expect_like("label tensor that followed", after, tuple(before.shape), before.dtype)
 
     def test_contract(self) -> None:
-        """Labels follow whole: where valid, a class keeps its values, weight and confidence, and none is invented."""
+        """All fields of labels are warped alike: valid pixels keep class, values, weight and confidence together."""
         for dim in self.dims:
             images, valid = seeded(self.inputs, *SIZES[dim])
             for follow in seeded(self.build(), images, valid).follow:
                 after = follow(self.labels(valid))
                 first = after.classes[:, 0][after.valid]
-                assert torch.isin(first, torch.tensor([1, 3])).all(), "follow invents classes; move labels by nearest"
+                assert torch.isin(first, torch.tensor([1, 3])).all(), (
+                    "follow creates new classes; warp labels by nearest neighbor"
+                )
                 expect_same("weight against class after follow", after.weight[after.valid], first / 4)
                 expect_same("confidence against class after follow", after.confidence[after.valid], first / 5)
                 expect_same("value against class after follow", after.values[:, 0][after.valid], first / 5 + 0.3)
 
     def test_invalid_pixels_do_not_matter(self) -> None:
-        """What was invalid, or comes from outside the image, never becomes valid."""
+        """Pixels that are invalid, or come from outside the image, never become valid."""
         for dim in self.dims:
             images, valid = seeded(self.inputs, *SIZES[dim])
             for follow in seeded(self.build(), images, valid).follow:
                 assert not follow(self.labels(valid & False)).valid.any(), "follow makes invalid pixels valid"
 
     def test_same_random_state_gives_same_views(self) -> None:
-        """Draws come from torch's global generator alone, which the engine seeds: runs can be repeated and resumed."""
+        """All randomness comes from torch's global generator, which training seeds: runs are reproducible."""
         for dim in self.dims:
             inputs = seeded(self.inputs, *SIZES[dim])
             first, second = (seeded(self.call, self.build(), inputs, seed=3) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Inputs for the testers of `farcluss.testing`, and checks whose messages a plugin's author can read."""
+"""Inputs for the testers of `farcluss.testing`, and checks with messages for plugin authors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -28,7 +28,7 @@ def random_labels(batch: int, classes: int, *size: int, kept: int = 3) -> Pseudo
 
 
 def hard_cases(classes: int) -> dict[str, Tensor]:
-    """Probabilities `(1, C, 2, 2)` where formulas break: certainty with exact zeros, ties, none known."""
+    """Edge cases of probabilities `(1, C, 2, 2)`: certain with exact zeros, tied, uniform."""
     certain = torch.zeros(1, classes, 2, 2)
     certain[:, -1] = 1
     tied = torch.zeros(1, classes, 2, 2)
@@ -37,7 +37,7 @@ def hard_cases(classes: int) -> dict[str, Tensor]:
 
 
 def shuffle_invalid(labels: PseudoLabels, classes: int) -> PseudoLabels:
-    """`labels` with other contents where they are invalid."""
+    """`labels` with other values at invalid pixels."""
     other = random_labels(len(labels.valid), classes, *labels.valid.shape[1:], kept=labels.values.shape[1])
 
     def pick(mine: Tensor, others: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def as_volume(value: Any) -> Any:
 
 
 def seeded(function: Callable[..., Any], *arguments: Any, seed: int = 0) -> Any:
-    """Call `function` with torch's generator seeded, and give the generator back unchanged."""
+    """Call `function` with torch's generator seeded, and restore its state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return function(*arguments)
@@ -91,13 +91,13 @@ def expect_like(name: str, tensor: Any, shape: tuple[int, ...], dtype: torch.dty
 
 
 def expect_between(name: str, tensor: Tensor, low: float, high: float) -> None:
-    """Check the range of a tensor, with room for rounding."""
+    """Check the range of a tensor, up to rounding."""
     found = (float(tensor.min()), float(tensor.max()))
     assert low - 1e-5 <= found[0] and found[1] <= high + 1e-5, f"{name} lies in {found}, not in [{low}, {high}]"
 
 
 def expect_same(name: str, found: Any, wanted: Any) -> None:
-    """Check that two results hold equal tensors, with room for rounding."""
+    """Check that two results hold equal tensors, up to rounding."""
     pairs = list(zip(tensors_of(found), tensors_of(wanted), strict=True))
     assert all(a.shape == b.shape for a, b in pairs), f"{name}: shapes differ"
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6, equal_nan=True) for a, b in pairs), f"{name}: values differ"

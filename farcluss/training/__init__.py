@@ -1,1 +1,1 @@
-"""The loop, one step of it, and what a run logs, scores, draws and keeps."""
+"""The training loop, the training step, and a run's logs, evaluations, pictures and checkpoints."""

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a live panel on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live panel on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -15,10 +15,10 @@ LOSSES = ("total", "supervised", "unsupervised", "unsupervised_dice", "contrasti
 
 
 class Display:
-    """Progress of a run, on the main process. Use it as a context manager."""
+    """Shows the progress of a run on the main process. Use it as a context manager."""
 
     def __init__(self, folder: RunFolder, first: int, steps: int, shown: bool) -> None:
-        """`shown` is False on all processes but the first, which then print nothing."""
+        """`shown` is False on all but the main process; they print nothing."""
         self.folder, self.first, self.steps, self.shown = folder, first, steps, shown
         self.start = time.perf_counter()
         self.score = ""
@@ -37,8 +37,8 @@ class Display:
         if self.live:
             self.live.stop()
 
-    def say(self, text: str) -> None:
-        """Print a line and keep it in log.txt."""
+    def log(self, text: str) -> None:
+        """Print a line, and append it to log.txt."""
         if not self.shown:
             return
         self.folder.log(text)
@@ -48,13 +48,13 @@ class Display:
             print(text)
             sys.stdout.flush()
 
-    def scored(self, text: str) -> None:
-        """Remember the last evaluation for the panel, and print it."""
+    def log_scores(self, text: str) -> None:
+        """Log the scores of an evaluation, and keep them on the panel."""
         self.score = text
-        self.say(text)
+        self.log(text)
 
-    def step(self, step: int, values: dict[str, Any]) -> None:
-        """Show a logged step: losses, rate, speed, time left, memory."""
+    def log_step(self, step: int, values: dict[str, Any]) -> None:
+        """Log a step: losses, learning rate, speed, time left, memory."""
         if not self.shown:
             return
         rate = (step - self.first) / max(time.perf_counter() - self.start, 1e-9)

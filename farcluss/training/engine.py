@@ -1,7 +1,7 @@
-"""The loop: steps a learner through Accelerate, logs, evaluates, checkpoints, resumes, stops.
+"""The training loop: trains with Accelerate, logs, evaluates, writes checkpoints, resumes and stops.
 
-Accelerate wraps the student and moves tensors; it does not touch the loader, the learning rate or the teacher, which
-are functions of the step. Only the main process reads and writes the run directory, which machines need not share.
+Accelerate wraps the student and the optimizer; it does not handle the loader, the learning rate or the teacher,
+which are functions of the step. Only the main process accesses the run directory, which machines need not share.
 """
 
 import os
@@ -30,11 +30,11 @@ from farcluss.runs.resuming import Start, find_start, fingerprint
 from farcluss.tensors.distributed import on_main, world_size
 from farcluss.training.display import Display
 from farcluss.training.interruption import Interruption
-from farcluss.training.logs import announce, conclude, log_step, note_outcomes
+from farcluss.training.logs import log_end, log_start, log_step, note_outcomes
 from farcluss.training.milestones import do_what_is_due
 from farcluss.training.optimization import build_optimizer
 from farcluss.training.saving import restore, save_checkpoint
-from farcluss.training.startup import collector_at_rest
+from farcluss.training.startup import gc_paused
 from farcluss.training.state import Run
 from farcluss.training.steps import one_step
 from farcluss.training.watch import Watch
@@ -45,7 +45,7 @@ SHARDED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
-"""What `accelerate launch` sets for a configuration that shards the model."""
+"""Environment variables that `accelerate launch` sets for configurations that shard the model."""
 
 
 def train(
@@ -61,35 +61,35 @@ def train(
     Args:
         recipe: see `farcluss.load_recipe`.
         output: run directory; default `runs/NAME`.
-        resume: a checkpoint; `"newest"` for the run's own newest whole one; `"auto"` for that, or a start without one.
-        overwrite: replace a run that is there already.
-        allow_changes: resume although the recipe differs from the checkpoint's in what affects training.
+        resume: a checkpoint; `"newest"` for the newest intact one of the run; `"auto"` for that if there is one.
+        overwrite: replace an existing run.
+        allow_changes: resume although keys that affect training differ from the checkpoint's.
 
     Raises:
-        FarclussError: anything a user can mend.
-        Stopped: a signal has asked for the end; a checkpoint has been written.
+        FarclussError: anything that the user can fix.
+        Stopped: a signal has stopped the run, after a checkpoint.
     """
     folder = RunFolder(Path(output) if output else Path("runs") / recipe.name)
-    with collector_at_rest():
+    with gc_paused():
         accelerator = make_accelerator(recipe, folder.path)
         if resume is None:
             on_main(lambda: folder.refuse_existing(overwrite))
         parts = build_parts(recipe)
         recipe = parts.recipe
-        marks = fingerprint(recipe, parts.splits, parts.steps(), accelerator.mixed_precision)
-        start = on_main(lambda: find_start(folder, recipe, resume, marks, allow_changes))
+        expected = fingerprint(recipe, parts.splits, parts.steps(), accelerator.mixed_precision)
+        start = on_main(lambda: find_start(folder, recipe, resume, expected, allow_changes))
         run = prepare(recipe, parts, accelerator, folder)
     if start.checkpoint is not None:
         restore(run, start.checkpoint)
-    start = start.begun()  # without the checkpoint's tensors
+    start = start.without_tensors()
     lock = Lock(folder.path / "lock")
     try:
-        remarks = on_main(lambda: [*start.remarks, *_open(run, lock, start)])
-        _train(run, remarks)
+        notes = on_main(lambda: [*start.notes, *_open_folder(run, lock, start)])
+        _train(run, notes)
     except OSError as error:
-        if not folder.is_to_blame(error):
+        if not folder.concerns(error):
             raise
-        raise folder.unwritable(error, begun=folder.exists()) from error
+        raise folder.write_error(error, started=folder.exists()) from error
     finally:
         lock.release()
     if run.stop:
@@ -97,38 +97,38 @@ def train(
     return folder.path
 
 
-def _open(run: Run, lock: Lock, start: Start) -> list[str]:
-    """Lock the run directory and bring it to the state of the run; gives lines to be told. For the main process."""
+def _open_folder(run: Run, lock: Lock, start: Start) -> list[str]:
+    """Lock the run directory and bring it to the state of the run, on the main process. Returns messages."""
     folder = run.folder
-    remark = lock.acquire()
+    note = lock.acquire()
     if folder.newest() != start.newest:
-        raise RunError(f"Another run has written to {folder.path} meanwhile. Start again.")
+        raise RunError(f"Another run has written to {folder.path} since this one started. Start again.")
     folder.create(run.recipe, fresh=start.step is None)
-    folder.forget_after(run.step, run.scored)
+    folder.discard_after(run.step, run.scored)
     if run.best and _step_of(folder.best) > run.step:
-        run.best = {}  # the file is of a later step, which this run may never come to
-    folder.describe(str(run.accelerator.device), run.accelerator.num_processes, run.parts.splits)
-    return [remark] if remark else []
+        run.best = {}  # the file is of a later step, which this run may never reach
+    folder.write_environment(str(run.accelerator.device), run.accelerator.num_processes, run.parts.splits)
+    return [note] if note else []
 
 
 def _step_of(weights: Path) -> int:
-    """Step of a weights file; 0 for none, the largest number for a file that cannot be read."""
+    """Step of a weights file; 0 if there is none, `sys.maxsize` if it cannot be read."""
     try:
         return read_card(weights).step if weights.exists() else 0
     except WeightsError:
         return sys.maxsize
 
 
-def _train(run: Run, remarks: list[str]) -> None:
-    """Everything from the first line that is said to the last."""
+def _train(run: Run, notes: list[str]) -> None:
+    """Train with display, trackers and signal handlers, from the first log line to the last."""
     accelerator, trackers = run.accelerator, run.recipe.train.trackers
     if trackers:
         accelerator.init_trackers(run.recipe.name)
     with Display(run.folder, run.step, run.steps, accelerator.is_main_process) as display:
-        announce(run, display, remarks)
+        log_start(run, display, notes)
         with Interruption(accelerator.is_main_process) as run.interruption, run.writer:
             run_steps(run, display)
-        conclude(run, display)
+        log_end(run, display)
     if trackers:
         accelerator.end_training()
 
@@ -137,7 +137,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """The Accelerator of a recipe.
 
     Raises:
-        RunError: FSDP or DeepSpeed is configured, the precision is not to be had, or the batch cannot be split.
+        RunError: FSDP or DeepSpeed is configured, the device lacks the precision, or the batch cannot be split.
         PluginError: a tracker is not installed.
     """
     _refuse_configuration(recipe)
@@ -145,21 +145,21 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         mixed_precision=recipe.train.mixed_precision,
         log_with=list(recipe.train.trackers) or None,
         project_dir=str(folder),
-        # Micro-batches are this loop's own: whatever the environment says, Accelerate must not divide by them.
+        # This loop accumulates gradients itself: whatever the environment says, Accelerate must not scale them.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.mixed_precision != "no" and not accelerator.native_amp:
         raise RunError(
-            f"{accelerator.mixed_precision} is not to be had on {accelerator.device}.\n"
+            f"{accelerator.mixed_precision} is not available on {accelerator.device}.\n"
             "Set train.mixed_precision to no or bf16, or use another device."
         )
     if accelerator.distributed_type not in SUPPORTED:
-        raise _sharded(accelerator.distributed_type.value)
+        raise _sharding_error(accelerator.distributed_type.value)
     if world_size() != accelerator.num_processes:
         raise RunError(
             f"{world_size()} processes were started, but Accelerate sees {accelerator.num_processes}: each would train "
-            "alone.\nWithout a GPU, set ACCELERATE_USE_CPU=true in the environment of the launcher."
+            "by itself.\nWithout a GPU, set ACCELERATE_USE_CPU=true in the environment of the launcher."
         )
     share = accelerator.num_processes * recipe.train.accumulate
     if recipe.train.batch % share:
@@ -171,7 +171,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
 
 
 def _refuse_configuration(recipe: Recipe) -> None:
-    """Refuse what Accelerate is configured for and this loop cannot do, before Accelerate tries."""
+    """Refuse Accelerate configurations that this loop does not support, before Accelerate applies them."""
     for tracker in recipe.train.trackers:
         if find_spec(tracker) is None:
             raise PluginError(
@@ -179,12 +179,12 @@ def _refuse_configuration(recipe: Recipe) -> None:
             )
     for variable, name in SHARDED.items():
         if os.environ.get(variable, "false").lower() in ("1", "true"):
-            raise _sharded(name)
+            raise _sharding_error(name)
     if not recipe.train.mixed_precision and os.environ.get("ACCELERATE_MIXED_PRECISION", "no") == "fp8":
         raise RunError("farcluss does not train in fp8.\nSet train.mixed_precision to no, bf16 or fp16.")
 
 
-def _sharded(name: str) -> RunError:
+def _sharding_error(name: str) -> RunError:
     return RunError(
         f"farcluss trains with plain data parallelism, not {name}: the teacher would have to be sharded with the "
         "student.\nChoose multi-GPU or no distribution in `accelerate config`."
@@ -199,7 +199,7 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
         student = synchronize_batch_norm(student)
     optimizer = build_optimizer(student, recipe.train)
     wrapped, prepared = accelerator.prepare(student, optimizer)
-    # The step enters autocast itself; without this a network is also scored in half precision, unlike by `eval`.
+    # The step enters autocast itself; with the wrapper, networks would also be evaluated in half precision.
     bare = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     for module in (teacher, parts.normalize, *parts.stages.modules().values()):
         module.to(accelerator.device)
@@ -228,7 +228,7 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
 
 
 def compiler(device: torch.device) -> Callable[[Any], Any]:
-    """`torch.compile`. Raises RunError where it has not what it needs for a device."""
+    """`torch.compile`. Raises RunError where it does not work on a device."""
     try:
         torch.compile(lambda tensor: tensor.sin().sum())(torch.zeros(2, device=device))
     except Exception as error:  # many kinds, by device and by what is missing
@@ -241,10 +241,10 @@ def compiler(device: torch.device) -> Callable[[Any], Any]:
 
 
 def run_steps(run: Run, display: Display) -> None:
-    """Train to the last step or to the first signal: log, draw, save and score where it is due."""
+    """Train until the last step or the first signal; log, draw, save and evaluate at the steps where that is due."""
     train = run.recipe.train
     do_what_is_due(run, display, None)  # a run may have been stopped between a checkpoint and the evaluation there
-    on_main(run.writer.wait)  # no loader is forked beside a thread
+    on_main(run.writer.wait)  # do not fork loader processes while a thread runs
     with closing(load_batches(run)) as batches:
         while run.step < run.steps and not run.stop:
             logging = (run.step + 1) % train.log_every == 0 or run.step + 1 == run.steps
@@ -264,7 +264,7 @@ def run_steps(run: Run, display: Display) -> None:
 
 
 def load_batches(run: Run) -> Generator[HostBatch, None, None]:
-    """The batches of this process from the run's step on; unlabeled images only from the step that needs them."""
+    """The batches of this process from the run's step on, without unlabeled images during the supervised warm-up."""
     recipe, parts, accelerator = run.recipe, run.parts, run.accelerator
     crops = PairedCrops(
         parts.dataset,
@@ -276,11 +276,11 @@ def load_batches(run: Run) -> Generator[HostBatch, None, None]:
         truth_every=(recipe.train.log_every, recipe.eval.every, run.steps),
         chances=parts.chances(),
     )
-    turn = min(max(recipe.loss.warmup_steps, run.step), run.steps) if recipe.semi_supervised else run.steps
+    switch = min(max(recipe.loss.warmup_steps, run.step), run.steps) if recipe.semi_supervised else run.steps
 
     def addresses() -> Iterator[Any]:
-        place = (accelerator.process_index, accelerator.num_processes)
-        yield from step_addresses(run.step, turn, recipe.train.batch, (LABELED,), *place)
-        yield from step_addresses(turn, run.steps, recipe.train.batch, (LABELED, UNLABELED), *place)
+        process = (accelerator.process_index, accelerator.num_processes)
+        yield from step_addresses(run.step, switch, recipe.train.batch, (LABELED,), *process)
+        yield from step_addresses(switch, run.steps, recipe.train.batch, (LABELED, UNLABELED), *process)
 
     return host_batches(crops, addresses(), recipe.data.workers, accelerator.device.type == "cuda")

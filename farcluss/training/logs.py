@@ -1,4 +1,4 @@
-"""What a run says: losses and diagnostics of logged steps, skipped steps, its first and last lines."""
+"""The log of a run: losses and diagnostics, skipped steps, first and last lines."""
 
 import sys
 import time
@@ -15,11 +15,11 @@ from farcluss.training.state import Run
 from farcluss.training.watch import Outcome
 
 NAMED = 8
-"""How many images an error names."""
+"""Images that an error message names."""
 
 
 def log_step(run: Run, display: Display, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> None:
-    """Write losses and diagnostics of a step to metrics.jsonl, trackers and display."""
+    """Write losses and diagnostics of a step to metrics.jsonl, the trackers and the display."""
     values: dict[str, Any] = {name: float(all_sum(value)) for name, value in losses.items()}
     values["skipped_steps"] = run.skipped
     values["lr"] = run.optimizer.param_groups[0]["lr"]
@@ -33,53 +33,53 @@ def log_step(run: Run, display: Display, losses: dict[str, Tensor], statistics: 
     scalars = {name: value for name, value in values.items() if isinstance(value, float)}
     if run.recipe.train.trackers:
         run.accelerator.log(scalars, step=run.step)
-    display.step(run.step, values)
+    display.log_step(run.step, values)
 
 
 def note_outcomes(run: Run, display: Display, wait: bool) -> None:
-    """Learn how the last steps went: count those that were skipped, and notice a signal.
+    """Process the outcomes of the last steps: count skipped ones, and note a signal.
 
     Raises:
-        RunError: too many in a row were not finite; SampleError where this process knows in which images.
+        RunError: too many steps in a row were not finite; SampleError on a process whose own images were affected.
     """
-    if run.accelerator.num_processes == 1:  # nobody to agree with
+    if run.accelerator.num_processes == 1:  # no need to wait for the flags
         run.stop = run.interruption.signal
     for outcome in run.watch.ready(wait):
         run.stop = run.stop or outcome.signal
-        if not outcome.broken:
+        if not outcome.nonfinite:
             run.skipped_in_row = 0
             continue
         run.skipped += 1
         run.skipped_in_row += 1
         if run.accelerator.is_main_process:
-            run.folder.record("skip", outcome.step, {"parts": list(outcome.broken)})
+            run.folder.record("skip", outcome.step, {"parts": list(outcome.nonfinite)})
         if run.skipped_in_row == 1:
-            display.say(f"step {outcome.step} is skipped, as its {broken_parts(outcome)} is not finite")
+            display.log(f"step {outcome.step} skipped: its {nonfinite_parts(outcome)} is not finite")
         if run.skipped_in_row >= run.recipe.train.max_skipped:
-            raise give_up(run, outcome)
+            raise divergence_error(run, outcome)
 
 
-def broken_parts(outcome: Outcome) -> str:
-    """What was not finite in a step, in words."""
-    return " and the ".join(f"{part} loss" if part != "gradient" else part for part in outcome.broken)
+def nonfinite_parts(outcome: Outcome) -> str:
+    """The losses of a step that were not finite, or its gradient, in words."""
+    return " and the ".join(f"{part} loss" if part != "gradient" else part for part in outcome.nonfinite)
 
 
-def give_up(run: Run, outcome: Outcome) -> RunError | SampleError:
-    """The error for too many steps that were not finite; writes the images of this process if they are to blame."""
+def divergence_error(run: Run, outcome: Outcome) -> RunError | SampleError:
+    """The error for too many non-finite steps; saves the images of this process if its own losses were affected."""
     text = (
-        f"The {broken_parts(outcome)} of {run.skipped_in_row} steps in a row, up to step {outcome.step}, "
-        "were not finite: the training has diverged, or images are broken."
+        f"The {nonfinite_parts(outcome)} of {run.skipped_in_row} steps in a row, up to step {outcome.step}, "
+        "were not finite: the training has diverged, or images are corrupt."
     )
-    if not outcome.own:
-        return RunError(f"{text}\nAnother process says in which images.")
+    if not outcome.local:
+        return RunError(f"{text}\nAnother process reports the images.")
     path = run.folder.save_broken(outcome.step, run.accelerator.process_index, outcome.host)
     images = ", ".join(outcome.host.ids[:NAMED]) + (" ..." if len(outcome.host.ids) > NAMED else "")
-    advice = "Lower train.lr, set train.clip, or look at these images with `farcluss check`."
-    return SampleError(f"{text}\nLast images: {images}; they have been written to {path}.\n{advice}")
+    advice = "Lower train.lr, set train.clip, or inspect these images with `farcluss check`."
+    return SampleError(f"{text}\nLast images: {images}; saved to {path}.\n{advice}")
 
 
 def diagnostics(run: Run, statistics: dict[str, Tensor]) -> dict[str, Any]:
-    """Facts about the pseudo-labels of a step, as plain numbers."""
+    """Statistics of the pseudo-labels of a step, as plain numbers."""
     if "histogram" not in statistics:
         return {}
     table: dict[str, Any] = {name: value.tolist() for name, value in statistics.items()}
@@ -107,41 +107,41 @@ def memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def announce(run: Run, display: Display, remarks: Sequence[str]) -> None:
-    """Say what is about to run."""
+def log_start(run: Run, display: Display, notes: Sequence[str]) -> None:
+    """Log what is about to be trained."""
     splits, network, train = run.parts.splits, run.networks["student"], run.recipe.train
     millions = sum(p.numel() for p in network.parameters()) / 1e6
     names = ", ".join(f"{name} {len(getattr(splits, name))} ({splits.names[name]})" for name in splits.names)
-    for remark in remarks:
-        display.say(remark)
-    display.say(f"{run.recipe.name}: {names}; {len(run.parts.dataset.classes)} classes")
-    display.say(
+    for note in notes:
+        display.log(note)
+    display.log(f"{run.recipe.name}: {names}; {len(run.parts.dataset.classes)} classes")
+    display.log(
         f"{run.recipe.network.name} {millions:.3f} M parameters on {run.accelerator.device} x "
         f"{run.accelerator.num_processes}, {run.steps} steps, run directory {run.folder.path}"
     )
     if report := getattr(network, "pretrained_report", ""):
-        display.say(report)
+        display.log(report)
     if train.scaled_lr != train.lr:
-        display.say(f"train.lr {train.lr:g} -> {train.scaled_lr:g}, as train.batch {train.scale_lr} -> {train.batch}")
+        display.log(f"train.lr {train.lr:g} -> {train.scaled_lr:g}, as train.batch {train.scale_lr} -> {train.batch}")
     alone = run.accelerator.num_processes > 1 and run.accelerator.device.type != "cuda"
     apart = train.split_backward and run.recipe.semi_supervised
     if (alone or apart or train.accumulate > 1) and _batch_norms(network):
-        part = "micro-batch's labeled or unlabeled images" if apart else "micro-batch's images"
-        seen = "one process's images, as on CUDA it would not" if alone else f"one {part}"
-        display.say(f"Batch norm sees {seen}: here the result depends on how a batch is split.")
+        part = "labeled or unlabeled images" if apart else "images"
+        seen = "only the images of one process, unlike on CUDA" if alone else f"only the {part} of one micro-batch"
+        display.log(f"Batch norm sees {seen}: the result depends on how a batch is split.")
     if run.step:
-        display.say(f"resumed at step {run.step} of {run.steps}")
+        display.log(f"resumed at step {run.step} of {run.steps}")
 
 
 def _batch_norms(network: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
-def conclude(run: Run, display: Display) -> None:
-    """Say what has to be known of the whole run."""
+def log_end(run: Run, display: Display) -> None:
+    """Log skipped steps and replaced images of the whole run."""
     if run.skipped:
-        display.say(f"{run.skipped} steps were skipped, as a loss or a gradient was not finite; see metrics.jsonl")
+        display.log(f"{run.skipped} steps were skipped because a loss or gradient was not finite; see metrics.jsonl")
     if run.replaced:
-        display.say(f"{len(run.replaced)} images could not be read, and others were taken instead:")
+        display.log(f"{len(run.replaced)} images could not be read and were replaced by others:")
         for text, times in sorted(run.replaced.items()):
-            display.say(f"  {times} x {text}")
+            display.log(f"  {times} x {text}")

@@ -1,4 +1,4 @@
-"""What is due at some steps only: a picture, a checkpoint, an evaluation."""
+"""Work that is due at some steps only: a picture, a checkpoint, an evaluation."""
 
 import hashlib
 import time
@@ -19,14 +19,15 @@ from farcluss.training.state import Run
 from farcluss.training.steps import to_device
 
 PICTURES = 4
+"""Images in a picture."""
 
 
 def do_what_is_due(run: Run, display: Display, host: HostBatch | None) -> None:
-    """Do what is due at this step: a picture, a checkpoint, then the evaluation, which may take long.
+    """Do what is due at this step: a picture, a checkpoint, then the evaluation, which may take a while.
 
     Args:
         run: after a step, or resumed.
-        display: says the scores.
+        display: logs the scores.
         host: the images of the step, for the picture; None for none.
     """
     if run.stop:
@@ -40,30 +41,31 @@ def do_what_is_due(run: Run, display: Display, host: HostBatch | None) -> None:
 
 
 def score(run: Run, display: Display) -> None:
-    """Evaluate teacher and student on the validation set; write weights/last, and weights/best when it is.
+    """Evaluate teacher and student on the validation set; write weights/last, and weights/best if it is the best.
 
-    A signal makes it stop without a result; the run that resumes does it again.
+    A signal cancels the evaluation; the resumed run repeats it.
     """
     start, kind = time.perf_counter(), run.recipe.eval.network
-    on_main(run.writer.wait)  # its checkpoint gets a note of the scores, and no loader is forked beside a thread
+    on_main(run.writer.wait)  # its manifest is updated below, and loader processes are not forked while a thread runs
     try:
-        known = _evaluate(run)
+        scores = _evaluate(run)
     except Cancelled:
         run.stop = run.interruption.agreed(run.accelerator.device)
         return
-    summary = {f"{name}_miou": value.miou for name, value in known.items()}
-    subject = [kind, *(item.id for item in run.parts.splits.val)]
-    mark = {"of": hashlib.sha256("\n".join(subject).encode()).hexdigest()[:8]}
-    before = run.best.get("miou", -1.0) if run.best.get("of") == mark["of"] else -1.0  # else it was of something else
-    better = kind in known and known[kind].miou > before  # which NaN is not
+    summary = {f"{name}_miou": value.miou for name, value in scores.items()}
+    names = [kind, *(item.id for item in run.parts.splits.val)]
+    evaluated = {"of": hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]}
+    comparable = run.best.get("of") == evaluated["of"]  # the same network on the same images
+    before = run.best.get("miou", -1.0) if comparable else -1.0
+    better = kind in scores and scores[kind].miou > before  # False for NaN
     if better:
-        run.best = {"step": run.step, "miou": known[kind].miou, **mark}
-    if known:
-        text = ", ".join(f"{name} mIoU {100 * value.miou:.2f}" for name, value in known.items())
-        display.scored(f"step {run.step}: {text}{' (best)' if better else ''}")
+        run.best = {"step": run.step, "miou": scores[kind].miou, **evaluated}
+    if scores:
+        text = ", ".join(f"{name} mIoU {100 * value.miou:.2f}" for name, value in scores.items())
+        display.log_scores(f"step {run.step}: {text}{' (best)' if better else ''}")
     run.scored = True
-    on_main(lambda: _write_scores(run, known, summary, better))
-    run.clock += time.perf_counter() - start  # the speed that is shown is that of training
+    on_main(lambda: _write_scores(run, scores, summary, better))
+    run.clock += time.perf_counter() - start  # the logged speed is that of training alone
 
 
 def _write_scores(run: Run, scores: dict[str, Scores], summary: dict[str, float], better: bool) -> None:
@@ -73,17 +75,17 @@ def _write_scores(run: Run, scores: dict[str, Scores], summary: dict[str, float]
         folder.record("eval", run.step, {**summary, "scores": tables})
         if run.recipe.train.trackers:
             run.accelerator.log(summary, step=run.step)
-    facts = {"network": kind, "step": run.step, **summary}
-    _save(run, folder.last, {**facts, "selection": "last"}, scores.get(kind))
+    metadata = {"network": kind, "step": run.step, **summary}
+    _save_weights(run, folder.last, {**metadata, "selection": "last"}, scores.get(kind))
     if better:
-        _save(run, folder.best, {**facts, "selection": f"best {kind} mIoU on data.val"}, scores.get(kind))
+        _save_weights(run, folder.best, {**metadata, "selection": f"best {kind} mIoU on data.val"}, scores.get(kind))
     if run.saved:
         folder.flush()
-        checkpoints.note_progress(folder.checkpoint(run.step), run.progress)
+        checkpoints.update_progress(folder.checkpoint(run.step), run.progress)
 
 
 def save_picture(run: Run, batch: Batch) -> None:
-    """Write pictures/step-*.png: what the teacher says about a batch; of volumes, their middle planes."""
+    """Write pictures/step-*.png: views, pseudo-labels and predictions of a batch; middle planes of volumes."""
     if len(run.parts.crop) > 1:
         shown = Batch(*(tensor[:PICTURES] for tensor in batch))  # type: ignore[index]
         grid, columns = draw_panel(run.learner, shown, run.parts.dataset.palette)
@@ -91,7 +93,7 @@ def save_picture(run: Run, batch: Batch) -> None:
 
 
 def _evaluate(run: Run) -> dict[str, Scores]:
-    """Scores of each network on the validation set; none where there is none."""
+    """Scores of each network on the validation set; empty without one."""
     if not run.parts.splits.val:
         return {}
     accelerator = run.accelerator
@@ -107,8 +109,8 @@ def _evaluate(run: Run) -> dict[str, Scores]:
     return dict(zip(run.networks, scores, strict=True))
 
 
-def _save(run: Run, path: Path, facts: dict[str, Any], scores: Scores | None) -> None:
+def _save_weights(run: Run, path: Path, metadata: dict[str, Any], scores: Scores | None) -> None:
     kind = run.recipe.eval.network
     detail = {} if scores is None else {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
-    card = run.parts.card().model_copy(update={"source": kind, "step": run.step, "scores": {**facts, **detail}})
+    card = run.parts.card().model_copy(update={"source": kind, "step": run.step, "scores": {**metadata, **detail}})
     save_weights(path, run.networks[kind], card)

@@ -1,4 +1,4 @@
-"""Optimizer and learning rate. The rate is a function of the step: nothing to save, the same on any device."""
+"""Optimizer and learning rate. The learning rate is a function of the step, so it has no state to save."""
 
 import math
 from typing import Any
@@ -14,15 +14,15 @@ def learning_rate(step: int, steps: int, train: Train) -> float:
 
     `poly`: `(1 - step / steps)^power`; `cosine`: `(1 + cos(pi step / steps)) / 2`; both after a linear warm-up.
     """
-    warm = min(1.0, (step + 1) / train.lr_warmup_steps) if train.lr_warmup_steps else 1.0
-    share = min(step / steps, 1.0)
+    warmup = min(1.0, (step + 1) / train.lr_warmup_steps) if train.lr_warmup_steps else 1.0
+    progress = min(step / steps, 1.0)
     if train.schedule == "cosine":
-        return warm * (1 + math.cos(math.pi * share)) / 2
-    return float(warm * (1 - share) ** train.power)
+        return warmup * (1 + math.cos(math.pi * progress)) / 2
+    return float(warmup * (1 - progress) ** train.power)
 
 
 def parameter_groups(network: Any, train: Train) -> list[dict[str, Any]]:
-    """Parameters by learning rate (encoder, head) and by decay (weights; norms and biases if these do not decay)."""
+    """Parameters grouped by learning rate (encoder, head) and by weight decay (norms and biases may have none)."""
     head = set(network.head_parameters())
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
@@ -43,14 +43,14 @@ def parameter_groups(network: Any, train: Train) -> list[dict[str, Any]]:
 def build_optimizer(network: Any, train: Train) -> torch.optim.Optimizer:
     """The recipe's optimizer over a network with `head_parameters()`.
 
-    The fused kind, which skips a step by a flag on the device (`found_inf`), so that the host need not look.
+    The fused kind skips a step by a flag on the device (`found_inf`), without a host sync.
     """
     groups = parameter_groups(network, train)
     if train.optimizer == "adamw":
         return torch.optim.AdamW(groups, fused=True)
     optimizer = torch.optim.SGD(groups, lr=train.scaled_lr, momentum=train.momentum, fused=True)
     if train.momentum:
-        # Where its first step is skipped, fused SGD would go on from uninitialized memory. Zeros are the same start.
+        # Fused SGD would read uninitialized memory after a skipped first step. Zeros are the same start.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -58,7 +58,7 @@ def build_optimizer(network: Any, train: Train) -> torch.optim.Optimizer:
 
 
 def set_learning_rate(optimizer: Any, factor: float) -> float:
-    """Set every group's rate to `factor` times its peak; returns the first group's."""
+    """Set every group's learning rate to `factor` times its peak; returns that of the first group."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return float(optimizer.param_groups[0]["lr"])

@@ -1,4 +1,4 @@
-"""One picture of what the teacher teaches: input, strong view, pseudo-label, uncertainty, prediction."""
+"""A picture of a batch: input, strong view, pseudo-label, uncertainty, prediction, truth."""
 
 import io
 from pathlib import Path
@@ -26,8 +26,8 @@ WHITE, INVALID = 255, (255, 255, 255)
 def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> tuple[NDArray[np.uint8], int]:
     """A grid of pictures, one row per unlabeled image of the batch; the columns are `COLUMNS`.
 
-    The pseudo-label and its uncertainty (normalized entropy of the teacher, white is 1) are those of the weak view. The
-    prediction is the student's, of the same view. Truth is shown where the unlabeled images have masks.
+    Pseudo-label, uncertainty (normalized entropy of the teacher, white is 1) and the student's prediction are those of
+    the weak view. The true masks are shown where unlabeled images have them.
 
     Returns:
         `(height, width, 3)` uint8, and the number of columns.
@@ -55,16 +55,16 @@ def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> tuple[NDArra
 
 
 def _plane(tensor: Tensor, leading: int) -> Tensor:
-    """The middle plane of what has more than two axes after the `leading` ones."""
+    """The middle plane of a tensor with more than two spatial axes after the `leading` ones."""
     while tensor.dim() > leading + 2:
         tensor = tensor[..., tensor.shape[-1] // 2]
     return tensor
 
 
 def _pictures(images: Tensor) -> Tensor:
-    """`(B, Cin, H, W)` as `(B, H, W, 3)` uint8; of other than RGB the first channel is shown.
+    """`(B, Cin, H, W)` as `(B, H, W, 3)` uint8; the first channel in gray unless there are three.
 
-    What is not in [0, 1] is shown from the smallest to the largest value of each image.
+    An image not in [0, 1] is scaled from its smallest to its largest value.
     """
     shown = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
     low, high = shown.amin((1, 2, 3), keepdim=True), shown.amax((1, 2, 3), keepdim=True)
@@ -85,7 +85,7 @@ def _grid(columns: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def save_panel(path: Path, grid: NDArray[np.uint8], columns: int) -> None:
-    """Write a grid of so many columns as PNG with a title over each, small pictures enlarged to about `WIDTH`."""
+    """Write a grid as PNG with a title over each of its columns, enlarged to about `WIDTH` where it is small."""
     factor = max(1, WIDTH // grid.shape[1])
     picture = Image.fromarray(grid).resize((grid.shape[1] * factor, grid.shape[0] * factor), Image.Resampling.NEAREST)
     page = Image.new("RGB", (picture.width, picture.height + HEADER), "white")

@@ -1,4 +1,4 @@
-"""Checkpoints of a run in progress: written beside the training, and restored."""
+"""Checkpoints of a run in progress: written in the background, and restored."""
 
 from collections import Counter
 from typing import Any
@@ -11,20 +11,20 @@ from farcluss.training.state import PROGRESS, Run
 
 
 def save_checkpoint(run: Run) -> None:
-    """Have all written that another process needs to go on as if nothing had happened; training waits for a copy only.
+    """Write a checkpoint in the background; training waits only for a copy of the state.
 
     Raises:
-        RunError: the checkpoint before could not be written.
+        RunError: the previous checkpoint could not be written.
     """
-    for counts in gather_on_main(run.fresh):
+    for counts in gather_on_main(run.newly_replaced):
         run.replaced = dict(Counter(run.replaced) + counts)
-    run.fresh = Counter()
+    run.newly_replaced = Counter()
     on_main(lambda: _submit_checkpoint(run))
     run.saved = True
 
 
 def _submit_checkpoint(run: Run) -> None:
-    run.writer.wait()  # first, so that there are never two copies
+    run.writer.wait()  # first, so that there is only one copy in memory
     scaler = run.accelerator.scaler
     state = {
         "optimizer": run.optimizer.state_dict(),
@@ -40,7 +40,7 @@ def _submit_checkpoint(run: Run) -> None:
 
 
 def restore(run: Run, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's state into a freshly prepared run. Raises RunError when it does not fit."""
+    """Load a checkpoint into a newly prepared run. Raises RunError when it does not fit."""
     state, progress = checkpoint.state, checkpoint.manifest.progress
     try:
         for name, network in run.networks.items():
@@ -61,10 +61,10 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
 
 
 def load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
-    """Restore an optimizer's memory of past steps; its settings stay those of the recipe. Raises ValueError."""
+    """Load an optimizer's state; its hyperparameters stay those of the recipe. Raises ValueError."""
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     if [group.keys() for group in settings] != [group.keys() - {"params"} for group in state["param_groups"]]:
-        raise ValueError("it is of another optimizer")
+        raise ValueError("it belongs to another optimizer")
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         group.update(own)

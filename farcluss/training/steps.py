@@ -1,4 +1,4 @@
-"""One optimizer step, and how it stays the same on any number of processes and of micro-batches."""
+"""One optimizer step, which does not depend on the number of processes or micro-batches."""
 
 import contextlib
 from typing import Any, NamedTuple
@@ -25,8 +25,8 @@ class Step(NamedTuple):
     """The results of a step, on the device.
 
     Attributes:
-        losses: this process's shares, by name.
-        statistics: of the whole batch, see `Learner.pseudo_label`.
+        losses: this process's shares of the losses, by name.
+        statistics: statistics of the whole batch, see `Learner.pseudo_label`.
         flags: see `farcluss.training.watch.Watch.push`.
     """
 
@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
 
 def to_device(host: HostBatch, device: torch.device, semi: bool, logging: bool) -> Batch:
-    """A batch on the device, 8-bit images in [0, 1]. Masks of unlabeled images come along for diagnostics alone."""
+    """A batch on the device, 8-bit images in [0, 1]. Masks of unlabeled images are included only for diagnostics."""
     images, masks, valid = (tensor.to(device, non_blocking=True) for tensor in (host.images, host.masks, host.valid))
     images = to_unit(images)
     n = host.labeled
@@ -48,35 +48,35 @@ def to_device(host: HostBatch, device: torch.device, semi: bool, logging: bool) 
 def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
     """One optimizer step: pseudo-labels, global sums, then losses and gradients of one or more micro-batches.
 
-    A step whose loss or gradient is not finite leaves weights, optimizer, teacher and buffers as they were.
+    If a loss or the gradient is not finite, weights, optimizer, teacher and buffers stay unchanged.
     """
     accelerator, learner, train = run.accelerator, run.learner, run.recipe.train
     set_learning_rate(run.optimizer, learning_rate(run.step, run.steps, train))
     with span("copy"):
         batch = to_device(host, accelerator.device, semi, logging)
-    before = [buffer.clone() for buffer in run.kept]
-    with _place(run, 0):
+    before = [buffer.clone() for buffer in run.rollback]
+    with _seeded(run, 0):
         strong, statistics = learner.pseudo_label(batch, train.accumulate)
     statistics = sum_table(statistics)
     micro_batches = split(batch, strong, train.accumulate, train.split_backward)
-    losses = learn(run, micro_batches, learner.totals(statistics))
+    losses = forward_backward(run, micro_batches, learner.totals(statistics))
     with span("optimizer"):
-        bad, flags = find_broken(run, losses)
-        if not accelerator.scaler:  # which has flags of its own, and finds the same
-            run.optimizer.optimizer.found_inf = bad.float()
+        nonfinite, flags = check_finite(run, losses)
+        if not accelerator.scaler:  # which sets flags of its own
+            run.optimizer.optimizer.found_inf = nonfinite.float()
         run.optimizer.step()
         run.optimizer.zero_grad()
     average_buffers(run)
-    for buffer, old in zip(run.kept, before, strict=True):
-        torch.where(bad, old, buffer, out=buffer)
+    for buffer, old in zip(run.rollback, before, strict=True):
+        torch.where(nonfinite, old, buffer, out=buffer)
     with span("ema"):
         rate = 1 - ema_decay(run.step, train.ema)
-        ema_update(learner.teacher, run.networks["student"], torch.where(bad, 0.0, rate))
+        ema_update(learner.teacher, run.networks["student"], torch.where(nonfinite, 0.0, rate))
     return Step(losses, statistics, flags)
 
 
-def learn(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Tensor]:
-    """Forward and backward of all micro-batches; the sums of their losses."""
+def forward_backward(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Tensor]:
+    """Forward and backward of all micro-batches. Returns the sums of their losses."""
     accelerator, learner, loss = run.accelerator, run.learner, run.recipe.loss
     ramp = min(1.0, (run.step + 1 - loss.warmup_steps) / loss.ramp_steps) if loss.ramp_steps else 1.0
     wholes = first_pass(run, micro_batches)
@@ -84,9 +84,9 @@ def learn(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Te
     for number, (micro_batch, whole) in enumerate(zip(micro_batches, wholes, strict=True)):
         last = number + 1 == len(micro_batches)
         with contextlib.nullcontext() if last else accelerator.no_sync(learner.student):
-            with _place(run, number + 1):
+            with _seeded(run, number + 1):
                 losses = learner.losses(*micro_batch, totals, ramp, whole)
-            # DDP averages gradients over processes, while the shares of a loss add up: hence the factor.
+            # DDP averages gradients over processes, but the shares of a loss add up: hence the factor.
             with span("backward"):
                 accelerator.backward(losses["total"] * accelerator.num_processes)
         summed |= {name: summed.get(name, 0) + value.detach() for name, value in losses.items()}
@@ -94,7 +94,7 @@ def learn(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Te
 
 
 def first_pass(run: Run, micro_batches: MicroBatches) -> list[WholeBatch] | list[None]:
-    """A first forward of all micro-batches where a loss spans them, without gradient; buffers stay as they are."""
+    """An extra forward of all micro-batches without gradient, if a loss spans them; buffers stay unchanged."""
     learner, several = run.learner, run.recipe.train.accumulate > 1
     ohem = run.recipe.loss.supervised == "ohem" and several
     contrast = run.parts.dim > 0 and micro_batches[0][1] is not None
@@ -104,47 +104,45 @@ def first_pass(run: Run, micro_batches: MicroBatches) -> list[WholeBatch] | list
     before = [buffer.clone() for buffer in run.buffers]
     passes = []
     for number, micro_batch in enumerate(micro_batches):
-        with _place(run, number + 1), span("first_pass"):
+        with _seeded(run, number + 1), span("first_pass"):
             passes.append(learner.first_pass(*micro_batch))
     for buffer, old in zip(run.buffers, before, strict=True):
         buffer.copy_(old)
-    with _place(run, len(micro_batches) + 1), span("first_pass"):
+    with _seeded(run, len(micro_batches) + 1), span("first_pass"):
         return learner.whole_batch(passes)
 
 
-def _place(run: Run, part: int) -> Any:
-    """The address of what a part of this step draws, such as dropout: the same in both forwards of a micro-batch."""
+def _seeded(run: Run, part: int) -> Any:
+    """Seed the random draws of a part of this step, such as dropout, alike in both forwards of a micro-batch."""
     accelerator = run.accelerator
     return addressed(run.recipe.train.seed, run.step, accelerator.process_index, accelerator.num_processes, part)
 
 
-def find_broken(run: Run, losses: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Whether anything is not finite on any process, as a scalar on the device; and which parts are.
-
-    Also unscales and clips the gradients, whose norm is what tells.
+def check_finite(run: Run, losses: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Check losses and gradients of all processes, without a host sync; also unscales and clips the gradients.
 
     Returns:
-        bool scalar, and flags, see `farcluss.training.watch.Watch.push`.
+        Bool scalar, whether any is not finite, and flags, see `farcluss.training.watch.Watch.push`.
     """
     train, device = run.recipe.train, run.accelerator.device
-    fine = torch.zeros((), dtype=torch.bool, device=device)
-    own = torch.stack([~torch.isfinite(losses[name]) if name in losses else fine for name in LOSSES]).float()
-    summed = all_sum(torch.cat([own, run.interruption.flags(device)]))
-    everywhere, signals = summed[: len(own)], summed[len(own) :]
+    finite = torch.zeros((), dtype=torch.bool, device=device)
+    local = torch.stack([~torch.isfinite(losses[name]) if name in losses else finite for name in LOSSES]).float()
+    summed = all_sum(torch.cat([local, run.interruption.flags(device)]))
+    everywhere, signals = summed[: len(local)], summed[len(local) :]
     parameters = [p for p in run.learner.student.parameters() if p.grad is not None]
-    # A loss can be broken while the gradient is not; this way whatever looks at gradients sees it.
+    # A loss can be non-finite while the gradient is finite; make the gradient show it, too.
     parameters[0].grad.add_(torch.where(everywhere.any(), torch.nan, 0.0))
     if train.clip:
         norm = run.accelerator.clip_grad_norm_(parameters, train.clip)
     else:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-    bad = ~torch.isfinite(norm)
-    gradient = (bad & ~everywhere.any()).float().view(1)
-    return bad, torch.cat([everywhere, gradient, own, gradient, signals])
+    nonfinite = ~torch.isfinite(norm)
+    gradient = (nonfinite & ~everywhere.any()).float().view(1)
+    return nonfinite, torch.cat([everywhere, gradient, local, gradient, signals])
 
 
 def average_buffers(run: Run) -> None:
-    """Give all processes the same float buffers (batch-norm statistics); on CUDA SyncBatchNorm has done so already."""
+    """Average float buffers (batch-norm statistics) over processes; on CUDA SyncBatchNorm keeps them equal already."""
     world = run.accelerator.num_processes
     if world == 1 or run.accelerator.device.type == "cuda":
         return

@@ -1,4 +1,4 @@
-"""What the host has to know of every step, read without making it wait for the device."""
+"""Outcomes of steps, read by the host without waiting for the device."""
 
 import itertools
 from collections import deque
@@ -16,19 +16,19 @@ PARTS = (*LOSSES, "gradient")
 
 
 class Outcome(NamedTuple):
-    """How a step went.
+    """The outcome of a step.
 
     Attributes:
         step: its number, counted from 1.
-        broken: the `PARTS` that were not finite, on any process; the step was skipped when there is one.
-        own: those that were so on this process.
-        signal: the signal that asked any process to stop; 0 for none.
-        host: the images of this process.
+        nonfinite: the `PARTS` that were not finite on any process; if there are any, the step was skipped.
+        local: those that were not finite on this process.
+        signal: the stop signal that any process received; 0 for none.
+        host: the batch of this process.
     """
 
     step: int
-    broken: tuple[str, ...]
-    own: tuple[str, ...]
+    nonfinite: tuple[str, ...]
+    local: tuple[str, ...]
     signal: int
     host: HostBatch
 
@@ -41,16 +41,16 @@ class _Pending(NamedTuple):
 
 
 class Watch:
-    """Takes the flags of each step and gives them back when they can be read: at once on a CPU, a step later on CUDA.
+    """Queue of the flags of steps, returned once they can be read: at once on a CPU, a step later on CUDA.
 
-    A step later, so that the host prepares the next step while the device still works on this one.
+    So the host prepares the next step while the device still computes this one.
     """
 
     def __init__(self) -> None:
         self.pending: deque[_Pending] = deque()
 
     def push(self, step: int, flags: Tensor, host: HostBatch) -> None:
-        """Take the flags of a step: those of `PARTS` over all processes, of `PARTS` here, of `SIGNALS` over all."""
+        """Queue the flags of a step: `PARTS` on any process, `PARTS` on this process, `SIGNALS` on any process."""
         arrived = None
         if flags.is_cuda:
             flags, device = torch.empty_like(flags, device="cpu", pin_memory=True), flags

@@ -105,7 +105,7 @@ class TestEval:
         assert "unknown key eval.flp; did you mean 'flip'?" in refusal
 
     def test_nothing_to_score(self, trained_run):
-        assert "There are no images to score" in cli("eval", trained_run / LAST, "--split", "none").refusal
+        assert "There are no images to evaluate" in cli("eval", trained_run / LAST, "--split", "none").refusal
 
 
 DATA = 'classes = ["a", "b", "c"]\nlabeled = "1/2"'
@@ -143,7 +143,7 @@ class TestRun:
         assert cli(*longer, "--resume", run / "checkpoints" / "step-00000002.pt").code == 0
         assert checkpoints.read(run / "checkpoints" / "step-00000003.pt").manifest.step == 3
         both = cli(*longer, "--resume", "--overwrite")
-        assert both.code == 2 and "give one of them" in both.err
+        assert both.code == 2 and "only one of them" in both.err
         fresh = ["run", tiny_recipe, "-o", run, "--overwrite", "--set", "train.steps=1", "--set", "data.val=none"]
         assert cli(*fresh).code == 0
         assert [line["step"] for line in logged(run, "train")] == [1]
@@ -268,7 +268,7 @@ class TestUsage:
             (["export", "w", "--network", "both"], "'both' is not one of"),
             (["export", "w", "--size", "0"], "Invalid value for '--size'"),
             (["eval", "w", "--workers", "-1"], "Invalid value for '--workers'"),
-            (["eval", "w", "--set", "train.lr=3"], "--set train: only keys of [data] and [eval] matter to scores."),
+            (["eval", "w", "--set", "train.lr=3"], "--set train: only keys of [data] and [eval] affect the scores."),
             (["export", "w", "-o", "x", "--onnx", "./x"], "--output and --onnx name the same file"),
         ],
     )
@@ -293,7 +293,7 @@ class TestUsage:
         [
             (ZeroDivisionError("division by zero\nmore"), "Error: unexpected ZeroDivisionError: division by zero\nRun"),
             (OSError(28, "No space left on device", "runs/x"), "Error: No space left on device: runs/x."),
-            (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "Error: The device's memory is full. Lower"),
+            (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "Error: The device is out of memory. Lower"),
         ],
     )
     def test_what_nobody_has_foreseen(self, error, said, monkeypatch):

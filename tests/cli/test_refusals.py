@@ -239,7 +239,7 @@ class TestAnExistingRun:
         before = snapshot(there)
         refusal = run("--resume").refusal
         assert "The recipe differs from the checkpoint's in what affects training: " in refusal
-        assert "data.layout.name: shapes -> folder; " in refusal and "let these changes through" in refusal
+        assert "data.layout.name: shapes -> folder; " in refusal and "accept these changes" in refusal
         refusal = run("--resume", "--allow-changes").refusal
         assert (
             "The checkpoint does not fit this recipe: " in refusal and "Resume with the recipe of the run." in refusal
@@ -249,7 +249,7 @@ class TestAnExistingRun:
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            (b"damaged", ["cannot be read", "Give --resume alone, for the newest whole one."]),
+            (b"damaged", ["cannot be read", "Give --resume alone, for the newest intact one."]),
             (None, ["There is no checkpoint"]),
         ],
     )
@@ -276,7 +276,7 @@ class TestAnExistingRun:
 
     def test_nothing_to_resume(self, run, tmp_path):
         refusal = run("--resume").refusal
-        assert f"{tmp_path / 'run'} has no checkpoint.\nStart the run anew without --resume." in refusal
+        assert f"{tmp_path / 'run'} has no checkpoint.\nStart over without --resume." in refusal
 
 
 class TestPlugins:
@@ -323,7 +323,7 @@ def test_pretrained_without_a_network(recipe, tmp_path, monkeypatch, command):
     refusal = cli("run", *words, "-o", tmp_path / "run").refusal
     assert len(refusal.strip().splitlines()) == 3
     assert "test_resnet cannot be downloaded: ConnectionError: Name or service not known" in refusal
-    assert "Fetch model.safetensors of" in refusal
+    assert "Download model.safetensors from" in refusal
     assert 'set network.pretrained = "/path/to/model.safetensors"' in refusal
 
 
@@ -353,7 +353,7 @@ class TestWeights:
         path = tmp_path / "foreign.safetensors"
         save_file({"a": torch.zeros(1)}, path)
         refusal = cli("predict", path, *words["predict"]).refusal
-        assert f"{path} holds no farcluss model" in refusal and "set network.pretrained to its path" in refusal
+        assert f"{path} is not a farcluss model" in refusal and "set network.pretrained to its path" in refusal
 
     @pytest.mark.parametrize("device", ["banana", "cuda:99", "meta"])
     @pytest.mark.parametrize("command", ["eval", "predict"])

@@ -169,12 +169,12 @@ def test_garbage_is_looked_for_again_when_a_run_is_built(tiny_recipe, monkeypatc
 
 @pytest.mark.parametrize("working", [True, False])
 def test_the_collector_is_left_as_it_was(working):
-    from farcluss.training.startup import collector_at_rest
+    from farcluss.training.startup import gc_paused
 
     before = gc.isenabled()
     try:
         (gc.enable if working else gc.disable)()
-        with pytest.raises(KeyError), collector_at_rest():
+        with pytest.raises(KeyError), gc_paused():
             assert not gc.isenabled()
             raise KeyError
         assert gc.isenabled() == working

@@ -19,14 +19,14 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 from farcluss.data.base import IGNORE, Item, Sample
 from farcluss.errors import Cancelled, DataError, SampleError
 from farcluss.inference.evaluation import (
-    Scene,
+    LabeledImage,
     Scores,
     confusion_matrix,
     evaluate,
     evaluate_all,
+    group_by_size,
+    map_threaded,
     read_images,
-    same_sizes,
-    spread,
 )
 from farcluss.inference.weights import Model
 from farcluss.networks.base import Prediction
@@ -337,7 +337,7 @@ def test_waiting_is_noticed():
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 2), st.booleans()), max_size=30), st.integers(0, 12))
 def test_groups_hold_each_scene_once_and_are_of_one_size(shapes, limit):
     scenes = [
-        Scene(
+        LabeledImage(
             torch.full((1, rows, columns), n, dtype=torch.float32 if deep else torch.uint8), torch.zeros(rows, columns)
         )
         for n, (rows, columns, deep) in enumerate(shapes)
@@ -352,9 +352,9 @@ def test_groups_hold_each_scene_once_and_are_of_one_size(shapes, limit):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("farcluss.inference.probs.CPU_PIXELS", limit)
         patch.setattr("farcluss.inference.evaluation.HELD", 10)
-        patch.setattr("farcluss.inference.evaluation.HELD_SCENES", 5)
+        patch.setattr("farcluss.inference.evaluation.HELD_IMAGES", 5)
         given_back = []
-        for group in same_sizes(arriving(), torch.device("cpu")):
+        for group in group_by_size(arriving(), torch.device("cpu")):
             assert len({(each.image.shape, each.image.dtype) for each in group}) == 1
             assert len(group) == 1 or len(group) * group[0].mask.numel() <= limit
             given_back += group
@@ -379,7 +379,7 @@ def test_an_evaluation_can_be_cancelled_before_each_image(after):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_image_that_cannot_be_scored_is_named(workers):
     items = [*ManyScenes().items("val")[:4], Item("4", "4"), *ManyScenes().items("val")[5:]]
-    with pytest.raises(SampleError, match=r"^4 has no mask, so it cannot be scored\.$"):
+    with pytest.raises(SampleError, match=r"^4 has no mask, so it cannot be evaluated\.$"):
         evaluate(neighbors(), Scenes(), items, workers=workers)
 
 
@@ -401,12 +401,12 @@ def test_threads_change_nothing(threads):
         def large(number):
             return number in (0, 3, 4, 19)
 
-        assert list(spread(half, iter(range(20)), lambda number: not large(number))) == [n / 2 for n in range(20)]
+        assert list(map_threaded(half, iter(range(20)), lambda number: not large(number))) == [n / 2 for n in range(20)]
         here = {number for number, thread, _ in seen if thread == threading.get_ident()}
         assert here == ({0, 3, 4, 19} if threads > 1 else set(range(20)))
         assert all(count == (threads if large(number) else 1) for number, _, count in seen)
         with pytest.raises(ZeroDivisionError):
-            list(spread(half, range(30), lambda number: True))
+            list(map_threaded(half, range(30), lambda number: True))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

@@ -204,7 +204,7 @@ class TestRefusals:
         save_file({"a": torch.zeros(1)}, path, metadata)
         with pytest.raises(WeightsError) as caught:
             load(path)
-        assert "holds no farcluss model" in str(caught.value) and "network.pretrained" in str(caught.value)
+        assert "is not a farcluss model" in str(caught.value) and "network.pretrained" in str(caught.value)
         assert len(str(caught.value).splitlines()) == 2
 
     @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ class TestRefusals:
 
     def test_a_place_that_cannot_be_written(self, tmp_path, network):
         (tmp_path / "file").touch()
-        with pytest.raises(WeightsError, match=r"model.safetensors cannot be written: .*Choose another place"):
+        with pytest.raises(WeightsError, match=r"model.safetensors cannot be written: .*Choose another path"):
             save_weights(tmp_path / "file" / "model.safetensors", network, CARD)
 
 

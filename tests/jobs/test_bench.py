@@ -113,9 +113,9 @@ class TestAdvice:
         few = replace(waiting, cores=2)
         assert "Pack the data set" in advise(few, recipe)[0]
         packed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"pack": "x.h5"})})
-        assert "4 loader processes would keep up; there are 2 cores" in advise(few, packed)[0]
+        assert "It needs 4 loader processes, but there are 2 cores" in advise(few, packed)[0]
         for other in (recipe, packed):
-            assert "the disk, or copying between them, is slow" in advise(replace(waiting, workers=4), other)[0]
+            assert "the disk or the transfer from them is slow" in advise(replace(waiting, workers=4), other)[0]
 
     def test_precision_and_memory(self, recipe):
         cuda = replace(FIGURES, device="cuda", memory_share=0.95)

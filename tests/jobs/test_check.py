@@ -54,7 +54,7 @@ class TestGood:
             assert (f"{100 * count / sum(counts.values()):.2f}" if count else "none") in line
         last = result.out.strip().splitlines()[-1]
         assert last.startswith("one step: ") and last.endswith("The recipe is ready to run.")
-        for word in (" s, ", " GiB at most, ", " M parameters, ", "loss "):
+        for word in (" s, ", " GiB peak, ", " M parameters, ", "loss "):
             assert word in last
 
     def test_sizes_are_counted_each(self, recipe, image_folder):

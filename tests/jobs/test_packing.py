@@ -21,7 +21,7 @@ from farcluss.data.loader import item_index
 from farcluss.data.pack import CHECKSUM
 from farcluss.errors import DataError, PluginError
 from farcluss.jobs import packing
-from farcluss.jobs.packing import FLUSH_EVERY, Packing, survey
+from farcluss.jobs.packing import FLUSH_EVERY, Packing, collect
 from farcluss.jobs.trial import trial
 from farcluss.learning.build import build_dataset, build_parts
 from farcluss.plugins import registry
@@ -65,7 +65,7 @@ def resume(path, **options):
     counts = list(writing)
     assert counts == list(range(counts[0], COUNT + 1))
     assert writing.done == writing.total == COUNT
-    return counts[0], writing.remarks
+    return counts[0], writing.notes
 
 
 def part_of(path):
@@ -95,9 +95,9 @@ class TestInterrupted:
     def test_killed_while_it_stores(self, call, content, tmp_path):
         path = tmp_path / "x.h5"
         self.killed(path, "create_dataset", call)
-        first, remarks = resume(path)
+        first, notes = resume(path)
         assert everything(path) == content and not part_of(path).exists()
-        assert len(remarks) == 1 and str(part_of(path)) in remarks[0]
+        assert len(notes) == 1 and str(part_of(path)) in notes[0]
         stored = (call - 13) // 2  # twelve arrays of contents come first, then mask and image in turn
         assert first >= stored // FLUSH_EVERY * FLUSH_EVERY
 
@@ -132,8 +132,8 @@ class TestInterrupted:
     def test_what_is_stored_is_not_read_again(self, tmp_path):
         path = tmp_path / "x.h5"
         self.unfinished(path)
-        first, remarks = resume(path)
-        assert first >= 28 and remarks == [f"{part_of(path)} holds {first} of {COUNT} already; going on."]
+        first, notes = resume(path)
+        assert first >= 28 and notes == [f"{part_of(path)} holds {first} of {COUNT} images already; continuing."]
 
     def test_a_damaged_array_and_all_after_it_are_stored_anew(self, content, tmp_path):
         path = tmp_path / "x.h5"
@@ -154,7 +154,7 @@ class TestInterrupted:
         self.unfinished(path)
         writing = Packing(Data.model_validate(SHAPES.model_dump() | change), path, **options)
         assert next(iter(writing)) == 0
-        assert writing.remarks == [f"{part_of(path)} is of other data or another compression; starting over."]
+        assert writing.notes == [f"{part_of(path)} belongs to other data or another compression; starting over."]
 
     def test_a_file_that_another_process_writes_is_left_alone(self, tmp_path):
         path = tmp_path / "x.h5"
@@ -171,7 +171,7 @@ class TestRefused:
             Packing(SHAPES, tmp_path / "nowhere" / "x.h5")
         with pytest.raises(DataError, match=r"x\.h5 exists already\. Use --overwrite"):
             Packing(SHAPES, whole)
-        with pytest.raises(DataError, match=r"is a folder\. Give the name of a file, as .*data\.h5"):
+        with pytest.raises(DataError, match=r"is a folder\. Give a file name, such as .*data\.h5"):
             Packing(SHAPES, tmp_path, overwrite=True)
         (path := tmp_path / "x.h5").write_text("old")
         pack(SHAPES, path, overwrite=True)
@@ -217,7 +217,7 @@ class TestRefused:
 
         registry.register("dataset", "slices", lambda data: Slices({"slice 1": None, "slice 2": None}))
         try:
-            with pytest.raises(PluginError, match=r"Slices gives volume as image of the items slice 1 and slice 2\."):
+            with pytest.raises(PluginError, match=r"Slices uses the image volume for the items slice 1 and slice 2\."):
                 Packing(Data(layout="slices", val="none"), tmp_path / "x.h5")
         finally:
             registry.unregister("dataset", "slices")
@@ -229,7 +229,7 @@ class TestRefused:
 
         registry.register("dataset", "placing", lambda data: Placing({"a": None}))
         try:
-            with pytest.raises(DataError, match="The layout placing chooses where crops lie"):
+            with pytest.raises(DataError, match="The layout placing chooses its own crop positions"):
                 Packing(Data(layout="placing", val="none"), tmp_path / "x.h5")
         finally:
             registry.unregister("dataset", "placing")
@@ -251,9 +251,9 @@ class TestRefused:
     def test_no_images_and_no_folder(self, tmp_path):
         (tmp_path / "images").mkdir()
         with pytest.raises(DataError, match="There are no images in"):
-            survey(Data(root=tmp_path, classes=["a", "b"], val="1/5"))
+            collect(Data(root=tmp_path, classes=["a", "b"], val="1/5"))
         with pytest.raises(DataError, match="is not a folder"):
-            survey(Data(root=tmp_path / "nowhere", classes=["a", "b"]))
+            collect(Data(root=tmp_path / "nowhere", classes=["a", "b"]))
 
 
 def test_workers_and_compression(tmp_path):
@@ -299,7 +299,7 @@ class TestCommand:
         path = tmp_path / "x.h5"
         result = cli("pack", recipe, "-o", path)
         assert result.code == 0 and f"wrote {path}: 75 images, 75 masks" in result.out, result
-        assert cli("pack", "--verify", path).out.endswith("75 images, all whole\n")
+        assert cli("pack", "--verify", path).out.endswith("75 images, all intact\n")
         make, found = DataLoader.__init__, {}
         for source, workers, context in (("", 0, None), *((path, *way) for way in ways)):
             monkeypatch.setattr(DataLoader, "__init__", lambda self, *a, context=context, **k: make(
@@ -366,12 +366,12 @@ class TestCommand:
             "Problem: train/0004: damaged mask",
             "Problem: train/0005: damaged mask",
         ]
-        assert f"3 of 75 images are damaged. Make {path} anew." in result.err
+        assert f"3 of 75 images are damaged. Write {path} again." in result.err
 
     @pytest.mark.parametrize(
         ("words", "code", "said"),
         [
-            (["{recipe}"], 2, "Say which file to write: -o FILE.h5"),
+            (["{recipe}"], 2, "Give the file to write: -o FILE.h5"),
             (["--verify", "x.h5", "-o", "y.h5"], 2, "--verify takes the packed file alone"),
             (["{recipe}", "-o", "nowhere/x.h5"], 1, "nowhere is not a folder"),
             (["{recipe}", "-o", "{recipe}"], 1, "exists already. Use --overwrite"),

@@ -88,8 +88,8 @@ class NoViews(Identity):
     ("stages", "words"),
     [
         ({"weight": Raises()}, "Plugin weight/Raises fails: KeyError: 'nothing'"),
-        ({"pseudo_label": Bare()}, "Plugin pseudo_label/Bare gives a Tensor where a FuzzyLabels is due"),
-        ({"augment": NoViews()}, "Plugin augment/NoViews gives a Tensor where a Views is due"),
+        ({"pseudo_label": Bare()}, "Plugin pseudo_label/Bare returns a Tensor, not a FuzzyLabels"),
+        ({"augment": NoViews()}, "Plugin augment/NoViews returns a Tensor, not a Views"),
     ],
 )
 def test_stages(stages, words):
@@ -117,9 +117,9 @@ class Plain(TinyNetwork):
 @pytest.mark.parametrize(
     ("network", "words"),
     [
-        (OneTooMany, r"Plugin network gives logits of shape \(2, 5, 6, 7\) where \(2, 4, 6, 7\) is due"),
-        (Headless, "gives no embeddings, which contrast/Prototype needs"),
-        (Plain, "gives a Tensor where a Prediction is due"),
+        (OneTooMany, r"Plugin network returns logits of shape \(2, 5, 6, 7\), not \(2, 4, 6, 7\)"),
+        (Headless, "returns no embeddings, which contrast/Prototype needs"),
+        (Plain, "returns a Tensor, not a Prediction"),
     ],
 )
 def test_networks(network, words):

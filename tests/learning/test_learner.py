@@ -220,7 +220,7 @@ class BadContrast(NoContrast):
 )
 def test_wrong_shapes_are_refused_by_name(stages):
     kind = next(iter(stages))
-    with pytest.raises(PluginError, match=f"Plugin {kind}/Bad.* is due; see docs/plugins.md") as caught:
+    with pytest.raises(PluginError, match=f"Plugin {kind}/Bad.* returns .*, not .*; see docs/plugins.md") as caught:
         learner, batch = make(**stages), make_batch()
         strong, statistics = learner.pseudo_label(batch)
         learner.losses(batch, strong, learner.totals(statistics), 1.0)

@@ -225,7 +225,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, write):
         ("w.pth", None, "there is no file"),
         ("w.onnx", b"", "is not one of"),
         ("w.safetensors", b"nonsense", "cannot be read"),
-        ("w.pth", b"nonsense", "nothing in it was run"),
+        ("w.pth", b"nonsense", "no code in it was run"),
         ("w.pth", b"", "cannot be read"),
     ],
 )
@@ -261,7 +261,7 @@ def test_without_a_network_the_file_to_fetch_is_named(monkeypatch):
         deeplabv3plus(3, 2, 0, True, encoder="test_resnet")
     first, second, third = str(caught.value).splitlines()
     assert "test_resnet cannot be downloaded: ConnectionError: no route to host" in first
-    assert "model.safetensors of the Hugging Face repository timm/test_resnet" in second
+    assert "model.safetensors from the Hugging Face repository timm/test_resnet" in second
     assert 'network.pretrained = "/path/to/model.safetensors"' in third
 
 

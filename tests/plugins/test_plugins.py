@@ -150,7 +150,7 @@ class TestBuild:
         assert registry.build("weight", "half", {"required": 1}, kind=Weight).share == 0.5
 
     def test_wrong_kind(self):
-        with pytest.raises(PluginError, match="weight/uniform of farcluss gives a UniformWeight, not a Contrast"):
+        with pytest.raises(PluginError, match="weight/uniform of farcluss returns a UniformWeight, not a Contrast"):
             registry.build("weight", "uniform", {}, kind=Contrast)
 
     def test_a_stage_without_constructor_takes_no_options(self):

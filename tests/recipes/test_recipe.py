@@ -200,7 +200,7 @@ class TestExtends:
     def test_one_level_only(self, write, load):
         write("ground", STEPS)
         write("base", "extends = 'ground.toml'")
-        with pytest.raises(RecipeError, match=r"base.toml extends another file itself; one level is the limit"):
+        with pytest.raises(RecipeError, match=r"base.toml extends another file; only one level is allowed"):
             load("extends = 'base.toml'")
 
 

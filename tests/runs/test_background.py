@@ -190,10 +190,10 @@ class TestARun:
             monkeypatch.setattr(where, name, call)
 
         watch(checkpoints, "save")
-        watch(checkpoints, "note_progress")
+        watch(checkpoints, "update_progress")
         watch(milestones, "evaluate_all")
         folder = engine.train(self.recipe(tmp_path, "train.steps=2"), tmp_path / "run")
-        assert events == ["save", "evaluate_all", "note_progress"]
+        assert events == ["save", "evaluate_all", "update_progress"]
         manifest = json.loads((folder / "checkpoints" / "step-00000002.json").read_text())
         assert manifest["progress"]["scored"] and manifest["progress"]["best"]["step"] == 2
 

@@ -74,7 +74,7 @@ class TestAWholeOne:
         path = save(tmp_path, 7, state=state_of(7, size))
         found, content = checkpoints.read(path), path.read_bytes()
         assert_same(found.state, state_of(7, size))
-        assert (found.path, found.remarks) == (path, ())
+        assert (found.path, found.notes) == (path, ())
         assert json.loads(path.with_suffix(".json").read_text()) == {
             "step": 7,
             "sha256": hashlib.sha256(content).hexdigest(),
@@ -163,17 +163,17 @@ class TestTheNewest:
         damage(folder / "step-00000003.pt")
         found, newer = checkpoints.read_newest(folder), refused(folder / "step-00000003.pt")
         assert_same(found.state, state_of(2))
-        assert found.remarks == (newer, f"Going on from the one before, {folder / 'step-00000002.pt'}.")
+        assert found.notes == (newer, f"Resuming from the previous one, {folder / 'step-00000002.pt'}.")
         damage(folder / "step-00000002.pt")
         found = checkpoints.read_newest(folder)
-        assert (found.manifest.step, found.remarks[:2]) == (1, (newer, refused(folder / "step-00000002.pt")))
+        assert (found.manifest.step, found.notes[:2]) == (1, (newer, refused(folder / "step-00000002.pt")))
 
     def test_is_missed_where_none_is_whole(self, folder):
         for path in checkpoints.paths(folder):
             cut(path, 9)
         with pytest.raises(RunError) as caught:
             checkpoints.read_newest(folder)
-        assert str(caught.value) == f"{folder.parent} has no whole checkpoint: {refused(folder / 'step-00000003.pt')}"
+        assert str(caught.value) == f"{folder.parent} has no intact checkpoint: {refused(folder / 'step-00000003.pt')}"
         shutil.rmtree(folder)
         with pytest.raises(RunError, match=f"^{folder.parent} has no checkpoint"):
             checkpoints.read_newest(folder)
@@ -235,7 +235,7 @@ class TestAtomicFiles:
         (left,) = snapshot(folder).keys() - before.keys()
         assert left.stat().st_size > 0
         assert [path.name for path in checkpoints.paths(folder)] == [f"step-{n:08d}.pt" for n in (1, 2, 3)]
-        assert checkpoints.read_newest(folder).remarks == ()
+        assert checkpoints.read_newest(folder).notes == ()
         for name in (".hidden", "my.part"):
             (folder / name).write_text("of somebody else")
         atomic.remove_unfinished(folder.parent)  # whose folders may hold other runs
@@ -313,7 +313,7 @@ class TestAFullDisk:
         text = str(caught.value)
         assert len(text.splitlines()) <= 3 and f"{folder / 'step-00000004.pt'} cannot be written" in text
         assert f"needs about {4 * size / 2**20:.1f} MiB" in text and "1,234.5 MiB are free" in text
-        assert f"{folder / 'step-00000003.pt'} is whole" in text and "--resume" in text
+        assert f"{folder / 'step-00000003.pt'} is intact" in text and "--resume" in text
         assert snapshot(folder) == before
 
     @pytest.mark.parametrize("damage", ["bit flipped", "manifest missing"])
@@ -322,7 +322,7 @@ class TestAFullDisk:
         fill("step-00000004.pt")
         with pytest.raises(RunError) as caught:
             save(folder, 4)
-        assert f"{folder / 'step-00000002.pt'} is whole" in str(caught.value)
+        assert f"{folder / 'step-00000002.pt'} is intact" in str(caught.value)
 
 
 LIMITED = """
@@ -371,7 +371,7 @@ class TestARunOnAFullDisk:
         refusal = warm.python(LIMITED, "run", whole.parent / "tiny.toml", "-o", run).refusal
         assert f"{run / 'checkpoints' / 'step-00000004.pt'} cannot be written" in refusal
         assert os.strerror(errno.EFBIG) in refusal and "MiB are free" in refusal
-        assert f"{run / 'checkpoints' / 'step-00000002.pt'} is whole" in refusal
+        assert f"{run / 'checkpoints' / 'step-00000002.pt'} is intact" in refusal
         self.assert_goes_on(whole, run, 2)
 
     @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def refused(path: Path) -> str:
 
 
 def free(path: Path) -> str:
-    """The remark with which the lock is to be had."""
+    """The message with which the lock is acquired."""
     lock = Lock(path)
     remark = lock.acquire()
     lock.release()

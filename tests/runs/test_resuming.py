@@ -1,4 +1,4 @@
-"""Going on with a run: what may have changed meanwhile, where it starts, and that it ends in the same bits."""
+"""Going on with a run: what may have changed, where it starts, and that it ends in the same bits."""
 
 import itertools
 import json
@@ -320,7 +320,7 @@ def test_nothing_to_go_on_from(recipe, part, left):
     for path in (part / "checkpoints").glob("*"):
         path.unlink() if left == "nothing" else path.write_bytes(b"damaged")
     before = snapshot(part)
-    with pytest.raises(RunError, match=rf"{part} has no (whole )?checkpoint.*(?s:.)*anew by --overwrite") as caught:
+    with pytest.raises(RunError, match=rf"{part} has no (intact )?checkpoint.*(?s:.)*over with --overwrite") as caught:
         train(load_recipe(recipe), part, resume="newest")
     assert len(str(caught.value).splitlines()) <= 3
     assert snapshot(part) == before
@@ -390,7 +390,7 @@ class TestAuto:
         train(load_recipe(recipe), part, resume="auto")
         printed = capsys.readouterr().out
         assert "resumed at step 2 of 6" in printed
-        assert ("step-00000004.pt is not whole" in printed) == damaged
+        assert ("step-00000004.pt is incomplete" in printed) == damaged
         assert_same(whole, part)
         assert lines(part) == lines(whole)
 

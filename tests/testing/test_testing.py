@@ -116,7 +116,7 @@ def weight(function, base=Weight):
         (lambda p: 1 + (p * p.log()).sum(1).clamp(-1, 0), "test_contract", "not finite"),
         (lambda p: 2 * p.amax(1), "test_contract", "not in [0, 1]"),
         (lambda p: p.amax(1).cumsum(1) / 100, "test_two_d_equals_three_d", "values differ"),
-        (lambda p: p.mul_(0.5).amax(1), "test_does_not_change_its_input", "writes into its input"),
+        (lambda p: p.mul_(0.5).amax(1), "test_does_not_change_its_input", "modifies its input"),
     ],
 )
 def test_bad_weights(function, test, text):
@@ -140,7 +140,7 @@ def test_state_outside_of_buffers():
             self.calls += 1
             return probs.amax(1) / self.calls
 
-    assert "keep what changes in buffers" in failures(WeightTester, stage=Forgetful)["test_state_dict_round_trip"]
+    assert "keep state in buffers" in failures(WeightTester, stage=Forgetful)["test_state_dict_round_trip"]
     assert "test_state_dict_round_trip" not in failures(WeightTester, stage=Remembers)
 
 
@@ -242,7 +242,7 @@ def test_bad_augment():
     forgets = bad(follow=only(classes=lambda t: t.roll(1, 2), values=lambda t: t.roll(1, 2)))
     assert "weight against class" in failures(AugmentTester, stage=forgets)["test_contract"]
     invents = bad(follow=only(classes=lambda t: t * 0 + 2))
-    assert "invents classes" in failures(AugmentTester, stage=invents)["test_contract"]
+    assert "creates new classes" in failures(AugmentTester, stage=invents)["test_contract"]
     revives = bad(follow=only(valid=lambda t: t | True))
     assert "invalid pixels valid" in failures(AugmentTester, stage=revives)["test_invalid_pixels_do_not_matter"]
     numpy_draws = bad(lambda images: images * np.random.rand())
@@ -287,7 +287,7 @@ def pixel_counts(counts, bare):
     ("changes", "test", "text"),
     [
         ({"palette": ((0, 0, 0),)}, "test_classes_and_palette", "differ in length"),
-        ({"palette": ((0, 0, 0), (0, 0, 256))}, "test_classes_and_palette", "no RGB color"),
+        ({"palette": ((0, 0, 0), (0, 0, 256))}, "test_classes_and_palette", "not an RGB color"),
         ({"items": lambda self, split: [Item("a", "a", "a")]}, "test_items", "an id occurs twice"),
         (
             {"items": lambda self, split: [Item(f"{self.root}/{split}", split, split)]},
@@ -295,7 +295,7 @@ def pixel_counts(counts, bare):
             "ids must not depend on it",
         ),
         ({"items": lambda self, split: [Item(split, split, split)]}, "test_items", "does not raise"),
-        ({"parse": lambda self, line: Item(line * 2, line, line)}, "test_parse", "gives item"),
+        ({"parse": lambda self, line: Item(line * 2, line, line)}, "test_parse", "returns item"),
         ({"size": lambda self, item: (6, 8)}, "test_shapes_and_dtypes", "size() says (6, 8)"),
         ({"read": lambda self, item, window=None: Good.read(self, item)}, "test_window", "image differs"),
         (
@@ -320,14 +320,14 @@ def pixel_counts(counts, bare):
         (
             {"read": lambda self, item, window=None: NODATA},
             "test_shapes_and_dtypes",
-            "finite also where it is not valid",
+            "finite even at invalid pixels",
         ),
         (pixel_counts([48, 24, 24], [48, 24, 24]), "test_pixel_counts", "a mask that the item does not have"),
         (pixel_counts([48, 24, 24], [24, 0, 0]), "test_pixel_counts", "depends on the mask"),
         (pixel_counts([48, 24, 25], [48, 0, 0]), "test_pixel_counts", "more pixels have a class"),
         (pixel_counts([48, 24, -1], [48, 0, 0]), "test_pixel_counts", "negative numbers"),
-        (pixel_counts([48.0, 24, 24], [48, 0, 0]), "test_pixel_counts", "gives float64 (3,), not int64 (3,)"),
-        (pixel_counts([48, 24], [48, 0]), "test_pixel_counts", "gives int64 (2,)"),
+        (pixel_counts([48.0, 24, 24], [48, 0, 0]), "test_pixel_counts", "returns float64 (3,), not int64 (3,)"),
+        (pixel_counts([48, 24], [48, 0]), "test_pixel_counts", "returns int64 (2,)"),
         (
             {"read": lambda self, item, window=None: Sample(np.random.randint(9, size=(3, 8, 6)).astype(np.uint8))},
             "test_shapes_and_dtypes",
@@ -338,7 +338,9 @@ def pixel_counts(counts, bare):
 def test_bad_datasets(changes, test, text):
     found = failures(DatasetTester, dataset=type("Bad", (Good,), changes))
     assert text in found[test]
-    assert "cannot go to a worker" in found["test_works_in_workers"]  # a class made in a function cannot be pickled
+    assert (
+        "cannot be sent to a worker" in found["test_works_in_workers"]
+    )  # a class made in a function cannot be pickled
 
 
 def test_a_good_dataset_passes():

@@ -25,9 +25,9 @@ VALUES = {
 
 def show(tmp_path, shown=True):
     with display.Display(RunFolder(tmp_path), 0, 100, shown) as view:
-        view.say("hello [bold]")
-        view.scored("step 10: teacher mIoU 50.00")
-        view.step(20, VALUES)
+        view.log("hello [bold]")
+        view.log_scores("step 10: teacher mIoU 50.00")
+        view.log_step(20, VALUES)
         panel = view.live.get_renderable() if view.live else None
     return panel
 

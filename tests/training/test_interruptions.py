@@ -115,4 +115,4 @@ def test_all_processes_stop_at_the_same_step(two):
 def test_what_batch_norm_sees_of_two_processes_is_said(two):
     """On CPUs, where it cannot see the others' images."""
     log = (two[0] / "whole" / "log.txt").read_text()
-    assert "Batch norm sees one process" in log
+    assert "Batch norm sees only the images of one process" in log

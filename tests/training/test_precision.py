@@ -1,4 +1,4 @@
-"""Half precision belongs to the networks alone; precisions and ways to shard that are not to be had are refused."""
+"""Half precision belongs to the networks alone; precisions and ways to shard that are not available are refused."""
 
 import json
 import os
@@ -90,8 +90,8 @@ class Spied:
     def __init__(self, folder: Path, precision: str) -> None:
         self.calls, self.losses, call = [], [], Stages.call
 
-        def spy_stage(stages, kind, stage, *arguments, gives):
-            result = call(stages, kind, stage, *arguments, gives=gives)
+        def spy_stage(stages, kind, stage, *arguments, returns):
+            result = call(stages, kind, stage, *arguments, returns=returns)
             self.calls.append((kind, stage, arguments, result))
             return result
 

@@ -105,7 +105,7 @@ def test_after_a_repair_the_run_goes_on_as_if_nothing_had_been(home, monkeypatch
 def listed(result: Result) -> dict[str, int]:
     """How often the end of a run says that each file was to be read, by its path."""
     assert result.code == 0, result
-    end = result.out.partition(" images could not be read, and others were taken instead:\n")
+    end = result.out.partition(" images could not be read and were replaced by others:\n")
     counts = {path: int(times) for times, path in re.findall(r"^  (\d+) x (.+?\.png) ", end[2], re.MULTILINE)}
     assert int(end[0].split()[-1]) == len(counts)
     return counts

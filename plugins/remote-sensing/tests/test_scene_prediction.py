@@ -45,7 +45,7 @@ class TestResuming:
         counted.clear()
         said = predict(scene, tmp_path / "s", probs=True)
         assert min(window[0].stop for window in counted) > 64  # two strips of 32 rows were there
-        assert said[0].remark == "s: went on with a prediction that was interrupted after 64 of 170 rows."
+        assert said[0].note == "s: went on with a prediction that was interrupted after 64 of 170 rows."
         np.testing.assert_array_equal(read(tmp_path / "s.tif"), usual[0])
         np.testing.assert_array_equal(read(tmp_path / "s_probs.tif"), usual[1])
         assert not list(tmp_path.glob(".*"))
@@ -57,7 +57,7 @@ class TestResuming:
                 predict(scene, tmp_path / "s", probs=True)
         (tmp_path / ".s.parts" / "00002.json").unlink()
         (tmp_path / ".s.parts" / "00002.probs").write_bytes(b"half of")
-        assert "interrupted after 138 of 170" in predict(scene, tmp_path / "s", probs=True)[0].remark
+        assert "interrupted after 138 of 170" in predict(scene, tmp_path / "s", probs=True)[0].note
         np.testing.assert_array_equal(read(tmp_path / "s_probs.tif"), usual[1])
 
     @pytest.mark.parametrize("what", ["scene", "weights", "card", "blend", "maps"])
@@ -73,7 +73,7 @@ class TestResuming:
             model = Model(tiny(), card().model_copy(update={"step": 8}))
         elif what == "maps":
             options["entropy"] = True
-        assert not any(step.remark for step in predict(scene, tmp_path / "s", model, **options))
+        assert not any(step.note for step in predict(scene, tmp_path / "s", model, **options))
         assert counted[0][0].start == 0
         if what != "weights":
             np.testing.assert_array_equal(read(tmp_path / "s_probs.tif"), usual[1])
@@ -103,7 +103,7 @@ class TestProcesses:
         assert not active_children()
         for name in list((tmp_path / ".s.parts").glob("*.json"))[2:]:
             name.unlink()
-        assert "went on" in predict(scene, tmp_path / "s", model, probs=True, processes=2)[0].remark
+        assert "went on" in predict(scene, tmp_path / "s", model, probs=True, processes=2)[0].note
         for end in ("", "_probs"):
             np.testing.assert_array_equal(read(tmp_path / f"s{end}.tif"), read(tmp_path / f"usual{end}.tif"))
 
@@ -192,7 +192,7 @@ class TestRefusals:
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, usual)
             assert [path.name for path in (tmp_path / "out").iterdir()] == [".s.parts"]
-        assert "went on" in predict(scene, tmp_path / "out" / "s", cog=cog, probs=True)[0].remark
+        assert "went on" in predict(scene, tmp_path / "out" / "s", cog=cog, probs=True)[0].note
 
 
 class TestRemarks:
@@ -203,7 +203,7 @@ class TestRemarks:
     def said(self, tmp_path, drawing, stats, **options):
         scene = draw_scene(tmp_path / "s.tif", drawing)
         model = Model(tiny(), card(stats=stats, scaling="zscore"))
-        return [step.remark for step in predict(scene, tmp_path / "out", model, **options) if step.remark]
+        return [step.note for step in predict(scene, tmp_path / "out", model, **options) if step.note]
 
     def test_none_of_scenes_like_those_of_training(self, tmp_path):
         drawing = Drawing(nodata=60_000, collar=20)  # invalid pixels must not count
@@ -220,7 +220,7 @@ class TestRemarks:
 
     def test_a_scene_without_a_valid_pixel(self, tmp_path):
         scene = write(tmp_path / "s.tif", np.zeros((5, 40, 40), np.uint16), Drawing(), nodata=0)
-        assert "no pixel is valid" in predict(scene, tmp_path / "out")[-1].remark
+        assert "no pixel is valid" in predict(scene, tmp_path / "out")[-1].note
         assert (read(tmp_path / "out.tif") == 255).all()
 
 

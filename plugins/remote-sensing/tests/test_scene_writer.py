@@ -179,7 +179,7 @@ class TestMaps:
         with pytest.raises(DataError, match=r"No polygons\."):
             predict(scene, tmp_path / "out" / "s", gpkg=True)
         assert [path.name for path in (tmp_path / "out").iterdir()] == [".s.parts"]
-        assert "after 70 of 70 rows" in predict(scene, tmp_path / "out" / "s", gpkg=True)[0].remark
+        assert "after 70 of 70 rows" in predict(scene, tmp_path / "out" / "s", gpkg=True)[0].note
         assert failed == [True] and (tmp_path / "out" / "s.gpkg").exists()
 
 
