@@ -1,4 +1,4 @@
-"""One loader of paired samples whose every draw is a function of (seed, step, slot).
+"""One loader of paired samples whose every draw is a function of (seed, step, place).
 
 The order of samples is arithmetic on the step, so a run resumes by starting at another step: there is no random state
 to save, and neither the number of processes nor of workers changes what a step sees.
@@ -41,7 +41,7 @@ class Address(NamedTuple):
 
     stream: int
     step: int
-    slot: int
+    place: int
 
 
 @lru_cache(maxsize=4)
@@ -94,7 +94,7 @@ class PairedCrops:
         With `data.on_error = "skip"`, an image that cannot be read is replaced; by which is a function of the address.
         """
         items = self.items[address.stream]
-        position = address.step * self.batch + address.slot
+        position = address.step * self.batch + address.place
         index = item_index(len(items), self.seed, address.stream, position, self.chances[address.stream])
         sample = self._draw(address, index)
         if self.data.on_error == "stop" or not isinstance(sample, FarclussError):
@@ -158,10 +158,10 @@ def _first_line(error: FarclussError) -> str:
 def step_addresses(
     first: int, last: int, batch: int, streams: tuple[int, ...], rank: int, world: int
 ) -> Iterator[list[Address]]:
-    """The addresses of this process's samples, steps `first` to `last` (exclusive): equal runs of slots by rank."""
+    """The addresses of this process's samples, steps `first` to `last` (exclusive): equal runs of places by rank."""
     size = batch // world
     for step in range(first, last):
-        yield [Address(stream, step, slot) for stream in streams for slot in range(rank * size, (rank + 1) * size)]
+        yield [Address(stream, step, place) for stream in streams for place in range(rank * size, (rank + 1) * size)]
 
 
 class HostBatch(NamedTuple):

@@ -133,9 +133,9 @@ def time_loading(parts: Parts) -> dict[str, float]:
     found = {}
     for name, stream in kinds.items():
         times = []
-        for slot in range(DECODED):
+        for place in range(DECODED):
             start = time.process_time()
-            sample = crops[Address(stream, 0, slot)].sample
+            sample = crops[Address(stream, 0, place)].sample
             times.append(time.process_time() - start)
             if isinstance(sample, FarclussError):
                 raise sample

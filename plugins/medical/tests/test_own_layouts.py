@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from phantoms import write_channels, write_decathlon
+from phantoms import Phantom, write_channels, write_decathlon, write_image, write_label
 from volume_data import BINARY, SMALL, UnitTester, build, groups, image, label, pairs, phantom, problems, refused
 
 from farcluss.data.splits import resolve
@@ -342,3 +342,24 @@ def test_recipes_need_not_say_what_volumes_are(tmp_path, dimensions):
     own = given.model_copy(update={"data": Data(root=tmp_path, mean=0.5, std=0.25, flip_axes=[], turns=[(0, 1)])})
     kept = own.with_defaults(dataset.defaults).data
     assert (kept.mean, kept.std, kept.flip_axes, kept.turns) == (0.5, 0.25, [], [(0, 1)])
+
+
+def test_scans_of_patients_in_folders(tmp_path):
+    """A glob, a pattern, and names that differ in their folder alone."""
+    for number in range(3):
+        folder = tmp_path / f"p{number}"
+        scan = Phantom(number, 1, extent=SMALL).scan()
+        write_image(folder / "t1.nii.gz", scan)
+        if number < 2:
+            write_label(folder / "seg.nii.gz", scan)
+    options = {"images": "*/t1.nii.gz", "labels": "{dir}/seg", "unlabeled": "*/t1.nii.gz"}
+    data = Data(root=tmp_path, classes={"background": 0, "tissue": [1, 2, 3]})
+    dataset = scans(data, cache=str(tmp_path / "cache"), **options)
+    items = {item.id: item for item in dataset.items("train")}
+    assert list(items) == ["p0/t1", "p1/t1", "p2/t1"] and dataset.findings() == []
+    assert [bool(item.mask) for item in items.values()] == [True, True, False]
+    assert dataset.parse("p1/t1") == items["p1/t1"]
+    assert "names no volume" in refused(scans, data, images="*/t2.nii.gz")
+    (tmp_path / "p2").rename(tmp_path / "q2")
+    problem = scans(data, **(options | {"unlabeled": ""})).findings()
+    assert len(problem) == 1 and "q2/t1.nii.gz has no label" in problem[0]
