@@ -127,7 +127,7 @@ class Model:
         return self.batch_probs(_as_batch(image))[0]
 
     def batch_probs(self, images: Tensor) -> Tensor:
-        """Probabilities `(B, C, *S)` float32 of images of one size `(B, Cin, *S)`, uint8 or float in [0, 1].
+        """Probabilities `(B, C, *S)` float32 of images of one size `(B, Cin, *S)`, uint8 or float in the range of `mean`.
 
         Raises:
             WeightsError: the number of channels is not that of the network.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from farcluss.inference.probs import Forward, most, running_mean
+from farcluss.inference.probs import Forward, argmax, running_mean
 from farcluss.inference.weights import Inference, Model
 
 SLAB = 16
@@ -87,7 +87,7 @@ def classes_on_grid(probs: Tensor, size: tuple[int, ...]) -> NDArray[np.uint8]:
     """
     if tuple(probs.shape[1:]) == size:
         slabs = (probs[:, start : start + SLAB] for start in range(0, size[0], SLAB))
-        return torch.cat([most(slab[None])[0].to(torch.uint8) for slab in slabs]).numpy()
+        return torch.cat([argmax(slab[None])[0].to(torch.uint8) for slab in slabs]).numpy()
     best, classes = torch.full(size, -1.0), torch.zeros(size, dtype=torch.uint8)
     for index in range(len(probs)):
         found = on_grid(probs[index : index + 1], size)[0]
