@@ -39,13 +39,13 @@ def siamese(
         classes: number of classes.
         dim: embedding size; 0 builds no embedding head.
         pretrained: True downloads timm's weights, a path reads a file, False starts from scratch.
-        encoder: timm name of a convolutional encoder; resnet50s and resnet101s have the field's deep stem.
-        output_stride: stride of the coarsest feature map; 32 works with encoders that cannot dilate.
-        aspp_dilations: dilations of the pyramid's 3x3 convolutions; twice as large suits output_stride 8.
-        aspp_channels: channels of each branch of the pyramid.
+        encoder: timm name of a convolutional encoder; resnet50s and resnet101s have a deep stem.
+        output_stride: stride of the coarsest feature map; 32 for encoders without dilation.
+        aspp_dilations: dilation rates of the ASPP; double them for output_stride 8.
+        aspp_channels: channels of each branch of the ASPP.
         low_level_channels: channels that the stride-4 map is reduced to.
-        head_channels: channels of the fused feature map that classifier and embedding head read.
-        dropout: share of the pyramid's outputs dropped in training.
+        head_channels: channels of the decoder's features, the input of classifier and embedding head.
+        dropout: dropout probability at the output of the ASPP.
 
     Raises:
         PluginError: the number of channels is odd; or the encoder is unknown, gives no pyramid, or refuses the output
