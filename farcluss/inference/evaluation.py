@@ -167,7 +167,7 @@ def _identity(sample: Any) -> Any:
 
 
 class LabeledImage(NamedTuple):
-    """An image `(Cin, *S)`, uint8 or float in [0, 1], and its mask `(*S)` uint8, `IGNORE` at ignored pixels."""
+    """An image `(Cin, *S)`, uint8 or float, and its mask `(*S)` uint8, `IGNORE` at ignored pixels."""
 
     image: Tensor
     mask: Tensor

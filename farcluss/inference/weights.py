@@ -127,7 +127,7 @@ class Model:
         return self.batch_probs(_as_batch(image))[0]
 
     def batch_probs(self, images: Tensor) -> Tensor:
-        """Probabilities `(B, C, *S)` float32 of images of one size `(B, Cin, *S)`, uint8 or float in [0, 1].
+        """Probabilities `(B, C, *S)` float32 of images of one size `(B, Cin, *S)`, uint8 or float, see `probs`.
 
         Raises:
             WeightsError: the number of channels is not that of the network.
@@ -135,7 +135,7 @@ class Model:
         return self._infer(predict_probs, lambda views: wide_softmax(self._logits(views)), images)
 
     def classify(self, images: Tensor) -> Tensor:
-        """Class index `(B, *S)` int64 of images of one size `(B, Cin, *S)`, uint8 or float in the range of `mean`.
+        """Class index `(B, *S)` int64 of images of one size `(B, Cin, *S)`, uint8 or float, see `probs`.
 
         For a single view of each image, the softmax is skipped. The result may depend on the other images of the batch
         where two classes are equal up to rounding.

@@ -9,7 +9,7 @@ from torch import nn
 from farcluss.recipes.model import Train
 
 
-def learning_rate(step: int, steps: int, train: Train) -> float:
+def lr_factor(step: int, steps: int, train: Train) -> float:
     """Factor in [0, 1] on every group's learning rate at `step` of `steps`, counted from 0.
 
     `poly`: `(1 - step / steps)^power`; `cosine`: `(1 + cos(pi step / steps)) / 2`; both after a linear warm-up.

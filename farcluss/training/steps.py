@@ -14,7 +14,7 @@ from farcluss.learning.learner import Totals, WholeBatch
 from farcluss.tensors.distributed import all_sum, sum_table
 from farcluss.tensors.draws import addressed
 from farcluss.tensors.timing import span
-from farcluss.training.optimization import learning_rate, set_learning_rate
+from farcluss.training.optimization import lr_factor, set_learning_rate
 from farcluss.training.state import Run
 from farcluss.training.watch import LOSSES
 
@@ -51,7 +51,7 @@ def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
     If a loss or the gradient is not finite, weights, optimizer, teacher and buffers stay unchanged.
     """
     accelerator, learner, train = run.accelerator, run.learner, run.recipe.train
-    set_learning_rate(run.optimizer, learning_rate(run.step, run.steps, train))
+    set_learning_rate(run.optimizer, lr_factor(run.step, run.steps, train))
     with span("copy"):
         batch = to_device(host, accelerator.device, semi, logging)
     before = [buffer.clone() for buffer in run.rollback]

@@ -42,7 +42,7 @@ class TestList:
             "name": "entropy",
             "distribution": "farcluss",
             "version": registry.get("weight", "entropy").version,
-            "summary": "Weight that falls with the teacher's entropy.",
+            "summary": "Weight that decreases with the teacher's entropy.",
             "status": "ok",
             "error": "",
         }

@@ -141,7 +141,7 @@ class TestRefusals:
     def test_a_place_that_cannot_be_written(self, trained_run, tmp_path):
         (tmp_path / "file").touch()
         refusal = cli("export", trained_run, "-o", tmp_path / "file" / "m.safetensors").refusal
-        assert "m.safetensors cannot be written" in refusal and "another place" in refusal
+        assert "m.safetensors cannot be written" in refusal and "another path" in refusal
 
 
 class TestOnnx:

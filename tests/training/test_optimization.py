@@ -7,7 +7,7 @@ import torch
 from tiny_network import TinyNetwork
 
 from farcluss.recipes.model import Train
-from farcluss.training.optimization import build_optimizer, learning_rate, set_learning_rate
+from farcluss.training.optimization import build_optimizer, lr_factor, set_learning_rate
 
 
 def test_poly_equals_torch():
@@ -16,17 +16,17 @@ def test_poly_equals_torch():
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=40, power=0.9)
     for step in range(40):
-        assert learning_rate(step, 40, train) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert lr_factor(step, 40, train) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
         scheduler.step()
 
 
 def test_cosine_and_warm_up():
     train = Train(steps=100, schedule="cosine", lr_warmup_steps=10)
-    assert learning_rate(0, 100, train) == pytest.approx(0.1)
-    assert learning_rate(4, 100, train) == pytest.approx(0.5 * (1 + math.cos(0.04 * math.pi)) / 2)
-    assert learning_rate(50, 100, train) == pytest.approx(0.5)
-    assert learning_rate(100, 100, train) == pytest.approx(0)
+    assert lr_factor(0, 100, train) == pytest.approx(0.1)
+    assert lr_factor(4, 100, train) == pytest.approx(0.5 * (1 + math.cos(0.04 * math.pi)) / 2)
+    assert lr_factor(50, 100, train) == pytest.approx(0.5)
+    assert lr_factor(100, 100, train) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("decay_norms", [True, False])

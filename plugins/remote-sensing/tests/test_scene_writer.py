@@ -254,7 +254,7 @@ class TestCases:
                 found = read(tmp_path / "out" / place)[0]
                 np.testing.assert_array_equal(found == 1, truth[1] > truth[0])
             words = (tmp_path / "pairs.safetensors", tmp_path / "test" / "B", "-o", tmp_path / "out")
-            assert "nothing there is what these weights predict" in cli("predict", *words).refusal
+            assert "no file there is an input of these weights" in cli("predict", *words).refusal
         finally:
             registry.unregister("network", "pairs")
 

@@ -229,7 +229,7 @@ def test_options_reach_the_decoder():
     assert network.embed[0].in_channels == 24
 
 
-@pytest.mark.parametrize(("encoder", "said"), [("resnet50z", "did you mean"), ("test_vit", "no pyramid")])
+@pytest.mark.parametrize(("encoder", "said"), [("resnet50z", "did you mean"), ("test_vit", "not return a pyramid")])
 def test_unsuitable_encoders_are_refused(encoder, said):
     with pytest.raises(PluginError, match=said):
         small(encoder=encoder)
