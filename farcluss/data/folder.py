@@ -107,7 +107,7 @@ def folder(
             # Without masks of its own, a split below the training images has them where those have theirs.
             below = fixed_part(root, pattern).is_relative_to(fixed_part(root, images)) and not own
             finders[split] = mask_finder(root, images if below else pattern, own or masks, image_suffix)
-    first = next(images_in(root, images), None) if data.channels is None else None
+    first = min(images_in(root, images), default=None) if data.channels is None else None
     defaults = Defaults(channels=array_channels(str(first)))
     return FileDataset(
         mask_map.names,
