@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -96,30 +97,13 @@ class Deep:
         return Sample(values[(slice(None), *window)], (values[0] > 0).astype(np.uint8)[window])
 
 
-TEXT = """[data]
-layout = "deep"
-labeled = "1/2"
-crop = 16
-workers = 0
-[network]
-encoder = "test_resnet"
-aspp_channels = 8
-head_channels = 8
-[stages]
-augment = "identity"
-contrast = "none"
-[train]
-steps = 1
-batch = 1
-"""
-
-
 @pytest.fixture
-def recipe(tmp_path):
+def recipe(tiny_recipe):
+    text = re.sub(r"layout = .*", 'layout = "deep"', tiny_recipe.read_text()).replace("crop = 32", "crop = 16")
+    tiny_recipe.write_text(text.replace('"4/12"', '"1/2"').replace("[stages]", '[stages]\naugment = "identity"'))
     registry.register("dataset", "deep", Deep)
     registry.register("writer", "noted", PngWriter)
-    (tmp_path / "deep.toml").write_text(TEXT)
-    yield tmp_path / "deep.toml"
+    yield tiny_recipe
     registry.unregister("dataset", "deep")
     registry.unregister("writer", "noted")
 
