@@ -128,24 +128,30 @@ def _has_images(dataset: Dataset) -> bool:
 
 
 def settings(recipe: Recipe, dataset: Dataset) -> dict[str, tuple[Any, str]]:
-    """What a data set may say of its images: each value in force, and where it is from.
+    """The keys that a data set may fill in: each value, and its source.
 
     Args:
-        recipe: as it was read, without what the data set knows.
+        recipe: as it was read, before the data set filled it.
         dataset: of the recipe.
 
     Returns:
         Value and "recipe", "data set" or "default", by recipe key.
     """
     known = defaults_of(dataset)
-    filled, data = recipe.with_defaults(known), recipe.data
-    sources = {"data.classes": "data set" if data.classes is None else "recipe"} | recipe.sources(known)
-    values = {"data.classes": list(dataset.classes), "data.channels": filled.data.channel_count}
-    values |= {"data.mean": filled.data.channel_mean, "data.std": filled.data.channel_std}
-    values |= {"data.flip_axes": filled.data.flip_axes, "data.turns": filled.data.turns}
-    writer = filled.eval.writer
-    values |= {"eval.writer": writer.name if writer else None}
-    return {key: (values[key], source) for key, source in sources.items()}
+    filled, own = recipe.with_defaults(known), recipe.data
+    values = {
+        "data.classes": list(dataset.classes),
+        "data.palette": ["#{:02x}{:02x}{:02x}".format(*color) for color in dataset.palette],
+        "data.channels": filled.data.channel_count,
+        "data.mean": filled.data.channel_mean,
+        "data.std": filled.data.channel_std,
+        "data.flip_axes": filled.data.flip_axes,
+        "data.turns": filled.data.turns,
+        "eval.writer": filled.eval.writer and filled.eval.writer.name,
+    }
+    sources = {f"data.{key}": "data set" if getattr(own, key) is None else "recipe" for key in ("classes", "palette")}
+    sources |= recipe.sources(known)
+    return {key: (value, sources[key]) for key, value in values.items()}
 
 
 class Unusable(DataError):

@@ -38,16 +38,18 @@ class Part(Section):
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a data set knows of its images. A recipe's own key goes before it, and it before the general default.
+    """What a data set knows of its images; None where it has no opinion.
+
+    A recipe's own key overrides it, and it overrides the general default.
 
     Attributes:
-        channels: of an image.
-        mean: of every channel, as the network is to see them.
-        std: of every channel.
-        flip_axes: spatial axes along which a mirrored image is as likely as the image.
-        turns: planes in which a turned image is as likely as the image.
-        writer: what `farcluss predict` writes.
-        value_range: that images keep to; None for any. Strong views that need one are refused for others.
+        channels: number of image channels.
+        mean: mean of every channel, subtracted before the network.
+        std: standard deviation of every channel.
+        flip_axes: spatial axes along which a flipped image is as plausible as the original.
+        turns: planes, as pairs of axes, in which a rotated image is as plausible as the original.
+        writer: writer plugin of `farcluss predict`.
+        value_range: bounds of the pixel values; None: any values. Strong views for other bounds are refused.
     """
 
     channels: int | None = None
@@ -60,9 +62,9 @@ class Defaults:
 
 
 GENERAL = Defaults(channels=3, flip_axes=[-1], turns=[], writer="png")
-"""What holds where neither recipe nor data set say anything; mean and std depend on the channels."""
+"""Values where neither recipe nor data set give one; mean and std depend on the channels."""
 FROM_DATA_SET = ("data.channels", "data.mean", "data.std", "data.flip_axes", "data.turns", "eval.writer")
-"""Keys of a recipe that a data set may give."""
+"""Keys of a recipe that a data set may fill in."""
 
 
 class Data(Section):
@@ -144,15 +146,16 @@ class Data(Section):
         return self
 
     def with_defaults(self, known: Defaults) -> "Data":
-        """This section with what it leaves open, see `Recipe.with_defaults`."""
+        """This section with its open keys filled in, see `Recipe.with_defaults`."""
         return self.model_copy(update=_missing("data", self, known))
 
     def wrong_length(self, channels: int) -> str:
-        """What is wrong where mean or std are of another number of channels; empty where nothing is."""
-        lists = {key: value for key in ("mean", "std") if isinstance(value := getattr(self, key), list)}
-        wrong = (f"{key} has {len(given)} values for {channels} channels" for key, given in lists.items()
-                 if len(given) != channels)  # fmt: skip
-        return next(wrong, "")
+        """An error text if mean or std have another number of values than there are channels; else empty."""
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            if isinstance(values, list) and len(values) != channels:
+                return f"{key} has {len(values)} values for {channels} channels"
+        return ""
 
     @property
     def channel_count(self) -> int:
@@ -336,12 +339,12 @@ class Recipe(Section):
         return name
 
     def with_defaults(self, known: Defaults) -> "Recipe":
-        """This recipe with what it leaves open of `FROM_DATA_SET`: the data set's values, else the general ones."""
+        """This recipe with the open keys of `FROM_DATA_SET` filled in, by the data set or the general defaults."""
         evaluation = self.eval.model_copy(update=_missing("eval", self.eval, known))
         return self.model_copy(update={"data": self.data.with_defaults(known), "eval": evaluation})
 
     def sources(self, known: Defaults) -> dict[str, str]:
-        """Where each key of `FROM_DATA_SET` has its value from: "recipe", "data set" or "default"."""
+        """Source of the value of each key of `FROM_DATA_SET`: "recipe", "data set" or "default"."""
         found = {}
         for path in FROM_DATA_SET:
             section, _, key = path.partition(".")
@@ -356,7 +359,7 @@ class Recipe(Section):
 
 
 def _missing(name: str, section: Section, known: Defaults) -> dict[str, Any]:
-    """Values of the keys of a section that it leaves open and a data set, or everybody, knows."""
+    """Values for the open keys of a section, from the data set or else from the general defaults."""
     found: dict[str, Any] = {}
     for path in FROM_DATA_SET:
         home, _, key = path.partition(".")
