@@ -91,7 +91,7 @@ class TestInterrupted:
         assert forked(work) == f"signal {int(signal.SIGKILL)}"
         assert not path.exists()
 
-    @pytest.mark.parametrize("call", [1, 9, 10, 20, 41, 42, 60, 75, 90, 98])
+    @pytest.mark.parametrize("call", [1, 10, 20, 41, 42, 98])
     def test_killed_while_it_stores(self, call, content, tmp_path):
         path = tmp_path / "x.h5"
         self.killed(path, "create_dataset", call)
@@ -117,7 +117,7 @@ class TestInterrupted:
         self.killed(path, "create_dataset", 80)
         return part_of(path).read_bytes()
 
-    @pytest.mark.parametrize("share", [0, 0.001, 0.01, 0.05, 0.1, 0.3, 0.6, 0.9, 0.99, 0.999])
+    @pytest.mark.parametrize("share", [0, 0.001, 0.05, 0.3, 0.9, 0.999])
     def test_whatever_is_left_of_the_file(self, share, content, begun, tmp_path):
         path = tmp_path / "x.h5"
         part_of(path).write_bytes(begun[: int(share * len(begun))])

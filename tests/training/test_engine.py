@@ -5,14 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import ranks
 import torch
+from registered import registered
 from tiny_network import TinyNetwork
 from tiny_recipe import tiny_recipe
 
 from farcluss.errors import FarclussError
 from farcluss.jobs.scoring import score_file
-from farcluss.plugins import registry
 from farcluss.recipes.reading import load_recipe
 from farcluss.runs.checkpoints import read
 from farcluss.training.engine import train
@@ -22,11 +21,10 @@ RECIPE = tiny_recipe()
 
 @pytest.fixture
 def recipe_file(tmp_path):
-    registry.register("network", "tiny", TinyNetwork)
     path = tmp_path / "tiny.toml"
     path.write_text(RECIPE)
-    yield path
-    registry.unregister("network", "tiny")
+    with registered("network", "tiny", TinyNetwork):
+        yield path
 
 
 def run(recipe_file, name, *settings, **options) -> Path:
@@ -107,17 +105,6 @@ def test_micro_batches_change_nothing(recipe_file, supervised):
     assert first[0]["class_weights"] == pytest.approx(second[0]["class_weights"], rel=1e-6)
 
 
-def test_two_processes_equal_one(recipe_file, tmp_path):
-    (tmp_path / "recipe.toml").write_text(RECIPE)
-    ranks.launch((tmp_path, 2, {"two": []}))
-    one = run(recipe_file, "one")
-    assert_close(one, tmp_path / "two", tolerance=1e-5)
-    assert metrics(one, "eval")[0]["scores"] == metrics(tmp_path / "two", "eval")[0]["scores"]
-    for mine, theirs in zip(metrics(one, "train"), metrics(tmp_path / "two", "train"), strict=True):
-        assert mine["total"] == pytest.approx(theirs["total"], rel=1e-5)
-        assert mine["lr"] == theirs["lr"]
-
-
 def test_warm_up_is_supervised_and_the_ramp_linear(recipe_file):
     folder = run(recipe_file, "run", "loss.warmup_steps=2", "loss.ramp_steps=2")
     lines = metrics(folder, "train")
@@ -170,15 +157,12 @@ def test_clipping_and_optimizers(recipe_file, optimizer):
 def test_three_dimensional_networks_train(recipe_file):
     from three_d import Cubes
 
-    registry.register("dataset", "cubes", Cubes)
-    try:
+    with registered("dataset", "cubes", Cubes):
         settings = ["data.layout=cubes", "data.channels=2", "data.crop=8", "network.axes=3", "stages.augment=identity"]
         moves = ["data.flip_axes=[0,1,2]", "data.turns=[[1,2]]", "data.mean=0.3"]
         dice = ["loss.supervised=dice-cross-entropy", "loss.unsupervised_dice=1"]
         folder = run(recipe_file, "run", *settings)
         again = run(recipe_file, "moved", *settings, *moves, *dice, "eval.mode=sliding", "eval.blend=gaussian")
-    finally:
-        registry.unregister("dataset", "cubes")
     assert 0 < metrics(again, "train")[-1]["unsupervised_dice"] < 1
     lines = metrics(folder, "train")
     assert 0 < lines[-1]["unsupervised"] < 1 and lines[-1]["supervised"] < lines[0]["supervised"]

@@ -80,7 +80,7 @@ def device(monkeypatch):
 
 
 def run(recipe, tmp_path, *settings):
-    steps = ("train.steps=3", "train.log_every=3", "data.val=none", "network.output_stride=16")
+    steps = ("train.steps=2", "train.log_every=2", "data.val=none", "network.output_stride=16")
     return train(load_recipe(recipe, (), (*steps, *settings)), tmp_path / "run")
 
 

@@ -23,7 +23,7 @@ def peak_of_a_step(tiny_recipe, tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(engine, "one_step", one_step)
-            given = ["data.val=none", "data.crop=128", "stages.augment=identity", "train.log_every=9", *settings]
+            given = ["data.val=none", "data.crop=96", "stages.augment=identity", "train.log_every=9", *settings]
             train(load_recipe(tiny_recipe, (), given), tmp_path / str(len(list(tmp_path.iterdir()))))
         return peaks[-1]  # the first one makes the gradients
 

@@ -234,8 +234,8 @@ from farcluss.data import loader
 from farcluss.data.shapes import Shapes
 
 # Instead of 5, 5 and 20 seconds.
-dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.2,)
-_utils.MP_STATUS_CHECK_INTERVAL, loader.PATIENCE = 0.5, 2
+dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.1,)
+_utils.MP_STATUS_CHECK_INTERVAL, loader.PATIENCE = 0.1, 0.5
 
 class Second(Shapes):
     def read(self, item, window=None):
@@ -263,8 +263,7 @@ class TestADeadLoaderProcess:
     def look_often(self, monkeypatch):
         monkeypatch.setattr(LOOKS, (0.2,))
 
-    @pytest.mark.parametrize("name", ["images/train/2.png", PICTURE])
-    @pytest.mark.parametrize("on_error", ["stop", "skip"])
+    @pytest.mark.parametrize(("on_error", "name"), [("stop", "images/train/2.png"), ("skip", PICTURE)])
     def test_is_named_with_the_image_that_it_was_reading(self, home, monkeypatch, name, on_error):
         kill_reader(monkeypatch, name)
         assert home.run("alone", f"data.on_error={on_error}").code == 0  # nobody dies without loader processes
