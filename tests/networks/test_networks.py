@@ -299,9 +299,7 @@ def test_smp_reads_a_file(tmp_path, encoder):
 
 
 def test_listing_networks_needs_no_torch():
-    code = (
-        "import sys, farcluss.networks; from farcluss.plugins.registry import get; get('network', 'smp').describe(); "
-    )
+    code = "import sys; from farcluss.plugins import registry; registry.get('network', 'smp').describe(); "
     done = subprocess.run(
         [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True
     )

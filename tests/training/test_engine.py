@@ -72,19 +72,18 @@ def test_a_run_explains_itself(recipe_file):
     assert first["total"] == pytest.approx(total, rel=1e-5)
 
 
-@pytest.mark.parametrize("step", [2, 4])
-def test_resuming_gives_the_same_bits(recipe_file, step):
+def test_resuming_gives_the_same_bits(recipe_file):
     whole = run(recipe_file, "whole", "stages.augment=photometric")
-    part = recipe_file.parent / "part"
-    shutil.copytree(whole, part)
-    for checkpoint in (part / "checkpoints").glob("*.pt"):
-        if checkpoint.stem > f"step-{step:08d}":
-            checkpoint.unlink()
-    run(recipe_file, "part", "stages.augment=photometric", resume="newest")
-    one, two = weights(whole), weights(part)
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert metrics(whole, "train") == metrics(part, "train")
-    assert metrics(whole, "eval") == metrics(part, "eval")
+    for step in (2, 4):
+        part = shutil.copytree(whole, recipe_file.parent / f"part{step}")
+        for checkpoint in (part / "checkpoints").glob("*.pt"):
+            if checkpoint.stem > f"step-{step:08d}":
+                checkpoint.unlink()
+        run(recipe_file, part.name, "stages.augment=photometric", resume="newest")
+        one, two = weights(whole), weights(part)
+        assert all(torch.equal(one[name], two[name]) for name in one)
+        assert metrics(whole, "train") == metrics(part, "train")
+        assert metrics(whole, "eval") == metrics(part, "eval")
 
 
 @pytest.mark.parametrize("supervised", ["cross-entropy", "ohem"])
@@ -179,19 +178,19 @@ def fresh_accelerate():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("network", ["teacher", "student"])
-def test_half_precision_trains_and_scores_in_full(recipe_file, fresh_accelerate, network):
+def test_half_precision_trains_and_scores_in_full(recipe_file, fresh_accelerate):
     full = metrics(run(recipe_file, "full"), "train")
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    folder = run(recipe_file, "half", 'train.mixed_precision="bf16"', f"eval.network={network}")
-    half = metrics(folder, "train")
-    assert half[0]["total"] == pytest.approx(full[0]["total"], rel=0.02)
-    assert half[0]["total"] != full[0]["total"]
-    assert {tensor.dtype for tensor in weights(folder).values() if tensor.is_floating_point()} == {torch.float32}
-    scores = score_file(str(folder / "weights" / "last.safetensors"), {})
-    assert scores.miou == metrics(folder, "eval")[-1][f"{network}_miou"]
+    for network in ("teacher", "student"):
+        folder = run(recipe_file, network, 'train.mixed_precision="bf16"', f"eval.network={network}")
+        half = metrics(folder, "train")
+        assert half[0]["total"] == pytest.approx(full[0]["total"], rel=0.02)
+        assert half[0]["total"] != full[0]["total"]
+        assert {tensor.dtype for tensor in weights(folder).values() if tensor.is_floating_point()} == {torch.float32}
+        scores = score_file(str(folder / "weights" / "last.safetensors"), {})
+        assert scores.miou == metrics(folder, "eval")[-1][f"{network}_miou"]
 
 
 def test_trackers_get_the_scalars(recipe_file):

@@ -132,6 +132,7 @@ class TestProcesses:
         ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=120)
         assert ended.returncode == -signal.SIGKILL and ended.stdout == "started\n"
 
+    @pytest.mark.slow
     def test_a_disk_that_is_full_for_a_process(self, tmp_path, short, warm):
         options = {"encoder": "test_resnet", "aspp_channels": 8, "head_channels": 8}
         facts = card(network="deeplabv3plus").model_copy(update={"options": options})
