@@ -349,7 +349,7 @@ main()
 def whole(tmp_path_factory) -> Path:
     """A run that nothing has disturbed, with checkpoints at steps 2 and 4, and evaluations at 3 and 4."""
     recipe = tmp_path_factory.mktemp("whole") / "tiny.toml"
-    recipe.write_text(tiny_recipe(steps=4).replace('"tiny"', '"tiny"\nwidth = 256'))  # checkpoints outgrow all else
+    recipe.write_text(tiny_recipe(steps=4, network="width = 256"))  # checkpoints outgrow all else
     with registered("network", "tiny", TinyNetwork):
         assert cli("run", recipe, "-o", recipe.parent / "run").code == 0
         yield recipe.parent / "run"

@@ -11,13 +11,13 @@ import pytest
 import torch
 import warm
 from commandline import Result, cli
+from registered import registered
 from tiny_network import TinyNetwork
 
 from farcluss import load_recipe, train
 from farcluss.errors import RunError
 from farcluss.learning import learner
 from farcluss.learning.contracts import Stages
-from farcluss.plugins import registry
 from farcluss.runs.checkpoints import read_newest
 from farcluss.stages.base import PseudoLabels
 from farcluss.tensors.draws import addressed
@@ -125,9 +125,8 @@ def runs(tmp_path_factory):
     """The recipe in float32 and in bf16."""
     folder = tmp_path_factory.mktemp("precision")
     (folder / "recipe.toml").write_text(RECIPE)
-    registry.register("network", "tiny", TinyNetwork)
-    yield {precision: Spied(folder, precision) for precision in ("no", "bf16")}
-    registry.unregister("network", "tiny")
+    with registered("network", "tiny", TinyNetwork):
+        yield {precision: Spied(folder, precision) for precision in ("no", "bf16")}
 
 
 class TestBf16:

@@ -14,6 +14,7 @@ import torch
 import warm
 from commandline import Result, cli
 from conftest import own_recipe
+from registered import registered
 from tiny_network import TinyNetwork
 from torch.utils.data import get_worker_info
 
@@ -21,7 +22,6 @@ from farcluss.data.base import Item, Sample
 from farcluss.data.files import FileReader
 from farcluss.data.loader import LABELED, UNLABELED, PairedCrops, host_batches, item_index, step_addresses
 from farcluss.errors import DataError
-from farcluss.plugins import registry
 from farcluss.recipes.model import Data
 from farcluss.runs import checkpoints
 from farcluss.training import engine
@@ -69,9 +69,8 @@ class Home:
 
 @pytest.fixture
 def home(image_folder):
-    registry.register("network", "tiny", TinyNetwork)
-    yield Home(image_folder)
-    registry.unregister("network", "tiny")
+    with registered("network", "tiny", TinyNetwork):
+        yield Home(image_folder)
 
 
 def patch_step(monkeypatch, before) -> None:
