@@ -110,7 +110,10 @@ def test_scores_are_those_of_the_written_files(name, settings, scans, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("medical_tumor3d", VOLUMES), ("medical_tumor2d", [*COMMON, *DEEPLAB, "data.crop=[16, 16]"])],
+    [
+        ("medical_tumor3d", VOLUMES),
+        pytest.param("medical_tumor2d", [*COMMON, *DEEPLAB, "data.crop=[16, 16]"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_was_interrupted_ends_in_the_same_bits(name, settings, scans, tmp_path, monkeypatch):
     settings = [*settings, "data.val=1/4"]
