@@ -10,6 +10,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 from PIL import Image
+from registered import registered
+from tiny_network import TinyNetwork
+from tiny_recipe import tiny_recipe as recipe_text
+
+os.fsync = lambda handle: None  # no test needs its files after a power failure; those about it bring their own
 
 TINY = """# Drawn scenes and a tiny network: two steps.
 [data]
@@ -70,6 +75,15 @@ def write_tiny(folder: Path) -> Path:
 def tiny_recipe(tmp_path: Path) -> Path:
     """A recipe file that trains in a second."""
     return write_tiny(tmp_path)
+
+
+@pytest.fixture
+def quick_recipe(tmp_path: Path):
+    """A recipe file on a network that takes next to no time, and that other processes do not know."""
+    path = tmp_path / "quick.toml"
+    path.write_text(recipe_text(network="norm = true", augment='"photometric"', steps=2, batch=2))
+    with registered("network", "tiny", TinyNetwork):
+        yield path
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,17 @@ from unittest.mock import patch
 import warm
 from tiny_recipe import tiny_recipe
 
+STEPS = 3
 RECIPE = tiny_recipe(
-    train=24, val=5, labeled=12, augment='"photometric"', steps=5, batch=8, lr=0.005, checkpoint_every=1, every=5
+    train=24,
+    val=5,
+    labeled=12,
+    augment='"photometric"',
+    steps=STEPS,
+    batch=8,
+    lr=0.005,
+    checkpoint_every=1,
+    every=STEPS,
 )
 
 

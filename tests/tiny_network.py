@@ -1,4 +1,4 @@
-"""A network without batch statistics, whose result does not depend on how a batch is split."""
+"""A network that takes next to no time, and whose result does not depend on how a batch is split, unless asked to."""
 
 from torch import Tensor, nn
 
@@ -6,14 +6,25 @@ from farcluss.networks.base import Prediction
 
 
 class TinyNetwork(nn.Module):
-    """Two convolutions, in 2-D or 3-D."""
+    """Two convolutions in 2-D or 3-D, `width` channels between them; `norm` puts batch statistics there."""
 
-    def __init__(self, in_channels: int, classes: int, dim: int, pretrained: bool | str, *, axes: int = 2) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        dim: int,
+        pretrained: bool | str,
+        *,
+        axes: int = 2,
+        width: int = 8,
+        norm: bool = False,
+    ) -> None:
         super().__init__()
         convolution = nn.Conv2d if axes == 2 else nn.Conv3d
-        self.body = nn.Sequential(convolution(in_channels, 8, 3, padding=1), nn.ReLU())
-        self.classifier = convolution(8, classes, 1)
-        self.embed = convolution(8, dim, 1) if dim else None
+        middle = [nn.BatchNorm2d(width)] if norm else []
+        self.body = nn.Sequential(convolution(in_channels, width, 3, padding=1), *middle, nn.ReLU())
+        self.classifier = convolution(width, classes, 1)
+        self.embed = convolution(width, dim, 1) if dim else None
 
     def forward(self, images: Tensor) -> Prediction:
         features = self.body(images)

@@ -8,6 +8,7 @@ crop = {size}
 workers = 0
 [network]
 name = "tiny"
+{network}
 [stages]
 augment = {augment}
 contrast = {{ name = "prototype", dim = 4, confidence = 0.2 }}
@@ -23,7 +24,7 @@ keep_checkpoints = {keep}
 every = {every}
 """
 USUAL = {"train": 12, "val": 3, "size": 24, "labeled": 4, "augment": '"identity"', "steps": 6, "batch": 4, "lr": 0.05}
-USUAL |= {"checkpoint_every": 2, "keep": 9, "every": 3}
+USUAL |= {"network": "", "checkpoint_every": 2, "keep": 9, "every": 3}
 
 
 def tiny_recipe(**changes: object) -> str:

@@ -32,8 +32,10 @@ for words in json.loads(sys.argv[1]):
 """
 TRAIN = f"""
 import sys
+import farcluss.training.engine{MODULES}
 from farcluss import load_recipe, train
 train(load_recipe(sys.argv[1], settings=["train.steps=1"]), sys.argv[2]){MODULES}
+import farcluss.testing{MODULES}
 """
 UNUSED = {"h5py", "segmentation_models_pytorch", "onnx", "tensorboard", "wandb"}
 """What belongs to other commands, networks and settings than those of a plain run."""
@@ -42,8 +44,14 @@ STRANGE = {"transformers", "deepspeed", "torchmetrics", "scipy", "sklearn", "pan
 HEAVY = {"torch", "timm", "kornia", "accelerate", "numpy", "PIL", "h5py", "safetensors"}
 
 
+def all_loaded(result) -> list[set[str]]:
+    """What was loaded each time that it was printed."""
+    lines = result.out.splitlines()
+    return [set(line.removeprefix("loaded:").split()) for line in lines if line.startswith("loaded:")]
+
+
 def loaded(result) -> set[str]:
-    return set(result.out.splitlines()[-1].removeprefix("loaded:").split())
+    return all_loaded(result)[-1]
 
 
 def in_turn(commands: list[list[str]], cwd) -> list[tuple[str, set[str]]]:
@@ -120,17 +128,15 @@ def test_the_public_names():
         _ = farcluss.trian
 
 
-def test_the_engine_alone_imports_no_plugin():
-    names = loaded(python(f"import sys, farcluss.training.engine{MODULES}"))
-    assert {"torch", "accelerate"} <= names
-    assert not names & (UNUSED | STRANGE | {"timm", "torchvision", "kornia"})
-
-
-def test_a_run_imports_only_what_it_uses(tiny_recipe, tmp_path):
+def test_the_engine_imports_no_plugin_a_run_what_it_uses_and_the_testers_no_pytest(tiny_recipe, tmp_path):
     result = python(TRAIN, tiny_recipe, tmp_path / "run")
     assert result.code == 0, result.err
-    assert {"torch", "timm", "kornia"} <= loaded(result)
-    assert not loaded(result) & (UNUSED | STRANGE)
+    engine, run, testing = all_loaded(result)
+    assert {"torch", "accelerate"} <= engine
+    assert not engine & (UNUSED | STRANGE | {"timm", "torchvision", "kornia"})
+    assert {"torch", "timm", "kornia"} <= run
+    assert not run & (UNUSED | STRANGE)
+    assert "pytest" not in testing
 
 
 def test_the_installed_distributions_are_read_once(tiny_recipe, monkeypatch, tmp_path):

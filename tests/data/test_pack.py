@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packs import SECTIONS, Windows, pack, sections
+from registered import registered
 from three_d import Cubes
 from torch.utils.data import DataLoader
 from trees import COARSE, FINE
@@ -23,7 +24,6 @@ from farcluss.data.pack import Pack, chunk_shape
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError
 from farcluss.learning.build import build_dataset
-from farcluss.plugins import registry
 from farcluss.recipes.model import Data, Defaults
 
 STEPS, BATCH = 4, 3
@@ -31,16 +31,14 @@ STEPS, BATCH = 4, 3
 
 @pytest.fixture(autouse=True)
 def cubes():
-    registry.register("dataset", "cubes", Cubes)
-    yield
-    registry.unregister("dataset", "cubes")
+    with registered("dataset", "cubes", Cubes):
+        yield
 
 
 @pytest.fixture(scope="module")
 def windows():
-    registry.register("dataset", "windows", lambda data: Windows(ARRAYS))
-    yield
-    registry.unregister("dataset", "windows")
+    with registered("dataset", "windows", lambda data: Windows(ARRAYS)):
+        yield
 
 
 def image(*shape, dtype=np.uint8, seed=0):
@@ -350,9 +348,8 @@ class TestCarried:
     @pytest.fixture
     def data(self, tmp_path):
         (tmp_path / "levels.txt").write_text("0.25 0.5")
-        registry.register("dataset", "measured", Measured)
-        yield Data(root=tmp_path, layout="measured", classes=["c", "b", "a"], val="none", workers=0)
-        registry.unregister("dataset", "measured")
+        with registered("dataset", "measured", Measured):
+            yield Data(root=tmp_path, layout="measured", classes=["c", "b", "a"], val="none", workers=0)
 
     def test_weights_say_the_same_of_their_data_as_without_a_pack(self, data, tmp_path):
         packed = pack(data, tmp_path / "x.h5")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from registered import registered
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_network import TinyNetwork
@@ -14,7 +15,6 @@ from tiny_network import TinyNetwork
 import farcluss
 from farcluss.errors import WeightsError
 from farcluss.inference.weights import Card, Inference, Model, inference_of, load, read_card, save_weights
-from farcluss.plugins import registry
 from farcluss.recipes.model import Eval
 from farcluss.recipes.reading import load_recipe
 from farcluss.runs.atomic import write_atomically
@@ -28,9 +28,8 @@ CARD = Card(
 
 @pytest.fixture(autouse=True)
 def tiny():
-    registry.register("network", "tiny", TinyNetwork)
-    yield
-    registry.unregister("network", "tiny")
+    with registered("network", "tiny", TinyNetwork):
+        yield
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from commandline import cli
 from conftest import own_recipe
+from registered import registered
 
 from farcluss.data.shapes import Shapes
 from farcluss.jobs import benching
 from farcluss.jobs.benching import PARTS, Figures, advise
-from farcluss.plugins import registry
 from farcluss.recipes.reading import load_recipe
 from farcluss.stages.weight import UniformWeight
 
@@ -20,8 +20,8 @@ FIGURES = Figures("cpu", "no", 1.0, EVEN, {"labeled": 0.1, "unlabeled": 0.3}, 16
 
 
 class TestTheCommand:
-    def test_json(self, tiny_recipe):
-        result = cli("bench", tiny_recipe, "--steps", "2", "--json")
+    def test_json(self, quick_recipe):
+        result = cli("bench", quick_recipe, "--steps", "2", "--json")
         assert (result.code, result.err) == (0, ""), result
         given = json.loads(result.out)
         assert list(given["parts"]) == list(PARTS)
@@ -32,10 +32,10 @@ class TestTheCommand:
         assert given["images_per_second"] == pytest.approx(4 / given["step"])
         assert isinstance(given["advice"], list)
 
-    def test_text(self, tiny_recipe, tmp_path, monkeypatch):
+    def test_text(self, quick_recipe, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         before = sorted(tmp_path.rglob("*"))
-        result = cli("bench", tiny_recipe, "--steps", "1")
+        result = cli("bench", quick_recipe, "--steps", "1")
         assert result.code == 0, result
         assert result.out.startswith("cpu x 1: ") and "images/s" in result.out
         for name in PARTS:
@@ -43,8 +43,8 @@ class TestTheCommand:
         assert "data.workers is 0" in result.out
         assert sorted(tmp_path.rglob("*")) == before
 
-    def test_supervised(self, tiny_recipe):
-        given = json.loads(cli("bench", tiny_recipe, "--with", "supervised", "--steps", "1", "--json").out)
+    def test_supervised(self, quick_recipe):
+        given = json.loads(cli("bench", quick_recipe, "--with", "supervised", "--steps", "1", "--json").out)
         assert given["load"].keys() == {"labeled"} and given["images"] == 2
         assert given["parts"]["teacher"] == given["parts"]["augment"] == 0
 
@@ -56,13 +56,13 @@ class TestTheCommand:
         result = cli("bench", recipe)
         assert result.code == 1 and "cannot be read" in result.err and "Traceback" not in result.err
 
-    def test_no_steps_is_wrong_usage(self, tiny_recipe):
-        assert cli("bench", tiny_recipe, "--steps", "0").code == 2
+    def test_no_steps_is_wrong_usage(self, quick_recipe):
+        assert cli("bench", quick_recipe, "--steps", "0").code == 2
 
 
 class Slow(UniformWeight):
     def forward(self, probs):
-        time.sleep(0.2)
+        time.sleep(0.05)
         return super().forward(probs)
 
 
@@ -70,7 +70,7 @@ class Busy(Shapes):
     """Images that take a core a while."""
 
     def read(self, item, window=None):
-        end = time.process_time() + 0.1
+        end = time.process_time() + 0.025
         while time.process_time() < end:
             pass
         return super().read(item, window)
@@ -78,28 +78,25 @@ class Busy(Shapes):
 
 @pytest.fixture
 def slow():
-    registry.register("weight", "slow", Slow)
-    registry.register("dataset", "busy", Busy)
-    yield
-    registry.unregister("weight", "slow")
-    registry.unregister("dataset", "busy")
+    with registered("weight", "slow", Slow), registered("dataset", "busy", Busy):
+        yield
 
 
-def test_a_slow_stage_and_slow_images_are_found(tiny_recipe, slow, monkeypatch):
+def test_a_slow_stage_and_slow_images_are_found(quick_recipe, slow, monkeypatch):
     """Time is injected, so lower bounds are certain however busy the machine is."""
     monkeypatch.setattr(benching, "DECODED", 2)
     layout = 'data.layout={ name = "busy", train = 12, val = 3, size = 32 }'
     words = ["--set", "stages.weight=slow", "--set", layout, "--steps", "1", "--json"]
-    given = json.loads(cli("bench", tiny_recipe, *words).out)
-    assert given["parts"]["weight"] >= 0.2
-    assert given["parts"]["wait"] >= 0.4 and given["step"] >= 0.6
-    assert min(given["load"].values()) >= 0.1
+    given = json.loads(cli("bench", quick_recipe, *words).out)
+    assert given["parts"]["weight"] >= 0.05
+    assert given["parts"]["wait"] >= 0.1 and given["step"] >= 0.15
+    assert min(given["load"].values()) >= 0.025
 
 
 class TestAdvice:
     @pytest.fixture
-    def recipe(self, tiny_recipe):
-        return load_recipe(tiny_recipe)
+    def recipe(self, quick_recipe):
+        return load_recipe(quick_recipe)
 
     def test_the_networks_are_the_limit(self, recipe):
         (sentence,) = advise(FIGURES, recipe)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from commandline import cli
 from packs import Windows, forked, pack, sections
+from registered import registered
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
@@ -24,7 +25,6 @@ from farcluss.jobs import packing
 from farcluss.jobs.packing import FLUSH_EVERY, Packing, collect
 from farcluss.jobs.trial import trial
 from farcluss.learning.build import build_dataset, build_parts
-from farcluss.plugins import registry
 from farcluss.recipes.model import Data
 from farcluss.recipes.reading import load_recipe
 from farcluss.training.engine import load_batches
@@ -91,7 +91,7 @@ class TestInterrupted:
         assert forked(work) == f"signal {int(signal.SIGKILL)}"
         assert not path.exists()
 
-    @pytest.mark.parametrize("call", [1, 9, 10, 20, 41, 42, 60, 75, 90, 98])
+    @pytest.mark.parametrize("call", [1, 10, 20, 41, 42, 98])
     def test_killed_while_it_stores(self, call, content, tmp_path):
         path = tmp_path / "x.h5"
         self.killed(path, "create_dataset", call)
@@ -117,7 +117,7 @@ class TestInterrupted:
         self.killed(path, "create_dataset", 80)
         return part_of(path).read_bytes()
 
-    @pytest.mark.parametrize("share", [0, 0.001, 0.01, 0.05, 0.1, 0.3, 0.6, 0.9, 0.99, 0.999])
+    @pytest.mark.parametrize("share", [0, 0.001, 0.05, 0.3, 0.9, 0.999])
     def test_whatever_is_left_of_the_file(self, share, content, begun, tmp_path):
         path = tmp_path / "x.h5"
         part_of(path).write_bytes(begun[: int(share * len(begun))])
@@ -215,24 +215,18 @@ class TestRefused:
             def parse(self, line):
                 return Item(line, "volume", "volume")
 
-        registry.register("dataset", "slices", lambda data: Slices({"slice 1": None, "slice 2": None}))
-        try:
+        with registered("dataset", "slices", lambda data: Slices({"slice 1": None, "slice 2": None})):
             with pytest.raises(PluginError, match=r"Slices uses the image volume for the items slice 1 and slice 2\."):
                 Packing(Data(layout="slices", val="none"), tmp_path / "x.h5")
-        finally:
-            registry.unregister("dataset", "slices")
 
     def test_a_layout_that_places_its_crops(self, tmp_path):
         class Placing(Windows):
             def place(self, item, lengths, rng):
                 return None
 
-        registry.register("dataset", "placing", lambda data: Placing({"a": None}))
-        try:
+        with registered("dataset", "placing", lambda data: Placing({"a": None})):
             with pytest.raises(DataError, match="The layout placing chooses its own crop positions"):
                 Packing(Data(layout="placing", val="none"), tmp_path / "x.h5")
-        finally:
-            registry.unregister("dataset", "placing")
 
     def test_groups_are_kept(self, tmp_path):
         class Grouped(Windows):
@@ -241,11 +235,8 @@ class TestRefused:
 
         arrays = np.random.default_rng(0).integers(0, 3, (4, 3, 8, 8), np.uint8)
         images = {name: Sample(array, array[0]) for name, array in zip("abcd", arrays, strict=True)}
-        registry.register("dataset", "grouped", lambda data: Grouped(images))
-        try:
+        with registered("dataset", "grouped", lambda data: Grouped(images)):
             packed = build_dataset(pack(Data(layout="grouped", val="none", workers=0), tmp_path / "x.h5"))
-        finally:
-            registry.unregister("dataset", "grouped")
         assert [item.group for item in packed.items("train")] == ["one", "one", "two", "two"]
 
     def test_no_images_and_no_folder(self, tmp_path):
@@ -290,8 +281,8 @@ WAYS = [(0, None), (2, "fork"), (1, "spawn")]
 
 class TestCommand:
     @pytest.fixture
-    def recipe(self, tmp_path, tiny_recipe):
-        return tiny_recipe
+    def recipe(self, quick_recipe):
+        return quick_recipe
 
     @pytest.mark.parametrize("ways", [WAYS[:2], pytest.param(WAYS[2:], marks=pytest.mark.slow)], ids=["fork", "spawn"])
     def test_pack_verify_and_train(self, recipe, tmp_path, monkeypatch, ways):

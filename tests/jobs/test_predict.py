@@ -7,6 +7,7 @@ import pytest
 import torch
 from commandline import cli
 from PIL import Image
+from registered import registered
 from tiny_network import TinyNetwork
 
 import farcluss
@@ -21,7 +22,6 @@ PALETTE = ((10, 20, 30), (200, 100, 0), (0, 0, 255), (255, 255, 255))
 @pytest.fixture
 def weights(tmp_path):
     """A network of four classes whose predictions have several."""
-    registry.register("network", "tiny", TinyNetwork)
     torch.manual_seed(1)
     network = TinyNetwork(3, 4, 0, False)
     for parameter in network.parameters():
@@ -30,8 +30,8 @@ def weights(tmp_path):
                 std=[0.25] * 3, inference=Inference())  # fmt: skip
     path = tmp_path / "model.safetensors"
     save_weights(path, network, card)
-    yield path
-    registry.unregister("network", "tiny")
+    with registered("network", "tiny", TinyNetwork):
+        yield path
 
 
 @pytest.fixture
@@ -181,12 +181,9 @@ class TestContent:
                 text = f"{self.word} {len(self.classes)} {model.card.channels} {[path.name for path in files]}"
                 self.outputs(target)[0].write_text(text)
 
-        registry.register("writer", "note", Note)
-        try:
+        with registered("writer", "note", Note):
             assert predict(photos / "a.jpg", photos / "b.c.png", "--writer", "note", "--set", "word=two").code == 0
             assert "no such option" in predict(photos / "a.jpg", "--writer", "note", "--overlay").refusal
-        finally:
-            registry.unregister("writer", "note")
         assert (tmp_path / "out" / "both.txt").read_text() == "two 4 3 ['a.jpg', 'b.c.png']"
 
     def test_a_writer_that_goes_step_by_step(self, tmp_path, photos, predict, monkeypatch):
@@ -250,13 +247,10 @@ class TestContent:
             def cases(self, files):
                 return []
 
-        registry.register("writer", "blind", Blind)
-        try:
+        with registered("writer", "blind", Blind):
             assert (
                 f"{photos}: no file there is an input of these weights" in predict(photos, "--writer", "blind").refusal
             )
-        finally:
-            registry.unregister("writer", "blind")
 
     def test_an_unknown_writer(self, photos, predict):
         assert "no writer plugin 'pgn'; did you mean 'png'?" in predict(photos, "--writer", "pgn").refusal

@@ -9,10 +9,10 @@ import pytest
 import torch
 from commandline import cli
 from PIL import Image
+from registered import registered
 from tiny_network import TinyNetwork
 
 from farcluss.inference.weights import Card, Inference, save_weights
-from farcluss.plugins import registry
 
 AWAY = "../../evil"
 
@@ -72,11 +72,10 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    registry.register("network", "tiny", TinyNetwork)
     made = Place(tmp_path / "root")
     monkeypatch.chdir(made.work)
-    yield made
-    registry.unregister("network", "tiny")
+    with registered("network", "tiny", TinyNetwork):
+        yield made
 
 
 class TestInputs:

@@ -34,12 +34,6 @@ def hand_padded(images, height, width):
     return torch.from_numpy(np.pad(images.numpy(), ((0, 0), (0, 0), (0, below), (0, right)), mode="edge"))
 
 
-@pytest.mark.parametrize(("encoder", "millions"), [("resnet101s", "59.468"), ("resnet50s", "40.476")])
-def test_parameter_counts_are_those_of_the_paper(encoder, millions):
-    network = deeplabv3plus(3, 21, 0, False, encoder=encoder)
-    assert f"{sum(p.numel() for p in network.parameters()) / 1e6:.3f}" == millions
-
-
 def test_the_decoder_has_the_published_layers():
     # pyramid: 1x1, three 3x3, pooling, projection; the rest: low-level, two fuse convolutions, classifier
     network = deeplabv3plus(3, 21, 0, False, encoder="resnet18")

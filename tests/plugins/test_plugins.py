@@ -8,6 +8,7 @@ from textwrap import dedent
 import pytest
 import torch
 from plugin_site import STAGE, distribute
+from registered import registered
 
 import farcluss.plugins.options
 import farcluss.testing
@@ -94,23 +95,17 @@ class TestBroken:
         def fails(data, *, size: int = 1):
             raise ZeroDivisionError("no")
 
-        registry.register("dataset", "fails", fails, "a test")
-        try:
+        with registered("dataset", "fails", fails):
             with pytest.raises(PluginError, match="dataset/fails of a test cannot be built: ZeroDivisionError: no"):
                 registry.build("dataset", "fails", {}, Data())
-        finally:
-            registry.unregister("dataset", "fails")
 
     def test_errors_for_the_user_pass_through(self):
         def refuses(data):
             raise DataError("no such folder")
 
-        registry.register("dataset", "refuses", refuses)
-        try:
+        with registered("dataset", "refuses", refuses):
             with pytest.raises(DataError, match=r"^no such folder$"):
                 registry.build("dataset", "refuses", {}, Data())
-        finally:
-            registry.unregister("dataset", "refuses")
 
 
 class TestBuild:
@@ -157,11 +152,8 @@ class TestBuild:
         class Plain(Weight):
             """Plain."""
 
-        registry.register("weight", "plain", Plain)
-        try:
+        with registered("weight", "plain", Plain):
             assert [option for option, _ in registry.problems("weight", "plain", {"typo": 1})] == ["typo"]
-        finally:
-            registry.unregister("weight", "plain")
 
 
 class TestLocalFile:

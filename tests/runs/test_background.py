@@ -9,7 +9,9 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import write_tiny
+from registered import registered
+from tiny_network import TinyNetwork
+from tiny_recipe import tiny_recipe
 
 from farcluss import load_recipe
 from farcluss.errors import RunError
@@ -123,8 +125,14 @@ class TestARun:
 
     @staticmethod
     def recipe(tmp_path, *settings):
-        usual = ["train.steps=4", "train.checkpoint_every=2", "train.ema=0.5", "eval.every=100"]
-        return load_recipe(write_tiny(tmp_path), settings=[*usual, *settings])
+        path = tmp_path / "recipe.toml"
+        path.write_text(tiny_recipe(steps=4, every=100))
+        return load_recipe(path, settings=["network.norm=true", *settings])
+
+    @pytest.fixture(autouse=True)
+    def tiny(self):
+        with registered("network", "tiny", TinyNetwork):
+            yield
 
     def test_goes_on_while_a_checkpoint_of_what_was_is_written(self, tmp_path, monkeypatch):
         save, step, later, seen = checkpoints.save, engine.one_step, threading.Event(), {}
@@ -162,7 +170,7 @@ class TestARun:
         threads, save, load = [], checkpoints.save, engine.load_batches
 
         def slow_save(*arguments):
-            time.sleep(0.5)
+            time.sleep(0.1)
             save(*arguments)
 
         def watched(run):

@@ -17,7 +17,9 @@ import pytest
 import torch
 import warm
 from commandline import cli
-from conftest import write_tiny
+from registered import registered
+from tiny_network import TinyNetwork
+from tiny_recipe import tiny_recipe
 
 from farcluss.errors import RunError
 from farcluss.runs import atomic, checkpoints
@@ -329,6 +331,9 @@ LIMITED = """
 import resource, signal
 from farcluss.runs import checkpoints
 from farcluss.cli import main
+from farcluss.plugins import registry
+from tiny_network import TinyNetwork
+registry.register("network", "tiny", TinyNetwork)
 original = checkpoints.save
 def save(path, *rest):
     original(path, *rest)
@@ -343,12 +348,11 @@ main()
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """A run that nothing has disturbed, with checkpoints at steps 2 and 4, and evaluations at 3 and 4."""
-    recipe = write_tiny(tmp_path_factory.mktemp("whole"))
-    recipe.write_text(
-        recipe.read_text().replace("steps = 2", "steps = 4\ncheckpoint_every = 2") + "[eval]\nevery = 3\n"
-    )
-    assert cli("run", recipe, "-o", recipe.parent / "run").code == 0
-    return recipe.parent / "run"
+    recipe = tmp_path_factory.mktemp("whole") / "tiny.toml"
+    recipe.write_text(tiny_recipe(steps=4, network="width = 256"))  # checkpoints outgrow all else
+    with registered("network", "tiny", TinyNetwork):
+        assert cli("run", recipe, "-o", recipe.parent / "run").code == 0
+        yield recipe.parent / "run"
 
 
 class TestARunOnAFullDisk:

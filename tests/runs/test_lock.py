@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from commandline import cli
+from registered import registered
+from tiny_network import TinyNetwork
+from tiny_recipe import tiny_recipe
 
 from farcluss.errors import RunError
 from farcluss.runs.lock import Lock
@@ -177,11 +180,10 @@ def test_a_lock_is_one_whatever_its_file_says(path, hold, content):
 def trained(tmp_path_factory) -> Path:
     """A recipe and its run."""
     folder = tmp_path_factory.mktemp("trained")
-    from conftest import write_tiny
-
-    recipe = write_tiny(folder)
-    assert cli("run", recipe, "-o", folder / "run").code == 0
-    return folder
+    (folder / "tiny.toml").write_text(tiny_recipe(steps=2))
+    with registered("network", "tiny", TinyNetwork):
+        assert cli("run", folder / "tiny.toml", "-o", folder / "run").code == 0
+        yield folder
 
 
 @pytest.mark.parametrize("option", ["--overwrite", "--resume", "--resume=auto", "--resume=step-00000002.pt"])

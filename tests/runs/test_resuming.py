@@ -12,6 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from commandline import cli
 from conftest import write_images
+from registered import registered
 from tiny_network import TinyNetwork
 from tiny_recipe import tiny_recipe
 
@@ -19,7 +20,6 @@ from farcluss import load_recipe, train
 from farcluss.data.base import Item
 from farcluss.data.splits import Splits
 from farcluss.errors import FarclussError, RunError
-from farcluss.plugins import registry
 from farcluss.recipes.model import Defaults, Recipe
 from farcluss.runs import checkpoints
 from farcluss.runs.resuming import fingerprint
@@ -33,11 +33,10 @@ CHECKPOINT = Path("checkpoints") / f"step-{STEPS:08d}.pt"
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """The recipe above, as a file."""
-    registry.register("network", "tiny", TinyNetwork)
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(RECIPE)
-    yield path
-    registry.unregister("network", "tiny")
+    with registered("network", "tiny", TinyNetwork):
+        yield path
 
 
 @pytest.fixture(scope="module")
@@ -305,12 +304,9 @@ class TestAllowedChanges:
         from three_d import Cubes
 
         before = snapshot(part)
-        registry.register("dataset", "cubes", Cubes)
-        try:
+        with registered("dataset", "cubes", Cubes):
             with pytest.raises(FarclussError, match="does not fit this recipe") as caught:
                 train(load_recipe(recipe, (), settings), part, resume="newest", allow_changes=True)
-        finally:
-            registry.unregister("dataset", "cubes")
         assert len(str(caught.value).splitlines()) <= 3
         assert snapshot(part) == before
 

@@ -48,7 +48,7 @@ def test_a_span_ends_by_an_error_too():
     assert "unheard" not in watch.seconds
 
 
-def test_a_step_has_a_span_for_each_of_its_parts(tiny_recipe, tmp_path, monkeypatch):
+def test_a_step_has_a_span_for_each_of_its_parts(quick_recipe, tmp_path, monkeypatch):
     watches = []
     original = engine.one_step
 
@@ -59,14 +59,14 @@ def test_a_step_has_a_span_for_each_of_its_parts(tiny_recipe, tmp_path, monkeypa
         return step
 
     monkeypatch.setattr(engine, "one_step", one_step)
-    train(load_recipe(tiny_recipe, (), ["data.val=none"]), tmp_path / "run")
+    train(load_recipe(quick_recipe, (), ["data.val=none"]), tmp_path / "run")
     network = {"copy", "student", "losses", "backward", "optimizer", "ema", "other"}
     stages = {"augment", "teacher", "pseudo_label", "weight", "rebalance", "contrast"}
     assert [set(watch.seconds) for watch in watches] == [network | stages] * 2
     assert all(seconds >= 0 for watch in watches for seconds in watch.seconds.values())
 
 
-def test_the_first_of_two_forwards_is_the_first_pass(tiny_recipe, tmp_path, monkeypatch):
+def test_the_first_of_two_forwards_is_the_first_pass(quick_recipe, tmp_path, monkeypatch):
     """With micro-batches, each goes through the student twice: to be looked at, and to learn."""
     seen, original = [], engine.one_step
 
@@ -78,5 +78,5 @@ def test_the_first_of_two_forwards_is_the_first_pass(tiny_recipe, tmp_path, monk
         return step
 
     monkeypatch.setattr(engine, "one_step", one_step)
-    train(load_recipe(tiny_recipe, (), ["data.val=none", "train.steps=1", "train.accumulate=2"]), tmp_path / "run")
+    train(load_recipe(quick_recipe, (), ["data.val=none", "train.steps=1", "train.accumulate=2"]), tmp_path / "run")
     assert seen == ["first_pass", "first_pass", "student", "student"]

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from registered import registered
+from tiny_network import TinyNetwork
 
 from farcluss.errors import FarclussError
-from farcluss.plugins import registry
 from farcluss.recipes.reading import load_recipe
 from farcluss.runs.checkpoints import read
 from farcluss.runs.folder import RunFolder
@@ -24,9 +25,8 @@ val = "none"
 crop = 32
 workers = 0
 [network]
-encoder = "test_resnet"
-aspp_channels = 8
-head_channels = 8
+name = "tiny"
+norm = true
 [stages]
 contrast = { name = "prototype", dim = 4 }
 [train]
@@ -43,7 +43,8 @@ keep_checkpoints = 9
 def recipe_file(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE)
-    return path
+    with registered("network", "tiny", TinyNetwork):
+        yield path
 
 
 def train(recipe_file, *settings, **options) -> Path:
@@ -205,12 +206,9 @@ class Adaptive(UniformWeight):
 
 
 def test_the_state_of_stages_stays_too(recipe_file, monkeypatch):
-    registry.register("weight", "adaptive", Adaptive)
-    try:
-        break_images(monkeypatch, 2)
+    break_images(monkeypatch, 2)
+    with registered("weight", "adaptive", Adaptive):
         folder = train(recipe_file, "stages.weight=adaptive", "train.steps=3")
-    finally:
-        registry.unregister("weight", "adaptive")
     seen = [read(folder / "checkpoints" / f"step-{n:08d}.pt").state["stages"]["weight"]["seen"] for n in (1, 2, 3)]
     assert 0 < seen[0] == seen[1] < seen[2]
 

@@ -4,23 +4,22 @@ import json
 
 import pytest
 import torch
+from registered import registered
 from tiny_network import TinyNetwork
 from tiny_recipe import tiny_recipe
 
 from farcluss import train
 from farcluss.errors import RunError
-from farcluss.plugins import registry
 from farcluss.recipes.reading import load_recipe
 from farcluss.runs.checkpoints import read
 
 
 @pytest.fixture
 def recipe(tmp_path):
-    registry.register("network", "tiny", TinyNetwork)
     path = tmp_path / "recipe.toml"
     path.write_text(tiny_recipe(steps=3, checkpoint_every=3, every=3, augment='"photometric"'))
-    yield path
-    registry.unregister("network", "tiny")
+    with registered("network", "tiny", TinyNetwork):
+        yield path
 
 
 @pytest.mark.slow  # compiling takes a minute

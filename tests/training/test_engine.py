@@ -5,14 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import ranks
 import torch
+from registered import registered
 from tiny_network import TinyNetwork
 from tiny_recipe import tiny_recipe
 
 from farcluss.errors import FarclussError
 from farcluss.jobs.scoring import score_file
-from farcluss.plugins import registry
 from farcluss.recipes.model import Defaults
 from farcluss.recipes.reading import load_recipe
 from farcluss.runs.checkpoints import read
@@ -23,11 +22,10 @@ RECIPE = tiny_recipe()
 
 @pytest.fixture
 def recipe_file(tmp_path):
-    registry.register("network", "tiny", TinyNetwork)
     path = tmp_path / "tiny.toml"
     path.write_text(RECIPE)
-    yield path
-    registry.unregister("network", "tiny")
+    with registered("network", "tiny", TinyNetwork):
+        yield path
 
 
 def run(recipe_file, name, *settings, **options) -> Path:
@@ -75,19 +73,18 @@ def test_a_run_explains_itself(recipe_file):
     assert first["total"] == pytest.approx(total, rel=1e-5)
 
 
-@pytest.mark.parametrize("step", [2, 4])
-def test_resuming_gives_the_same_bits(recipe_file, step):
+def test_resuming_gives_the_same_bits(recipe_file):
     whole = run(recipe_file, "whole", "stages.augment=photometric")
-    part = recipe_file.parent / "part"
-    shutil.copytree(whole, part)
-    for checkpoint in (part / "checkpoints").glob("*.pt"):
-        if checkpoint.stem > f"step-{step:08d}":
-            checkpoint.unlink()
-    run(recipe_file, "part", "stages.augment=photometric", resume="newest")
-    one, two = weights(whole), weights(part)
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert metrics(whole, "train") == metrics(part, "train")
-    assert metrics(whole, "eval") == metrics(part, "eval")
+    for step in (2, 4):
+        part = shutil.copytree(whole, recipe_file.parent / f"part{step}")
+        for checkpoint in (part / "checkpoints").glob("*.pt"):
+            if checkpoint.stem > f"step-{step:08d}":
+                checkpoint.unlink()
+        run(recipe_file, part.name, "stages.augment=photometric", resume="newest")
+        one, two = weights(whole), weights(part)
+        assert all(torch.equal(one[name], two[name]) for name in one)
+        assert metrics(whole, "train") == metrics(part, "train")
+        assert metrics(whole, "eval") == metrics(part, "eval")
 
 
 @pytest.mark.parametrize("supervised", ["cross-entropy", "ohem"])
@@ -106,17 +103,6 @@ def test_micro_batches_change_nothing(recipe_file, supervised):
         assert [line["total"] for line in first] == pytest.approx([line["total"] for line in second], rel=1e-5)
     assert first[0]["unsupervised"] == pytest.approx(second[0]["unsupervised"], rel=1e-5)
     assert first[0]["class_weights"] == pytest.approx(second[0]["class_weights"], rel=1e-6)
-
-
-def test_two_processes_equal_one(recipe_file, tmp_path):
-    (tmp_path / "recipe.toml").write_text(RECIPE)
-    ranks.launch((tmp_path, 2, {"two": []}))
-    one = run(recipe_file, "one")
-    assert_close(one, tmp_path / "two", tolerance=1e-5)
-    assert metrics(one, "eval")[0]["scores"] == metrics(tmp_path / "two", "eval")[0]["scores"]
-    for mine, theirs in zip(metrics(one, "train"), metrics(tmp_path / "two", "train"), strict=True):
-        assert mine["total"] == pytest.approx(theirs["total"], rel=1e-5)
-        assert mine["lr"] == theirs["lr"]
 
 
 def test_warm_up_is_supervised_and_the_ramp_linear(recipe_file):
@@ -171,15 +157,12 @@ def test_clipping_and_optimizers(recipe_file, optimizer):
 def test_three_dimensional_networks_train(recipe_file):
     from three_d import Cubes
 
-    registry.register("dataset", "cubes", Cubes)
-    try:
+    with registered("dataset", "cubes", Cubes):
         settings = ["data.layout=cubes", "data.channels=2", "data.crop=8", "network.axes=3", "stages.augment=identity"]
         moves = ["data.flip_axes=[0,1,2]", "data.turns=[[1,2]]", "data.mean=0.3"]
         dice = ["loss.supervised=dice-cross-entropy", "loss.unsupervised_dice=1"]
         folder = run(recipe_file, "run", *settings)
         again = run(recipe_file, "moved", *settings, *moves, *dice, "eval.mode=sliding", "eval.blend=gaussian")
-    finally:
-        registry.unregister("dataset", "cubes")
     assert 0 < metrics(again, "train")[-1]["unsupervised_dice"] < 1
     lines = metrics(folder, "train")
     assert 0 < lines[-1]["unsupervised"] < 1 and lines[-1]["supervised"] < lines[0]["supervised"]
@@ -196,19 +179,19 @@ def fresh_accelerate():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("network", ["teacher", "student"])
-def test_half_precision_trains_and_scores_in_full(recipe_file, fresh_accelerate, network):
+def test_half_precision_trains_and_scores_in_full(recipe_file, fresh_accelerate):
     full = metrics(run(recipe_file, "full"), "train")
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    folder = run(recipe_file, "half", 'train.mixed_precision="bf16"', f"eval.network={network}")
-    half = metrics(folder, "train")
-    assert half[0]["total"] == pytest.approx(full[0]["total"], rel=0.02)
-    assert half[0]["total"] != full[0]["total"]
-    assert {tensor.dtype for tensor in weights(folder).values() if tensor.is_floating_point()} == {torch.float32}
-    scores = score_file(str(folder / "weights" / "last.safetensors"), {})
-    assert scores.miou == metrics(folder, "eval")[-1][f"{network}_miou"]
+    for network in ("teacher", "student"):
+        folder = run(recipe_file, network, 'train.mixed_precision="bf16"', f"eval.network={network}")
+        half = metrics(folder, "train")
+        assert half[0]["total"] == pytest.approx(full[0]["total"], rel=0.02)
+        assert half[0]["total"] != full[0]["total"]
+        assert {tensor.dtype for tensor in weights(folder).values() if tensor.is_floating_point()} == {torch.float32}
+        scores = score_file(str(folder / "weights" / "last.safetensors"), {})
+        assert scores.miou == metrics(folder, "eval")[-1][f"{network}_miou"]
 
 
 def test_trackers_get_the_scalars(recipe_file):

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from registered import registered
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from farcluss import train
-from farcluss.plugins import registry
 from farcluss.recipes.reading import load_recipe
 from farcluss.stages.base import Weight
 from farcluss.training import engine
@@ -80,7 +80,7 @@ def device(monkeypatch):
 
 
 def run(recipe, tmp_path, *settings):
-    steps = ("train.steps=3", "train.log_every=3", "data.val=none", "network.output_stride=16")
+    steps = ("train.steps=2", "train.log_every=2", "data.val=none", "network.output_stride=16")
     return train(load_recipe(recipe, (), (*steps, *settings)), tmp_path / "run")
 
 
@@ -112,9 +112,6 @@ class Curious(Weight):
 
 
 def test_a_stage_that_reads_is_seen(tiny_recipe, tmp_path, device):
-    registry.register("weight", "curious", Curious)
-    try:
+    with registered("weight", "curious", Curious):
         run(tiny_recipe, tmp_path, "stages.weight=curious")
-    finally:
-        registry.unregister("weight", "curious")
     assert {"_local_scalar_dense", "index"} <= set(device.reads)

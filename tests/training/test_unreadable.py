@@ -14,6 +14,7 @@ import torch
 import warm
 from commandline import Result, cli
 from conftest import own_recipe
+from registered import registered
 from tiny_network import TinyNetwork
 from torch.utils.data import get_worker_info
 
@@ -21,7 +22,6 @@ from farcluss.data.base import Item, Sample
 from farcluss.data.files import FileReader
 from farcluss.data.loader import LABELED, UNLABELED, PairedCrops, host_batches, item_index, step_addresses
 from farcluss.errors import DataError
-from farcluss.plugins import registry
 from farcluss.recipes.model import Data
 from farcluss.runs import checkpoints
 from farcluss.training import engine
@@ -69,9 +69,8 @@ class Home:
 
 @pytest.fixture
 def home(image_folder):
-    registry.register("network", "tiny", TinyNetwork)
-    yield Home(image_folder)
-    registry.unregister("network", "tiny")
+    with registered("network", "tiny", TinyNetwork):
+        yield Home(image_folder)
 
 
 def patch_step(monkeypatch, before) -> None:
@@ -234,8 +233,8 @@ from farcluss.data import loader
 from farcluss.data.shapes import Shapes
 
 # Instead of 5, 5 and 20 seconds.
-dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.2,)
-_utils.MP_STATUS_CHECK_INTERVAL, loader.PATIENCE = 0.5, 2
+dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.1,)
+_utils.MP_STATUS_CHECK_INTERVAL, loader.PATIENCE = 0.1, 0.5
 
 class Second(Shapes):
     def read(self, item, window=None):
@@ -263,8 +262,7 @@ class TestADeadLoaderProcess:
     def look_often(self, monkeypatch):
         monkeypatch.setattr(LOOKS, (0.2,))
 
-    @pytest.mark.parametrize("name", ["images/train/2.png", PICTURE])
-    @pytest.mark.parametrize("on_error", ["stop", "skip"])
+    @pytest.mark.parametrize(("on_error", "name"), [("stop", "images/train/2.png"), ("skip", PICTURE)])
     def test_is_named_with_the_image_that_it_was_reading(self, home, monkeypatch, name, on_error):
         kill_reader(monkeypatch, name)
         assert home.run("alone", f"data.on_error={on_error}").code == 0  # nobody dies without loader processes

@@ -80,7 +80,10 @@ def same(one, two):
     return True
 
 
-@pytest.mark.parametrize(("name", "settings"), [("medical_tumor3d", VOLUMES), ("medical_tumor2d", SLICES)])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("medical_tumor3d", VOLUMES), pytest.param("medical_tumor2d", SLICES, marks=pytest.mark.slow)],
+)
 def test_scores_are_those_of_the_written_files(name, settings, scans, tmp_path):
     """Dice of `medical evaluate`, and IoU of `eval`, by nothing but nibabel and NumPy."""
     settings = [*settings, "train.steps=24", "train.lr=0.05", "train.checkpoint_every=99", "data.val=val"]
@@ -107,7 +110,10 @@ def test_scores_are_those_of_the_written_files(name, settings, scans, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("medical_tumor3d", VOLUMES), ("medical_tumor2d", [*COMMON, *DEEPLAB, "data.crop=[16, 16]"])],
+    [
+        ("medical_tumor3d", VOLUMES),
+        pytest.param("medical_tumor2d", [*COMMON, *DEEPLAB, "data.crop=[16, 16]"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_was_interrupted_ends_in_the_same_bits(name, settings, scans, tmp_path, monkeypatch):
     settings = [*settings, "data.val=1/4"]
@@ -130,7 +136,7 @@ def test_a_run_that_was_interrupted_ends_in_the_same_bits(name, settings, scans,
     assert same(whole, part)
 
 
-@pytest.mark.parametrize("dimensions", [3, 2])
+@pytest.mark.parametrize("dimensions", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_labels_of_unlabeled_cases_are_never_read(dimensions, tmp_path):
     """With nonsense of another shape in their place, training gives the same bits; the labels of the others count."""
     root, cases = tmp_path / "scans", [f"case{number}" for number in range(6)]

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from commandline import cli
 from phantoms import EXACT, GEOMETRIES, Phantom, write_decathlon, write_hdf5, write_image, write_label, write_nifti
+from registered import registered
 from tiny_network import TinyNetwork
 from volume_data import build, pairs, problems, refused
 
 from farcluss.data.base import Item
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError
-from farcluss.plugins import registry
 from farcluss_medical.challenges import ssl4mis
 from farcluss_medical.crops import nonzero_box
 from farcluss_medical.layouts import decathlon, scans
@@ -231,9 +231,8 @@ batch = 1
 
 @pytest.fixture
 def tiny():
-    registry.register("network", "tiny", TinyNetwork)
-    yield
-    registry.unregister("network", "tiny")
+    with registered("network", "tiny", TinyNetwork):
+        yield
 
 
 def test_check_reports_everything_at_once(tmp_path, tiny):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from commandline import cli
+from registered import registered
 from torch import nn
 
 from farcluss.inference.weights import Card, Inference, save_weights
 from farcluss.networks.base import Prediction
-from farcluss.plugins import registry
 from farcluss_medical.inference import classes_on_grid, on_grid, predict_volume
 from farcluss_medical.writer import NiftiWriter, largest_components
 
@@ -50,9 +50,8 @@ def card(**layout) -> Card:
 
 @pytest.fixture(autouse=True)
 def oracle():
-    registry.register("network", "oracle", Oracle)
-    yield
-    registry.unregister("network", "oracle")
+    with registered("network", "oracle", Oracle):
+        yield
 
 
 def label(shape=(17, 13, 11)) -> np.ndarray:

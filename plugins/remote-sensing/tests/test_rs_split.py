@@ -9,11 +9,11 @@ import pytest
 import rasterio
 from commandline import cli
 from drawn_scenes import Drawing, draw_label, draw_scene, draw_tree, write
+from registered import registered
 from scene_recipes import write_recipe
 
 from farcluss.data.splits import resolve
 from farcluss.learning.build import build_dataset
-from farcluss.plugins import registry
 from farcluss.recipes.reading import load_recipe
 from farcluss_remote_sensing.boxes import bounds_of, overlaps, trim
 from farcluss_remote_sensing.options import with_scene_options
@@ -117,9 +117,8 @@ def grouped(tmp_path):
     (root / "scenes.csv").write_text("\n".join(lines))
     recipe = write_recipe(root)
     recipe.write_text(recipe.read_text().replace('"rasters"', '"tabled"'))
-    registry.register("dataset", "tabled", tabled)
-    yield recipe
-    registry.unregister("dataset", "tabled")
+    with registered("dataset", "tabled", tabled):
+        yield recipe
 
 
 class TestGroups:

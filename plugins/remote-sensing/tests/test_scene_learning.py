@@ -10,6 +10,8 @@ import rasterio
 import torch
 from commandline import cli
 from drawn_scenes import CLASSES, Drawing, draw_tree
+from registered import registered
+from tiny_network import TinyNetwork
 
 from farcluss import load_recipe, train
 from farcluss.runs import checkpoints
@@ -27,10 +29,9 @@ SETTINGS = [
     f"data.classes={json.dumps(dict(zip(CLASSES, range(1, 5), strict=True)))}".replace(":", " ="),
     "data.ignore_index=0",
     "data.workers=0",
-    "network.encoder=test_resnet",
+    "network.name=tiny",
+    "network.norm=true",
     "network.pretrained=false",
-    "network.aspp_channels=8",
-    "network.head_channels=8",
     "loss.ramp_steps=0",
     "train.batch=2",
     "train.ema=0.5",
@@ -41,6 +42,12 @@ SETTINGS = [
 ]
 DRAWING = Drawing(dtype="float32", collar=17)
 TIMES = ("seconds", "memory_gib", "images_per_second")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    with registered("network", "tiny", TinyNetwork):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """What is interrupted goes on and changes no bit; what cannot be done is said."""
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -9,14 +10,15 @@ from multiprocessing import active_children
 
 import numpy as np
 import pytest
+import torch
 from commandline import cli
 from drawn_scenes import Drawing, draw_scene, write
+from registered import registered
 from scene_weights import card, in_one_piece, predict, read, tiny
 from tiny_network import TinyNetwork
 
-from farcluss.errors import DataError, WeightsError
+from farcluss.errors import DataError, PluginError, WeightsError
 from farcluss.inference.weights import Card, Model, build_network, save_weights
-from farcluss.plugins import registry
 from farcluss_remote_sensing import maps, whole_scenes
 from farcluss_remote_sensing.writer import GeoTiffWriter
 
@@ -87,6 +89,14 @@ class TestResuming:
         assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["precious"]
 
 
+@pytest.fixture
+def warm(monkeypatch):
+    """Processes begin with what one process has imported, and share nothing else with this one, as spawned ones."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["farcluss_remote_sensing.whole_scenes", "farcluss.networks.deeplabv3plus"])
+    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda method: context)
+
+
 class TestProcesses:
     @pytest.mark.slow
     def test_one_dies_the_others_go_on_another_time_and_no_bit_changes(self, tmp_path, short):
@@ -122,7 +132,8 @@ class TestProcesses:
         ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=120)
         assert ended.returncode == -signal.SIGKILL and ended.stdout == "started\n"
 
-    def test_a_disk_that_is_full_for_a_process(self, tmp_path, short):
+    @pytest.mark.slow
+    def test_a_disk_that_is_full_for_a_process(self, tmp_path, short, warm):
         options = {"encoder": "test_resnet", "aspp_channels": 8, "head_channels": 8}
         facts = card(network="deeplabv3plus").model_copy(update={"options": options})
         model = Model(build_network("deeplabv3plus", options, 5, 4, 0, False).eval(), facts)
@@ -133,14 +144,10 @@ class TestProcesses:
                 predict(draw_scene(tmp_path / "scene.tif"), tmp_path / "s", model, processes=2)
         assert not active_children()
 
-    def test_errors_of_a_process_are_said(self, tmp_path, short):
+    def test_errors_of_a_process_are_said(self, tmp_path, short, warm):
         """The network is known to this process alone."""
-        registry.register("network", "tiny", TinyNetwork)
-        try:
-            with pytest.raises(registry.PluginError, match="no network plugin 'tiny'"):
-                predict(draw_scene(tmp_path / "scene.tif"), tmp_path / "s", processes=2)
-        finally:
-            registry.unregister("network", "tiny")
+        with registered("network", "tiny", TinyNetwork), pytest.raises(PluginError, match="no network plugin 'tiny'"):
+            predict(draw_scene(tmp_path / "scene.tif"), tmp_path / "s", processes=2)
 
 
 class TestRefusals:
@@ -226,15 +233,12 @@ class TestRemarks:
 
 class TestCommand:
     def test_from_a_folder_to_maps(self, tmp_path):
-        registry.register("network", "tiny", TinyNetwork)
-        try:
+        with registered("network", "tiny", TinyNetwork):
             save_weights(tmp_path / "w.safetensors", tiny(), card(stats=[{"mean": 0.2, "std": 0.1}] * 5))
             for name in ("a", "in side/b"):
                 draw_scene(tmp_path / "scenes" / f"{name}.tif")
             words = (tmp_path / "w.safetensors", tmp_path / "scenes", "-o", tmp_path / "out", "--device", "cpu")
             result = cli("predict", *words, "--probs", "--set", "cog=false", "--set", "blend=gaussian")
-        finally:
-            registry.unregister("network", "tiny")
         assert result.code == 0 and "2 of 2 images predicted" in result.out
         notes = result.err.splitlines()
         assert [line.partition(" has mean")[0] for line in notes] == ["Note: a: band 1", "Note: b: band 1"]

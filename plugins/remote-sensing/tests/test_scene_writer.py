@@ -11,6 +11,7 @@ import torch
 from commandline import cli
 from drawn_scenes import CLASSES, GEOGRAPHIC, ROTATED, Drawing, draw_scene, write
 from rasterio.shutil import copy as copy_file
+from registered import registered
 from rio_cogeo.cogeo import cog_validate
 from scene_weights import PALETTE, card, in_one_piece, predict, read, tiny
 from torch import nn
@@ -18,7 +19,6 @@ from torch import nn
 from farcluss.errors import DataError
 from farcluss.inference.weights import Inference, Model, save_weights
 from farcluss.networks.base import Prediction
-from farcluss.plugins import registry
 from farcluss_remote_sensing.writer import GeoTiffWriter
 
 DRAWINGS = {
@@ -245,8 +245,7 @@ class TestCases:
         for seed, folder in enumerate(("A", "B", "label")):
             truth.append(Drawing(seed=seed).values()[0].astype(int))
             draw_scene(tmp_path / "test" / folder / "s.tif", Drawing(seed=seed))
-        registry.register("network", "pairs", Pairs)
-        try:
+        with registered("network", "pairs", Pairs):
             save_weights(tmp_path / "pairs.safetensors", Pairs(10, 4, 0, False), facts)
             for given, place in (("test", "A/s.tif"), ("test/A", "s.tif")):
                 words = (tmp_path / "pairs.safetensors", tmp_path / given, "-o", tmp_path / "out", "--device", "cpu")
@@ -255,8 +254,6 @@ class TestCases:
                 np.testing.assert_array_equal(found == 1, truth[1] > truth[0])
             words = (tmp_path / "pairs.safetensors", tmp_path / "test" / "B", "-o", tmp_path / "out")
             assert "no file there is an input of these weights" in cli("predict", *words).refusal
-        finally:
-            registry.unregister("network", "pairs")
 
     def test_dates_are_found_as_the_layout_finds_them(self, tmp_path):
         """In folders of other names, with files of other endings."""
