@@ -4,6 +4,7 @@ Notation used for shapes: B images, Cin image channels, C classes, D embedding s
 encoder's stride-4 map.
 """
 
+from functools import cache
 from typing import Any
 
 import timm
@@ -203,16 +204,18 @@ def build_encoder(name: str, in_channels: int, output_stride: int) -> nn.Module:
     return module
 
 
+@cache
 def _strides(name: str) -> list[int]:
-    """Strides of all maps of an encoder; [0] if it does not return `(B, C, h, w)` maps."""
-    try:
-        with torch.device("meta"):
-            probe = timm.create_model(name, features_only=True)
-    except Exception:  # not every encoder can be built on the meta device
+    """Strides of all maps of an encoder; [0] if it does not return `(B, C, h, w)` maps. Leaves the generator alone."""
+    with torch.random.fork_rng(devices=[]):
         try:
-            probe = timm.create_model(name, features_only=True)
-        except Exception:
-            return [0]
+            with torch.device("meta"):
+                probe = timm.create_model(name, features_only=True)
+        except Exception:  # not every encoder can be built on the meta device
+            try:
+                probe = timm.create_model(name, features_only=True)
+            except Exception:
+                return [0]
     return [0] if getattr(probe, "output_fmt", "NCHW") != "NCHW" else list(probe.feature_info.reduction())
 
 
