@@ -151,12 +151,12 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
         raise PluginError(f"{name}: the image is {image.dtype}; it must be uint8 or float32.")
     for what, array in (("mask", mask), ("valid", sample.valid)):
         if array is not None and array.shape != image.shape[1:]:
-            raise PluginError(f"{name}: {what} is of shape {array.shape}, the image of {image.shape}.")
+            raise PluginError(f"{name}: {what} has shape {array.shape}, but the image has {image.shape}.")
     if mask is None and item.mask is not None:
-        raise PluginError(f"{name}: no mask is given, although the item has one.")
+        raise PluginError(f"{name}: reading returned no mask, although the item has one.")
     if mask is not None and ((mask >= len(dataset.classes)) & (mask != IGNORE)).any():
         raise PluginError(
-            f"{name}: the mask holds {mask[mask != IGNORE].max()} in a set of {len(dataset.classes)} classes."
+            f"{name}: the mask holds {mask[mask != IGNORE].max()}, but there are {len(dataset.classes)} classes."
         )
     if mask is not None and sample.valid is not None:
         sample = sample._replace(mask=np.where(sample.valid, mask, np.uint8(IGNORE)))

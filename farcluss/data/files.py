@@ -83,7 +83,7 @@ class FileReader:
             (height, width), (mask_height, mask_width) = sizes
             raise DataError(
                 f"{item.mask} is {mask_width} x {mask_height} pixels, its image {item.image} is {width} x {height}.\n"
-                "Every mask must be of the size of its image."
+                "Every mask must have the size of its image."
             )
         return self.masks.apply(read_mask(item.mask, self.masks.colors, window), item.mask)
 
@@ -95,11 +95,11 @@ def _open(path: str) -> Image.Image:
         raise DataError(f"{path} does not exist. Check data.root and the lists.") from None
     except Image.DecompressionBombError:
         raise DataError(
-            f"{path} has more pixels than Pillow opens. Cut it into tiles, or store it as a .npy array."
+            f"{path} has more pixels than Pillow will open. Cut it into tiles, or store it as a .npy array."
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         empty = Path(path).is_file() and Path(path).stat().st_size == 0
-        reason = "it is empty (0 bytes)" if empty else f"it is damaged or no image ({type(error).__name__})"
+        reason = "it is empty (0 bytes)" if empty else f"it is damaged or not an image ({type(error).__name__})"
         raise DataError(f"{path} cannot be read: {reason}. Replace the file or take it out of the lists.") from None
 
 
@@ -119,7 +119,7 @@ def _array(path: str) -> NDArray[Any]:
         raise DataError(f"{path} does not exist. Check data.root and the lists.") from None
     except (ValueError, OSError, SyntaxError, TokenError):
         raise DataError(
-            f"{path} cannot be read: it is no .npy array. Replace it or take it out of the lists."
+            f"{path} cannot be read: it is not a .npy array. Replace it or take it out of the lists."
         ) from None
     if array.ndim not in (2, 3):
         raise DataError(f"{path} has shape {array.shape}; an image is (H, W) or (H, W, channels).")

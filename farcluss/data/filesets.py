@@ -57,7 +57,7 @@ class FileDataset:
         try:
             str(image).encode()
         except UnicodeEncodeError:
-            raise DataError(f"The name of {str(image)!r} is not in UTF-8. Rename the file.") from None
+            raise DataError(f"The file name {str(image)!r} is not valid UTF-8. Rename the file.") from None
         image = Path(os.path.abspath(image))  # one spelling per image, so that overlaps are seen
         if listed and listed.is_file() and self.lists_decide:
             mask: Path | None = listed
@@ -66,7 +66,7 @@ class FileDataset:
         inside = image.relative_to(self.root) if image.is_relative_to(self.root) else image
         item = Item(inside.with_suffix("").as_posix(), str(image), str(mask) if mask else None)
         if listed and not mask:
-            raise MissingMask(f"the mask {listed} does not exist. Mend the list, or leave the mask out of it.", item)
+            raise MissingMask(f"the mask {listed} does not exist. Fix the list, or leave the mask out of it.", item)
         return item
 
     def parse(self, line: str) -> Item:

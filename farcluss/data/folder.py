@@ -33,8 +33,8 @@ def own_mask(finders: Sequence[MaskFinder], image: Path) -> Path | None:
     found = sorted({path for finder in nearest if (path := finder(image))})
     if len(found) > 1:
         raise DataError(
-            f"The mask of {image} may be {found[0]} or {found[1]}.\n"
-            "Name it in the list, or keep the images of each split in a folder of their own."
+            f"The mask of {image} could be {found[0]} or {found[1]}.\n"
+            "Name it in the list, or keep the images of each split in a separate folder."
         )
     return found[0] if found else None
 

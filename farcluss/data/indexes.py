@@ -37,7 +37,7 @@ def refuse_problems(index: Index[Entry], data: Data, thing: str) -> None:
         return
     more = f" And {len(problems) - 1} more." if len(problems) > 1 else ""
     raise DataError(
-        f"{' '.join(problems[0].split())}{more}\nMend {'them' if more else 'it'} (`farcluss check` lists all), or "
+        f"{' '.join(problems[0].split())}{more}\nFix {'them' if more else 'it'} (`farcluss check` lists all), or "
         f"leave these {thing}s out with --set data.on_error=skip."
     )
 
@@ -45,5 +45,5 @@ def refuse_problems(index: Index[Entry], data: Data, thing: str) -> None:
 def refuse_name(name: str, index: Index[Entry], data: Data, thing: str, example: str) -> NoReturn:
     """Raise DataError for a name in a list that no entry has; `example` is one that there is."""
     refuse_problems(index, data, thing)
-    left_out = ", or one that is left out: `farcluss check` says why" if index.problems else ""
-    raise DataError(f"{name!r} is no {thing} of this data set{left_out}; write {example}.")
+    left_out = " (or it was left out: `farcluss check` says why)" if index.problems else ""
+    raise DataError(f"{name!r} is not a {thing} of this data set{left_out}; write {example}.")

@@ -63,9 +63,9 @@ def settle_channels(data: Data, counts: Mapping[str, int]) -> tuple[int, list[st
         first, *more = [path for path, own in counts.items() if own == count]
         text = f"{first} and {len(more)} more have {count} channels" if more else f"{first} has {count} channels"
         if data.channels is None:
-            problems.append(f"{text}, but most images have {wanted}. Make a data set of each kind.")
+            problems.append(f"{text}, but most images have {wanted}. Put each kind in a data set of its own.")
         else:
-            problems.append(f"{text}, but data.channels is {wanted}. Leave that key out, or set it to {count}.")
+            problems.append(f"{text}, but data.channels is {wanted}. Remove that key, or set it to {count}.")
     return wanted, problems
 
 
@@ -89,7 +89,7 @@ def read_option(option: str, name: str, data: Data, take: Callable[[Any], T], *,
     try:
         return take(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, LookupError, TypeError):
-        raise RecipeError(f"{path} is no {what}. Write it with `{command}`.") from None
+        raise RecipeError(f"{path} is not a {what}. Write it with `{command}`.") from None
 
 
 def carry(data: Data, masks: MaskMap, options: Mapping[str, Any]) -> Data:

@@ -249,7 +249,7 @@ def guarded(loader: DataLoader[Any], diary: Diary, name: Callable[[int, int], st
         reading = f" while reading {name(*place)}" if place else ""
         raise SampleError(
             f"A loader process died{reading}: {str(error).partition(chr(10))[0]}\n"
-            "If memory ran out, set data.workers lower; if that file is broken, take it out."
+            "If memory ran out, lower data.workers; if that file is broken, take it out of the lists."
         ) from error
 
 

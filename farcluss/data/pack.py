@@ -124,7 +124,7 @@ class Contents:
     def read(cls, file: h5py.File) -> "Contents":
         """Take it from a file. Raises what h5py raises for a damaged one, ValueError for one that is no pack."""
         if file.attrs.get("format") != FORMAT:
-            raise ValueError("it is no file of `farcluss pack`")
+            raise ValueError("it was not written by `farcluss pack`")
         if file.attrs["version"] != VERSION:
             raise ValueError(f"its format is {file.attrs['version']}, this farcluss reads {VERSION}")
         columns = [_read_texts(file, f"items/{name}") for name in ("id", "image", "mask", "group")]
@@ -144,7 +144,7 @@ class Contents:
             _DEFAULTS.validate_json(file.attrs["defaults"]),
         )
         if file.attrs[CHECKSUM] != contents.checksum():
-            raise ValueError("its table of contents does not have its checksum")
+            raise ValueError("its table of contents does not match its checksum")
         return contents
 
     def checksum(self) -> int:
@@ -221,8 +221,8 @@ def open_file(path: Path) -> h5py.File:
             f"There is no file {path}.\nMake it with `farcluss pack`, or read the original files with --set data.pack="
         ) from None
     except OSError as error:
-        reason = "it is no file of `farcluss pack`" if "file signature" in str(error) else error
-        raise DataError(f"{path} cannot be opened: {reason}.\nGive a file that `farcluss pack` has written.") from None
+        reason = "it was not written by `farcluss pack`" if "file signature" in str(error) else error
+        raise DataError(f"{path} cannot be opened: {reason}.\nGive a file that `farcluss pack` wrote.") from None
 
 
 class Pack:
@@ -245,13 +245,13 @@ class Pack:
             try:
                 self.contents = Contents.read(file)
                 if "sizes" not in file:
-                    raise ValueError("it is unfinished")
+                    raise ValueError("it is incomplete")
                 self._sizes = [tuple(extent for extent in row if extent) for row in file["sizes"][()].tolist()]
                 self._valid = {int(name) for name in file["valid"]}
                 self._valid_pixels, self._class_pixels = (read_checked(file[name]) for name in PIXELS)
             except DAMAGE as error:
                 text = f"{path} cannot be used: {_reason(error)}."
-                raise DataError(f"{text}\nMake it anew with `farcluss pack`.") from None
+                raise DataError(f"{text}\nPack the data set again with `farcluss pack`.") from None
         self.classes: tuple[str, ...] = self.contents.classes
         self.palette: Palette = self.contents.palette
         self.defaults: Defaults = self.contents.defaults
@@ -269,7 +269,7 @@ class Pack:
         """The item of a list line. Raises DataError: see `parse_group`; or the line names several."""
         items = self.parse_group(line)
         if len(items) > 1:
-            raise DataError(f"{line.strip()!r} names {len(items)} images; name one as {items[0].id}.")
+            raise DataError(f"{line.strip()!r} names {len(items)} images; name one of them, such as {items[0].id}.")
         return items[0]
 
     def parse_group(self, line: str) -> list[Item]:
@@ -338,7 +338,7 @@ class Pack:
         except DAMAGE as error:
             raise DataError(
                 f"{self.path}: item {item.id} cannot be read: {_reason(error)}.\n"
-                "`farcluss pack --verify` names all damaged items; make the file anew."
+                "`farcluss pack --verify` lists all damaged items; pack the data set again."
             ) from None
         return Sample(image, mask, valid)
 
@@ -347,7 +347,7 @@ def read_checked(stored: h5py.Dataset) -> NDArray[Any]:
     """A whole array. Raises what h5py raises for a damaged one, ValueError for one without its checksum."""
     array: NDArray[Any] = stored[()]
     if stored.attrs[CHECKSUM] != checksum(array):
-        raise ValueError(f"{stored.name} does not have its checksum")
+        raise ValueError(f"{stored.name} does not match its checksum")
     return array
 
 
@@ -386,7 +386,7 @@ def open_pack(data: Data, origin: dict[str, Any]) -> Pack:
         shown = "; ".join(f"{key} was {_short(made.get(key))}, is {_short(origin.get(key))}" for key in other[:3])
         more = f"; and {len(other) - 3} other keys" if len(other) > 3 else ""
         raise DataError(
-            f"{data.pack} was packed from a recipe of other data: {shown}{more}.\n"
+            f"{data.pack} was packed from a recipe with other data: {shown}{more}.\n"
             "Pack this recipe, or read the original files with --set data.pack="
         )
     pack.palette = recipe_palette(data, len(pack.classes)) or pack.palette

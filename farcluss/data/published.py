@@ -240,4 +240,4 @@ def _store(known: PublishedList, contents: dict[str, bytes]) -> None:
                 Path(aside, file).replace(path)
     except OSError as error:
         raise DataError(f"Cannot store the published list {known.name}: {error}\n"
-                        "The variable FARCLUSS_DATA names another folder to store lists below.") from error  # fmt: skip
+                        "To store lists elsewhere, set the environment variable FARCLUSS_DATA.") from error  # fmt: skip

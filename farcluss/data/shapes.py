@@ -153,9 +153,9 @@ class Shapes:
         """The item of a line such as `train/0007`. Raises DataError for anything else."""
         split, _, index = line.strip().partition("/")
         if split not in self.counts or not index.isdecimal():
-            raise DataError(f"{line.strip()!r} is no scene of the shapes set; write it like train/0007.")
+            raise DataError(f"{line.strip()!r} is not a scene of the shapes set; write it like train/0007.")
         if int(index) >= self.counts[split]:
-            raise DataError(f"{line.strip()!r} is no scene of the shapes set: it has {self.counts[split]} of {split}.")
+            raise DataError(f"{line.strip()!r} is not a scene of the shapes set: {split} has {self.counts[split]}.")
         name = f"{split}/{int(index):04d}"
         return Item(name, name, name)
 

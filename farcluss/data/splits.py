@@ -163,7 +163,7 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
         if bare:
             raise DataError(
                 f"{len(bare)} of the {len(items)} images of data.{key} have no mask, the first is {bare[0].image}.\n"
-                "Check the layout's masks option, or take them out of the list."
+                "Check the layout's masks option, or remove them from the list."
             )
     if not labeled:
         raise DataError("There are no labeled images: data.val takes all that have a mask. Give it a smaller share.")
@@ -239,6 +239,6 @@ def _check_disjoint(sets: dict[str, list[Item]]) -> None:
         if shared:
             raise DataError(
                 f"{len(shared)} groups are both in data.{name} and in data.val, the first is {shared[0]}: "
-                "scores would be of what was trained on.\n"
+                "scores would be computed on training data.\n"
                 "Keep each group in one set, or set data.allow_overlap = true."
             )

@@ -88,7 +88,7 @@ def check_draw(dataset: Dataset, data: Data) -> None:
     """Refuse a balanced draw from a data set that counts no pixels. Raises DataError."""
     if data.draw == "balanced" and not hasattr(dataset, "pixel_counts"):
         raise DataError(
-            f'data.draw = "balanced" needs numbers of pixels, which the layout {data.layout.name} does not give.\n'
+            f'data.draw = "balanced" needs pixel counts, which the layout {data.layout.name} does not provide.\n'
             'Set data.draw = "uniform", or pack the data set (`farcluss pack`) and set data.pack.'
         )
 
@@ -116,7 +116,7 @@ def draw_chances(
     check_draw(dataset, data)
     shares = by_classes(_counts(dataset, labeled)[:, 1:])
     if not shares.any():
-        raise DataError('The masks of data.labeled hold no pixel that counts.\nSet data.draw = "uniform".')
+        raise DataError('The masks of data.labeled contain no pixel of any class.\nSet data.draw = "uniform".')
     if not unlabeled:
         return Chances(shares), None
     # Without their masks: what is in them must not decide anything.
@@ -144,6 +144,6 @@ def _count(dataset: Dataset, item: Item) -> NDArray[np.int64]:
     wanted = (1 + len(dataset.classes),)
     if counts.shape != wanted or counts.dtype.kind not in "iu" or (counts < 0).any():
         raise PluginError(
-            f"{name}: pixel counts are {counts.dtype} {counts.shape}; they must be {wanted}, whole, not negative."
+            f"{name}: pixel counts are {counts.dtype} {counts.shape}; they must be non-negative integers {wanted}."
         )
     return counts.astype(np.int64)

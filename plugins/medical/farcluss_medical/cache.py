@@ -107,7 +107,7 @@ class Cache:
                 _write(path, array)
             except OSError as error:
                 raise DataError(
-                    f"The cache {self.folder} cannot be written: {error.strerror}. Set data.layout.cache elsewhere."
+                    f"The cache {self.folder} cannot be written: {error.strerror}. Set another data.layout.cache."
                 ) from None
         return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 

@@ -61,13 +61,13 @@ def stem(path: str | Path) -> str:
 
 
 def volumes_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Volumes in a folder by their stem, without hidden files; stems of several files are left out, and told."""
+    """Volumes in a folder by their stem, without hidden files; stems of several files are left out and reported."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         name = path.name.lower()
         if path.is_file() and not name.startswith(".") and name.endswith(SUFFIXES) and not name.endswith(".img"):
             files.setdefault(stem(path), []).append(path)
-    problems = [f"{p[0]} and {p[1]} are both called {name}. Remove one of them." for name, p in files.items() if p[1:]]
+    problems = [f"{p[0]} and {p[1]} are both named {name}. Remove one of them." for name, p in files.items() if p[1:]]
     return {name: paths[0] for name, paths in files.items() if len(paths) == 1}, problems
 
 
@@ -81,7 +81,11 @@ def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:
     Returns:
         The index, header of the first image by case, and the number of channels.
     """
-    problems, headers, first = [*index.problems, *_twice(index.splits)], dict[str, Header](), dict[str, Case]()
+    problems, headers, first = (
+        [*index.problems, *_divided_patients(index.splits)],
+        dict[str, Header](),
+        dict[str, Case](),
+    )
     counts: dict[str, int] = {}
     homes = {case.patient: split for split in SPLITS for case in index.splits.get(split, ())}
     splits: dict[str, list[Case]] = {}
@@ -92,7 +96,7 @@ def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:
                 problems += _defects(case)[0]
                 continue
             if other := first.get(case.id):
-                problems.append(f"Case {case.id} is there twice: {other.images[0]} and {case.images[0]}.")
+                problems.append(f"Case {case.id} occurs twice: {other.images[0]} and {case.images[0]}.")
                 continue
             first[case.id] = case
             found, images = _defects(case)
@@ -127,13 +131,15 @@ def _defects(case: Case) -> tuple[list[str], Sequence[Header]]:
     return found, images
 
 
-def _twice(splits: Mapping[str, Sequence[Case]]) -> Iterable[str]:
+def _divided_patients(splits: Mapping[str, Sequence[Case]]) -> Iterable[str]:
     """Patients that are in more than one split."""
     owners: dict[str, str] = {}
-    told = set()
+    reported = set()
     for split, cases in splits.items():
         for case in cases:
             other = owners.setdefault(case.patient, split)
-            if other != split and case.patient not in told:
-                told.add(case.patient)
-                yield f"Patient {case.patient} is in both {other} and {split}: scores would be of what was trained on."
+            if other != split and case.patient not in reported:
+                reported.add(case.patient)
+                yield (
+                    f"Patient {case.patient} is in both {other} and {split}: scores would be computed on training data."
+                )

@@ -66,7 +66,7 @@ def brats(
             problems += more
     if not cases:
         raise DataError(
-            f"{root} has no folders ID with files ID{form.joint}{form.modalities[0]}.nii.gz, nor have its folders.\n"
+            f"{root} and its folders have no folder ID with a file ID{form.joint}{form.modalities[0]}.nii.gz.\n"
             "Check data.root and data.layout.edition."
         )
     classes = {"background": 0, "necrosis": 1, "edema": 2, "enhancing": form.enhancing}
@@ -132,7 +132,7 @@ def _index(root: Path, splits: Mapping[str, Sequence[Case]], labeled: int) -> In
     """The index with labels of the first `labeled` training cases alone, so that no others can be read."""
     train = splits["train"]
     if not train:
-        raise DataError(f"{root} has no train.list and no train.txt with cases. Check data.root.")
+        raise DataError(f"{root} has no train.list or train.txt with cases. Check data.root.")
     if labeled > len(train):
         raise RecipeError(f"data.layout.labeled_first = {labeled}, but the train list has {len(train)} lines.")
     bare = [replace(case, label=None) for case in train[labeled:]] if labeled else []

@@ -144,7 +144,10 @@ def _mixed_orientations(rows: Sequence[Row], report: Report) -> str:
     if len(codes) < 2:
         return ""
     listed = ", ".join(f"{code or 'unknown'} ({number})" for code, number in sorted(codes.items()))
-    return f"Files differ in orientation: {listed}. All are turned to right, anterior, superior; predictions go back."
+    return (
+        f"Files differ in orientation: {listed}. All are reoriented to right, anterior, superior; predictions get the "
+        "orientation of their file."
+    )
 
 
 def _unplaced(rows: Sequence[Row], report: Report) -> str:
@@ -153,7 +156,7 @@ def _unplaced(rows: Sequence[Row], report: Report) -> str:
         return ""
     return (
         f"Orientation unknown: {some(lost)} {'has' if len(lost) == 1 else 'have'} sform_code and qform_code 0. Left "
-        "and right may be exchanged. Compare with other cases in a viewer, and write the right affine into the files."
+        "and right may be swapped. Compare with other cases in a viewer, and write the correct affine into the files."
     )
 
 
@@ -162,8 +165,8 @@ def _disagreeing(rows: Sequence[Row], report: Report) -> str:
     if not apart:
         return ""
     return (
-        f"sform and qform disagree by up to {max(apart.values()):.3g} mm: {some(list(apart))}. The sform counts here; "
-        "other programs may take the qform. Make them equal."
+        f"sform and qform disagree by up to {max(apart.values()):.3g} mm: {some(list(apart))}. The sform is used here; "
+        "other programs may use the qform. Make them equal."
     )
 
 
@@ -178,7 +181,7 @@ def _different_spacings(rows: Sequence[Row], report: Report) -> str:
     if not texts:
         return ""
     return (
-        f"Spacings differ between cases: {', '.join(texts)}. One voxel is not one length. Set data.layout.spacing; "
+        f"Spacings differ between cases: {', '.join(texts)}. Voxels have no common size. Set data.layout.spacing; "
         "`farcluss medical fingerprint` suggests one."
     )
 
@@ -192,7 +195,7 @@ def _anisotropic(rows: Sequence[Row], report: Report) -> str:
     if axis is None:
         return ""
     return (
-        f"Voxels are {median[axis] / min(median):.3g} times as long along {AXES[axis]} as across: "
+        f"Voxels are {median[axis] / min(median):.3g} times as long along {AXES[axis]} as along the others: "
         f"{' x '.join(f'{step:.3g}' for step in median)} mm (median). Train on slices with data.layout.dimensions = 2, "
         "or give data.crop fewer voxels there; `farcluss medical fingerprint` suggests a crop and a spacing."
     )
@@ -205,9 +208,9 @@ def _scales(rows: Sequence[Row], report: Report) -> str:
         if peaks[high] > FAR_APART * max(peaks[low], 1.0):
             where = f" of channel {channel}" if report.data.channel_count > 1 else ""
             done = (report.option("normalize") or "zscore") == "zscore"
-            advice = "zscore evens that out case by case, as set" if done else 'Set data.layout.normalize = "zscore"'
+            advice = "The current zscore corrects this case by case" if done else 'Set data.layout.normalize = "zscore"'
             return (
-                f"Intensities have no common scale: maxima{where} go from {peaks[low]:.4g} ({low}) to "
+                f"Intensities have no common scale: maxima{where} range from {peaks[low]:.4g} ({low}) to "
                 f"{peaks[high]:.4g} ({high}). {advice}."
             )
     return ""
@@ -221,8 +224,8 @@ def _computed_tomography(rows: Sequence[Row], report: Report) -> str:
     if lowest >= AIR or normalize != "zscore":
         return ""
     return (
-        f"Intensities reach down to {lowest:.5g}, as Hounsfield units of CT do. These are comparable between cases, "
-        'which zscore undoes: use data.layout.normalize = "ct", with the file of `farcluss medical fingerprint`.'
+        f"Intensities reach down to {lowest:.5g}, like the Hounsfield units of CT. These are comparable between cases, "
+        'which zscore would undo: use data.layout.normalize = "ct", with the file of `farcluss medical fingerprint`.'
     )
 
 
@@ -231,7 +234,10 @@ def _empty(rows: Sequence[Row], report: Report) -> str:
     if not empty:
         return ""
     first = report.dataset.classes[0]
-    return f"No voxel but {first}: {some(empty)}. Right for cases without a finding; else the label is lost."
+    return (
+        f"No voxel of a class other than {first}: {some(empty)}. This is correct for cases without a finding; "
+        "otherwise the label is missing."
+    )
 
 
 _NOTES: tuple[Callable[[Sequence[Row], Report], str], ...] = (

@@ -105,7 +105,7 @@ def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = N
     if missing := sorted(set(true_files) - set(predicted_files)):
         raise DataError(
             f"{predictions}: {len(missing)} of {len(true_files)} ground truths lack a prediction, first {missing[0]}.\n"
-            "A prediction has the file name of its ground truth; predict them, or give a folder of fewer ground truths."
+            "Predictions must be named like their ground truths; predict the others, or give fewer ground truths."
         )
     pairs = [Pair(case, path, predicted_files[case]) for case, path in sorted(true_files.items())]
     maps = {f"{case}{end}" for case in predicted_files for end in ("_probs", "_entropy")}  # what `predict` adds
@@ -115,7 +115,7 @@ def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = N
 def _among(only: Collection[str], files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     """The files of some cases. Raises DataError when there is none of a case."""
     if missing := sorted(set(only) - set(files)):
-        raise DataError(f"{folder} has no file of {len(missing)} of {len(only)} listed cases, first {missing[0]}.")
+        raise DataError(f"{folder} has no file for {len(missing)} of {len(only)} listed cases, first {missing[0]}.")
     return {case: files[case] for case in only}
 
 
@@ -144,7 +144,7 @@ def _without_single(path: Path, labels: Labels, affine: NDArray[np.float64], spa
     kept = [axis for axis, size in enumerate(labels.shape) if size > 1] or [0]
     steps = tuple(spacing[axis] for axis in kept)
     if not all(0 < step < math.inf for step in steps):
-        raise DataError(f"{path}: its header has the spacing {spacing}; every voxel needs a size above 0.")
+        raise DataError(f"{path}: the header gives the spacing {spacing}; voxel sizes must be above 0.")
     return Volume(path, labels.shape, affine, labels.reshape([labels.shape[axis] for axis in kept]), steps)
 
 
@@ -175,7 +175,7 @@ def evaluate(
         known = _labels_of_all(pairs, ignore)
         regions = [Region(str(label), (label,)) for label in sorted(known)]
     elif ignore in known:
-        raise DataError(f"The label {ignore} is to be scored and to be ignored; it can be one of them.")
+        raise DataError(f"The label {ignore} is both scored and ignored; choose one.")
     result = Evaluation(list(regions))
     strange: dict[str, set[int]] = {}
     for pair in progress(pairs):
@@ -202,7 +202,7 @@ def _files(path: Path) -> dict[str, Path]:
             continue
         case = (file.name if file == path else file.relative_to(path).as_posix()).removesuffix(ending)
         if case in files:
-            raise DataError(f"{path}: the case {case} is there as {files[case].name} and {file.name}; remove one.")
+            raise DataError(f"{path}: the case {case} exists as both {files[case].name} and {file.name}; remove one.")
         files[case] = file
     if not files:
         raise DataError(f"{path}: there is no .nii, .nii.gz or .h5 file here.")
@@ -220,8 +220,8 @@ def _integers(path: Path, values: NDArray[Any]) -> Labels:
         wrong = ~((np.abs(values - rounded) < 1e-3) & (np.abs(rounded) < 2**31))
     if wrong.any():
         raise DataError(
-            f"{path}: {np.count_nonzero(wrong):,} voxels hold no integer, e.g. {values[wrong][0]:g}.\n"
-            "Scores need label volumes; threshold probabilities, or take their largest, before."
+            f"{path}: {np.count_nonzero(wrong):,} voxels are not integers, e.g. {values[wrong][0]:g}.\n"
+            "Scoring needs label volumes: threshold the probabilities or take their argmax first."
         )
     labels: Labels = rounded.astype(np.int32)
     return labels
@@ -233,11 +233,11 @@ def _read_pair(pair: Pair, ignore: int | None) -> tuple[Labels, Labels, tuple[fl
     if truth.shape != prediction.shape:
         raise DataError(
             f"{pair.prediction}: has shape {prediction.shape}, its ground truth {truth.shape} ({pair.truth}).\n"
-            "Predictions are scored on the grid of their ground truth: resample before."
+            "Predictions are scored on the grid of their ground truth: resample them first."
         )
     if not np.allclose(truth.affine, prediction.affine, rtol=0, atol=SAME_AFFINE):
         raise DataError(
-            f"{pair.prediction}: lies elsewhere than its ground truth {pair.truth}; their affines should agree:\n"
+            f"{pair.prediction}: has a different affine than its ground truth {pair.truth}; they must agree:\n"
             f"ground truth {_rows(truth.affine)}\nprediction   {_rows(prediction.affine)}"
         )
     if ignore is None:
@@ -264,6 +264,6 @@ def _labels_of_all(pairs: Sequence[Pair], ignore: int | None) -> set[int]:
     found -= {ignore}
     if not found:
         raise DataError(
-            f"{pairs[0].truth.parent}: the ground truths hold no label but 0; name the classes by --labels."
+            f"{pairs[0].truth.parent}: the ground truths hold no label but 0; name the classes with --labels."
         )
     return found

@@ -50,7 +50,8 @@ def volumes_of(data: Data) -> VolumeDataset:
     dataset = registry.build("dataset", name, kept, data)
     if not isinstance(dataset, VolumeDataset):
         raise RecipeError(
-            f'data.layout = "{name}" gives no volumes. Take a layout of farcluss-medical, see `farcluss plugins list`.'
+            f'data.layout = "{name}" is not a layout of volumes. Choose one of farcluss-medical: '
+            "`farcluss plugins list`."
         )
     return dataset
 
@@ -198,7 +199,7 @@ def _geometry(dataset: VolumeDataset, cases: Sequence[Case]) -> dict[str, Any]:
     """Suggestions and medians."""
     extents = [_extent(dataset, case) for case in cases]
     if len(axes := {len(extent["shape"]) for extent in extents}) > 1:
-        raise DataError(f"Some cases have {min(axes)} axes, others {max(axes)}. Make a data set of each.")
+        raise DataError(f"Some cases have {min(axes)} axes, others {max(axes)}. Put them in separate data sets.")
     shapes = np.array([extent["shape"] for extent in extents], np.float64)
     spacings = np.array([extent["spacing"] for extent in extents], np.float64)
     target = suggest_spacing(spacings, shapes)

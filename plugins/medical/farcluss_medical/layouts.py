@@ -161,7 +161,7 @@ def _images(root: Path, images: str, option: str) -> tuple[list[Path], list[str]
         return list(found.values()), problems
     files = [path for path in sorted(root.glob(images)) if path.name.lower().endswith(SUFFIXES)]
     if not files:
-        raise DataError(f"data.layout.{option} = {images!r} names no volume in {root}.")
+        raise DataError(f"data.layout.{option} = {images!r} matches no volume in {root}.")
     return files, []
 
 
@@ -172,7 +172,7 @@ def _name(root: Path, path: Path) -> str:
 
 def _folder(root: Path, name: str, option: str) -> Path:
     if not name or not (root / name).is_dir():
-        raise DataError(f"data.layout.{option} = {name!r} is no folder in {root}.")
+        raise DataError(f"data.layout.{option} = {name!r} is not a folder in {root}.")
     return root / name
 
 
@@ -194,8 +194,8 @@ def cases(data: Data, *, file: str = "cases.csv") -> Index:
         or not images
     ):
         raise DataError(
-            f"{root / file} has the columns {', '.join(columns) or 'of an empty file'}.\n"
-            "It needs case, and image or image_0, image_1, ...; label, group and split as wanted."
+            f"{root / file} has the columns {', '.join(columns) or '(none)'}.\n"
+            "It needs case, and image or image_0, image_1, ...; label, group and split are optional."
         )
     where = f"{root / file}, line"
     unknown = [column for column in columns if column not in (*COLUMNS, *images)]
@@ -205,7 +205,7 @@ def cases(data: Data, *, file: str = "cases.csv") -> Index:
     for line, row in rows:
         wrong = _row_problems(root, row, images)
         if row["case"] and (first := lines.setdefault(row["case"], line)) != line:
-            wrong.append(f"case {row['case']} is in line {first} already.")
+            wrong.append(f"case {row['case']} is already in line {first}.")
         problems += [f"{where} {line}: {text}" for text in wrong]
         if not wrong:
             paths, label = tuple(str(root / row[c]) for c in images), row.get("label")
@@ -217,8 +217,8 @@ def cases(data: Data, *, file: str = "cases.csv") -> Index:
 def _row_problems(root: Path, row: Mapping[str, str], images: Sequence[str]) -> list[str]:
     """What is wrong with a row by itself."""
     split, label = row.get("split", ""), row.get("label", "")
-    wrong = [] if row["case"] else ["there is no case."]
-    wrong += [f"there is no {column}." for column in images if not row[column]]
+    wrong = [] if row["case"] else ["the column case is empty."]
+    wrong += [f"the column {column} is empty." for column in images if not row[column]]
     paths = [root / row[column] for column in (*images, "label") if row.get(column)]
     wrong += [f"{path} does not exist." for path in paths if not path.is_file()]
     if row.get(""):
@@ -239,5 +239,5 @@ def read_json(path: Path, kind: type[Kind]) -> Kind:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
     if not isinstance(facts, kind):
-        raise DataError(f"{path} holds no JSON {'object' if kind is dict else 'list'}.")
+        raise DataError(f"{path} does not hold a JSON {'object' if kind is dict else 'list'}.")
     return facts

@@ -166,7 +166,7 @@ def _build(
     known = [name for name in inspect.signature(kind).parameters if name not in _OURS]
     for name in given:
         if name in _OURS:
-            raise PluginError(f"network.arguments: {name} cannot be set; farcluss sets or does not use it.")
+            raise PluginError(f"network.arguments: {name} cannot be set; farcluss sets it or does not use it.")
         if name not in known:
             raise PluginError(f"network.arguments: {architecture} has no argument {name!r}{suggestion(name, known)}\n"
                               f"Known: {', '.join(known)}.")  # fmt: skip
@@ -200,9 +200,9 @@ def _measure(
     size = smallest.shape[2:]
     if logits.shape != (1, classes, *size):
         raise PluginError(
-            f"network monai: {architecture} with these arguments makes {tuple(logits.shape)} of images "
-            f"{tuple(smallest.shape)}.\nIts decoder must lead back to the size of the image: "
-            "look at the strides and the numbers of blocks in network.arguments."
+            f"network monai: {architecture} with these arguments turns images {tuple(smallest.shape)} into "
+            f"logits {tuple(logits.shape)}.\nIts decoder must restore the size of the image: "
+            "check the strides and the numbers of blocks in network.arguments."
         )
     strides = [tuple(whole // part for whole, part in zip(size, each.shape[2:], strict=True)) for each in maps]
     return [_Map(stride, each.shape[1]) for stride, each in zip(strides, maps, strict=True)]
@@ -218,7 +218,7 @@ def _mend_dropout(model: nn.Module) -> None:
 
 def _refused(architecture: str, error: Exception) -> PluginError:
     reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-    return PluginError(f"network monai: {architecture} cannot be built:\n{reason}\nLook at network.arguments.")
+    return PluginError(f"network monai: {architecture} cannot be built:\n{reason}\nCheck network.arguments.")
 
 
 def _level(maps: list[_Map], stride: int) -> int:

@@ -47,7 +47,7 @@ def nnunet(data: Data, *, fold: Count | None = None, unlabeled: str = "imagesUn"
         hidden += alone.values()
         problems += more
         bare = [case for cases in splits.values() for case in cases if not case.label]
-        problems += [f'{case.images[0]} has no label (data.layout.unlabeled = "{IMAGES}" allows it).' for case in bare]
+        problems += [f'{case.images[0]} has no label; data.layout.unlabeled = "{IMAGES}" allows it.' for case in bare]
         splits = {split: [case for case in cases if case.label] for split, cases in splits.items()}
     splits["train"] += hidden
     test, more = form.cases(root / "imagesTs", root / "labelsTs")
@@ -80,7 +80,7 @@ class _Form:
             if match := re.fullmatch(r"(.+)_(\d{4})", name):
                 numbers.setdefault(match[1], set()).add(int(match[2]))
             else:
-                problems.append(f"{images / name}{self.ending}: an image is called CASE_0000{self.ending}.")
+                problems.append(f"{images / name}{self.ending}: images must be named CASE_0000{self.ending}.")
         masks = self._names(labels) if labels else []
         problems += [f"{labels}/{name}{self.ending} has no image in {images}." for name in masks if name not in numbers]
         cases = {}
@@ -121,13 +121,13 @@ def _classes(labels: Any, file: Path, data: Data) -> dict[str, int | list[int]]:
     values = {str(name): _list(value) for name, value in labels.items()}
     ignored = values.pop("ignore", [])
     if missing := [value for value in ignored if value not in _list(data.ignore_index)]:
-        raise DataError(f"{file}: label {missing[0]} is to be ignored. Set data.ignore_index = {missing[0]}.")
+        raise DataError(f"{file}: label {missing[0]} is marked as ignored. Set data.ignore_index = {missing[0]}.")
     counts = Counter(value for own in values.values() for value in own)
     if shared := [value for value, count in counts.items() if count > 1]:
         names = [name for name, own in values.items() if shared[0] in own]
         raise DataError(
-            f"{file}: labels are regions that overlap: {' and '.join(map(repr, names[:2]))} both have {shared[0]}.\n"
-            "Set data.classes to parts that do not, such as { background = 0, edema = 1, core = 2 }."
+            f"{file}: labels are overlapping regions: {' and '.join(map(repr, names[:2]))} both contain {shared[0]}.\n"
+            "Set data.classes to parts that do not overlap, such as { background = 0, edema = 1, core = 2 }."
         )
     return {name: values[name] for name in sorted(values, key=lambda name: min(values[name]))}
 

@@ -72,7 +72,7 @@ def check_channels(data: Data, source: str, channels: Sequence[str]) -> None:
     if data.channels is not None and len(channels) != data.channels:
         raise RecipeError(
             f"{source} {len(channels)} channels ({', '.join(channels)}), but data.channels is {data.channels}.\n"
-            "Leave data.channels out, or choose others."
+            "Remove data.channels, or choose other channels."
         )
 
 
@@ -94,7 +94,7 @@ def _preprocessing(
         )
     if spacing == "fingerprint":
         if not facts:
-            raise RecipeError('data.layout.spacing = "fingerprint" needs data.layout.fingerprint, a file.')
+            raise RecipeError('data.layout.spacing = "fingerprint" needs a file in data.layout.fingerprint.')
         spacing = facts["spacing"]
     if spacing is not None and len(spacing) != 3:
         raise RecipeError(f"data.layout.spacing has {len(spacing)} values; a volume has three axes.")

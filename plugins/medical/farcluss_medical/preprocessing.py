@@ -77,8 +77,8 @@ class Preprocessing:
             return voxels
         if len(self.fingerprint) != len(voxels):
             raise DataError(
-                f"The fingerprint is of {len(self.fingerprint)} channels, the image has {len(voxels)}.\n"
-                "Write it anew with `farcluss medical fingerprint RECIPE`."
+                f"The fingerprint has {len(self.fingerprint)} channels, but the image has {len(voxels)}.\n"
+                "Measure it again with `farcluss medical fingerprint RECIPE`."
             )
         facts = zip(voxels, self.fingerprint, strict=True)
         scaled = [(v.clip(f["low"], f["high"]) - f["mean"]) / (f["std"] or 1.0) for v, f in facts]

@@ -15,7 +15,8 @@ RESAMPLES, SEED = 2000, 0
 NOTICE = "Research use only: these scores are no basis for clinical decisions."
 FLATTERS = (
     "Protocol ssl4mis: distances in voxels, one percentile over both surfaces, ASD from the prediction alone, and a "
-    "missed or invented structure gets the distance 0. This flatters; take it to compare with published numbers."
+    "missed structure or false positive gets the distance 0. "
+    "This flatters; use it only to compare with published numbers."
 )
 INTERVALS = (
     f"Means over cases, with 95 % percentile bootstrap intervals over cases ({RESAMPLES} resamples, seed {SEED})."

@@ -144,10 +144,10 @@ def read_label(path: str, image: str, header: Header) -> NDArray[Any]:
 def difference(first: str, header: Header, second: str, other: Header) -> str:
     """How two files that belong together differ in shape or place, with both values; empty where they do not."""
     if header.shape != other.shape:
-        return f"{second} has the shape {other.shape}, but {first} has {header.shape}. They must be of one grid."
+        return f"{second} has the shape {other.shape}, but {first} has {header.shape}. They must share one grid."
     if np.abs(header.affine - other.affine).max() > TOLERANCE:
         return (
-            f"{second} lies elsewhere than {first}: their affines are\n{_rows(other.affine)} and\n"
+            f"{second} has a different affine than {first}:\n{_rows(other.affine)} and\n"
             f"{_rows(header.affine)}. Resample one to the grid of the other."
         )
     return ""

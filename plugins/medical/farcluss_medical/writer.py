@@ -63,7 +63,7 @@ class NiftiWriter:
             self.modalities: list[str] = layout.get("modalities", [])
         except (KeyError, TypeError, AttributeError, IndexError):
             raise WeightsError(
-                "These weights were not trained on a layout of volumes, so they do not say how a scan is prepared.\n"
+                "These weights were not trained on a layout of volumes: they do not say how to preprocess a scan.\n"
                 "Choose another --writer."
             ) from None
 
@@ -96,7 +96,7 @@ class NiftiWriter:
         volume = read_image(names)
         header = Header(volume.voxels.shape[1:], len(volume.voxels), volume.affine)
         if header.channels != model.card.channels:
-            advice = "\nNames that end in _0000, _0001 and so on are those of channels." if len(names) > 1 else ""
+            advice = "\nFiles named CASE_0000, CASE_0001, ... are the channels of one case." if len(names) > 1 else ""
             raise DataError(
                 f"{', '.join(names)}: {header.channels} channels, but the network takes {model.card.channels}.{advice}"
             )

@@ -181,7 +181,7 @@ def _survey(
     root = root_of(data)
     homes = _homes(survey, list(survey.train) if train is None else train, list(survey.val) if val is None else val)
     if not (root / labels).is_dir():
-        raise DataError(f"data.layout.labels = {labels!r} is no folder in {root}.")
+        raise DataError(f"data.layout.labels = {labels!r} is not a folder in {root}.")
     masks = _labels(root / labels)
     splits: dict[str, list[tuple[str, Scene]]] = {"train": [], "val": []}
     problems: list[str] = []
@@ -189,15 +189,15 @@ def _survey(
     for path in files_in(root, images):
         name, area = _common(path), survey.area.search(path.stem)
         if area is None:
-            problems.append(f"The name of {path} has no area, as {survey.example} has. Rename it or take it out.")
+            problems.append(f"The name of {path} contains no area, as {survey.example} does. Rename or remove it.")
         elif (other := first.setdefault(name, path)) != path:
-            problems.append(f"{other} and {path} are both of {name}. Remove one of them.")
+            problems.append(f"{other} and {path} are both named {name}. Remove one of them.")
         elif split := homes.get(area[1]):
             splits[split].append((name, Scene(name, (str(path),), masks.get(name), area[1])))
     found = {split: [s for _, s in pairs if split == "train" or s.label] for split, pairs in splits.items()}
     if not found["train"]:
         raise DataError(
-            f"{root / images} has no image of the training areas. Images are called like {survey.example}.\n"
+            f"{root / images} has no image of the training areas. Image names look like {survey.example}.\n"
             "Check data.root, data.layout.images and data.layout.train_areas."
         )
     classes: Sources = {name: [color] for name, color in ISPRS.items()}
@@ -210,7 +210,7 @@ def _labels(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in LABELS and (other := found.setdefault(_common(path), str(path))) != str(path):
-            raise DataError(f"{other} and {path} are labels of one image. Keep them in two folders.")
+            raise DataError(f"{other} and {path} are labels of the same image. Keep them in separate folders.")
     return found
 
 
@@ -226,7 +226,7 @@ def _homes(survey: Survey, train: list[str], val: list[str]) -> dict[str, str]:
             raise RecipeError(f"data.layout.{key}: {survey.name} has no area {unknown[0]!r}.")
     if both := [area for area in train if area in val]:
         raise RecipeError(
-            f"Area {both[0]} is in both data.layout.train_areas and data.layout.val_areas. Take it out of one."
+            f"Area {both[0]} is in both data.layout.train_areas and data.layout.val_areas. Remove it from one."
         )
     return {**dict.fromkeys(train, "train"), **dict.fromkeys(val, "val")}
 
@@ -271,10 +271,10 @@ def _pairs(place: Path, folders: tuple[str, str, str], prefix: str) -> tuple[lis
             "A/, B/ and label/ in data.root, or in its folders train, val and test."
         )
     problems = [
-        f"{path} has no image of its name in {place / folders[1]}." for n, path in before.items() if n not in after
+        f"{path} has no image of the same name in {place / folders[1]}." for n, path in before.items() if n not in after
     ]
     problems += [
-        f"{path} has no image of its name in {place / folders[0]}." for n, path in after.items() if n not in before
+        f"{path} has no image of the same name in {place / folders[0]}." for n, path in after.items() if n not in before
     ]
     both = [name for name in before if name in after]
     return [(n, Scene(f"{prefix}{n}", (before[n], after[n]), labels.get(n))) for n in both], problems
@@ -292,11 +292,11 @@ def _by_lists(root: Path, scenes: Mapping[str, Scene]) -> tuple[dict[str, list[t
         for number, line in enumerate(_lines(path), 1):
             name = line if line in scenes else Path(line).stem
             if name in scenes and (other := homes.setdefault(name, split)) != split:
-                problems.append(f"{path}, line {number}: {name} is in {other}.txt already.")
+                problems.append(f"{path}, line {number}: {name} is already in {other}.txt.")
             elif name in scenes:
                 splits.setdefault(split, []).append((name, scenes[name]))
             elif line:
-                problems.append(f"{path}, line {number}: {line!r} is no image of {root}.")
+                problems.append(f"{path}, line {number}: {line!r} is not an image in {root}.")
     return splits, problems
 
 

@@ -14,8 +14,8 @@ from farcluss_remote_sensing.matching import difference, unplaceable, vector_pro
 from farcluss_remote_sensing.scaling import Scaling
 from farcluss_remote_sensing.scenes import Index, Scene, find_by_id, vector_label
 
-BANDS = "data.layout.bands names those to take of each file, also one marked as alpha, as infrared is in some."
-MEND = "Resample it onto that grid, or set data.layout.warp = true."
+BANDS = "data.layout.bands selects the bands of each file, even one marked as alpha, as infrared is in some files."
+ADVICE = "Resample it onto that grid, or set data.layout.warp = true."
 
 
 def usable(index: Index, data: Data, bands: tuple[int, ...], warp: bool) -> tuple[Index, dict[str, Stack], int]:
@@ -75,7 +75,7 @@ def problem(scene: Scene, stack: Stack) -> str:
     A label that does not say where it lies is taken to lie where its scene does, as long as it has as many pixels.
     """
     if any(dtype.startswith("complex") for dtype in stack.dtypes):
-        return f"{', '.join(scene.images)}: complex values. Write amplitudes or such into a file of real ones."
+        return f"{', '.join(scene.images)}: the values are complex. Convert them to real ones, such as amplitudes."
     for header in stack.headers[1:]:
         if text := _misplaced(header.path, stack, "the first file of its scene"):
             return text
@@ -92,7 +92,7 @@ def _misplaced(path: str, stack: Stack, what: str) -> str:
     grid, first = read_header(path).grid, stack.headers[0].path
     if not stack.warp:
         found = difference(grid, stack.grid)
-        return f"{path} is not on the grid of {what}, {first}: {found}.\n{MEND}" if found else ""
+        return f"{path} is not on the grid of {what}, {first}: {found}.\n{ADVICE}" if found else ""
     found = unplaceable(grid, stack.grid)
     return f"{path} cannot be resampled onto the grid of {what}, {first}: {found}." if found else ""
 
@@ -120,13 +120,13 @@ def _label(scene: Scene, dataset: SceneDataset) -> Iterator[str]:
     header, masks = read_header(scene.label), dataset.labels.masks
     if header.lossy:
         yield (
-            f"{scene.label} is compressed with losses, which changes labels along their borders. Take the original, "
-            "or write it as PNG or with compress=deflate."
+            f"{scene.label} has lossy compression, which changes labels along their borders. Use the original, "
+            "or save it as PNG or with compress=deflate."
         )
     values = dict(zip(masks.codes.tolist(), masks.targets.tolist(), strict=True))
     if not masks.colors and (hidden := values.get(header.nodata, IGNORE)) != IGNORE:
         yield (
-            f"{scene.label} calls {header.nodata:g} no data, but it is the class {masks.names[hidden]}, of which no "
-            f"pixel would count.\nIf it is that class: gdal_edit.py -unsetnodata {scene.label}; if not: set "
+            f"{scene.label} declares {header.nodata:g} as nodata, but that is the class {masks.names[hidden]}, none of "
+            f"whose pixels would count.\nIf it is that class: gdal_edit.py -unsetnodata {scene.label}; if not: set "
             f"data.ignore_index = {header.nodata:g} and leave the class out."
         )

@@ -62,7 +62,7 @@ def evaluate(
     dataset = build_dataset(data)
     if not isinstance(dataset, SceneDataset):
         raise DataError(
-            f"The layout {data.layout.name!r} is not one of scenes{', or data.pack is set' if data.pack else ''}.\n"
+            f"{data.layout.name!r} is not a layout of scenes{', or data.pack is set' if data.pack else ''}.\n"
             "Maps are scored on the grids of scenes; `farcluss eval` scores weights on all layouts."
         )
     items = _items(dataset, data if split is None else data.model_copy(update={"val": split}))
@@ -90,7 +90,7 @@ def _items(dataset: SceneDataset, data: Data) -> list[Item]:
     if not items:
         raise DataError("There are no scenes to score; give --split val, test or a list file.")
     if bare := next((item for item in items if item.mask is None), None):
-        raise DataError(f"{bare.id} has no label to score a map against. Take it out of the list.")
+        raise DataError(f"{bare.id} has no label to score a map against. Remove it from the list.")
     return items
 
 
@@ -110,7 +110,7 @@ def find_maps(folder: Path, scenes: Sequence[Scene]) -> dict[str, Path]:
             found[scene.id] = path
     if not found:
         raise DataError(
-            f"{folder} has no map of any of the {len(scenes)} scenes; that of the first would be {scenes[0].id}.tif.\n"
+            f"{folder} has no map for any of the {len(scenes)} scenes; the first one would be {scenes[0].id}.tif.\n"
             "Write them with `farcluss predict`."
         )
     return found
@@ -155,5 +155,5 @@ def _check_grid(path: Path, grid: Grid, scene: Scene) -> None:
     if text := difference(read_header(str(path)).grid, grid):
         raise DataError(
             f"{path} is not on the grid of its scene, {scene.images[0]}: {text}.\n"
-            "A map is scored on the grid of its scene: predict it anew."
+            "A map is scored on the grid of its scene: predict it again."
         )

@@ -108,7 +108,7 @@ def read_header(path: str, bands: Sequence[int] = ()) -> Header:
         file = _open(path)
         if file.gcps[0] and file.transform.is_identity:
             raise DataError(
-                f"{path} says by ground control points where it lies, not by a transform.\n"
+                f"{path} is georeferenced by ground control points, not by a transform.\n"
                 f"Rectify it first: gdalwarp {path} rectified.tif"
             )
         chosen = _choose_bands(path, file, bands)

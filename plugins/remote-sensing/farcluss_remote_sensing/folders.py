@@ -39,7 +39,7 @@ def single_files(files: Iterable[Path]) -> tuple[dict[Path, tuple[Path, ...]], l
     for file in files:
         found.setdefault(file.with_suffix(""), []).append(file)
     twice = [paths for paths in found.values() if len(paths) > 1]
-    problems = [f"{paths[0]} and {paths[1]} are called alike. Remove one of them." for paths in twice]
+    problems = [f"{paths[0]} and {paths[1]} have the same name. Remove one of them." for paths in twice]
     return {base: (paths[0],) for base, paths in found.items() if len(paths) == 1}, problems
 
 

@@ -23,9 +23,9 @@ def frame_problem(header: Header, bands: tuple[int, ...]) -> str:
     if share < SHARE:
         return ""
     return (
-        f"{header.path}: {100 * share:.0f} % of the border is {value:g} in all bands, but the file names no nodata "
-        f"value: what is missing would be learned. Name it: gdal_edit.py -a_nodata {value:g} {header.path} (or: rio "
-        f"edit-info --nodata {value:g} {header.path})"
+        f"{header.path}: {100 * share:.0f} % of the border is {value:g} in all bands, but the file has no nodata "
+        f"value: missing data would be learned as measurements. Set one: gdal_edit.py -a_nodata {value:g} "
+        f"{header.path} (or: rio edit-info --nodata {value:g} {header.path})"
     )
 
 

@@ -96,8 +96,8 @@ def scenes(data: Data, *, file: str = "scenes.csv") -> Index:
     rows, columns = read_table(table)
     if "image" not in columns:
         raise DataError(
-            f"{table} has the columns {', '.join(columns) or 'of an empty file'}.\n"
-            "It needs image; label, group and split as wanted."
+            f"{table} has the columns {', '.join(columns) or '(none)'}.\n"
+            "It needs image; label, group and split are optional."
         )
     where = f"{table}, line"
     unknown = [column for column in columns if column not in COLUMNS]
@@ -110,7 +110,7 @@ def scenes(data: Data, *, file: str = "scenes.csv") -> Index:
         wrong = _row_problems(root, row, paths, homes)
         name = below(paths[0].with_suffix(""), root) if paths else ""
         if paths and (first := lines.setdefault(name, line)) != line:
-            wrong.append(f"scene {name} is in line {first} already.")
+            wrong.append(f"scene {name} is already in line {first}.")
         problems += [f"{where} {line}: {text}" for text in wrong]
         if not wrong:
             label = str(root / row["label"]) if row.get("label") else None
@@ -133,7 +133,7 @@ def _homes(rows: list[tuple[int, dict[str, str]]]) -> dict[str, str]:
 def _row_problems(root: Path, row: Mapping[str, str], images: list[Path], homes: Mapping[str, str]) -> list[str]:
     """What is wrong with a row by itself, and with the split of its group."""
     split, label, group = (row.get(column, "") for column in ("split", "label", "group"))
-    wrong = [] if images else ["there is no image."]
+    wrong = [] if images else ["the column image is empty."]
     label_file = (vector_label(label) or (label, ""))[0]
     paths = [*images, *([root / label_file] if label else [])]
     wrong += [f"{path} does not exist." for path in paths if not path.is_file()]
@@ -145,5 +145,5 @@ def _row_problems(root: Path, row: Mapping[str, str], images: list[Path], homes:
         wrong.append(f"a scene of {split} needs a label.")
     if group and homes[group] != SPLITS[split]:
         own = SPLITS[split]
-        wrong.append(f"group {group} is in both {own} and {homes[group]}: scores would be of what was trained on.")
+        wrong.append(f"group {group} is in both {own} and {homes[group]}: scores would be computed on training data.")
     return wrong

@@ -19,7 +19,7 @@ from farcluss_remote_sensing.tiles import name_of, whole
 
 SHOWN = 20
 """Pairs that are named, at most."""
-ADVICE = "Divide anew (`farcluss rs split`), or set data.allow_overlap = true."
+ADVICE = "Split again (`farcluss rs split`), or set data.allow_overlap = true."
 WORLD = "EPSG:4326"
 """Longitude and latitude: where scenes of several reference systems are compared."""
 
@@ -105,7 +105,7 @@ def _divided_scenes(name: str, covers: Covers, held: str, others: Covers) -> Ite
             first = name_of(scene, covers[scene].boxes[int(pixels.argmax())])
             yield (
                 f"Windows of {scene} in {name} and in {held} overlap by {total:,} pixels, the first {first} and "
-                f"{name_of(scene, box)}: scores would be of what was trained on. {ADVICE}"
+                f"{name_of(scene, box)}: scores would be computed on training data. {ADVICE}"
             )
 
 

@@ -36,7 +36,7 @@ def _writing() -> Iterator[None]:
             yield
     except (RasterioError, CPLE_BaseError):
         close_all()  # GDAL would say it again of the next file that it asked, if that were open already
-        raise OSError(errno.EIO, "a map is not on the disk as it was written; the disk may be full") from None
+        raise OSError(errno.EIO, "a map cannot be read back from the disk; the disk may be full") from None
 
 
 def write_map(path: Path, strips: Strips, name: str, grid: Grid, card: "Card", cog: bool) -> None:

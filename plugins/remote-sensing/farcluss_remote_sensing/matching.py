@@ -51,8 +51,8 @@ def unplaceable(found: Grid, wanted: Grid) -> str:
     if found == wanted:
         return ""
     if not (found.placed and wanted.placed):
-        return "only one of them says where it lies" if found.placed or wanted.placed else "neither says where it lies"
-    return "" if meets(outline(found, wanted.crs), wanted) else "it shows another place"
+        return "only one of them is georeferenced" if found.placed or wanted.placed else "neither is georeferenced"
+    return "" if meets(outline(found, wanted.crs), wanted) else "it covers another area"
 
 
 def outline(grid: Grid, crs: str) -> Outline:
@@ -121,7 +121,7 @@ def _extent(path: str, layer: str) -> tuple[tuple[float, ...] | None, str]:
     if bounds is None or not np.isfinite(bounds).all():
         return None, facts["crs"] or ""
     if bounds[0] == bounds[2] or bounds[1] == bounds[3]:
-        raise DataError(f"{path} holds no polygons: all lies on one line. Labels must be areas.")
+        raise DataError(f"{path} contains no polygons: everything lies on one line. Labels must be areas.")
     return tuple(map(float, bounds)), facts["crs"] or ""
 
 

@@ -69,7 +69,7 @@ def write_polygons(
             with reading(str(confidence_path)):
                 other = stack.enter_context(rasterio.open(confidence_path))
             if _grid(other) != grid:
-                raise DataError(f"{confidence_path} is not on the grid of {classes_path}. Predict both anew.")
+                raise DataError(f"{confidence_path} is not on the grid of {classes_path}. Predict both again.")
         found = outline(lambda window: _read(file, other, window, len(classes)), grid.size, block)
     pixels = np.rint(shapely.area(found.polygons)).astype(np.int64)
     names = np.array([classes[index] for index in found.classes], object)

@@ -67,20 +67,20 @@ class Scaling:
         if self.mode == "imagenet":
             if any(dtype != "uint8" for dtype in dtypes):
                 raise DataError(
-                    f'{name} has values of type {dtypes[0]}; scaling = "imagenet" is for 8-bit colors alone.\n'
+                    f'{name} has values of type {dtypes[0]}; scaling = "imagenet" is only for 8-bit colors.\n'
                     'Set data.layout.scaling = "zscore" and data.layout.stats to a file of `farcluss rs stats`.'
                 )
             return
         if self.mode == "scale" and self.factor == 255 and (deep := [dtype for dtype in dtypes if dtype != "uint8"]):
             raise DataError(
-                f"{name} has values of type {deep[0]}, but data.layout.factor = 255 is for 8 bits alone.\n"
-                'Set data.layout.factor to the value that shall be 1, or data.layout.scaling = "zscore".'
+                f"{name} has values of type {deep[0]}, but data.layout.factor = 255 is only for 8-bit values.\n"
+                'Set data.layout.factor to the value that should become 1, or data.layout.scaling = "zscore".'
             )
         for number, (dtype, band) in enumerate(zip(dtypes, self.stats, strict=False), 1):
             if band.get("dtype", dtype) != dtype:
                 raise DataError(
-                    f"{name}: band {number} is {dtype}, the statistics are of {band['dtype']}: other units.\n"
-                    "Convert it, or measure anew with `farcluss rs stats` and train on it."
+                    f"{name}: band {number} is {dtype}, but the statistics are of {band['dtype']}: the units differ.\n"
+                    "Convert it, or measure again with `farcluss rs stats` and train again."
                 )
 
 

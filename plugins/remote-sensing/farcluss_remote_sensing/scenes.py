@@ -74,7 +74,7 @@ def find_by_id(scenes: Iterable[Scene]) -> dict[str, Scene]:
     for scene in scenes:
         other = found.setdefault(scene.id, scene)
         if other.images != scene.images:
-            raise DataError(f"Two scenes are called {scene.id}: {other.images[0]} and {scene.images[0]}. Rename one.")
+            raise DataError(f"Two scenes have the id {scene.id}: {other.images[0]} and {scene.images[0]}. Rename one.")
     return found
 
 

@@ -149,8 +149,8 @@ def _blocks(dataset: SceneDataset, scenes: Iterable[Scene], side: int) -> tuple[
     for scene in scenes:
         if scene.group:
             raise DataError(
-                f"Scene {scene.id} is of the group {scene.group}, which blocks would divide: its other scenes show "
-                "the same place.\nTake --by scene, which keeps groups together."
+                f"Scene {scene.id} belongs to the group {scene.group}, which blocks would split: its other scenes show "
+                "the same place.\nUse --by scene, which keeps groups together."
             )
         for box in tiles(whole(dataset.stacks[scene.id].grid.size), side):
             unit = _unit(dataset, scene.id, box, name_of(scene.id, box))

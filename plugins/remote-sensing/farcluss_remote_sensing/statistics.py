@@ -37,7 +37,7 @@ def scenes_of(data: Data) -> SceneDataset:
     name = data.layout.name
     if not {"scaling", "stats"} <= set(registry.get("dataset", name).describe().options):
         raise RecipeError(
-            f'data.layout = "{name}" gives no scenes. Take a layout of farcluss-remote-sensing, see '
+            f'data.layout = "{name}" is not a layout of scenes. Choose one of farcluss-remote-sensing: '
             "`farcluss plugins list`."
         )
     options = data.layout.options | {"scaling": "scale", "stats": ""}
@@ -70,7 +70,7 @@ def training_parts(dataset: SceneDataset, data: Data) -> list[Part]:
         for tile in tiles(box, SIDE)
     ]
     if not parts:
-        raise DataError("All that the recipe trains on lies in windows of data.val. Check the lists.")
+        raise DataError("All training data lies in windows of data.val. Check the lists.")
     return parts
 
 
@@ -185,7 +185,7 @@ def empty_bands(dataset: SceneDataset, parts: Sequence[Part]) -> list[Band]:
         if others != dtypes:
             band = next(n for n, (one, other) in enumerate(zip(dtypes, others, strict=True)) if one != other)
             raise DataError(
-                f"Band {band + 1} is {dtypes[band]} in {first.id}, but {others[band]} in {scene.id}: other units.\n"
+                f"Band {band + 1} is {dtypes[band]} in {first.id}, but {others[band]} in {scene.id}: units differ.\n"
                 "Convert the files to one type and scale, or take one of the scenes out of the lists."
             )
     return [Band(dtype) for dtype in dtypes]
@@ -227,7 +227,7 @@ def to_text(scenes: int, bands: Sequence[Band]) -> str:
         if not all(math.isfinite(value) for value in table.values() if not isinstance(value, str)):
             raise DataError(
                 f"Band {number} has values from {table['min']:g} to {table['max']:g}, which float32 cannot hold.\n"
-                "Should these mean no data, write that into the files: gdal_edit.py -a_nodata VALUE FILE"
+                "If these mean missing data, declare that in the files: gdal_edit.py -a_nodata VALUE FILE"
             )
     lines = ",\n  ".join(map(json.dumps, tables))
     return f'{{\n "scenes": {scenes},\n "bands": [\n  {lines}\n ]\n}}\n'

@@ -53,7 +53,7 @@ class Strips:
             DataError: the folder is a link.
         """
         if self.folder.is_symlink():
-            raise DataError(f"{self.folder} is a link, and unfinished work would go through it. Remove the link.")
+            raise DataError(f"{self.folder} is a link, so unfinished work would be stored elsewhere. Remove the link.")
         path = self.folder / KEY
         if not path.is_file() or path.read_text(encoding="utf-8") != key:
             self.remove()

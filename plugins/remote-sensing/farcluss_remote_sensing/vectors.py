@@ -174,9 +174,9 @@ def _crs(path: str, text: str | None, grid: Grid) -> Any:
     from rasterio.crs import CRS
 
     if bool(text) != bool(grid.crs):
-        bare, other = ("Its scene says", f"{path} has one") if text else (f"{path} says", "its scene has one")
+        bare, other = ("Its scene", path) if text else (path, "its scene")
         raise DataError(
-            f"{bare} no coordinate system, but {other}. Write into it which it is, by `gdal_edit -a_srs` "
+            f"{bare} has no coordinate system, but {other} has one. Assign it with `gdal_edit -a_srs` "
             "or `ogr2ogr -a_srs`."
         )
     crs = CRS.from_user_input(text) if text else None
@@ -205,8 +205,8 @@ def _transforming(path: str) -> Iterator[None]:
         yield
     except Exception:  # of PROJ, whose errors have no public class
         raise DataError(
-            f"{path} is in a coordinate system that cannot be transformed to that of its scene there.\n"
-            "Bring the polygons into that of the scene: ogr2ogr -t_srs SYSTEM new.gpkg old.gpkg"
+            f"{path} is in a coordinate system that cannot be transformed to that of its scene.\n"
+            "Reproject the polygons: ogr2ogr -t_srs SYSTEM new.gpkg old.gpkg"
         ) from None
 
 

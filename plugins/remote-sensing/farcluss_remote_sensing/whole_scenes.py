@@ -180,8 +180,8 @@ def _hear(receiver: Any, ends: dict[Any, Any]) -> Iterator[int]:
         process.join()
         if process.exitcode:
             raise DataError(
-                f"A process of the prediction died with exit code {process.exitcode}, perhaps for want of memory.\n"
-                "Run the command again, perhaps with a lower --set processes: what is finished is not lost."
+                f"A process of the prediction died with exit code {process.exitcode}, perhaps because memory ran out.\n"
+                "Run the command again, perhaps with a lower --set processes: finished work is kept."
             ) from None
         return
     if isinstance(message, FarclussError | OSError):

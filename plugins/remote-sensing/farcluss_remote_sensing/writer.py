@@ -177,7 +177,7 @@ class GeoTiffWriter:
         if done:
             yield Step(
                 PREDICTING * done / height,
-                f"{name}: went on with a prediction that was interrupted after {done} of {height} rows.",
+                f"{name}: resumed a prediction that was interrupted after {done} of {height} rows.",
             )
         if self.processes > 1 and len(missing) > 1:
             steps = predict_in_processes(model, task, missing, self.processes)

@@ -23,7 +23,7 @@ LEAST = 120
 @recipe_options
 @json_option
 def command(recipe: GivenRecipe, as_json: bool) -> None:
-    """Show the geometry, intensities and labels of every case of RECIPE, with advice, and all that is wrong.
+    """Show the geometry, intensities and labels of every case of RECIPE, with advice and all problems.
 
     Exit code 1 when any file cannot be used. `farcluss check` looks at the lists and tries a step.
     """

@@ -63,7 +63,7 @@ def _integers(option: str, text: str) -> tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise click.UsageError(f"{option}: {text!r} is no list of integers such as 1,2.") from None
+        raise click.UsageError(f"{option}: {text!r} is not a list of integers such as 1,2.") from None
     if 0 in numbers:
         raise click.UsageError(f"{option}: 0 is the background, which is not scored.")
     return numbers
