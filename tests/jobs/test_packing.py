@@ -406,7 +406,7 @@ class TestOpening:
         packed = pack(sections(tmp_path)["shapes"], tmp_path / "x.h5")
         other = Data.model_validate(packed.model_dump() | change)
         text = self.refusal(other)
-        assert f"{tmp_path / 'x.h5'} was packed from a recipe of other data" in text and said in text
+        assert f"{tmp_path / 'x.h5'} was packed from a recipe with other data" in text and said in text
 
     def test_options_that_say_the_default_and_other_keys_differ_in_nothing(self, tmp_path):
         packed = pack(sections(tmp_path)["shapes"], tmp_path / "x.h5")

@@ -1,4 +1,4 @@
-"""A drawn data set: find the striped squares, and say which way the stripes run."""
+"""A synthetic data set: find the striped squares, and say which way the stripes run."""
 
 import numpy as np
 

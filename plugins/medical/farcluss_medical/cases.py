@@ -1,4 +1,4 @@
-"""Cases: which files belong together, in which split, and what is wrong with them before a voxel is read."""
+"""Cases: which files belong together, in which split, and the problems that file headers reveal."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from farcluss_medical.volumes import Header, difference, read_header
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".h5", ".hdf5")
 SPLITS = ("train", "val", "test")
-"""A patient who is in several is left in the last of them, and not trained on."""
+"""A patient in several splits stays only in the last of them, so is not trained on."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Case:
         id: identifier, unique in the data set.
         images: a file with all channels, or a file per channel in their order.
         label: file with the classes; None for an unlabeled case.
-        group: patient; empty where every case is one of its own.
+        group: patient; empty where every case is a patient of its own.
     """
 
     id: str
@@ -34,7 +34,7 @@ class Case:
 
     @property
     def patient(self) -> str:
-        """What must not be divided between training and held-out cases."""
+        """The patient, or the case itself: never split between training and held-out cases."""
         return self.group or self.id
 
 
@@ -46,7 +46,7 @@ class Index:
         splits: cases by split: train (labeled and unlabeled), val, test.
         problems: what is missing or contradictory; these cases are in no split.
         classes: names and label values that the data set itself gives; empty where it gives none.
-        options: of the layout whose defaults predictions depend on, as they were understood; weights files carry them.
+        options: resolved options of the layout that predictions depend on; stored in weights files.
     """
 
     splits: Mapping[str, Sequence[Case]]
@@ -72,7 +72,7 @@ def volumes_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:
-    """The cases of an index whose files exist and agree, with their headers; what is wrong joins the problems.
+    """The cases of an index whose files exist and agree, with their headers; other cases become problems.
 
     Args:
         index: of a layout.
@@ -111,7 +111,7 @@ def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:
 
 
 def _defects(case: Case) -> tuple[list[str], Sequence[Header]]:
-    """What is wrong with the headers of a case by itself, and those of its images."""
+    """Problems of a single case's files, and the headers of its images."""
     names = [*case.images, *([case.label] if case.label else [])]
     missing = [f"{path} does not exist (case {case.id})." for path in dict.fromkeys(names) if not Path(path).is_file()]
     if missing:

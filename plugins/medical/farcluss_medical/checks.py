@@ -1,4 +1,4 @@
-"""What every case of a data set is like, and what is wrong with it: read once, collected, never raised."""
+"""Properties and problems of every case of a data set: each file is read once, errors are collected."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from farcluss_medical.volumes import Header, Orientation, Storage, read_image, r
 
 AXES = ("right", "anterior", "superior")
 FAR_APART = 100.0
-"""Ratio of intensity maxima from which two cases cannot be of one scale."""
+"""Ratio of intensity maxima above which two cases cannot have a common scale."""
 AIR = -500.0
-"""Hounsfield units below which there is only air and lung: what is lower is CT."""
+"""Hounsfield units below which there is only air and lung: images with lower values are CT."""
 
 
 @dataclass
@@ -34,9 +34,9 @@ class Row:
         spacing: millimeters, in the same order.
         channels: of the image.
         storage: how the first image file keeps its voxels.
-        intensities: lowest and highest value per channel; empty where the image cannot be read.
-        labels: voxels per label value, as the file has them; empty without a label that can be read.
-        foreground: voxels of all classes but the first; None where that is unknown.
+        intensities: minimum and maximum per channel; empty if the image cannot be read.
+        labels: voxels per label value, as the file has them; empty without a readable label.
+        foreground: voxels of all classes but the first; None if unknown.
     """
 
     split: str
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass
 class Report:
-    """What has been found so far: a row per case, and problems, each of which keeps a case from being used."""
+    """Findings so far: a row per case, and problems, each of which makes a case unusable."""
 
     data: Data
     dataset: VolumeDataset
@@ -69,7 +69,7 @@ class Report:
 
     @property
     def notes(self) -> list[str]:
-        """What is worth knowing of the cases, with advice."""
+        """Remarks on the cases, with advice."""
         texts = [note(self.rows, self) for note in _NOTES] if self.rows else ["There is no case that can be read."]
         return [text for text in texts if text]
 
@@ -84,7 +84,7 @@ class Report:
 
 def check(data: Data) -> tuple[Report, Iterator[Row]]:
     """Prepare the report of a recipe's cases, of all splits; the iterator does the reading. Raises FarclussError."""
-    # What a data set leaves out when told to skip is among its findings: one report names everything.
+    # With "skip", the data set lists the cases that it leaves out as findings: one report names everything.
     dataset = volumes_of(data.model_copy(update={"on_error": "skip"}))
     report = Report(data, dataset, problems=dataset.findings())
     return report, _inspect(report)

@@ -16,7 +16,7 @@ from farcluss_medical.metrics import Protocol, Scores, score
 
 ENDINGS = (".nii.gz", ".nii", ".h5", ".hdf5")
 TRUTH = re.compile(r"(.+)[_-]seg")
-"""Name of a ground truth that lies beside the images of its case, as in BraTS."""
+"""Name of a ground truth in the same folder as its images, as in BraTS."""
 SAME_AFFINE = 1e-3  # mm
 MILLIMETERS = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
@@ -56,12 +56,12 @@ class Row:
 
 @dataclass
 class Evaluation:
-    """All scores, and what they were computed from.
+    """All scores, their classes, and unknown labels.
 
     Attributes:
         regions: The classes.
         rows: One per case and class, case by case.
-        strange: Integers of predictions that are in no class and no ground truth, with the number of cases.
+        strange: Predicted labels that are in no class and no ground truth, with the number of cases.
     """
 
     regions: list[Region]
@@ -83,15 +83,15 @@ class Volume:
 def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = None) -> tuple[list[Pair], list[str]]:
     """Match ground truths and predictions by file name and folder below theirs, without `.nii`, `.nii.gz` or `.h5`.
 
-    Two single files are a pair whatever their names. Ground truths may be called `CASE_seg` or `CASE-seg`, among
-    other files. With `only`, these cases are matched alone.
+    Two single files are a pair whatever their names. Ground truths may be named `CASE_seg` or `CASE-seg`, next to
+    other files. With `only`, only these cases are matched.
 
     Returns:
         The pairs in the order of their names, and the names of the predictions without a ground truth.
 
     Raises:
-        DataError: There is no NIfTI file, a name is there twice, a ground truth has no prediction, or one of `only` is
-            not there.
+        DataError: There is no volume, a name occurs twice, a ground truth has no prediction, or one of `only` is
+            missing.
     """
     if truths.is_file() and predictions.is_file():
         ((case, truth),), ((_, prediction),) = _files(truths).items(), _files(predictions).items()
@@ -113,17 +113,17 @@ def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = N
 
 
 def _among(only: Collection[str], files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """The files of some cases. Raises DataError when there is none of a case."""
+    """The files of some cases. Raises DataError when a case has no file."""
     if missing := sorted(set(only) - set(files)):
         raise DataError(f"{folder} has no file for {len(missing)} of {len(only)} listed cases, first {missing[0]}.")
     return {case: files[case] for case in only}
 
 
 def read_labels(path: Path) -> Volume:
-    """Read a label volume; of an HDF5 file its `label`, whose spacing is not known and counts as 1.
+    """Read a label volume; from an HDF5 file its `label`, whose unknown spacing is taken as 1.
 
     Raises:
-        DataError: The file is no readable volume, or holds values that are no integers.
+        DataError: The file is not a readable volume, or has values that are not integers.
     """
     from farcluss_medical import volumes
 
@@ -161,14 +161,14 @@ def evaluate(
 
     Args:
         pairs: The files.
-        regions: The classes; none: every integer but 0 in the ground truths, which are read twice then.
-        ignore: Value of ground truths whose voxels count in neither mask.
-        tolerance: Distance up to which a surface counts as found by NSD.
+        regions: The classes; none: every integer but 0 in the ground truths, which are then read twice.
+        ignore: Ground-truth value whose voxels are left out of both masks.
+        tolerance: Distance up to which NSD counts a surface voxel as correct.
         protocol: Rules of `farcluss_medical.metrics.score`.
-        progress: Passes the pairs on, and may show how far they are.
+        progress: Iterates over the pairs, and may show the progress.
 
     Raises:
-        DataError: A file cannot be read, the two of a case are not on one grid, or there is no class.
+        DataError: A file cannot be read, the two of a case are not on the same grid, or there is no class.
     """
     known = {label for region in regions for label in region.labels}
     if not regions:
@@ -191,7 +191,7 @@ def evaluate(
 
 
 def _files(path: Path) -> dict[str, Path]:
-    """Files of volumes by case name: a file itself, or those of a folder and of its folders."""
+    """Files of volumes by case name: a file itself, or those in a folder and its subfolders."""
     if not path.exists():
         raise DataError(f"{path} does not exist; give a NIfTI file or a folder of them.")
     candidates = [path] if path.is_file() else sorted(path.rglob("*"))
@@ -210,7 +210,7 @@ def _files(path: Path) -> dict[str, Path]:
 
 
 def _integers(path: Path, values: NDArray[Any]) -> Labels:
-    """Values as integers; a header's scale may have left them a hair beside."""
+    """Values as integers; scaling by the header may have introduced rounding errors."""
     if np.issubdtype(values.dtype, np.integer):
         return values
     if not np.issubdtype(values.dtype, np.floating):
@@ -228,7 +228,7 @@ def _integers(path: Path, values: NDArray[Any]) -> Labels:
 
 
 def _read_pair(pair: Pair, ignore: int | None) -> tuple[Labels, Labels, tuple[float, ...]]:
-    """Labels of ground truth and prediction, background where ignored, and the spacing in mm."""
+    """Labels of ground truth and prediction, with ignored voxels as background, and the spacing in mm."""
     truth, prediction = read_labels(pair.truth), read_labels(pair.prediction)
     if truth.shape != prediction.shape:
         raise DataError(

@@ -45,7 +45,7 @@ class TestResuming:
         counted.clear()
         said = predict(scene, tmp_path / "s", probs=True)
         assert min(window[0].stop for window in counted) > 64  # two strips of 32 rows were there
-        assert said[0].note == "s: went on with a prediction that was interrupted after 64 of 170 rows."
+        assert said[0].note == "s: resumed a prediction that was interrupted after 64 of 170 rows."
         np.testing.assert_array_equal(read(tmp_path / "s.tif"), usual[0])
         np.testing.assert_array_equal(read(tmp_path / "s_probs.tif"), usual[1])
         assert not list(tmp_path.glob(".*"))
@@ -103,7 +103,7 @@ class TestProcesses:
         assert not active_children()
         for name in list((tmp_path / ".s.parts").glob("*.json"))[2:]:
             name.unlink()
-        assert "went on" in predict(scene, tmp_path / "s", model, probs=True, processes=2)[0].note
+        assert "resumed" in predict(scene, tmp_path / "s", model, probs=True, processes=2)[0].note
         for end in ("", "_probs"):
             np.testing.assert_array_equal(read(tmp_path / f"s{end}.tif"), read(tmp_path / f"usual{end}.tif"))
 
@@ -192,7 +192,7 @@ class TestRefusals:
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, usual)
             assert [path.name for path in (tmp_path / "out").iterdir()] == [".s.parts"]
-        assert "went on" in predict(scene, tmp_path / "out" / "s", cog=cog, probs=True)[0].note
+        assert "resumed" in predict(scene, tmp_path / "out" / "s", cog=cog, probs=True)[0].note
 
 
 class TestRemarks:

@@ -16,7 +16,7 @@ from farcluss.cli.commands import (
 
 HEADS = ("split", "case", "voxels", "mm", "axes", "type", "intensities", "label values: voxels")
 LEAST = 120
-"""Columns of the table, at least: cells that are cut say nothing."""
+"""Minimum width of the table, as wrapped cells are hard to read."""
 
 
 @click.command(epilog="Example: farcluss medical check ct.toml --set data.root=/data/ct")

@@ -93,7 +93,7 @@ def _print(summary: dict[str, Any]) -> None:
     heads = ("class", *(titles.get(name, f"{name.upper()}\n{unit}") for name in metrics), "cases", *COUNTS.values())
     rows = []
     for row in summary["classes"]:
-        # Eighty columns have no room for the interval of IoU, which says what that of Dice says.
+        # 80 columns have no room for the interval of IoU, which adds nothing to that of Dice.
         cells = (_cell(name, row[name]["mean"], row[name]["interval"] if name != "iou" else None) for name in metrics)
         rows.append((row["class"], *cells, *(str(row[key]) for key in ("cases", *COUNTS))))
     means = (_cell(name, summary["mean"][name], None) for name in metrics)
