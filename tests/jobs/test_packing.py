@@ -320,7 +320,7 @@ class TestCommand:
         path, balanced = tmp_path / "x.h5", ["--set", "data.draw=balanced"]
         for words in (["run", recipe, "--output", tmp_path / "none"], ["check", recipe]):
             refused = cli(*words, *balanced)
-            assert refused.code == 1 and "the layout shapes does not give" in refused.err
+            assert refused.code == 1 and "the layout shapes does not provide" in refused.err
         assert not (tmp_path / "none").exists()
         assert cli("pack", recipe, *balanced, "-o", path).code == 0
         found = load_recipe(recipe, settings=["data.draw=balanced", f"data.pack={path}", "train.steps=4"])
@@ -425,7 +425,7 @@ class TestOpening:
             path.write_bytes(content)
             assert said in self.refusal(packed)
         for name, value, said in (
-            ("format", "x", "no file of"),
+            ("format", "x", "not written by"),
             ("version", 9, "its format is 9"),
             ("root", "x", "checksum"),
         ):

@@ -45,7 +45,7 @@ def monai(
         in_channels: image channels.
         classes: number of classes.
         dim: embedding size; 0 builds no embedding head.
-        pretrained: a path reads a file with MONAI's parameter names, without the output layer; `arguments` must match it.
+        pretrained: a path reads a file with MONAI's parameter names, except the output layer; `arguments` must match.
             False starts from scratch; True is an error.
         architecture: name of MONAI's class.
         spatial_dims: 3 for volumes, 2 for images and single slices.

@@ -214,7 +214,7 @@ class TestRefusals:
 
     def test_a_layout_without_scenes(self, tree):
         result = cli("rs", "evaluate", "quickstart", tree.root / "maps")
-        assert "The layout 'shapes' is not one of scenes." in result.refusal
+        assert "'shapes' is not a layout of scenes." in result.refusal
 
     def test_nothing_to_score(self, tree):
         assert "There are no scenes to score" in tree.call(val="none").refusal

@@ -420,7 +420,7 @@ def test_a_group_in_two_splits_is_refused(tmp_path):
     ("text", "word"),
     [
         ("picture,label\na.tif,\n", "has the columns picture, label.\nIt needs image"),
-        ("", "has the columns of an empty file"),
+        ("", "has the columns (none)"),
         (None, "does not exist. Check data.root and data.layout.file"),
     ],
 )

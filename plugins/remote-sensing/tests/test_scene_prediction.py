@@ -157,7 +157,7 @@ class TestRefusals:
 
     def test_another_type(self, tmp_path):
         model = Model(tiny(), card(stats=[{"dtype": "float32"}] * 5))
-        with pytest.raises(DataError, match=r"s\.tif: band 1 is uint16, the statistics are of float32"):
+        with pytest.raises(DataError, match=r"s\.tif: band 1 is uint16, but the statistics are of float32"):
             predict(draw_scene(tmp_path / "s.tif"), tmp_path / "out", model)
 
     def test_geojson_without_a_place(self, tmp_path):

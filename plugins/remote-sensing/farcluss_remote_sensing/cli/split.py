@@ -62,7 +62,7 @@ def command(
     labeled: float,
     seed: int,
 ) -> None:
-    """Divide the training scenes of RECIPE: lists for data.labeled, data.unlabeled and data.val, and for tests.
+    """Split the training scenes of RECIPE into lists for data.labeled, data.unlabeled and data.val, and for tests.
 
     Every class is among the labels where possible. The same seed gives the same lists; which scenes are held out
     does not depend on --labeled. Other lists in DIR stay as they are.
