@@ -1,6 +1,6 @@
-"""What commands are made of, the core's and those of plugins: the recipe, options, tables, progress, files of results.
+"""Building blocks of commands, also of plugins: the recipe, options, tables, progress, result files.
 
-The one module of the command line that plugins import. Nothing heavy is imported with it.
+The only module of the command line that plugins import. It imports nothing slow.
 """
 
 import functools
@@ -50,9 +50,9 @@ T = TypeVar("T")
 Command = Callable[..., Any]
 
 SHOWN = 20
-"""Problems that are listed one by one."""
+"""Maximum number of problems to list."""
 FOR_GREP = 200
-"""Columns of a table elsewhere than on a terminal: a line per row."""
+"""Columns of a table that does not go to a terminal: a line per row."""
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 json_option = click.option("--json", "as_json", is_flag=True, default=False, help="Print JSON instead of a table.")
@@ -63,7 +63,7 @@ split_option = click.option(
 
 
 def output_option(default: str | None = None, *, folder: bool = False, help: str) -> Callable[[Command], Command]:
-    """`--output`, a file or a folder to write, which the command gets as a path called `output`."""
+    """`--output`, a file or a folder to write, passed to the command as the path `output`."""
     return click.option(
         "--output",
         "-o",
@@ -77,13 +77,13 @@ def output_option(default: str | None = None, *, folder: bool = False, help: str
 
 @dataclass(frozen=True)
 class GivenRecipe:
-    """A recipe as a command line names it, not yet read.
+    """A recipe as given on the command line, not yet read.
 
     Attributes:
         name: RECIPE, a file or the name of a shipped one.
-        overlays: of `--with`.
-        settings: of `--set`.
-        plugins: files of `--plugin`.
+        overlays: values of `--with`.
+        settings: values of `--set`.
+        plugins: values of `--plugin`.
     """
 
     name: str
@@ -102,7 +102,7 @@ class GivenRecipe:
 
 
 def recipe_options(command: Command) -> Command:
-    """RECIPE, `--with`, `--set` and `--plugin`, which the command gets as one `GivenRecipe` called `recipe`."""
+    """RECIPE, `--with`, `--set` and `--plugin`, passed to the command as one `GivenRecipe`, `recipe`."""
 
     @functools.wraps(command)
     def call(recipe: str, overlays: Any, settings: Any, plugins: Any, **others: Any) -> Any:
@@ -126,7 +126,7 @@ def recipe_options(command: Command) -> Command:
 
 
 def add_options(command: Command, *options: Callable[[Command], Command]) -> Command:
-    """A command with options, before those that it has: for several that one value is made of."""
+    """Add options to a command, before those that it has: for options that together make one value."""
     return functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
@@ -146,7 +146,7 @@ def pick_device(name: str) -> Any:
 
 
 def emit(facts: T, as_json: bool, show: Callable[[T], None]) -> None:
-    """Print plain values as JSON, or for people by `show`."""
+    """Print plain values as JSON, or with `show` for people."""
     if as_json:
         emit_json(facts)
     else:
@@ -167,14 +167,14 @@ def print_table(
     gap: int = 2,
     least: int = 0,
 ) -> None:
-    """Print a table, of which nothing is left out: cells that are too long for the terminal go on below.
+    """Print a table without truncation: cells that are too long for the terminal wrap.
 
     Args:
         heads: of the columns.
         rows: cells, one per column.
-        numbers: heads of the columns that are aligned to the right. Where the last column is of words, it alone breaks.
+        numbers: heads of right-aligned columns. If the last column has text, only that column wraps.
         gap: spaces between columns.
-        least: columns that the terminal is taken to have at least.
+        least: minimum width in characters, even on a narrower terminal.
     """
     from rich.console import Console
     from rich.table import Table
@@ -207,13 +207,13 @@ def list_problems(problems: Sequence[str]) -> None:
 
 
 def read_all(reading: Iterable[Any], label: str, total: int, *, quiet: bool = False) -> None:
-    """Go through what does its work as one does, under a progress bar unless `quiet`."""
+    """Exhaust an iterator that does its work as it goes, with a progress bar unless `quiet`."""
     with click.progressbar(reading, length=total, label=label, hidden=quiet) as bar:
         deque(bar, maxlen=0)
 
 
 def tracked(things: Sequence[T], label: str = "Scoring") -> Iterable[T]:
-    """Things to go through, with a bar on a terminal's stderr that vanishes at the end."""
+    """Iterate with a progress bar on stderr (terminals only), which disappears at the end."""
     from rich.console import Console
     from rich.progress import track
 
@@ -222,7 +222,7 @@ def tracked(things: Sequence[T], label: str = "Scoring") -> Iterable[T]:
 
 
 def write_result(path: Path, content: Any) -> None:
-    """Write a text as it is, or plain values as JSON; whole, or not at all."""
+    """Write a text as it is, or plain values as JSON, atomically."""
     from farcluss.runs.atomic import write_atomically
 
     text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
@@ -230,7 +230,7 @@ def write_result(path: Path, content: Any) -> None:
 
 
 def write_results(folder: Path | None, files: Mapping[str, Any]) -> None:
-    """Write files by name into a folder, as `write_result` does, and say so; nothing without a folder."""
+    """Write files by name into a folder, like `write_result`, and report it; do nothing without a folder."""
     if folder is None:
         return
     for name, content in files.items():

@@ -14,7 +14,7 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are called: its `--help` imports none of them.
 
     Args:
-        listed: what each command does, by name; asked when the list is needed.
+        listed: what each command does, by name; called when the list is needed.
         load: imports a command; None for a name that it does not know.
         options: of `click.Group`.
     """

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the project: items, and arrays per item."""
+"""The interface of a data set: items, and the arrays of an item."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -26,10 +26,10 @@ class Item:
 
     Attributes:
         id: identifier, unique in the data set and independent of where its root lies.
-        image: what the data set reads the image from (for files, the path).
-        mask: what it reads the mask from; None for an image without a mask.
-        group: what must not be divided between training and held-out images, such as a patient; empty for the image
-            alone. Shares are drawn by groups.
+        image: source that the data set reads the image from (for files, the path).
+        mask: source that it reads the mask from; None for an image without a mask.
+        group: unit that must not be split between training and held-out images, such as a patient; empty if the
+            image is its own unit. Shares are drawn by group.
     """
 
     id: str
@@ -55,11 +55,11 @@ class Sample(NamedTuple):
     """The arrays of one item, or of a window of it.
 
     Attributes:
-        image: `(Cin, *S)`, uint8, or float32 for deeper data: in [0, 1], or any range that the recipe's mean and std
-            are for. Finite everywhere, also where it is not valid: convolutions look there, and one NaN spreads.
+        image: `(Cin, *S)`, uint8, or float32 for deeper data: in [0, 1], or in any range that the recipe's mean and
+            std match. Finite everywhere, also at invalid pixels: convolutions read those too, and one NaN spreads.
         mask: `(*S)` uint8, class index or `IGNORE`; None for an item without a mask.
-        valid: `(*S)` bool, False at nodata; None when every pixel is valid. What is not valid counts nowhere, neither
-            in training nor in scores, whatever the mask says of it.
+        valid: `(*S)` bool, False at nodata; None when every pixel is valid. Invalid pixels count neither in training
+            nor in scores, whatever their mask value.
     """
 
     image: NDArray[np.uint8] | NDArray[np.float32]
@@ -68,12 +68,12 @@ class Sample(NamedTuple):
 
 
 class Reduced(NamedTuple):
-    """A window of an item whose image has fewer pixels than the window, each the mean of a square; all are valid.
+    """A window of an item with a downsampled image: each of its pixels is the mean of a square; all are valid.
 
     Attributes:
         image: `(Cin, *s)`.
-        box: per axis, where the window begins and ends in `image`; it may begin and end within a pixel.
-        mask: `(*S)` of the window, not reduced; None for an item without a mask.
+        box: per axis, start and end of the window in `image`, possibly at fractions of a pixel.
+        mask: `(*S)` of the window, at full resolution; None for an item without a mask.
     """
 
     image: NDArray[np.uint8]
@@ -82,25 +82,25 @@ class Reduced(NamedTuple):
 
 
 class Dataset(Protocol):
-    """A data set: what an entry point of the group `farcluss.dataset` builds.
+    """A data set, as built by an entry point of the group `farcluss.dataset`.
 
     The entry point is called with the recipe's `[data]` section and the layout's own options, keyword-only. Reading
     happens in worker processes: keep no open handles in the object.
 
-    It may have more, which is used where it is there:
+    Optional members are used where they exist:
 
     - `read_reduced(item, window, factor) -> Reduced | None`, for `data.jpeg_draft`;
-    - `place(item, lengths, rng) -> tuple[int, ...] | None`: where a crop of `lengths` pixels begins, per axis; None
-      leaves it to chance. Items of the unlabeled stream come without their mask;
-    - `parse_group(line) -> list[Item]`: the items of a line of a list that may name several at once;
-    - `findings() -> list[str]`: what `farcluss check` has to report beyond items that cannot be read;
-    - `pixel_counts(item) -> NDArray[np.int64]`, for `data.draw = "balanced"`: `(1 + classes,)`, how many pixels of the
-      item are valid, then how many of those are of each class (zeros for an item without a mask). They may be
-      estimates, as ratios alone matter. Items of the unlabeled stream come without their mask; one without a valid
+    - `place(item, lengths, rng) -> tuple[int, ...] | None`: start of a crop of `lengths` pixels, per axis; None means
+      a random place. Items of the unlabeled stream come without their mask;
+    - `parse_group(line) -> list[Item]`: the items of a list line, which may name several;
+    - `findings() -> list[str]`: what `farcluss check` reports besides unreadable items;
+    - `pixel_counts(item) -> NDArray[np.int64]`, for `data.draw = "balanced"`: `(1 + classes,)`, the number of valid
+      pixels of the item, then of those of each class (zeros for an item without a mask). They may be estimates, as only
+      ratios matter. Items of the unlabeled stream come without their mask; one without a valid
       pixel is never drawn;
-    - `defaults`: what the data set knows of its images, for recipes that do not say it, see `Defaults`;
-    - `carried`: the section `[data]` as weights files shall have it, with files that options name replaced by content.
-      Packs keep its layout, classes, ignore_index, reduce_zero_label and channels; other keys are those of the recipe.
+    - `defaults`: what the data set knows about its images, for keys that recipes leave unset, see `Defaults`;
+    - `carried`: the section `[data]` as stored in weights files, with the content of files instead of names. Packs
+      keep its layout, classes, ignore_index, reduce_zero_label and channels; other keys come from the recipe.
     """
 
     @property
@@ -125,17 +125,17 @@ class Dataset(Protocol):
 
 
 def defaults_of(dataset: Dataset) -> Defaults:
-    """What a data set knows of its images; nothing where it does not say."""
+    """What a data set knows about its images; no defaults where it does not say."""
     known: Defaults = getattr(dataset, "defaults", Defaults())
     return known
 
 
 def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> Sample:
-    """Read an item, refusing what a data set must not give; the mask is `IGNORE` where the image is not valid.
+    """Read an item and check the arrays; the mask becomes `IGNORE` where the image is not valid.
 
     Raises:
-        FarclussError: what the data set raises for its files.
-        PluginError: the data set fails otherwise, or gives arrays that contradict `Sample`; names the item.
+        FarclussError: raised by the data set about its files.
+        PluginError: the data set raises another error, or returns arrays that violate `Sample`; names the item.
     """
     name = f"Data set {type(dataset).__name__}, item {item.id}"
     try:
@@ -144,19 +144,19 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
         raise
     except Exception as error:
         raise PluginError(f"{name}: reading fails: {type(error).__name__}: {error}") from error
-    if item.mask is None:  # nobody asked for it, but drawn data sets have it anyway
+    if item.mask is None:  # synthetic data sets return it all the same
         sample = sample._replace(mask=None)
     image, mask = sample.image, sample.mask
     if image.dtype not in (np.uint8, np.float32):
         raise PluginError(f"{name}: the image is {image.dtype}; it must be uint8 or float32.")
     for what, array in (("mask", mask), ("valid", sample.valid)):
         if array is not None and array.shape != image.shape[1:]:
-            raise PluginError(f"{name}: {what} is of shape {array.shape}, the image of {image.shape}.")
+            raise PluginError(f"{name}: {what} has shape {array.shape}, but the image has {image.shape}.")
     if mask is None and item.mask is not None:
-        raise PluginError(f"{name}: no mask is given, although the item has one.")
+        raise PluginError(f"{name}: reading returned no mask, although the item has one.")
     if mask is not None and ((mask >= len(dataset.classes)) & (mask != IGNORE)).any():
         raise PluginError(
-            f"{name}: the mask holds {mask[mask != IGNORE].max()} in a set of {len(dataset.classes)} classes."
+            f"{name}: the mask holds {mask[mask != IGNORE].max()}, but there are {len(dataset.classes)} classes."
         )
     if mask is not None and sample.valid is not None:
         sample = sample._replace(mask=np.where(sample.valid, mask, np.uint8(IGNORE)))

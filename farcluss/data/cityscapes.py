@@ -47,7 +47,7 @@ def cityscapes(data: Data, *, labels: Literal["auto", "labelTrainIds", "labelIds
     root = Path(os.path.abspath(data.root))
     if not (root / "leftImg8bit").is_dir():
         raise DataError(
-            f"data.root = {data.root} holds no leftImg8bit.\nSet it to the folder with leftImg8bit and gtFine."
+            f"data.root = {data.root} has no folder leftImg8bit.\nSet it to the folder with leftImg8bit and gtFine."
         )
     if labels == "auto":
         generated = next((root / "gtFine" / "train").glob("*/*_labelTrainIds.png"), None)

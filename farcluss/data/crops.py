@@ -1,4 +1,4 @@
-"""Random crops, cut from the source before they are resized, so that the work follows the crop; flips and turns."""
+"""Random crops, cut from the source before resizing, so that the cost depends on the crop; flips and rotations."""
 
 from dataclasses import replace
 from math import ceil
@@ -15,7 +15,7 @@ from farcluss.recipes.model import GENERAL, Data
 
 
 def random_lengths(crop: tuple[int, ...], scale: tuple[float, float], rng: np.random.Generator) -> list[int]:
-    """Pixels of the source that a crop shows, per axis: `c / s` for a crop of `c` pixels at a random scale `s`."""
+    """Source pixels that a crop covers, per axis: `c / s` for a crop of `c` pixels at a random scale `s`."""
     factor = rng.uniform(*scale)
     return [max(1, round(side / factor)) for side in crop]
 
@@ -23,7 +23,7 @@ def random_lengths(crop: tuple[int, ...], scale: tuple[float, float], rng: np.ra
 def random_place(size: tuple[int, ...], lengths: list[int], rng: np.random.Generator) -> list[tuple[int, int]]:
     """Where a window of `lengths` lies in an image of `size`: one (start, length) per axis, possibly beyond the image.
 
-    Where the source is smaller, the window extends beyond it, by a random share on each side.
+    Where the source is smaller, the window extends beyond it on both sides, at a random offset.
     """
     rooms = [extent - length for extent, length in zip(size, lengths, strict=True)]
     starts = [int(rng.integers(min(room, 0), max(room, 0) + 1)) for room in rooms]
@@ -31,7 +31,7 @@ def random_place(size: tuple[int, ...], lengths: list[int], rng: np.random.Gener
 
 
 def choose_place(dataset: Dataset, item: Item, lengths: list[int], rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Where a window lies: where the data set wants it, else anywhere."""
+    """Place of a window: chosen by the data set, else random."""
     wanted = getattr(dataset, "place", None)
     starts = wanted(item, lengths, rng) if wanted else None
     return random_place(dataset.size(item), lengths, rng) if starts is None else list(zip(starts, lengths, strict=True))
@@ -69,9 +69,9 @@ def pad_image(image: NDArray[Any], pads: list[tuple[int, int]], mean: list[float
 def read_reduced(
     dataset: Dataset, item: Item, place: list[tuple[int, int]], crop: tuple[int, ...], mean: list[float]
 ) -> Sample | None:
-    """The crop of a window from an image that the data set reads smaller: mask and `valid` exact, pixels not quite.
+    """The crop of a window from a downsampled read of the image: mask and `valid` are exact, pixels approximate.
 
-    None where the crop shows the image reduced by less than 2, or the data set cannot read this one smaller.
+    None where the crop downsamples by less than 2, or the data set has no downsampled read of this item.
     """
     factor = min(length // side for (_, length), side in zip(place, crop, strict=True))
     read = getattr(dataset, "read_reduced", None)
@@ -93,7 +93,7 @@ def read_reduced(
 
 
 def resize_box(image: NDArray[Any], size: tuple[int, ...], box: list[tuple[float, float]]) -> NDArray[Any]:
-    """A part of an image `(Cin, H, W)`, whose edges may lie within pixels, at another size: `resize` in its manner."""
+    """A part of an image `(Cin, H, W)`, whose edges may lie within pixels, at another size, as in `resize`."""
     (top, bottom), (left, right) = box
     pictures = (Image.fromarray(channel) for channel in image)
     bilinear = Image.Resampling.BILINEAR
@@ -123,25 +123,25 @@ def _nearest(array: NDArray[Any] | None, size: tuple[int, ...]) -> NDArray[Any] 
 
 
 def pick(array: NDArray[Any], places: list[NDArray[np.int64]]) -> NDArray[Any]:
-    """What `array[np.ix_(*places)]` gives, in an eighth of its time: one axis after the other, the last one first."""
+    """`array[np.ix_(*places)]`, eight times faster: one axis after the other, the last one first."""
     for axis in reversed(range(array.ndim)):
         array = array.take(places[axis], axis)
     return array
 
 
 class Move(NamedTuple):
-    """How a crop is mirrored and turned; axes are counted from the last one, which is -1.
+    """How a crop is flipped and rotated; axes are counted from the last one, which is -1.
 
     Attributes:
-        flips: axes along which it is mirrored.
-        turns: then, by how many quarter turns in the plane of which axes, from the first to the second.
+        flips: axes to flip.
+        turns: then, per plane, the number of quarter turns and the two axes, from the first to the second.
     """
 
     flips: tuple[int, ...]
     turns: tuple[tuple[int, tuple[int, int]], ...]
 
     def __call__(self, array: NDArray[Any]) -> NDArray[Any]:
-        """An array `(..., *S)`, moved; a view of it."""
+        """A flipped and rotated view of an array `(..., *S)`."""
         array = np.flip(array, self.flips)
         for number, plane in self.turns:
             array = np.rot90(array, number, plane)
@@ -149,7 +149,7 @@ class Move(NamedTuple):
 
 
 def random_move(crop: tuple[int, ...], data: Data, rng: np.random.Generator) -> Move:
-    """Flips by chance `data.flip` along each of `data.flip_axes`, then turns in each plane of `data.turns`.
+    """Flips with probability `data.flip` along each of `data.flip_axes`, then turns in each plane of `data.turns`.
 
     In a plane whose sides differ, only half turns keep the size `crop`.
     """
@@ -168,11 +168,11 @@ def draw_crop(
 ) -> Sample:
     """One training crop of `item`: random scale and place, then random flips and turns, as `data` says.
 
-    With `data.jpeg_draft`, images that are shown reduced by at least 2 are read smaller where the data set can do that.
-    With `blind`, the mask is not known when the crop's place is chosen.
+    With `data.jpeg_draft`, images that are downsampled by at least 2 are read at lower resolution where the data set
+    can do that. With `blind`, the place of the crop is chosen without looking at the mask.
 
     Returns:
-        Arrays of spatial size `crop`; `valid` is always given, False beyond the image; pixels there have the value
+        Arrays of spatial size `crop`; `valid` is always set and False outside the image, where pixels have the value
         `data.channel_mean`.
     """
     mean = data.channel_mean

@@ -1,9 +1,9 @@
 """Images and masks in files: Pillow for pictures, NumPy for `.npy` arrays with any number of channels.
 
-Of a `.npy` array a window is read alone. Pictures are decoded whole and cut before anything is converted: PNG is one
+From a `.npy` array only the window is read. Pictures are decoded whole and cut before any conversion: PNG is one
 compressed stream, and Pillow decodes JPEG and TIFF only as a whole. Where a window is at least twice as large as its
-crop, a JPEG can be decoded smaller, which is faster and changes pixels. Where decoding is what training waits for,
-`farcluss pack`.
+crop, a JPEG can be decoded at lower resolution, which is faster and changes pixels. If decoding limits training speed,
+use `farcluss pack`.
 """
 
 import struct
@@ -32,9 +32,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image of each EXIF orientation upright; 1 is upright."""
+"""Transposition that makes an image of each EXIF orientation upright; 1 is upright."""
 _MIRRORED = {2: (0, 1), 3: (1, 1), 4: (1, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}
-"""Of which axes of the upright image the first pixel is a last one of the stored image, by EXIF orientation."""
+"""By EXIF orientation, for each axis of the upright image, whether it is reversed in the stored image."""
 _DEEP = {"I;16", "I;16B", "I;16L", "I"}
 
 
@@ -59,15 +59,15 @@ class FileReader:
 
         Raises:
             DataError: a file is missing or damaged, has other channels than wanted, unknown mask values, or the mask
-                is of another size than the image.
+                has another size than the image.
         """
         return Sample(read_image(item.image, self.channels, window), self._mask(item, window))
 
     def read_reduced(self, item: Item, window: Window, factor: int) -> Reduced | None:
-        """A window of an item whose image, a JPEG, is decoded 2, 4 or 8 times smaller, by `factor` at most.
+        """A window of an item whose image, a JPEG, is decoded 2, 4 or 8 times smaller, at most `factor` times.
 
         Returns:
-            The mask is that of `read`, the image about its mean over squares. None for what is no JPEG.
+            The mask of `read`, and an image of about the means over squares. None for other formats than JPEG.
 
         Raises:
             DataError: as `read`.
@@ -83,7 +83,7 @@ class FileReader:
             (height, width), (mask_height, mask_width) = sizes
             raise DataError(
                 f"{item.mask} is {mask_width} x {mask_height} pixels, its image {item.image} is {width} x {height}.\n"
-                "Every mask must be of the size of its image."
+                "Every mask must have the size of its image."
             )
         return self.masks.apply(read_mask(item.mask, self.masks.colors, window), item.mask)
 
@@ -95,11 +95,11 @@ def _open(path: str) -> Image.Image:
         raise DataError(f"{path} does not exist. Check data.root and the lists.") from None
     except Image.DecompressionBombError:
         raise DataError(
-            f"{path} has more pixels than Pillow opens. Cut it into tiles, or store it as a .npy array."
+            f"{path} has more pixels than Pillow will open. Cut it into tiles, or store it as a .npy array."
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         empty = Path(path).is_file() and Path(path).stat().st_size == 0
-        reason = "it is empty (0 bytes)" if empty else f"it is damaged or no image ({type(error).__name__})"
+        reason = "it is empty (0 bytes)" if empty else f"it is damaged or not an image ({type(error).__name__})"
         raise DataError(f"{path} cannot be read: {reason}. Replace the file or take it out of the lists.") from None
 
 
@@ -112,14 +112,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _array(path: str) -> NDArray[Any]:
-    """A `.npy` file as `(H, W, C)`, mapped, not read."""
+    """A `.npy` file as a memory-mapped array `(H, W, C)`."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Check data.root and the lists.") from None
     except (ValueError, OSError, SyntaxError, TokenError):
         raise DataError(
-            f"{path} cannot be read: it is no .npy array. Replace it or take it out of the lists."
+            f"{path} cannot be read: it is not a .npy array. Replace it or take it out of the lists."
         ) from None
     if array.ndim not in (2, 3):
         raise DataError(f"{path} has shape {array.shape}; an image is (H, W) or (H, W, channels).")
@@ -138,7 +138,7 @@ def image_size(path: str) -> tuple[int, int]:
 
 
 def array_channels(path: str) -> int | None:
-    """Channels of a `.npy` image of more than colors; None for pictures, which are read as gray or RGB as wanted."""
+    """Channels of a `.npy` image other than gray or RGB; None for pictures, which are read as either."""
     if not path.lower().endswith(".npy"):
         return None
     channels = _array(path).shape[2]
@@ -170,10 +170,10 @@ def _upright(image: Image.Image, path: str, window: Window | None) -> Image.Imag
 def read_image(path: str, channels: int, window: Window | None = None) -> NDArray[np.uint8] | NDArray[np.float32]:
     """An image `(channels, H, W)`: uint8, or float32 in [0, 1] for 16-bit and float files.
 
-    Grey becomes RGB by repetition and RGBA loses its alpha when 3 channels are wanted; RGB becomes grey when 1 is.
+    For 3 channels, gray is repeated and the alpha of RGBA dropped; for 1 channel, RGB becomes gray.
 
     Raises:
-        DataError: the file is unreadable, or has a number of channels that cannot become the wanted one.
+        DataError: the file is unreadable, or has a number of channels that cannot be converted.
     """
     if path.lower().endswith(".npy"):
         array = _array(path)
@@ -187,7 +187,7 @@ def read_draft(
     """A window of a JPEG decoded smaller, see `FileReader.read_reduced`: image and box."""
     if not path.lower().endswith((".jpg", ".jpeg")):
         return None
-    factor = min(8, 1 << factor.bit_length() - 1)  # what libjpeg can; asked for another, Pillow may take a larger one
+    factor = min(8, 1 << factor.bit_length() - 1)  # the factors of libjpeg; for others, Pillow may use a larger one
     with _open(path) as image:
         width, height = image.size
         orientation = _orientation(image)
@@ -208,7 +208,7 @@ def read_draft(
 
 
 def _pixels(image: Image.Image, channels: int, path: str) -> NDArray[Any]:
-    """A picture as `(H, W, bands)`, in the colors that `channels` stands for."""
+    """A picture as `(H, W, bands)`, in the color mode that `channels` stands for."""
     if image.mode not in _DEEP and image.mode != "F":
         wanted = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
         try:
@@ -251,10 +251,10 @@ def to_eight_bit_or_unit(array: NDArray[Any], path: str) -> NDArray[np.uint8] | 
 def read_mask(path: str, colors: bool, window: Window | None = None) -> NDArray[np.integer]:
     """A mask's values `(H, W)`, or its colors `(H, W, 3)`.
 
-    Palette images give their indices, or, for `colors`, the colors that the indices stand for in that very file.
+    Palette images give their indices, or, for `colors`, the colors of the indices in that file's own palette.
 
     Raises:
-        DataError: the file is unreadable, or has colors where values are wanted.
+        DataError: the file is unreadable, or has colors where values are expected.
     """
     if path.lower().endswith(".npy"):
         array = np.asarray(_array(path) if window is None else _array(path)[window])

@@ -15,16 +15,16 @@ from farcluss.recipes.model import Defaults
 class FileDataset:
     """Items in files below one root; see `farcluss.data.base.Dataset`.
 
-    Its functions belong to modules, not to other functions, so that it can travel to worker processes.
+    Its functions belong to modules, not to other functions, so that it can be sent to worker processes.
 
     Attributes:
         root: folder to which ids and list lines are relative; absolute.
-        splits: per split, what lists its items.
+        splits: per split, the function that lists its items.
         image_of: image path of a bare identifier in a list; None when there is none.
         mask_of: mask path of an image path; None when there is none.
-        lists_decide: whether a mask named in a list goes before `mask_of`. Not so where the layout has options that
-            choose among several masks of one image, which the field's lists cannot know.
-        defaults: what recipes need not say.
+        lists_decide: whether a mask named in a list takes precedence over `mask_of`. False where the layout has
+            options that choose among several masks of an image, which published lists cannot know.
+        defaults: values of recipe keys that are unset.
     """
 
     classes: tuple[str, ...]
@@ -51,14 +51,14 @@ class FileDataset:
         """The item of an image, with the mask that belongs to it where there is one.
 
         Raises:
-            MissingMask: a list names a mask that does not exist, and the layout knows no other.
-            DataError: the image's name is no text.
+            MissingMask: a list names a mask that does not exist, and the layout has no other.
+            DataError: the file name is not valid UTF-8.
         """
         try:
             str(image).encode()
         except UnicodeEncodeError:
-            raise DataError(f"The name of {str(image)!r} is not in UTF-8. Rename the file.") from None
-        image = Path(os.path.abspath(image))  # one spelling per image, so that overlaps are seen
+            raise DataError(f"The file name {str(image)!r} is not valid UTF-8. Rename the file.") from None
+        image = Path(os.path.abspath(image))  # one spelling per image, so that overlaps are found
         if listed and listed.is_file() and self.lists_decide:
             mask: Path | None = listed
         else:
@@ -66,13 +66,15 @@ class FileDataset:
         inside = image.relative_to(self.root) if image.is_relative_to(self.root) else image
         item = Item(inside.with_suffix("").as_posix(), str(image), str(mask) if mask else None)
         if listed and not mask:
-            raise MissingMask(f"the mask {listed} does not exist. Mend the list, or leave the mask out of it.", item)
+            raise MissingMask(f"the mask {listed} does not exist. Fix the list, or leave the mask out of it.", item)
         return item
 
     def parse(self, line: str) -> Item:
-        """The item of a list line: `IMAGE`, `IMAGE MASK` (a tab or blanks between, blanks in names) or an identifier.
+        """The item of a list line: `IMAGE`, `IMAGE MASK` or an identifier.
 
-        Paths are absolute or relative to the root; a slash before a relative path, as some lists have it, is skipped.
+        A tab or blanks separate image and mask; names may contain blanks.
+
+        Paths are absolute or relative to the root; a leading slash of a relative path, as in some lists, is ignored.
         """
         text = line.strip()
         for image, mask in pairs(text):
@@ -96,7 +98,7 @@ class FileDataset:
         return self.reader.read(item, window)
 
     def read_reduced(self, item: Item, window: Window, factor: int) -> Reduced | None:
-        """A window of which an image reduced by `factor` is enough, see `FileReader.read_reduced`."""
+        """A window with its image downsampled by up to `factor`, see `FileReader.read_reduced`."""
         return self.reader.read_reduced(item, window, factor)
 
 

@@ -1,4 +1,4 @@
-"""A folder of one's own: images, and masks for some of them."""
+"""Your own folders: images, and masks for some of them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,27 +23,27 @@ def mask_finder(root: Path, images: str, masks: str, suffix: str) -> MaskFinder:
 
 
 def own_mask(finders: Sequence[MaskFinder], image: Path) -> Path | None:
-    """The mask of an image by the finder whose folder is the nearest above it; by any where none has its folder.
+    """The mask of an image by the finder with the nearest parent folder; by any finder where none has a parent folder.
 
     Raises:
-        DataError: two finders with one folder give different masks.
+        DataError: two finders of the same folder give different masks.
     """
     depth = max((len(f.base.parts) for f in finders if image.is_relative_to(f.base)), default=0)
     nearest = [f for f in finders if image.is_relative_to(f.base) and len(f.base.parts) == depth] or finders
     found = sorted({path for finder in nearest if (path := finder(image))})
     if len(found) > 1:
         raise DataError(
-            f"The mask of {image} may be {found[0]} or {found[1]}.\n"
-            "Name it in the list, or keep the images of each split in a folder of their own."
+            f"The mask of {image} could be {found[0]} or {found[1]}.\n"
+            "Name it in the list, or keep the images of each split in a separate folder."
         )
     return found[0] if found else None
 
 
 def list_folder(pattern: str, others: Sequence[str], finder: MaskFinder, dataset: FileDataset) -> list[Item]:
-    """Items of one split of a folder, less those of splits that lie in folders below it.
+    """Items of one split of a folder, without those of splits in its subfolders.
 
     Raises:
-        DataError: there are none, or two images would have one mask.
+        DataError: there are none, or two images would share one mask.
     """
     split = replace(dataset, mask_of=finder)
     if pattern.endswith(".txt"):
@@ -81,11 +81,11 @@ def folder(
     test_masks: str | None = None,
     image_suffix: str = "",
 ) -> FileDataset:
-    """A folder of one's own: images, and masks for some of them.
+    """Your own folders: images, and masks for some of them.
 
     Paths are relative to `data.root`. Each images option is a folder (searched with its sub-folders), a glob, or a list
-    file with lines `IMAGE` or `IMAGE MASK`; each masks option a folder that mirrors the images, or a pattern such as
-    `"{up}/masks/{stem}"`, with an extension or without. An image without a mask file is unlabeled.
+    file with lines `IMAGE` or `IMAGE MASK`; each masks option is a folder that mirrors the images, or a pattern such as
+    `"{up}/masks/{stem}"`, with or without an extension. An image without a mask file is unlabeled.
 
     Args:
         images: training images.
@@ -94,7 +94,7 @@ def folder(
         val_masks: their masks; default: looked up as for training.
         test_images: test images, for `farcluss eval --split test`.
         test_masks: their masks; default: looked up as for training.
-        image_suffix: end of the image names that the masks' names lack, such as `_img`.
+        image_suffix: ending of image names that mask names do not have, such as `_img`.
     """
     root = root_of(data)
     mask_map = build_mask_map(data, {})
@@ -104,7 +104,7 @@ def folder(
     finders = {}
     for split, (pattern, own) in sources.items():
         if pattern:
-            # Without masks of its own, a split below the training images has them where those have theirs.
+            # A split below the training images that has no masks option uses the masks option of training.
             below = fixed_part(root, pattern).is_relative_to(fixed_part(root, images)) and not own
             finders[split] = mask_finder(root, images if below else pattern, own or masks, image_suffix)
     first = min(images_in(root, images), default=None) if data.channels is None else None

@@ -1,4 +1,4 @@
-"""What a layout has found, as plugins keep it: how its splits are asked for, and what is said of what it lacks."""
+"""The index that a plugin's layout builds: access to its splits, and errors about missing or wrong files."""
 
 from collections.abc import Mapping, Sequence
 from typing import NoReturn, Protocol, TypeVar
@@ -10,7 +10,7 @@ Entry = TypeVar("Entry", covariant=True)
 
 
 class Index(Protocol[Entry]):
-    """Entries, such as scans or scenes, by split; what is wrong with others, which are in no split."""
+    """Entries, such as scans or scenes, by split; and problems of other entries, which are in no split."""
 
     @property
     def splits(self) -> Mapping[str, Sequence[Entry]]:
@@ -22,7 +22,7 @@ class Index(Protocol[Entry]):
 
 
 def in_split(index: Index[Entry], split: str, data: Data, thing: str) -> Sequence[Entry]:
-    """The entries of a split, each of which is a `thing`. Raises DataError: no such split, or see `refuse_problems`."""
+    """The entries of a split; `thing` names one in messages. Raises DataError: no such split, or `refuse_problems`."""
     if split not in index.splits:
         known = ", ".join(index.splits)
         raise DataError(f"The data set has no split {split!r}; it has {known}. Set data.val to a share or a list.")
@@ -31,19 +31,19 @@ def in_split(index: Index[Entry], split: str, data: Data, thing: str) -> Sequenc
 
 
 def refuse_problems(index: Index[Entry], data: Data, thing: str) -> None:
-    """Raise DataError when there are problems and nothing may be left out: the first of them, and how to go on."""
+    """Raise DataError with the first problem and what to do, unless `data.on_error` allows leaving entries out."""
     problems = index.problems
     if not problems or data.on_error != "stop":
         return
     more = f" And {len(problems) - 1} more." if len(problems) > 1 else ""
     raise DataError(
-        f"{' '.join(problems[0].split())}{more}\nMend {'them' if more else 'it'} (`farcluss check` lists all), or "
+        f"{' '.join(problems[0].split())}{more}\nFix {'them' if more else 'it'} (`farcluss check` lists all), or "
         f"leave these {thing}s out with --set data.on_error=skip."
     )
 
 
 def refuse_name(name: str, index: Index[Entry], data: Data, thing: str, example: str) -> NoReturn:
-    """Raise DataError for a name in a list that no entry has; `example` is one that there is."""
+    """Raise DataError for a name in a list that no entry has; `example` is a name that exists."""
     refuse_problems(index, data, thing)
-    left_out = ", or one that is left out: `farcluss check` says why" if index.problems else ""
-    raise DataError(f"{name!r} is no {thing} of this data set{left_out}; write {example}.")
+    left_out = " (or it was left out: `farcluss check` says why)" if index.problems else ""
+    raise DataError(f"{name!r} is not a {thing} of this data set{left_out}; write {example}.")

@@ -1,4 +1,4 @@
-"""What layouts share, those of plugins too: root, tables and files of options, common options, what weights carry."""
+"""What layouts, also those of plugins, share: root, tables, option files, common options, data stored in weights."""
 
 import csv
 import functools
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def root_of(data: Data) -> Path:
-    """The data set's root, absolute. Raises DataError when it is no folder."""
+    """The data set's root, absolute. Raises DataError when it is not a folder."""
     root = Path(os.path.abspath(data.root))
     if not root.is_dir():
         raise DataError(f"data.root = {data.root} is not a folder. Set it with --set data.root=FOLDER.")
@@ -29,7 +29,7 @@ def root_of(data: Data) -> Path:
 
 
 def read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    """Rows of a CSV file with their line numbers, and its columns; what is beyond these is in the column "".
+    """Rows of a CSV file with their line numbers, and its columns; surplus values are in the column "".
 
     Raises:
         DataError: it cannot be read; names `data.layout.file` as the key to look at.
@@ -47,14 +47,14 @@ def read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]
 
 
 def settle_channels(data: Data, counts: Mapping[str, int]) -> tuple[int, list[str]]:
-    """How many channels images have: as the recipe says, else as most of them have.
+    """The number of channels of images: from the recipe, else the most frequent one.
 
     Args:
         data: section of the recipe.
         counts: channels of each image, by its file.
 
     Returns:
-        The number; and what is wrong, one text per other number that images have, whatever their number.
+        The number, and one problem text for each other number that occurs.
     """
     found = Counter(counts.values())
     wanted = data.channels or max(found, key=lambda count: (found[count], -count), default=data.channel_count)
@@ -63,25 +63,25 @@ def settle_channels(data: Data, counts: Mapping[str, int]) -> tuple[int, list[st
         first, *more = [path for path, own in counts.items() if own == count]
         text = f"{first} and {len(more)} more have {count} channels" if more else f"{first} has {count} channels"
         if data.channels is None:
-            problems.append(f"{text}, but most images have {wanted}. Make a data set of each kind.")
+            problems.append(f"{text}, but most images have {wanted}. Put each kind in a data set of its own.")
         else:
-            problems.append(f"{text}, but data.channels is {wanted}. Leave that key out, or set it to {count}.")
+            problems.append(f"{text}, but data.channels is {wanted}. Remove that key, or set it to {count}.")
     return wanted, problems
 
 
 def read_option(option: str, name: str, data: Data, take: Callable[[Any], T], *, what: str, command: str) -> T:
-    """What a layout takes of a JSON file that an option names, in the working directory or in the data set's root.
+    """The value that a layout takes from a JSON file named by an option, relative to the working directory or the root.
 
     Args:
         option: key of the layout.
         name: of the file.
         data: section of the recipe.
-        take: picks it from the file's value; what is not there may raise LookupError, TypeError or ValueError.
-        what: the file is, for a refusal.
-        command: writes such a file.
+        take: extracts the value from the parsed file; may raise LookupError, TypeError or ValueError.
+        what: kind of file, for messages.
+        command: the command that writes such a file.
 
     Raises:
-        RecipeError: there is no such file, or it is none of that command.
+        RecipeError: there is no such file, or that command did not write it.
     """
     path = find_list(name, data)
     if path is None:
@@ -89,11 +89,11 @@ def read_option(option: str, name: str, data: Data, take: Callable[[Any], T], *,
     try:
         return take(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, LookupError, TypeError):
-        raise RecipeError(f"{path} is no {what}. Write it with `{command}`.") from None
+        raise RecipeError(f"{path} is not a {what}. Write it with `{command}`.") from None
 
 
 def carry(data: Data, masks: MaskMap, options: Mapping[str, Any]) -> Data:
-    """The section as weights files have it: the layout's options and the classes as they were understood."""
+    """The section as stored in weights files, with the layout's options and the classes resolved."""
     values: dict[int, list[int | str]] = {}
     for code, target in zip(masks.codes.tolist(), masks.targets.tolist(), strict=True):
         values.setdefault(target, []).append(f"#{code:06x}" if masks.colors else code)
@@ -107,11 +107,10 @@ def carry(data: Data, masks: MaskMap, options: Mapping[str, Any]) -> Data:
 
 
 def built_by(shared: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make data set plugins of functions `layout(data, *, options) -> index`: they get the options of `shared`.
+    """Turn functions `layout(data, *, options) -> index` into data set plugins that also have the options of `shared`.
 
-    `shared(data, index, *, options)` builds the data set. Signature and documentation of the plugin tell of both, as
-    those of `farcluss.plugins.sharing.with_options_of` do. An option that both have has the layout's default, and goes
-    to both.
+    `shared(data, index, *, options)` builds the data set. The plugin's signature and documentation cover both, as with
+    `farcluss.plugins.sharing.with_options_of`. An option of both has the layout's default and is passed to both.
     """
     theirs = _options(shared)
 

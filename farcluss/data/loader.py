@@ -33,11 +33,11 @@ REPLACEMENTS = 10
 
 
 PATIENCE = 20
-"""Seconds for which a loader process outlives a SIGTERM."""
+"""Seconds that a loader process keeps running after a SIGTERM."""
 
 
 class Address(NamedTuple):
-    """Which sample: of the labeled or unlabeled stream, at which step, in which place of the global batch."""
+    """Address of a sample: labeled or unlabeled stream, step, and place in the global batch."""
 
     stream: int
     step: int
@@ -50,21 +50,21 @@ def _order(count: int, seed: int, stream: int, epoch: int, chances: Chances | No
     order = rng.permutation(count)
     if chances is None:
         return order
-    # The offset is drawn after the order, so that equal chances give what no chances give.
+    # The offset is drawn after the order, so that equal chances give the same order as no chances.
     offset = float(rng.random(dtype=np.float32))
     return np.repeat(np.arange(count), multiplicities(chances.shares, offset))[order]
 
 
 def item_index(count: int, seed: int, stream: int, position: int, chances: Chances | None = None) -> int:
-    """Index of the item at `position` of an endless stream that shuffles `count` items anew each epoch.
+    """Index of the item at `position` of an endless stream that shuffles `count` items again in each epoch.
 
-    With `chances`, an epoch has as many positions, but each item as often as its share of them, rounded at random.
+    With `chances`, an epoch has as many positions, and each item occurs as often as its share, rounded at random.
     """
     return int(_order(count, seed, stream, position // count, chances)[position % count])
 
 
 class Drawn(NamedTuple):
-    """A crop with its address and its item's id; `unreadable` says what is wrong with the images it stands in for."""
+    """A crop with its address and its item's id; `unreadable` has the errors of the images that it replaces."""
 
     address: Address
     id: str
@@ -83,15 +83,15 @@ class PairedCrops:
     batch: int
     seed: int
     truth_every: tuple[int, ...] = (1,)
-    """Periods of the steps in which masks of unlabeled images are read, where they exist: for diagnostics alone."""
+    """Periods, in steps, at which existing masks of unlabeled images are read, only for diagnostics."""
     diary: "Diary" = field(default_factory=lambda: Diary(0))
     chances: tuple[Chances | None, Chances | None] = (None, None)
-    """How often the items of each stream are drawn; None for equally often."""
+    """How often the items of each stream are drawn; None for uniform sampling."""
 
     def __getitem__(self, address: Address) -> Drawn:
-        """The crop at an address; an error travels as a value, so that its text stays readable.
+        """The crop at an address; an error is returned as a value, so that its text stays readable.
 
-        With `data.on_error = "skip"`, an image that cannot be read is replaced; by which is a function of the address.
+        With `data.on_error = "skip"`, an unreadable image is replaced; the replacement is a function of the address.
         """
         items = self.items[address.stream]
         position = address.step * self.batch + address.place
@@ -128,14 +128,14 @@ class PairedCrops:
 
 
 class Diary:
-    """What each loader process is reading, in memory that survives it: the last thing known of one that died."""
+    """What each loader process is reading, in shared memory: it tells what a process that died was doing."""
 
     def __init__(self, workers: int) -> None:
         self.pages = torch.full((max(workers, 1), 3), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     @contextmanager
     def reading(self, stream: int, index: int) -> Iterator[None]:
-        """Write down, in a loader process, which item is being read."""
+        """Record, in a loader process, which item is being read."""
         info = get_worker_info()
         if info:
             self.pages[info.id] = torch.tensor([os.getpid(), stream, index])
@@ -146,7 +146,7 @@ class Diary:
                 self.pages[info.id] = -1
 
     def last(self, text: str) -> tuple[int, int] | None:
-        """Stream and index of the item that a process was reading whose number stands in `text`."""
+        """Stream and index of the item read by the process whose ID is in `text`."""
         numbers = {int(number) for number in re.findall(r"\d+", text)}
         return next(((stream, index) for pid, stream, index in self.pages.tolist() if pid in numbers), None)
 
@@ -158,14 +158,14 @@ def _first_line(error: FarclussError) -> str:
 def step_addresses(
     first: int, last: int, batch: int, streams: tuple[int, ...], rank: int, world: int
 ) -> Iterator[list[Address]]:
-    """The addresses of this process's samples, steps `first` to `last` (exclusive): equal runs of places by rank."""
+    """The addresses of this process's samples, steps `first` to `last` (exclusive): equal slices by rank."""
     size = batch // world
     for step in range(first, last):
         yield [Address(stream, step, place) for stream in streams for place in range(rank * size, (rank + 1) * size)]
 
 
 class HostBatch(NamedTuple):
-    """The images of this process in one step, on the host: what workers hand over.
+    """The images of this process in one step, on the host, as returned by workers.
 
     Attributes:
         images: `(B, Cin, *S)` uint8 or float32; labeled images first, then the unlabeled.
@@ -174,7 +174,7 @@ class HostBatch(NamedTuple):
         labeled: number of labeled images.
         ids: identifiers.
         error: the first error of a worker, with the file's name; the tensors are empty then.
-        unreadable: what is wrong with images that were replaced by others.
+        unreadable: errors of images that were replaced by others.
     """
 
     images: Tensor
@@ -209,7 +209,7 @@ def collate(samples: list[Drawn]) -> HostBatch:
 def host_batches(
     crops: PairedCrops, addresses: Iterator[list[Address]], workers: int, pin_memory: bool
 ) -> Generator[HostBatch, None, None]:
-    """Load the batches at `addresses`, in order. Close it: loader processes that are left would delay the end.
+    """Load the batches at `addresses`, in order. Close it: loader processes left running would delay the exit.
 
     Raises:
         SampleError: an item cannot be read; or a worker died.
@@ -230,12 +230,12 @@ def host_batches(
 
 
 def guarded(loader: DataLoader[Any], diary: Diary, name: Callable[[int, int], str]) -> Generator[Any, None, None]:
-    """What a loader gives. Close it: processes that are left would delay the end.
+    """The batches of a loader. Close it: processes left running would delay the exit.
 
     Args:
         loader: whose processes write a diary.
-        diary: theirs.
-        name: the file that a line of the diary stands for.
+        diary: written by those processes.
+        name: returns the file name of a stream and index in the diary.
 
     Raises:
         SampleError: a loader process died; names what it was reading.
@@ -249,14 +249,14 @@ def guarded(loader: DataLoader[Any], diary: Diary, name: Callable[[int, int], st
         reading = f" while reading {name(*place)}" if place else ""
         raise SampleError(
             f"A loader process died{reading}: {str(error).partition(chr(10))[0]}\n"
-            "If memory ran out, set data.workers lower; if that file is broken, take it out."
+            "If memory ran out, lower data.workers; if that file is broken, take it out of the lists."
         ) from error
 
 
 def quiet(loader: DataLoader[Any]) -> Iterator[Any]:
-    """An iterator of a loader that tells of a dead process when its batch is due.
+    """An iterator of a loader that reports a dead process when its batch is due.
 
-    PyTorch would raise at once, wherever the training process is: in the midst of a step, or in a plugin.
+    PyTorch would raise at once, wherever the training process is: in the middle of a step, or in a plugin.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         return iter(loader)
@@ -267,10 +267,10 @@ def quiet(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def start_worker(worker: int) -> None:
-    """Set up a loader process: one thread, signals are the training process's business, and no life after it.
+    """Set up a loader process: one thread, signals left to the training process, and exit when that process does.
 
-    A scheduler signals all processes of a job. A loader process that died of it would end the run before its
-    checkpoint. So SIGTERM ends it only when the training process has had time to end it in good order.
+    A scheduler signals all processes of a job. A loader process that died of the signal would end the run before its
+    checkpoint. So SIGTERM ends it only after the training process has had time to stop it properly.
     """
     torch.set_num_threads(1)
     for name in ("SIGINT", "SIGUSR1"):
@@ -282,7 +282,7 @@ def start_worker(worker: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process with its parent: killed, that leaves a pipe nobody empties, and this one would wait forever."""
+    """Exit when the parent does: if it is killed, nobody reads the pipe, and this process would wait forever."""
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)

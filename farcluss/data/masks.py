@@ -1,4 +1,4 @@
-"""From what a mask file holds to class indices: by value, or by color and then never by palette position."""
+"""From mask files to class indices: by value, or by color, and then never by palette index."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ Code = int
 
 @dataclass(frozen=True)
 class MaskMap:
-    """Which source value or color is which class.
+    """The class of each source value or color.
 
     Attributes:
         codes: source codes, sorted.
         targets: class index or `IGNORE` per code.
         colors: whether the codes are colors.
         names: class names, for messages.
-        first: per class, the first code that the recipe gives it.
+        first: per class, the first code that the recipe assigns to it.
     """
 
     codes: NDArray[np.int64]
@@ -38,7 +38,7 @@ class MaskMap:
         """Class indices `(H, W)` of a mask `(H, W)`, or `(H, W, 3)` when colors are mapped.
 
         Raises:
-            DataError: the mask holds values that the map does not know; names the file and the values.
+            DataError: the mask contains values that no class has; names the file and the values.
         """
         if array.dtype.kind not in "biu" and (array != np.floor(array)).any():
             raise DataError(f"{path} holds fractions; a mask holds whole numbers. Convert it.")
@@ -54,7 +54,7 @@ class MaskMap:
         return np.asarray(self.targets[place])
 
     def _look_up(self, array: NDArray[np.uint8], path: str) -> NDArray[np.uint8]:
-        """The same by a table, ten times faster, for what nearly all mask files hold."""
+        """The same with a lookup table, ten times faster, for 8-bit masks."""
         inside = (self.codes >= 0) & (self.codes < 256)
         known, table = np.zeros(256, bool), np.zeros(256, np.uint8)
         known[self.codes[inside]], table[self.codes[inside]] = True, self.targets[inside]
@@ -93,7 +93,7 @@ Sources = dict[str, list[int | Color]]
 
 
 def class_sources(data: Data, default: Sources) -> Sources:
-    """What the recipe's `data.classes`, or else the layout, says of each class.
+    """Mask values or colors of each class: from the recipe's `data.classes`, else from the layout.
 
     Raises:
         RecipeError: no classes at all, too many, one twice, or one without a value.
@@ -114,11 +114,11 @@ def class_sources(data: Data, default: Sources) -> Sources:
 
 
 def build_mask_map(data: Data, default: Sources) -> MaskMap:
-    """The map of a recipe, from `classes`, `ignore_index` and `reduce_zero_label` of its `[data]`.
+    """The mask map of a recipe, from `classes`, `ignore_index` and `reduce_zero_label` of its `[data]`.
 
     Args:
         data: the section.
-        default: the layout's own classes, for a recipe that names none.
+        default: the layout's own classes, for a recipe without `classes`.
 
     Raises:
         RecipeError: see `class_sources`; or values and colors are mixed, or one belongs to two classes, or to a class
@@ -151,7 +151,7 @@ def choose_palette(data: Data, default: Palette | None, count: int, masks: MaskM
     """Colors for pictures: the recipe's, those of the classes, the layout's, or generated ones.
 
     Raises:
-        RecipeError: a palette of another length than the classes.
+        RecipeError: the palette does not have one color per class.
     """
     if own := recipe_palette(data, count):
         return own
@@ -161,7 +161,7 @@ def choose_palette(data: Data, default: Palette | None, count: int, masks: MaskM
 
 
 def recipe_palette(data: Data, count: int) -> Palette | None:
-    """The recipe's own colors for pictures. Raises RecipeError when they are not as many as the classes."""
+    """The recipe's own colors for pictures. Raises RecipeError unless there is one per class."""
     if data.palette is None:
         return None
     if len(data.palette) != count:

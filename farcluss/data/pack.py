@@ -1,10 +1,10 @@
-"""A whole data set in one HDF5 file, chunked so that a crop reads its window alone. `farcluss.jobs.packing` writes it.
+"""A whole data set in one HDF5 file, chunked so that a crop reads only its window. `farcluss.jobs.packing` writes it.
 
-Layout of the file: attributes say what it is, what it was made from, and what recipes need not say of it; `classes`,
-`palette`, `items`, `splits` and `lines` hold what the data set knows, `carried` what weights say of it, `sizes` the
-spatial size of each image, `pixels/valid` `(images,)` and `pixels/classes` `(masks, C)` numbers of valid pixels. Arrays
+Layout of the file: attributes have format, origin and defaults of recipe keys; `classes`, `palette`, `items`, `splits`
+and `lines` have the table of contents, `carried` the `[data]` section for weights files, `sizes` the
+spatial size of each image, `pixels/valid` `(images,)` and `pixels/classes` `(masks, C)` numbers of pixels. Arrays
 are in `images/N` `(Cin, *S)`, `masks/N` and `valid/N` `(*S)`, N counting images and masks in the order of `items`.
-Arrays and tables of pixels have their CRC-32 as attribute.
+Arrays and tables of pixels have their CRC-32 as an attribute.
 """
 
 import json
@@ -35,13 +35,13 @@ PIXELS = "pixels/valid", "pixels/classes"
 _SIDES = {1: (1 << 15,), 2: (128, 256), 3: (16, 32, 64)}
 _CHUNK_BYTES = 1 << 19  # half of HDF5's chunk cache: chunks that don't fit it are read row by row, seven times slower
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
-"""What h5py raises for a file that is damaged or was changed."""
+"""Exceptions of h5py for a file that is damaged or was changed."""
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int, axes: int) -> tuple[int, ...]:
     """Chunks of an array whose last `axes` axes are spatial: about 128 x 256 pixels, all channels where they fit.
 
-    Sides divide the array evenly, as HDF5 stores the chunks at the edges whole.
+    Sides divide the array evenly, as HDF5 stores full chunks also at the edges.
     """
     sides = [_even(extent, side) for extent, side in zip(shape[-axes:], _SIDES.get(axes, (16,) * axes), strict=True)]
     return (*(_even(count, _CHUNK_BYTES // (prod(sides) * itemsize)) for count in shape[:-axes]), *sides)
@@ -101,7 +101,7 @@ class Contents:
         return {(image, str(mask)): number for number, (image, mask) in enumerate(found)}
 
     def write(self, file: h5py.File) -> None:
-        """Put it into an empty file."""
+        """Write the table into an empty file."""
         file.attrs.update({"format": FORMAT, "version": VERSION, CHECKSUM: self.checksum()})
         file.attrs.update({"root": self.root, "lists_decide": self.lists_decide, "origin": json.dumps(self.origin)})
         file.attrs["channels"] = self.origin["data.channels"]
@@ -122,9 +122,9 @@ class Contents:
 
     @classmethod
     def read(cls, file: h5py.File) -> "Contents":
-        """Take it from a file. Raises what h5py raises for a damaged one, ValueError for one that is no pack."""
+        """Read the table from a file. Raises h5py's errors for a damaged one, ValueError for one that is not a pack."""
         if file.attrs.get("format") != FORMAT:
-            raise ValueError("it is no file of `farcluss pack`")
+            raise ValueError("it was not written by `farcluss pack`")
         if file.attrs["version"] != VERSION:
             raise ValueError(f"its format is {file.attrs['version']}, this farcluss reads {VERSION}")
         columns = [_read_texts(file, f"items/{name}") for name in ("id", "image", "mask", "group")]
@@ -144,15 +144,15 @@ class Contents:
             _DEFAULTS.validate_json(file.attrs["defaults"]),
         )
         if file.attrs[CHECKSUM] != contents.checksum():
-            raise ValueError("its table of contents does not have its checksum")
+            raise ValueError("its table of contents does not match its checksum")
         return contents
 
     def checksum(self) -> int:
-        """CRC-32 of all of it."""
+        """CRC-32 of the whole table."""
         return zlib.crc32(self._text())
 
     def room(self) -> int:
-        """About how many bytes it takes in the file, rather more."""
+        """Estimate, on the high side, of its bytes in the file."""
         return 4 * len(self._text())
 
     def _text(self) -> bytes:
@@ -170,14 +170,14 @@ def _read_texts(file: h5py.File, name: str) -> list[str]:
 
 
 class Handle:
-    """An HDF5 file to read, opened by each process for itself when it first needs it.
+    """An HDF5 file to read, opened by each process on first use.
 
-    A process that is forked while its parent has the file open would share what HDF5 knows of it. So all handles are
-    closed before a fork, and a pickled one is closed.
+    A process forked while its parent has the file open would share HDF5's state of it. So all handles are closed before
+    a fork, and a pickled one is closed.
     """
 
     def __init__(self, path: Path) -> None:
-        """Name the file; nothing is opened yet."""
+        """Store the path; nothing is opened yet."""
         self.path = path
         self._file: h5py.File | None = None
         self._pid = 0
@@ -213,7 +213,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 
 def open_file(path: Path) -> h5py.File:
-    """An HDF5 file to read. Raises DataError that says what is wrong with it."""
+    """An HDF5 file to read. Raises DataError with the reason if it cannot be opened."""
     try:
         return h5py.File(path, "r", locking=False)  # nobody writes into it, and some file systems have no locks
     except FileNotFoundError:
@@ -221,12 +221,12 @@ def open_file(path: Path) -> h5py.File:
             f"There is no file {path}.\nMake it with `farcluss pack`, or read the original files with --set data.pack="
         ) from None
     except OSError as error:
-        reason = "it is no file of `farcluss pack`" if "file signature" in str(error) else error
-        raise DataError(f"{path} cannot be opened: {reason}.\nGive a file that `farcluss pack` has written.") from None
+        reason = "it was not written by `farcluss pack`" if "file signature" in str(error) else error
+        raise DataError(f"{path} cannot be opened: {reason}.\nGive a file that `farcluss pack` wrote.") from None
 
 
 class Pack:
-    """A data set out of one file, see `farcluss.data.base.Dataset`; the files that it was made from are not needed.
+    """A data set in one file, see `farcluss.data.base.Dataset`; the files that it was made from are not needed.
 
     Attributes:
         carried: section `[data]` for weights files; `open_pack` gives it where the data set that was packed had one.
@@ -238,20 +238,20 @@ class Pack:
         """Read the table of contents.
 
         Raises:
-            DataError: the file is missing, damaged, unfinished or no pack.
+            DataError: the file is missing, damaged, incomplete or not a pack.
         """
         self.path = Path(os.path.abspath(path))
         with open_file(self.path) as file:
             try:
                 self.contents = Contents.read(file)
                 if "sizes" not in file:
-                    raise ValueError("it is unfinished")
+                    raise ValueError("it is incomplete")
                 self._sizes = [tuple(extent for extent in row if extent) for row in file["sizes"][()].tolist()]
                 self._valid = {int(name) for name in file["valid"]}
                 self._valid_pixels, self._class_pixels = (read_checked(file[name]) for name in PIXELS)
             except DAMAGE as error:
                 text = f"{path} cannot be used: {_reason(error)}."
-                raise DataError(f"{text}\nMake it anew with `farcluss pack`.") from None
+                raise DataError(f"{text}\nPack the data set again with `farcluss pack`.") from None
         self.classes: tuple[str, ...] = self.contents.classes
         self.palette: Palette = self.contents.palette
         self.defaults: Defaults = self.contents.defaults
@@ -269,7 +269,7 @@ class Pack:
         """The item of a list line. Raises DataError: see `parse_group`; or the line names several."""
         items = self.parse_group(line)
         if len(items) > 1:
-            raise DataError(f"{line.strip()!r} names {len(items)} images; name one as {items[0].id}.")
+            raise DataError(f"{line.strip()!r} names {len(items)} images; name one of them, such as {items[0].id}.")
         return items[0]
 
     def parse_group(self, line: str) -> list[Item]:
@@ -320,7 +320,7 @@ class Pack:
         return self.contents.images[item.image]
 
     def read(self, item: Item, window: Window | None = None) -> Sample:
-        """Arrays of an item, or of a window of it, of which only the chunks are read.
+        """Arrays of an item, or of a window of it; only chunks of the window are read.
 
         Raises:
             DataError: the file is damaged; names item and file.
@@ -338,21 +338,21 @@ class Pack:
         except DAMAGE as error:
             raise DataError(
                 f"{self.path}: item {item.id} cannot be read: {_reason(error)}.\n"
-                "`farcluss pack --verify` names all damaged items; make the file anew."
+                "`farcluss pack --verify` lists all damaged items; pack the data set again."
             ) from None
         return Sample(image, mask, valid)
 
 
 def read_checked(stored: h5py.Dataset) -> NDArray[Any]:
-    """A whole array. Raises what h5py raises for a damaged one, ValueError for one without its checksum."""
+    """A whole array. Raises h5py's errors for a damaged one, ValueError for a wrong checksum."""
     array: NDArray[Any] = stored[()]
     if stored.attrs[CHECKSUM] != checksum(array):
-        raise ValueError(f"{stored.name} does not have its checksum")
+        raise ValueError(f"{stored.name} does not match its checksum")
     return array
 
 
 def is_damaged(stored: h5py.Dataset) -> bool:
-    """Whether an array cannot be read, or has not its checksum."""
+    """Whether an array cannot be read or does not match its checksum."""
     try:
         read_checked(stored)
     except DAMAGE:
@@ -368,8 +368,8 @@ def open_pack(data: Data, origin: dict[str, Any]) -> Pack:
     """The pack of a recipe.
 
     Args:
-        data: its section; `palette` holds for a pack too.
-        origin: what the recipe's pixels depend on, see `farcluss.learning.build.data_origin`.
+        data: its section; `palette` applies to a pack too.
+        origin: keys that the recipe's pixels depend on, see `farcluss.learning.build.data_origin`.
 
     Raises:
         DataError: it cannot be read, or was made from something else; names what differs.
@@ -377,16 +377,16 @@ def open_pack(data: Data, origin: dict[str, Any]) -> Pack:
     assert data.pack is not None
     pack = Pack(data.pack)
     made, carried = pack.contents.origin, pack.contents.carried
-    if data.channels is None:  # whatever the data set has
+    if data.channels is None:  # any number will do
         origin = origin | {"data.channels": made.get("data.channels")}
-    if carried and origin == pack.contents.carried_origin:  # a recipe out of weights that were trained from it
+    if carried and origin == pack.contents.carried_origin:  # a recipe from weights trained on this pack
         made = origin
     other = [key for key in dict.fromkeys([*made, *origin]) if made.get(key) != origin.get(key)]
     if other:
         shown = "; ".join(f"{key} was {_short(made.get(key))}, is {_short(origin.get(key))}" for key in other[:3])
         more = f"; and {len(other) - 3} other keys" if len(other) > 3 else ""
         raise DataError(
-            f"{data.pack} was packed from a recipe of other data: {shown}{more}.\n"
+            f"{data.pack} was packed from a recipe with other data: {shown}{more}.\n"
             "Pack this recipe, or read the original files with --set data.pack="
         )
     pack.palette = recipe_palette(data, len(pack.classes)) or pack.palette

@@ -1,7 +1,8 @@
-"""From an image to its mask: what the masks options of layouts of folders may say.
+"""From an image to its mask: the masks options of folder layouts.
 
-A masks option is a folder that mirrors the images, or a pattern with `{stem}` (name of the image, without extension and
-without the suffix that masks lack), `{dir}` (folder of the image below the root) and `{up}` (the folder above that).
+A masks option is a folder that mirrors the images, or a pattern with `{stem}` (name of the image, without
+extension and without the suffix that masks do not have), `{dir}` (folder of the image below the root) and `{up}` (the
+folder above that).
 Either way the mask may have any of the layout's extensions; a pattern may name one.
 """
 
@@ -21,12 +22,12 @@ def stem_of(name: str, extensions: Iterable[str]) -> str:
 
 
 def below(path: Path, folder: Path) -> str:
-    """A path as it is called below a folder; the whole path where it is not below it."""
+    """A path relative to a folder; the whole path where it is not inside it."""
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def fixed_part(root: Path, pattern: str) -> Path:
-    """The folder that has all images of a folder or glob; for a list file, whose images may lie anywhere, `root`."""
+    """The parent folder of all images of a folder or glob; `root` for a list file, whose images may be anywhere."""
     if pattern.endswith(".txt"):
         return root
     plain = pattern if (root / pattern).is_dir() else ""
@@ -41,7 +42,7 @@ class Mirror:
     Attributes:
         base: folder of the images.
         files: masks by path below their folder, without extension.
-        by_name: whether an image without a mirrored mask may have one at the top of the folder, by its bare name.
+        by_name: whether an image without a mirrored mask may have one directly in that folder, with the same name.
     """
 
     base: Path
@@ -50,7 +51,7 @@ class Mirror:
 
     @classmethod
     def of(cls, base: Path, masks: Path, by_name: bool, extensions: Sequence[str]) -> "Mirror":
-        """The masks of a folder; of two that differ in their extension, the one whose extension is named first."""
+        """The masks of a folder; of two that differ only in extension, the one whose extension comes first."""
         names = ((path, path.name.lower()) for path in masks.rglob("*"))
         found = [(rank, path) for path, name in names for rank, end in enumerate(extensions) if name.endswith(end)]
         files: dict[str, Path] = {}
@@ -67,12 +68,12 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Where masks lie, in words of their images.
+    """A pattern for the path of a mask, given its image.
 
     Attributes:
         root: of the data set.
         text: the pattern.
-        extensions: that are tried where the pattern names none.
+        extensions: tried where the pattern has none.
     """
 
     root: Path
@@ -80,7 +81,7 @@ class Pattern:
     extensions: Sequence[str]
 
     def find(self, image: Path) -> Path | None:
-        """The mask of an image, whose name has neither extension nor suffix. Raises DataError for unknown words."""
+        """The mask of an image, whose name has neither extension nor suffix. Raises DataError for unknown fields."""
         folder = image.parent.relative_to(self.root) if image.is_relative_to(self.root) else image.parent
         try:
             path = self.root / self.text.format(stem=image.name, dir=folder.as_posix(), up=folder.parent.as_posix())
@@ -96,10 +97,10 @@ class MaskFinder:
     """From an image to its mask.
 
     Attributes:
-        base: folder that has the images.
-        where: where masks lie.
-        suffix: end of the image names that the masks' names lack.
-        image_extensions: what is cut off the names of images.
+        base: folder of the images.
+        where: location of the masks.
+        suffix: ending of image names that mask names do not have.
+        image_extensions: extensions removed from image names.
     """
 
     base: Path
@@ -123,9 +124,9 @@ class MaskFinder:
             root: of the data set.
             images: folder, glob or list file.
             masks: folder or pattern.
-            suffix: end of the image names that the masks' names lack.
+            suffix: ending of image names that mask names do not have.
             image_extensions: of images.
-            extensions: of masks; of two masks with one name the one whose extension comes first counts.
+            extensions: of masks; of two masks with the same name, the one whose extension comes first is used.
         """
         base, by_name = fixed_part(root, images), not (root / images).is_dir()
         pattern = "{" in masks
@@ -133,7 +134,7 @@ class MaskFinder:
         return cls(base, where, suffix, image_extensions)
 
     def __call__(self, image: Path) -> Path | None:
-        """The mask of an image file; None where there is none. Raises DataError for a pattern with unknown words."""
+        """The mask of an image file; None where there is none. Raises DataError for a pattern with unknown fields."""
         return self.named(image.with_name(stem_of(image.name, self.image_extensions)))
 
     def named(self, image: Path) -> Path | None:
@@ -142,5 +143,5 @@ class MaskFinder:
 
     @property
     def masks(self) -> Mapping[str, Path]:
-        """All masks of a mirroring folder; a pattern knows only those of images."""
+        """All masks of a mirrored folder; none for a pattern."""
         return self.where.files if isinstance(self.where, Mirror) else {}

@@ -1,7 +1,7 @@
 """The published labeled/unlabeled lists of the field: known by name, size and checksum, fetched on demand.
 
 Papers are compared on fixed lists. farcluss does not ship them; `published.toml` knows where each one is published and
-what it must contain, so that what `get` stores under a name is that list or nothing.
+what it must contain, so that `get` stores exactly that list or nothing.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ class PublishedList:
     Attributes:
         name: what `data.labeled` calls it.
         description: one line.
-        labeled: the labeled images; the only file of a list that stands alone, such as a validation list.
+        labeled: the labeled images; the only file of a single list, such as a validation list.
         unlabeled: the rest of the training images.
     """
 
@@ -58,7 +58,7 @@ class PublishedList:
 
     @property
     def substitute(self) -> str:
-        """The setting that gives as many images without this list."""
+        """The setting that gives the same number of images without this list."""
         if self.unlabeled:
             total = self.labeled.size + self.unlabeled.size
             return f'data.labeled="1/{round(total / self.labeled.size)}"'
@@ -99,8 +99,8 @@ def identifiers(text: str) -> list[str]:
 def checksum(identifiers: Iterable[str]) -> str:
     """Checksum of a list, whatever its order: the first 16 hex digits of the SHA-256 of the sorted identifiers.
 
-    The identifiers are joined by newlines, in UTF-8, repeats kept. Sixteen digits, 64 bits, rule
-    out a mix-up and fit in a message; the lists hold nothing but image names, so forging one gains nobody anything.
+    The identifiers are joined by newlines, in UTF-8, repeats kept. Sixteen digits (64 bits)
+    rule out accidental collisions and fit in a message; the lists are not security-relevant.
     """
     return hashlib.sha256("\n".join(sorted(identifiers)).encode()).hexdigest()[:16]
 
@@ -123,7 +123,7 @@ def recognize(identifiers: Iterable[str]) -> str | None:
     Args:
         identifiers: identifiers, or anything that `identifier` reduces to them.
     """
-    # Only equal items are merged, not equal identifiers: images of one name in two folders are no published list.
+    # Equal items are merged, equal identifiers are not: published lists never have one name in two folders.
     names = [identifier(item) for item in set(identifiers)]
     key = (len(names), checksum(names))
     labeled = [(known.name, known.labeled) for known in PUBLISHED.values()]
@@ -145,7 +145,7 @@ def lists_folder() -> Path:
 
 
 def local(name: str) -> tuple[Path, Path | None]:
-    """Paths of the labeled and the unlabeled file of a list that was fetched before; no unlabeled file: None.
+    """Paths of the labeled and the unlabeled file of a list that was fetched before; None without an unlabeled file.
 
     Raises:
         DataError: unknown, or not on this machine; the message says how to get it and what to do without it.
@@ -169,8 +169,8 @@ def _pair(known: PublishedList) -> tuple[Path, Path | None]:
 
 
 def download(url: str) -> bytes:
-    """Content at an address; OSError when it cannot be had."""
-    # Here, since recipes are read far more often than lists are downloaded.
+    """Content at an address. Raises OSError when the download fails."""
+    # Imported here, since recipes are read far more often than lists are downloaded.
     from http.client import HTTPException
     from urllib.request import urlopen
 
@@ -218,7 +218,7 @@ def _unreachable(known: PublishedList, source: str, error: OSError, folder: Path
 
 
 def _verify(name: str, source: str, content: bytes, expected: ListFile) -> None:
-    # Undecodable bytes become replacement characters and so fail the checksum, the right message for a wrong file.
+    # Undecodable bytes become replacement characters, so a binary file fails the checksum with the right message.
     names = identifiers(content.decode("utf-8-sig", errors="replace"))
     found = checksum(names)
     if (len(names), found) != (expected.size, expected.checksum):
@@ -229,7 +229,7 @@ def _verify(name: str, source: str, content: bytes, expected: ListFile) -> None:
 
 
 def _store(known: PublishedList, contents: dict[str, bytes]) -> None:
-    """Write all files aside, then rename them, so that no reader meets half a file."""
+    """Write all files to a temporary folder, then rename them, so that no reader sees a partial file."""
     try:
         lists_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=lists_folder()) as aside:
@@ -240,4 +240,4 @@ def _store(known: PublishedList, contents: dict[str, bytes]) -> None:
                 Path(aside, file).replace(path)
     except OSError as error:
         raise DataError(f"Cannot store the published list {known.name}: {error}\n"
-                        "The variable FARCLUSS_DATA names another folder to store lists below.") from error  # fmt: skip
+                        "To store lists elsewhere, set the environment variable FARCLUSS_DATA.") from error  # fmt: skip

@@ -1,7 +1,7 @@
-"""A drawn data set: nothing to download, everything a semi-supervised method is about.
+"""A synthetic data set: nothing to download, and all that semi-supervised learning deals with.
 
-Each scene is textured ground with objects on it. Texture and shape name the class and color hints at it, classes are
-long-tailed, borders are blended so that their pixels are ambiguous. A scene is a function of (seed, split, index).
+Each scene is textured ground with objects on it. Texture and shape determine the class, color hints at it; classes are
+long-tailed; borders are blended so that their pixels are ambiguous. A scene is a function of (seed, split, index).
 """
 
 import colorsys
@@ -82,7 +82,7 @@ def draw(seed: int, split: int, index: int, size: int, color: float) -> Sample:
         split: 0 train, 1 val, 2 test.
         index: of the scene.
         size: pixels per side.
-        color: how much the hue tells of the class, 0 nothing to 1 everything.
+        color: how much the hue tells about the class, from 0 (nothing) to 1 (everything).
 
     Returns:
         Image `(3, size, size)` uint8 and mask `(size, size)` uint8.
@@ -123,7 +123,7 @@ class Shapes:
         test: number of test scenes.
         size: pixels per side.
         seed: of the whole set; another seed is another set of the same kind.
-        color: how much the hue tells of the class, from 0 (nothing) to 1 (everything).
+        color: how much the hue tells about the class, from 0 (nothing) to 1 (everything).
     """
 
     classes = NAMES
@@ -153,9 +153,9 @@ class Shapes:
         """The item of a line such as `train/0007`. Raises DataError for anything else."""
         split, _, index = line.strip().partition("/")
         if split not in self.counts or not index.isdecimal():
-            raise DataError(f"{line.strip()!r} is no scene of the shapes set; write it like train/0007.")
+            raise DataError(f"{line.strip()!r} is not a scene of the shapes set; write it like train/0007.")
         if int(index) >= self.counts[split]:
-            raise DataError(f"{line.strip()!r} is no scene of the shapes set: it has {self.counts[split]} of {split}.")
+            raise DataError(f"{line.strip()!r} is not a scene of the shapes set: {split} has {self.counts[split]}.")
         name = f"{split}/{int(index):04d}"
         return Item(name, name, name)
 

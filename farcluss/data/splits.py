@@ -1,4 +1,4 @@
-"""Which images are labeled, which are not, which are held out: from lists, shares and published names."""
+"""Which images are labeled, which are unlabeled and which are held out: from lists, shares and published names."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from farcluss.recipes.model import Data
 
 @dataclass(frozen=True)
 class Splits:
-    """The three sets of a run, and what the lists are called (a published name where they equal one)."""
+    """The three sets of a run, and the names of their lists (the published name of a list that equals one)."""
 
     labeled: list[Item]
     unlabeled: list[Item]
@@ -62,10 +62,10 @@ def hash_order(items: Iterable[Item], seed: int, salt: str) -> list[Unit]:
 
 
 def cover_classes(dataset: Dataset, drawn: list[Unit], rest: Sequence[Unit]) -> list[Unit]:
-    """Exchange drawn units until every class is in one of them, where the masks allow.
+    """Swap drawn units until every class is in one of them, where possible.
 
-    For each class that is missing, the first unit of `rest` that has it replaces the last drawn one that is not the
-    only holder of a class. Masks are read one by one, and only while a class is missing.
+    For each missing class, the first unit of `rest` that has it replaces the last drawn one that is not the
+    only one with a class. Masks are read one by one, and only while a class is missing.
     """
     held: list[set[int]] = []
     found: set[int] = set()
@@ -89,7 +89,7 @@ def cover_classes(dataset: Dataset, drawn: list[Unit], rest: Sequence[Unit]) -> 
 
 
 def classes_of(dataset: Dataset, unit: Unit) -> set[int]:
-    """The classes in the masks of a unit; none in one that cannot be read, which `check` and training report."""
+    """The classes in the masks of a unit; none for one that cannot be read, which `check` and training report."""
     found: set[int] = set()
     for item in unit:
         try:
@@ -107,8 +107,8 @@ def read_list(path: Path, dataset: Dataset, need_masks: bool = True) -> list[Ite
 
     Args:
         path: of the list.
-        dataset: knows what a line means.
-        need_masks: a mask that is named but missing is an error; else the image is taken without it.
+        dataset: parses the lines.
+        need_masks: whether a listed mask that is missing is an error; else its image is taken without it.
 
     Raises:
         DataError: the list is unreadable or empty, or a line names no image; the message has the line number.
@@ -163,7 +163,7 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
         if bare:
             raise DataError(
                 f"{len(bare)} of the {len(items)} images of data.{key} have no mask, the first is {bare[0].image}.\n"
-                "Check the layout's masks option, or take them out of the list."
+                "Check the layout's masks option, or remove them from the list."
             )
     if not labeled:
         raise DataError("There are no labeled images: data.val takes all that have a mask. Give it a smaller share.")
@@ -239,6 +239,6 @@ def _check_disjoint(sets: dict[str, list[Item]]) -> None:
         if shared:
             raise DataError(
                 f"{len(shared)} groups are both in data.{name} and in data.val, the first is {shared[0]}: "
-                "scores would be of what was trained on.\n"
+                "scores would be computed on training data.\n"
                 "Keep each group in one set, or set data.allow_overlap = true."
             )

@@ -32,7 +32,9 @@ def voc(data: Data, *, variant: Literal["classic", "blended"] = "classic") -> Fi
     """
     root = Path(os.path.abspath(data.root))
     if not (root / "JPEGImages").is_dir():
-        raise DataError(f"data.root = {data.root} holds no JPEGImages.\nSet it to the folder VOC2012 of the VOCdevkit.")
+        raise DataError(
+            f"data.root = {data.root} has no folder JPEGImages.\nSet it to the folder VOC2012 of the VOCdevkit."
+        )
     masks = (root / "SegmentationClass", root / "SegmentationClassAug")
     mask_map = build_mask_map(data, {name: [index] for index, name in enumerate(VOC_CLASSES)})
     return FileDataset(

@@ -1,4 +1,4 @@
-"""How often each image is drawn: labeled ones by the classes in them, unlabeled ones by their valid pixels."""
+"""How often each image is drawn: labeled ones by their classes, unlabeled ones by their valid pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ _UNITS = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class Chances:
-    """How often each image of a stream is drawn; equal to itself alone, so that orders can be cached by it.
+    """How often each image of a stream is drawn; compared by identity, so that orders can be cached by it.
 
     Attributes:
         shares: `(N,)` float64 of all draws, sum 1.
@@ -49,13 +49,13 @@ def count_pixels(
 
 
 def by_classes(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Shares of labeled images `(N,)`: every class that is there at all has the same, images parts of it.
+    """Shares of labeled images `(N,)`: all classes that occur have equal shares, divided among images by their pixels.
 
     Args:
-        counts: `(N, C)` pixels of each class; an image has as much of a class's share as it has of its pixels.
+        counts: `(N, C)` pixels of each class.
 
     Returns:
-        They sum to 1; all are 0 when there are no pixels.
+        Shares with sum 1; all 0 when there are no pixels.
     """
     totals = counts.sum(0)
     present = totals > 0
@@ -68,7 +68,7 @@ def by_pixels(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def multiplicities(shares: NDArray[np.float64], offset: float) -> NDArray[np.int64]:
-    """How often each of N images comes in N draws (systematic resampling).
+    """How often each of N images occurs in N draws (systematic resampling).
 
     Args:
         shares: `(N,)`, not negative, with a positive sum.
@@ -85,10 +85,10 @@ def multiplicities(shares: NDArray[np.float64], offset: float) -> NDArray[np.int
 
 
 def check_draw(dataset: Dataset, data: Data) -> None:
-    """Refuse a balanced draw from a data set that counts no pixels. Raises DataError."""
+    """Raise DataError for a balanced draw from a data set without pixel counts."""
     if data.draw == "balanced" and not hasattr(dataset, "pixel_counts"):
         raise DataError(
-            f'data.draw = "balanced" needs numbers of pixels, which the layout {data.layout.name} does not give.\n'
+            f'data.draw = "balanced" needs pixel counts, which the layout {data.layout.name} does not provide.\n'
             'Set data.draw = "uniform", or pack the data set (`farcluss pack`) and set data.pack.'
         )
 
@@ -99,27 +99,27 @@ def draw_chances(
     """How often the images of both streams are drawn.
 
     Args:
-        dataset: counts the pixels; it sees no mask of an unlabeled image.
+        dataset: counts the pixels; masks of unlabeled images are hidden from it.
         labeled: images of the first stream.
         unlabeled: those of the second; may be empty.
-        data: `draw` of it.
+        data: section of the recipe; `draw` is used.
 
     Returns:
         None for a stream whose images are drawn equally often.
 
     Raises:
-        DataError: the data set counts no pixels, or there are none to draw by.
-        PluginError: it counts them wrongly.
+        DataError: the data set counts no pixels, or there are none.
+        PluginError: its counts are invalid.
     """
     if data.draw == "uniform":
         return None, None
     check_draw(dataset, data)
     shares = by_classes(_counts(dataset, labeled)[:, 1:])
     if not shares.any():
-        raise DataError('The masks of data.labeled hold no pixel that counts.\nSet data.draw = "uniform".')
+        raise DataError('The masks of data.labeled contain no pixel of any class.\nSet data.draw = "uniform".')
     if not unlabeled:
         return Chances(shares), None
-    # Without their masks: what is in them must not decide anything.
+    # Without their masks, which must not influence anything.
     others = by_pixels(_counts(dataset, [replace(item, mask=None) for item in unlabeled])[:, 0])
     if not others.any():
         raise DataError(
@@ -144,6 +144,6 @@ def _count(dataset: Dataset, item: Item) -> NDArray[np.int64]:
     wanted = (1 + len(dataset.classes),)
     if counts.shape != wanted or counts.dtype.kind not in "iu" or (counts < 0).any():
         raise PluginError(
-            f"{name}: pixel counts are {counts.dtype} {counts.shape}; they must be {wanted}, whole, not negative."
+            f"{name}: pixel counts are {counts.dtype} {counts.shape}; they must be non-negative integers {wanted}."
         )
     return counts.astype(np.int64)

@@ -77,7 +77,7 @@ BROKEN_FILES = {
     ),
     "mask of another size": (
         lambda root: edit_mask(root, lambda mask: mask[:-3]),
-        ["masks/train/2.png is 24 x 17 pixels", "images/train/2.png is 24 x 20", "Every mask must be of the size"],
+        ["masks/train/2.png is 24 x 17 pixels", "images/train/2.png is 24 x 20", "Every mask must have the size"],
     ),
     "5-channel image for a 3-channel network": (
         five_channels,

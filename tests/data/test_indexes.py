@@ -32,7 +32,7 @@ def test_an_unknown_split():
 
 @pytest.mark.parametrize(
     ("index", "said"),
-    [(ONE, "a is twice.\nMend it (`farcluss check`"), (TWO, "a is twice. And 1 more.\nMend them (`farcluss check`")],
+    [(ONE, "a is twice.\nFix it (`farcluss check`"), (TWO, "a is twice. And 1 more.\nFix them (`farcluss check`")],
 )
 def test_problems_stop_unless_they_may_be_skipped(index, said):
     for ask in (lambda: refuse_problems(index, STOP, "scan"), lambda: in_split(index, "train", STOP, "scan")):
@@ -46,9 +46,9 @@ def test_problems_stop_unless_they_may_be_skipped(index, said):
 @pytest.mark.parametrize(
     ("index", "data", "said"),
     [
-        (Found(), STOP, "'c' is no scan of this data set; write a."),
-        (TWO, SKIP, "'c' is no scan of this data set, or one that is left out: `farcluss check` says why; write a."),
-        (ONE, STOP, "a is twice.\nMend it"),
+        (Found(), STOP, "'c' is not a scan of this data set; write a."),
+        (TWO, SKIP, "'c' is not a scan of this data set (or it was left out: `farcluss check` says why); write a."),
+        (ONE, STOP, "a is twice.\nFix it"),
     ],
 )
 def test_an_unknown_name(index, data, said):

@@ -174,7 +174,7 @@ def test_splits_told_apart_by_name_alone(tmp_path):
     dataset = own(tmp_path, **options)
     assert pairs(dataset.items("train"), tmp_path) == {"train_0.jpg": "train_0_a.png"}
     assert pairs(dataset.items("val"), tmp_path) == {"val_0.jpg": "val_0_b.png"}
-    assert "may be" in refused(dataset.parse, "val_0.jpg")
+    assert "could be" in refused(dataset.parse, "val_0.jpg")
     assert pairs([dataset.parse("val_0.jpg val_0_b.png")], tmp_path) == {"val_0.jpg": "val_0_b.png"}
 
 
@@ -479,5 +479,5 @@ def test_cityscapes_auto_looks_at_the_training_masks(tmp_path):
 
 def test_a_name_that_is_no_text_is_refused(tmp_path):
     dataset = folder(Data(root=tmp_path, classes=["a", "b"]))
-    with pytest.raises(DataError, match=r"The name of '.*\\udcff\.png' is not in UTF-8\. Rename the file\."):
+    with pytest.raises(DataError, match=r"The file name '.*\\udcff\.png' is not valid UTF-8\. Rename the file\."):
         dataset.item(tmp_path / os.fsdecode(b"\xff.png"))

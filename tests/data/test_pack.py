@@ -329,7 +329,7 @@ class TestPixelCounts:
         packed = pack(sections(tmp_path)["shapes"], tmp_path / "x.h5")
         with h5py.File(packed.pack, "r+") as file:
             file["pixels/classes"][0, 0] += 1
-        with pytest.raises(DataError, match=r"/pixels/classes does not have its checksum\.\nMake it anew"):
+        with pytest.raises(DataError, match=r"/pixels/classes does not match its checksum\.\nPack the data set again"):
             build_dataset(packed)
 
 
@@ -378,7 +378,7 @@ class TestCarried:
         assert dataset.carried.with_defaults(Defaults()) == card.with_defaults(Defaults())
         assert names(dataset.items("train")) == list(ARRAYS)
         for change in ({"ignore_index": 78}, {"layout": {"name": "measured", "levels": [0.25, 0.75]}}):
-            with pytest.raises(DataError, match="was packed from a recipe of other data"):
+            with pytest.raises(DataError, match="was packed from a recipe with other data"):
                 build_dataset(Data.model_validate(card.model_dump() | change))
 
     def test_without_it_weights_have_the_recipes_own_section(self, tmp_path):

@@ -98,5 +98,5 @@ class TestFilesOfOptions:
     @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"x": "2"}', "\xff"])
     def test_one_that_is_something_else(self, tmp_path, text):
         (tmp_path / "facts.json").write_text(text, encoding="latin-1")
-        with pytest.raises(RecipeError, match=r"facts\.json is no table\. Write it with `make it`\."):
+        with pytest.raises(RecipeError, match=r"facts\.json is not a table\. Write it with `make it`\."):
             self.take(tmp_path)

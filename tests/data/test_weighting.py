@@ -136,12 +136,12 @@ def test_who_is_not_asked():
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"l": (9, 0, 0), "m": (9, 0, 0)}, DataError, "masks of data.labeled hold no pixel"),
+        ({"l": (9, 0, 0), "m": (9, 0, 0)}, DataError, "masks of data.labeled contain no pixel"),
         ({"u": (0, 0, 0), "v": (0, 0, 0)}, DataError, "images of data.unlabeled have no valid pixel"),
         ({"u": DataError("lost")}, DataError, "^lost$"),
         ({"u": KeyError("u")}, PluginError, "Counted, item u: counting pixels fails: KeyError"),
         ({"l": (9, 4)}, PluginError, r"item l: pixel counts are int64 \(2,\)"),
-        ({"l": (9, 4, -1)}, PluginError, "not negative"),
+        ({"l": (9, 4, -1)}, PluginError, "non-negative"),
     ],
 )
 def test_refusals(change, error, words):
@@ -152,6 +152,6 @@ def test_refusals(change, error, words):
 
 @pytest.mark.parametrize("ask", [lambda d: check_draw(d, BALANCED), lambda d: draw_chances(d, LABELED, [], BALANCED)])
 def test_a_data_set_that_counts_nothing(ask):
-    with pytest.raises(DataError, match="the layout folder does not give") as caught:
+    with pytest.raises(DataError, match="the layout folder does not provide") as caught:
         ask(object())
     assert 'data.draw = "uniform"' in str(caught.value) and "farcluss pack" in str(caught.value)

@@ -311,7 +311,7 @@ class TestCommand:
         path, balanced = tmp_path / "x.h5", ["--set", "data.draw=balanced"]
         for words in (["run", recipe, "--output", tmp_path / "none"], ["check", recipe]):
             refused = cli(*words, *balanced)
-            assert refused.code == 1 and "the layout shapes does not give" in refused.err
+            assert refused.code == 1 and "the layout shapes does not provide" in refused.err
         assert not (tmp_path / "none").exists()
         assert cli("pack", recipe, *balanced, "-o", path).code == 0
         found = load_recipe(recipe, settings=["data.draw=balanced", f"data.pack={path}", "train.steps=4"])
@@ -397,7 +397,7 @@ class TestOpening:
         packed = pack(sections(tmp_path)["shapes"], tmp_path / "x.h5")
         other = Data.model_validate(packed.model_dump() | change)
         text = self.refusal(other)
-        assert f"{tmp_path / 'x.h5'} was packed from a recipe of other data" in text and said in text
+        assert f"{tmp_path / 'x.h5'} was packed from a recipe with other data" in text and said in text
 
     def test_options_that_say_the_default_and_other_keys_differ_in_nothing(self, tmp_path):
         packed = pack(sections(tmp_path)["shapes"], tmp_path / "x.h5")
@@ -416,7 +416,7 @@ class TestOpening:
             path.write_bytes(content)
             assert said in self.refusal(packed)
         for name, value, said in (
-            ("format", "x", "no file of"),
+            ("format", "x", "not written by"),
             ("version", 9, "its format is 9"),
             ("root", "x", "checksum"),
         ):

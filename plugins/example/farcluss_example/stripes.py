@@ -1,4 +1,4 @@
-"""A drawn data set: find the striped squares, and say which way the stripes run."""
+"""A synthetic data set: find the striped squares, and say which way the stripes run."""
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Stripes:
         name = line.strip()
         split, _, number = name.partition("/")
         if split not in SPLITS or not number.isdecimal():
-            raise DataError(f"{name!r} is no image of the stripes set; write it like train/7.")
+            raise DataError(f"{name!r} is not an image of the stripes set; write it like train/7.")
         return Item(id=name, image=name, mask=name)
 
     def size(self, item: Item) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""What has been preprocessed, on disk: arrays that are mapped, so that a crop reads its window alone.
+"""Preprocessed arrays on disk, memory-mapped, so that a crop reads only its window.
 
-MONAI's persistent cache would load a whole volume for each crop. A file's name holds a hash of everything that its
+MONAI's persistent cache would load a whole volume for each crop. A file's name contains a hash of everything that its
 content depends on: the settings, and path, size and time of the files it was made from.
 """
 
@@ -25,9 +25,9 @@ from farcluss_medical.preprocessing import Preprocessing
 from farcluss_medical.volumes import read_header, read_image, read_label
 
 VERSION = 2
-"""To be raised when preprocessing changes."""
+"""Raise it when preprocessing changes."""
 SPOTS = 10_000
-"""Foreground voxels that are remembered of each class."""
+"""Maximum number of foreground voxels stored per class."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Cache:
 
     Attributes:
         folder: of the files.
-        slice_axis: of volumes that are read slice by slice: each slice is one piece of its file; None for others.
+        slice_axis: axis of volumes that are read by slices: each is contiguous in its file; None for whole volumes.
     """
 
     folder: Path
     slice_axis: int | None = None
 
     def image(self, case: Case, preprocessing: Preprocessing) -> NDArray[np.float32]:
-        """The preprocessed image `(C, *S)` float32 of a case, mapped."""
+        """The preprocessed image `(C, *S)` float32 of a case, memory-mapped."""
         facts = {**preprocessing.facts(), "slice_axis": self.slice_axis}
         kept = self._keep(
             case, "image", case.images, facts, lambda: self._slices_first(make_image(case, preprocessing), 1)
@@ -51,7 +51,7 @@ class Cache:
         return self._slices_back(kept, 1)
 
     def box(self, case: Case, preprocessing: Preprocessing) -> tuple[list[int], list[int]]:
-        """First and last-but-one places of what is not 0 in the preprocessed image."""
+        """Bounding box of the nonzero voxels of the preprocessed image: start and end (exclusive) per axis."""
 
         def make() -> NDArray[np.int64]:
             return np.array(nonzero_box(self.image(case, preprocessing)))
@@ -60,7 +60,7 @@ class Cache:
         return low, high
 
     def mask(self, case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.uint8]:
-        """The mask `(*S)` of a labeled case on the grid of its image, mapped."""
+        """The mask `(*S)` of a labeled case on the grid of its image, memory-mapped."""
 
         def make() -> NDArray[np.uint8]:
             return self._slices_first(make_mask(case, preprocessing, masks), 0)
@@ -68,7 +68,7 @@ class Cache:
         return self._slices_back(self._of_label("mask", case, preprocessing, masks, make), 0)
 
     def foreground(self, case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.int32]:
-        """`(N, 1 + axes)` class and place of voxels of all classes but the first, at most `SPOTS` of each."""
+        """`(N, 1 + axes)` class and position of voxels of all classes but the first, at most `SPOTS` of each."""
 
         def make() -> NDArray[np.int32]:
             spots = foreground(self.mask(case, preprocessing, masks), len(masks.names))
@@ -80,7 +80,7 @@ class Cache:
         return self._of_label("foreground", case, preprocessing, masks, make)
 
     def _slices_first(self, array: NDArray[Any], leading: int) -> NDArray[Any]:
-        """An array as its file has it, given the number of axes before the spatial ones."""
+        """An array in the axis order of its file; `leading` axes precede the spatial ones."""
         moved = array if self.slice_axis is None else np.moveaxis(array, leading + self.slice_axis, 0)
         return np.ascontiguousarray(moved)
 
@@ -98,7 +98,7 @@ class Cache:
     def _keep(
         self, case: Case, kind: str, files: tuple[str, ...], facts: dict[str, Any], make: Callable[[], NDArray[Any]]
     ) -> NDArray[Any]:
-        """An array from the folder, made where it is not there yet. Raises DataError: the folder cannot be written."""
+        """An array from the folder, computed if it is missing. Raises DataError: the folder cannot be written."""
         name = re.sub(r"[^\w.-]", "_", case.id)
         path = self.folder / f"{name}-{_key(kind, files, facts)}.{kind}.npy"
         if not path.exists():
@@ -107,7 +107,7 @@ class Cache:
                 _write(path, array)
             except OSError as error:
                 raise DataError(
-                    f"The cache {self.folder} cannot be written: {error.strerror}. Set data.layout.cache elsewhere."
+                    f"The cache {self.folder} cannot be written: {error.strerror}. Set another data.layout.cache."
                 ) from None
         return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
@@ -122,7 +122,7 @@ def _key(kind: str, files: tuple[str, ...], facts: dict[str, Any]) -> str:
 
 
 def _write(path: Path, array: NDArray[Any]) -> None:
-    """Write under a temporary name first: several processes may make one array at once."""
+    """Write under a temporary name first: several processes may compute the same array at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.part")
     try:

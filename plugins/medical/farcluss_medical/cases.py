@@ -1,4 +1,4 @@
-"""Cases: which files belong together, in which split, and what is wrong with them before a voxel is read."""
+"""Cases: which files belong together, in which split, and the problems that file headers reveal."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from farcluss_medical.volumes import Header, difference, read_header
 
 SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".h5", ".hdf5")
 SPLITS = ("train", "val", "test")
-"""A patient who is in several is left in the last of them, and not trained on."""
+"""A patient in several splits stays only in the last of them, so is not trained on."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Case:
         id: identifier, unique in the data set.
         images: a file with all channels, or a file per channel in their order.
         label: file with the classes; None for an unlabeled case.
-        group: patient; empty where every case is one of its own.
+        group: patient; empty where every case is a patient of its own.
     """
 
     id: str
@@ -34,7 +34,7 @@ class Case:
 
     @property
     def patient(self) -> str:
-        """What must not be divided between training and held-out cases."""
+        """The patient, or the case itself: never split between training and held-out cases."""
         return self.group or self.id
 
 
@@ -46,7 +46,7 @@ class Index:
         splits: cases by split: train (labeled and unlabeled), val, test.
         problems: what is missing or contradictory; these cases are in no split.
         classes: names and label values that the data set itself gives; empty where it gives none.
-        options: of the layout whose defaults predictions depend on, as they were understood; weights files carry them.
+        options: resolved options of the layout that predictions depend on; stored in weights files.
     """
 
     splits: Mapping[str, Sequence[Case]]
@@ -61,18 +61,18 @@ def stem(path: str | Path) -> str:
 
 
 def volumes_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Volumes in a folder by their stem, without hidden files; stems of several files are left out, and told."""
+    """Volumes in a folder by their stem, without hidden files; stems of several files are left out and reported."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         name = path.name.lower()
         if path.is_file() and not name.startswith(".") and name.endswith(SUFFIXES) and not name.endswith(".img"):
             files.setdefault(stem(path), []).append(path)
-    problems = [f"{p[0]} and {p[1]} are both called {name}. Remove one of them." for name, p in files.items() if p[1:]]
+    problems = [f"{p[0]} and {p[1]} are both named {name}. Remove one of them." for name, p in files.items() if p[1:]]
     return {name: paths[0] for name, paths in files.items() if len(paths) == 1}, problems
 
 
 def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:
-    """The cases of an index whose files exist and agree, with their headers; what is wrong joins the problems.
+    """The cases of an index whose files exist and agree, with their headers; other cases become problems.
 
     Args:
         index: of a layout.
@@ -81,7 +81,11 @@ def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:
     Returns:
         The index, header of the first image by case, and the number of channels.
     """
-    problems, headers, first = [*index.problems, *_twice(index.splits)], dict[str, Header](), dict[str, Case]()
+    problems, headers, first = (
+        [*index.problems, *_divided_patients(index.splits)],
+        dict[str, Header](),
+        dict[str, Case](),
+    )
     counts: dict[str, int] = {}
     homes = {case.patient: split for split in SPLITS for case in index.splits.get(split, ())}
     splits: dict[str, list[Case]] = {}
@@ -92,7 +96,7 @@ def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:
                 problems += _defects(case)[0]
                 continue
             if other := first.get(case.id):
-                problems.append(f"Case {case.id} is there twice: {other.images[0]} and {case.images[0]}.")
+                problems.append(f"Case {case.id} occurs twice: {other.images[0]} and {case.images[0]}.")
                 continue
             first[case.id] = case
             found, images = _defects(case)
@@ -107,7 +111,7 @@ def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:
 
 
 def _defects(case: Case) -> tuple[list[str], Sequence[Header]]:
-    """What is wrong with the headers of a case by itself, and those of its images."""
+    """Problems of a single case's files, and the headers of its images."""
     names = [*case.images, *([case.label] if case.label else [])]
     missing = [f"{path} does not exist (case {case.id})." for path in dict.fromkeys(names) if not Path(path).is_file()]
     if missing:
@@ -127,13 +131,15 @@ def _defects(case: Case) -> tuple[list[str], Sequence[Header]]:
     return found, images
 
 
-def _twice(splits: Mapping[str, Sequence[Case]]) -> Iterable[str]:
+def _divided_patients(splits: Mapping[str, Sequence[Case]]) -> Iterable[str]:
     """Patients that are in more than one split."""
     owners: dict[str, str] = {}
-    told = set()
+    reported = set()
     for split, cases in splits.items():
         for case in cases:
             other = owners.setdefault(case.patient, split)
-            if other != split and case.patient not in told:
-                told.add(case.patient)
-                yield f"Patient {case.patient} is in both {other} and {split}: scores would be of what was trained on."
+            if other != split and case.patient not in reported:
+                reported.add(case.patient)
+                yield (
+                    f"Patient {case.patient} is in both {other} and {split}: scores would be computed on training data."
+                )

@@ -36,15 +36,15 @@ def brats(
     edition: Literal["2018-2022", "2023"] = "2018-2022",
     modalities: list[str] | None = None,
 ) -> Index:
-    """BraTS: `ID/ID_flair.nii.gz` and so on, in `data.root` or in folders of it such as `HGG` and `LGG`.
+    """BraTS: `ID/ID_flair.nii.gz` and so on, in `data.root` or in subfolders such as `HGG` and `LGG`.
 
     A case without `ID_seg` is unlabeled. There is no validation set with labels: give `data.val` a share or a list of
     ids. From 2023 on, scans of one patient (`BraTS-GLI-00005-000`, `-001`) stay in one set.
 
     Args:
-        edition: 2018-2022 has `ID_{flair,t1,t1ce,t2,seg}` and enhancing tumor is 4; 2023, and what came later, has
+        edition: 2018-2022 has `ID_{flair,t1,t1ce,t2,seg}` and enhancing tumor is 4; 2023 and later have
             `ID-{t2f,t1n,t1c,t2w,seg}` and enhancing tumor is 3.
-        modalities: which become the channels, in this order, such as `["flair"]`; unset: all four, as named above.
+        modalities: modalities to use as channels, in this order, such as `["flair"]`; unset: all four, as named above.
     """
     root, form = root_of(data), EDITIONS[edition]
     chosen = list(form.modalities) if modalities is None else modalities
@@ -66,7 +66,7 @@ def brats(
             problems += more
     if not cases:
         raise DataError(
-            f"{root} has no folders ID with files ID{form.joint}{form.modalities[0]}.nii.gz, nor have its folders.\n"
+            f"{root} and its folders have no folder ID with a file ID{form.joint}{form.modalities[0]}.nii.gz.\n"
             "Check data.root and data.layout.edition."
         )
     classes = {"background": 0, "necrosis": 1, "edema": 2, "enhancing": form.enhancing}
@@ -78,7 +78,7 @@ def ssl4mis(data: Data, *, labeled_first: Count = 0) -> Index:
     """SSL4MIS: `data/ID.h5` with `image` and `label`, and the lists `train`, `val` and `test` (`.list` or `.txt`).
 
     The two frames of an ACDC patient stay in one set. With `dimensions = 2` slices are cut from the volumes, across
-    their shortest axis; the files in `data/slices` are not used. The files say no spacing: it counts as 1.
+    their shortest axis; the files in `data/slices` are not used. The files have no spacing: it is taken as 1.
 
     Args:
         labeled_first: lines of the train list that are labeled; the labels of all others are not used. 0: all lines.
@@ -95,9 +95,9 @@ def ssl4mis(data: Data, *, labeled_first: Count = 0) -> Index:
 
 @with_volume_options
 def left_atrium(data: Data, *, labeled_first: Count = 0) -> Index:
-    """Left atrium of 2018 as it is shared: `2018LA_Seg_Training Set/ID/mri_norm2.h5`, `train.list`, `test.list`.
+    """Left atrium 2018, as commonly distributed: `2018LA_Seg_Training Set/ID/mri_norm2.h5`, `train.list`, `test.list`.
 
-    Volumes are cropped around the left atrium, unlabeled ones as well, by those who share them.
+    The distributed volumes, also unlabeled ones, are cropped around the left atrium.
 
     Args:
         labeled_first: lines of the train list that are labeled; the labels of all others are not used. 0: all lines.
@@ -113,7 +113,7 @@ def left_atrium(data: Data, *, labeled_first: Count = 0) -> Index:
 
 
 def _listed(root: Path, split: str) -> list[str]:
-    """Cases of `split.list` or `split.txt`; what follows a comma is not part of a name."""
+    """Cases of `split.list` or `split.txt`; text after a comma is ignored."""
     path = next((path for end in (".list", ".txt") if (path := root / f"{split}{end}").is_file()), None)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines() if path else []
@@ -129,10 +129,10 @@ def _hdf5_case(name: str, path: Path) -> Case:
 
 
 def _index(root: Path, splits: Mapping[str, Sequence[Case]], labeled: int) -> Index:
-    """The index with labels of the first `labeled` training cases alone, so that no others can be read."""
+    """The index with labels of only the first `labeled` training cases, so that no others can be read."""
     train = splits["train"]
     if not train:
-        raise DataError(f"{root} has no train.list and no train.txt with cases. Check data.root.")
+        raise DataError(f"{root} has no train.list or train.txt with cases. Check data.root.")
     if labeled > len(train):
         raise RecipeError(f"data.layout.labeled_first = {labeled}, but the train list has {len(train)} lines.")
     bare = [replace(case, label=None) for case in train[labeled:]] if labeled else []

@@ -1,4 +1,4 @@
-"""What every case of a data set is like, and what is wrong with it: read once, collected, never raised."""
+"""Properties and problems of every case of a data set: each file is read once, errors are collected."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from farcluss_medical.volumes import Header, Orientation, Storage, read_image, r
 
 AXES = ("right", "anterior", "superior")
 FAR_APART = 100.0
-"""Ratio of intensity maxima from which two cases cannot be of one scale."""
+"""Ratio of intensity maxima above which two cases cannot have a common scale."""
 AIR = -500.0
-"""Hounsfield units below which there is only air and lung: what is lower is CT."""
+"""Hounsfield units below which there is only air and lung: images with lower values are CT."""
 
 
 @dataclass
@@ -34,9 +34,9 @@ class Row:
         spacing: millimeters, in the same order.
         channels: of the image.
         storage: how the first image file keeps its voxels.
-        intensities: lowest and highest value per channel; empty where the image cannot be read.
-        labels: voxels per label value, as the file has them; empty without a label that can be read.
-        foreground: voxels of all classes but the first; None where that is unknown.
+        intensities: minimum and maximum per channel; empty if the image cannot be read.
+        labels: voxels per label value, as the file has them; empty without a readable label.
+        foreground: voxels of all classes but the first; None if unknown.
     """
 
     split: str
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass
 class Report:
-    """What has been found so far: a row per case, and problems, each of which keeps a case from being used."""
+    """Findings so far: a row per case, and problems, each of which makes a case unusable."""
 
     data: Data
     dataset: VolumeDataset
@@ -69,7 +69,7 @@ class Report:
 
     @property
     def notes(self) -> list[str]:
-        """What is worth knowing of the cases, with advice."""
+        """Remarks on the cases, with advice."""
         texts = [note(self.rows, self) for note in _NOTES] if self.rows else ["There is no case that can be read."]
         return [text for text in texts if text]
 
@@ -84,7 +84,7 @@ class Report:
 
 def check(data: Data) -> tuple[Report, Iterator[Row]]:
     """Prepare the report of a recipe's cases, of all splits; the iterator does the reading. Raises FarclussError."""
-    # What a data set leaves out when told to skip is among its findings: one report names everything.
+    # With "skip", the data set lists the cases that it leaves out as findings: one report names everything.
     dataset = volumes_of(data.model_copy(update={"on_error": "skip"}))
     report = Report(data, dataset, problems=dataset.findings())
     return report, _inspect(report)
@@ -144,7 +144,10 @@ def _mixed_orientations(rows: Sequence[Row], report: Report) -> str:
     if len(codes) < 2:
         return ""
     listed = ", ".join(f"{code or 'unknown'} ({number})" for code, number in sorted(codes.items()))
-    return f"Files differ in orientation: {listed}. All are turned to right, anterior, superior; predictions go back."
+    return (
+        f"Files differ in orientation: {listed}. All are reoriented to right, anterior, superior; predictions get the "
+        "orientation of their file."
+    )
 
 
 def _unplaced(rows: Sequence[Row], report: Report) -> str:
@@ -153,7 +156,7 @@ def _unplaced(rows: Sequence[Row], report: Report) -> str:
         return ""
     return (
         f"Orientation unknown: {some(lost)} {'has' if len(lost) == 1 else 'have'} sform_code and qform_code 0. Left "
-        "and right may be exchanged. Compare with other cases in a viewer, and write the right affine into the files."
+        "and right may be swapped. Compare with other cases in a viewer, and write the correct affine into the files."
     )
 
 
@@ -162,8 +165,8 @@ def _disagreeing(rows: Sequence[Row], report: Report) -> str:
     if not apart:
         return ""
     return (
-        f"sform and qform disagree by up to {max(apart.values()):.3g} mm: {some(list(apart))}. The sform counts here; "
-        "other programs may take the qform. Make them equal."
+        f"sform and qform disagree by up to {max(apart.values()):.3g} mm: {some(list(apart))}. The sform is used here; "
+        "other programs may use the qform. Make them equal."
     )
 
 
@@ -178,7 +181,7 @@ def _different_spacings(rows: Sequence[Row], report: Report) -> str:
     if not texts:
         return ""
     return (
-        f"Spacings differ between cases: {', '.join(texts)}. One voxel is not one length. Set data.layout.spacing; "
+        f"Spacings differ between cases: {', '.join(texts)}. Voxels have no common size. Set data.layout.spacing; "
         "`farcluss medical fingerprint` suggests one."
     )
 
@@ -192,7 +195,7 @@ def _anisotropic(rows: Sequence[Row], report: Report) -> str:
     if axis is None:
         return ""
     return (
-        f"Voxels are {median[axis] / min(median):.3g} times as long along {AXES[axis]} as across: "
+        f"Voxels are {median[axis] / min(median):.3g} times as long along {AXES[axis]} as along the others: "
         f"{' x '.join(f'{step:.3g}' for step in median)} mm (median). Train on slices with data.layout.dimensions = 2, "
         "or give data.crop fewer voxels there; `farcluss medical fingerprint` suggests a crop and a spacing."
     )
@@ -205,9 +208,9 @@ def _scales(rows: Sequence[Row], report: Report) -> str:
         if peaks[high] > FAR_APART * max(peaks[low], 1.0):
             where = f" of channel {channel}" if report.data.channel_count > 1 else ""
             done = (report.option("normalize") or "zscore") == "zscore"
-            advice = "zscore evens that out case by case, as set" if done else 'Set data.layout.normalize = "zscore"'
+            advice = "The current zscore corrects this case by case" if done else 'Set data.layout.normalize = "zscore"'
             return (
-                f"Intensities have no common scale: maxima{where} go from {peaks[low]:.4g} ({low}) to "
+                f"Intensities have no common scale: maxima{where} range from {peaks[low]:.4g} ({low}) to "
                 f"{peaks[high]:.4g} ({high}). {advice}."
             )
     return ""
@@ -221,8 +224,8 @@ def _computed_tomography(rows: Sequence[Row], report: Report) -> str:
     if lowest >= AIR or normalize != "zscore":
         return ""
     return (
-        f"Intensities reach down to {lowest:.5g}, as Hounsfield units of CT do. These are comparable between cases, "
-        'which zscore undoes: use data.layout.normalize = "ct", with the file of `farcluss medical fingerprint`.'
+        f"Intensities reach down to {lowest:.5g}, like the Hounsfield units of CT. These are comparable between cases, "
+        'which zscore would undo: use data.layout.normalize = "ct", with the file of `farcluss medical fingerprint`.'
     )
 
 
@@ -231,7 +234,10 @@ def _empty(rows: Sequence[Row], report: Report) -> str:
     if not empty:
         return ""
     first = report.dataset.classes[0]
-    return f"No voxel but {first}: {some(empty)}. Right for cases without a finding; else the label is lost."
+    return (
+        f"No voxel of a class other than {first}: {some(empty)}. This is correct for cases without a finding; "
+        "otherwise the label is missing."
+    )
 
 
 _NOTES: tuple[Callable[[Sequence[Row], Report], str], ...] = (

@@ -1,4 +1,4 @@
-"""Where training crops lie: around foreground, or anywhere in what is not background."""
+"""Places of training crops: around foreground, or anywhere in the nonzero region."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 
 def foreground(mask: NDArray[np.uint8], classes: int) -> NDArray[np.int32]:
-    """`(N, 1 + axes)` int32: class and place of all voxels of a mask `(*S)` of a class other than the first."""
+    """`(N, 1 + axes)` int32: class and position of all voxels of a mask `(*S)` of a class other than the first."""
     places = np.argwhere((mask > 0) & (mask < classes))
     kinds = mask[tuple(places.T)][:, None]
     return np.concatenate([kinds, places], axis=1).astype(np.int32)
 
 
 def nonzero_box(image: NDArray[Any]) -> tuple[list[int], list[int]]:
-    """Where what is not 0 in any channel of `(C, *S)` begins and ends, per axis; the whole where all is 0."""
+    """Bounding box of voxels of `(C, *S)` that are nonzero in any channel: start and end per axis; all if none is."""
     inside = (image != 0).any(0)
     low, high = [], []
     for axis, extent in enumerate(inside.shape):
@@ -28,7 +28,7 @@ def nonzero_box(image: NDArray[Any]) -> tuple[list[int], list[int]]:
 def around(
     spot: Sequence[int], size: Sequence[int], lengths: Sequence[int], rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Where a window of `lengths` begins that contains `spot`, anywhere in it as far as the image reaches."""
+    """Start of a random window of `lengths` that contains `spot` and stays inside the image where possible."""
     starts = []
     for place, extent, length in zip(spot, size, lengths, strict=True):
         low, high = max(place - length + 1, min(extent - length, 0)), min(place, max(extent - length, 0))
@@ -39,7 +39,7 @@ def around(
 def within(
     low: Sequence[int], high: Sequence[int], size: Sequence[int], lengths: Sequence[int], rng: np.random.Generator
 ) -> tuple[int, ...]:
-    """Where a window of `lengths` begins, uniformly: inside the box, or around a smaller box, and inside the image."""
+    """Start of a random window of `lengths`: inside the box, or around a smaller box, and inside the image."""
     starts = []
     for first, last, extent, length in zip(low, high, size, lengths, strict=True):
         start = int(rng.integers(min(first, last - length), max(first, last - length) + 1))

@@ -1,4 +1,4 @@
-"""Cases as a data set of farcluss: volumes, or the slices of volumes."""
+"""A data set of cases: volumes, or slices of volumes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,11 +30,11 @@ class VolumeDataset:
         headers: of their first image files, by case.
         masks: from label values to classes.
         palette: one color per class.
-        preprocessing: what is done to every case.
-        slice_axis: axis across which volumes are cut to slices; None for volumes.
-        foreground: chance that a labeled crop contains a voxel of a class other than the first.
-        cache: keeps what has been preprocessed.
-        defaults: what recipes need not say.
+        preprocessing: applied to every case.
+        slice_axis: axis along which volumes are sliced; None for volumes.
+        foreground: probability that a labeled crop contains a voxel of a class other than the first.
+        cache: stores preprocessed arrays.
+        defaults: values of recipe keys that are unset.
     """
 
     data: Data
@@ -55,7 +55,7 @@ class VolumeDataset:
 
     @property
     def carried(self) -> Data:
-        """The section as weights files have it: usable without the fingerprint's file, and where the data is not."""
+        """The section as stored in weights files: usable without the fingerprint file and without the data."""
         options = {
             **self.index.options,
             "slice_axis": "auto" if self.slice_axis is None else self.slice_axis,
@@ -73,12 +73,12 @@ class VolumeDataset:
         return [item for case in in_split(self.index, split, self.data, "case") for item in self._items(case)]
 
     def parse_group(self, line: str) -> list[Item]:
-        """The items of a line: a case with all its slices, or with slices `CASE/NUMBER` for one of them."""
+        """The items of a line: `CASE` (all its slices), or `CASE/NUMBER` for one slice."""
         case = self._cases.get(line.strip())
         return [self.parse(line)] if case is None else self._items(case)
 
     def parse(self, line: str) -> Item:
-        """The item of a line: a case, or with slices `CASE/NUMBER`."""
+        """The item of a line: `CASE`, or `CASE/NUMBER` for a slice."""
         name, _, number = line.strip().rpartition("/") if self.slice_axis is not None else (line.strip(), "", "")
         case = self._cases.get(name)
         if case is None:
@@ -104,7 +104,7 @@ class VolumeDataset:
         return Sample(image, mask)
 
     def place(self, item: Item, lengths: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
-        """Where a crop begins: around a foreground voxel by chance where the item has a label, else in what is not 0.
+        """Start of a crop: at random around a foreground voxel where the item has a label, else in the nonzero region.
 
         Foreground is drawn by class first, so that rare classes are seen as often as common ones.
         """
@@ -155,19 +155,19 @@ class VolumeDataset:
         return self.cache.mask(case, self.preprocessing, self.masks)
 
     def _spots(self, case: Case, number: int) -> NDArray[Any]:
-        """`(N, 1 + axes)` class and place of foreground voxels."""
+        """`(N, 1 + axes)` class and position of foreground voxels."""
         if self.slice_axis is None:
             return self.cache.foreground(case, self.preprocessing, self.masks)
         mask = self._mask(case)[self._part(number, (slice(None),) * (len(self.headers[case.id].shape) - 1))]
         return foreground(mask, len(self.classes))
 
     def _box(self, case: Case, number: int) -> tuple[Sequence[int], Sequence[int]]:
-        """First and last-but-one places of what is not 0 in a volume or slice."""
+        """Bounding box of nonzero voxels of a volume or slice: start and end (exclusive) per axis."""
         if self.slice_axis is None:
             return self.cache.box(case, self.preprocessing)
         image = self.cache.image(case, self.preprocessing)
         return nonzero_box(image[(slice(None), *self._part(number, (slice(None),) * (image.ndim - 2)))])
 
     def without_normalization(self) -> "VolumeDataset":
-        """The same cases with the intensities of their files, for statistics."""
+        """The same cases without normalization and resampling, for statistics."""
         return replace(self, preprocessing=replace(self.preprocessing, normalize="none", spacing=None, fingerprint=()))

@@ -16,7 +16,7 @@ from farcluss_medical.metrics import Protocol, Scores, score
 
 ENDINGS = (".nii.gz", ".nii", ".h5", ".hdf5")
 TRUTH = re.compile(r"(.+)[_-]seg")
-"""Name of a ground truth that lies beside the images of its case, as in BraTS."""
+"""Name of a ground truth in the same folder as its images, as in BraTS."""
 SAME_AFFINE = 1e-3  # mm
 MILLIMETERS = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
@@ -56,12 +56,12 @@ class Row:
 
 @dataclass
 class Evaluation:
-    """All scores, and what they were computed from.
+    """All scores, their classes, and unknown labels.
 
     Attributes:
         regions: The classes.
         rows: One per case and class, case by case.
-        strange: Integers of predictions that are in no class and no ground truth, with the number of cases.
+        strange: Predicted labels that are in no class and no ground truth, with the number of cases.
     """
 
     regions: list[Region]
@@ -83,15 +83,15 @@ class Volume:
 def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = None) -> tuple[list[Pair], list[str]]:
     """Match ground truths and predictions by file name and folder below theirs, without `.nii`, `.nii.gz` or `.h5`.
 
-    Two single files are a pair whatever their names. Ground truths may be called `CASE_seg` or `CASE-seg`, among
-    other files. With `only`, these cases are matched alone.
+    Two single files are a pair whatever their names. Ground truths may be named `CASE_seg` or `CASE-seg`, next to
+    other files. With `only`, only these cases are matched.
 
     Returns:
         The pairs in the order of their names, and the names of the predictions without a ground truth.
 
     Raises:
-        DataError: There is no NIfTI file, a name is there twice, a ground truth has no prediction, or one of `only` is
-            not there.
+        DataError: There is no volume, a name occurs twice, a ground truth has no prediction, or one of `only` is
+            missing.
     """
     if truths.is_file() and predictions.is_file():
         ((case, truth),), ((_, prediction),) = _files(truths).items(), _files(predictions).items()
@@ -105,7 +105,7 @@ def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = N
     if missing := sorted(set(true_files) - set(predicted_files)):
         raise DataError(
             f"{predictions}: {len(missing)} of {len(true_files)} ground truths lack a prediction, first {missing[0]}.\n"
-            "A prediction has the file name of its ground truth; predict them, or give a folder of fewer ground truths."
+            "Predictions must be named like their ground truths; predict the others, or give fewer ground truths."
         )
     pairs = [Pair(case, path, predicted_files[case]) for case, path in sorted(true_files.items())]
     maps = {f"{case}{end}" for case in predicted_files for end in ("_probs", "_entropy")}  # what `predict` adds
@@ -113,17 +113,17 @@ def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = N
 
 
 def _among(only: Collection[str], files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """The files of some cases. Raises DataError when there is none of a case."""
+    """The files of some cases. Raises DataError when a case has no file."""
     if missing := sorted(set(only) - set(files)):
-        raise DataError(f"{folder} has no file of {len(missing)} of {len(only)} listed cases, first {missing[0]}.")
+        raise DataError(f"{folder} has no file for {len(missing)} of {len(only)} listed cases, first {missing[0]}.")
     return {case: files[case] for case in only}
 
 
 def read_labels(path: Path) -> Volume:
-    """Read a label volume; of an HDF5 file its `label`, whose spacing is not known and counts as 1.
+    """Read a label volume; from an HDF5 file its `label`, whose unknown spacing is taken as 1.
 
     Raises:
-        DataError: The file is no readable volume, or holds values that are no integers.
+        DataError: The file is not a readable volume, or has values that are not integers.
     """
     from farcluss_medical import volumes
 
@@ -144,7 +144,7 @@ def _without_single(path: Path, labels: Labels, affine: NDArray[np.float64], spa
     kept = [axis for axis, size in enumerate(labels.shape) if size > 1] or [0]
     steps = tuple(spacing[axis] for axis in kept)
     if not all(0 < step < math.inf for step in steps):
-        raise DataError(f"{path}: its header has the spacing {spacing}; every voxel needs a size above 0.")
+        raise DataError(f"{path}: the header gives the spacing {spacing}; voxel sizes must be above 0.")
     return Volume(path, labels.shape, affine, labels.reshape([labels.shape[axis] for axis in kept]), steps)
 
 
@@ -161,21 +161,21 @@ def evaluate(
 
     Args:
         pairs: The files.
-        regions: The classes; none: every integer but 0 in the ground truths, which are read twice then.
-        ignore: Value of ground truths whose voxels count in neither mask.
-        tolerance: Distance up to which a surface counts as found by NSD.
+        regions: The classes; none: every integer but 0 in the ground truths, which are then read twice.
+        ignore: Ground-truth value whose voxels are left out of both masks.
+        tolerance: Distance up to which NSD counts a surface voxel as correct.
         protocol: Rules of `farcluss_medical.metrics.score`.
-        progress: Passes the pairs on, and may show how far they are.
+        progress: Iterates over the pairs, and may show the progress.
 
     Raises:
-        DataError: A file cannot be read, the two of a case are not on one grid, or there is no class.
+        DataError: A file cannot be read, the two of a case are not on the same grid, or there is no class.
     """
     known = {label for region in regions for label in region.labels}
     if not regions:
         known = _labels_of_all(pairs, ignore)
         regions = [Region(str(label), (label,)) for label in sorted(known)]
     elif ignore in known:
-        raise DataError(f"The label {ignore} is to be scored and to be ignored; it can be one of them.")
+        raise DataError(f"The label {ignore} is both scored and ignored; choose one.")
     result = Evaluation(list(regions))
     strange: dict[str, set[int]] = {}
     for pair in progress(pairs):
@@ -191,7 +191,7 @@ def evaluate(
 
 
 def _files(path: Path) -> dict[str, Path]:
-    """Files of volumes by case name: a file itself, or those of a folder and of its folders."""
+    """Files of volumes by case name: a file itself, or those in a folder and its subfolders."""
     if not path.exists():
         raise DataError(f"{path} does not exist; give a NIfTI file or a folder of them.")
     candidates = [path] if path.is_file() else sorted(path.rglob("*"))
@@ -202,7 +202,7 @@ def _files(path: Path) -> dict[str, Path]:
             continue
         case = (file.name if file == path else file.relative_to(path).as_posix()).removesuffix(ending)
         if case in files:
-            raise DataError(f"{path}: the case {case} is there as {files[case].name} and {file.name}; remove one.")
+            raise DataError(f"{path}: the case {case} exists as both {files[case].name} and {file.name}; remove one.")
         files[case] = file
     if not files:
         raise DataError(f"{path}: there is no .nii, .nii.gz or .h5 file here.")
@@ -210,7 +210,7 @@ def _files(path: Path) -> dict[str, Path]:
 
 
 def _integers(path: Path, values: NDArray[Any]) -> Labels:
-    """Values as integers; a header's scale may have left them a hair beside."""
+    """Values as integers; scaling by the header may have introduced rounding errors."""
     if np.issubdtype(values.dtype, np.integer):
         return values
     if not np.issubdtype(values.dtype, np.floating):
@@ -220,24 +220,24 @@ def _integers(path: Path, values: NDArray[Any]) -> Labels:
         wrong = ~((np.abs(values - rounded) < 1e-3) & (np.abs(rounded) < 2**31))
     if wrong.any():
         raise DataError(
-            f"{path}: {np.count_nonzero(wrong):,} voxels hold no integer, e.g. {values[wrong][0]:g}.\n"
-            "Scores need label volumes; threshold probabilities, or take their largest, before."
+            f"{path}: {np.count_nonzero(wrong):,} voxels are not integers, e.g. {values[wrong][0]:g}.\n"
+            "Scoring needs label volumes: threshold the probabilities or take their argmax first."
         )
     labels: Labels = rounded.astype(np.int32)
     return labels
 
 
 def _read_pair(pair: Pair, ignore: int | None) -> tuple[Labels, Labels, tuple[float, ...]]:
-    """Labels of ground truth and prediction, background where ignored, and the spacing in mm."""
+    """Labels of ground truth and prediction, with ignored voxels as background, and the spacing in mm."""
     truth, prediction = read_labels(pair.truth), read_labels(pair.prediction)
     if truth.shape != prediction.shape:
         raise DataError(
             f"{pair.prediction}: has shape {prediction.shape}, its ground truth {truth.shape} ({pair.truth}).\n"
-            "Predictions are scored on the grid of their ground truth: resample before."
+            "Predictions are scored on the grid of their ground truth: resample them first."
         )
     if not np.allclose(truth.affine, prediction.affine, rtol=0, atol=SAME_AFFINE):
         raise DataError(
-            f"{pair.prediction}: lies elsewhere than its ground truth {pair.truth}; their affines should agree:\n"
+            f"{pair.prediction}: has a different affine than its ground truth {pair.truth}; they must agree:\n"
             f"ground truth {_rows(truth.affine)}\nprediction   {_rows(prediction.affine)}"
         )
     if ignore is None:
@@ -264,6 +264,6 @@ def _labels_of_all(pairs: Sequence[Pair], ignore: int | None) -> set[int]:
     found -= {ignore}
     if not found:
         raise DataError(
-            f"{pairs[0].truth.parent}: the ground truths hold no label but 0; name the classes by --labels."
+            f"{pairs[0].truth.parent}: the ground truths hold no label but 0; name the classes with --labels."
         )
     return found

@@ -1,4 +1,4 @@
-"""What the training cases of a recipe are like: the basis of spacing, of the crop, and of how CT is normalized."""
+"""Statistics of a recipe's training cases: the basis of spacing, crop and CT normalization."""
 
 import json
 import tempfile
@@ -22,12 +22,12 @@ from farcluss_medical.volumes import Orientation
 
 VERSION = 1
 SAMPLES = 10_000
-"""Foreground voxels of a case that percentiles are taken from, so that no large case outweighs the others."""
+"""Maximum foreground voxels per case for percentiles, so that no large case outweighs the others."""
 LOW, MEDIAN, HIGH = 0.5, 50.0, 99.5
 FINE = 10.0
-"""Percentile of the spacings that a coarse axis is resampled to: its median would invent nothing, but lose detail."""
+"""Percentile of the spacings of a coarse axis to resample to: the median would lose detail of finer cases."""
 VOXELS = {2: 512**2, 3: 128**3}
-"""At most so many are suggested for a crop of so many axes."""
+"""Maximum voxels of a suggested crop, by number of axes."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Labeled:
 
 
 def volumes_of(data: Data) -> VolumeDataset:
-    """The data set of a recipe whose fingerprint may not be written yet: without what needs one.
+    """The data set of a recipe that may have no fingerprint yet, without the options that need one.
 
     Raises:
-        RecipeError: the layout is not one of volumes.
+        RecipeError: it is not a layout of volumes.
     """
     name, options = data.layout.name, data.layout.options
     needing = {"fingerprint": options.get("fingerprint"), "normalize": "ct", "spacing": "fingerprint"}
@@ -50,14 +50,15 @@ def volumes_of(data: Data) -> VolumeDataset:
     dataset = registry.build("dataset", name, kept, data)
     if not isinstance(dataset, VolumeDataset):
         raise RecipeError(
-            f'data.layout = "{name}" gives no volumes. Take a layout of farcluss-medical, see `farcluss plugins list`.'
+            f'data.layout = "{name}" is not a layout of volumes. Choose one of farcluss-medical: '
+            "`farcluss plugins list`."
         )
     return dataset
 
 
 def training_cases(dataset: VolumeDataset, data: Data) -> tuple[list[Labeled], list[Case]]:
     """Labeled and unlabeled cases that a recipe trains on. Raises DataError like `farcluss.data.splits.resolve`."""
-    with tempfile.TemporaryDirectory() as folder:  # drawing a share may read cases, not as training will
+    with tempfile.TemporaryDirectory() as folder:  # drawing a share may cache cases with other settings than training
         splits = resolve(replace(dataset, cache=replace(dataset.cache, folder=Path(folder))), data)
     slices: dict[str, list[int]] = {}
     cases: dict[str, Case] = {}
@@ -71,7 +72,7 @@ def training_cases(dataset: VolumeDataset, data: Data) -> tuple[list[Labeled], l
 
 
 def _places(dataset: VolumeDataset, case: Case, numbers: Sequence[int]) -> tuple[int, ...] | None:
-    """Where slices of the resampled case lie in the case as it is; None when these are all."""
+    """Slice numbers of the resampled case as slice numbers of the original one; None for all slices."""
     if dataset.slice_axis is None:
         return None
     header = dataset.headers[case.id]
@@ -81,14 +82,14 @@ def _places(dataset: VolumeDataset, case: Case, numbers: Sequence[int]) -> tuple
 
 
 def fingerprint(dataset: VolumeDataset, labeled: Iterable[Labeled], unlabeled: Sequence[Case]) -> dict[str, Any]:
-    """What `fingerprint.json` holds.
+    """The content of `fingerprint.json`.
 
-    Volumes are read one by one, and of labeled cases alone. Axes are right, anterior, superior; lengths millimeters.
+    Only volumes of labeled cases are read, one by one. Axes are right, anterior, superior; lengths millimeters.
 
     Args:
         dataset: of the cases.
-        labeled: cases that are trained on with their label.
-        unlabeled: further training cases, of which only headers are read.
+        labeled: labeled training cases.
+        unlabeled: other training cases, of which only headers are read.
 
     Returns:
         Plain values. `version`; `labeled`, `unlabeled`: numbers of cases; `spacing`, `crop`: suggestions;
@@ -148,9 +149,9 @@ def _labeled_part(plain: VolumeDataset, labeled: Labeled) -> NDArray[np.uint8]:
 
 @dataclass
 class Intensities:
-    """Statistics of voxels that come case by case.
+    """Statistics of voxels, added case by case.
 
-    Mean and deviation are of all voxels, percentiles of at most `SAMPLES` of each case.
+    Mean and standard deviation use all voxels, percentiles at most `SAMPLES` per case.
     """
 
     channels: int
@@ -169,7 +170,7 @@ class Intensities:
             return
         means, total = values.mean(1), self.count + new
         apart = means - self.means
-        # Deviations from each case's own mean: sums of raw squares would lose what large values have in common.
+        # Deviations from each case's own mean: sums of raw squares would lose precision for large values.
         self.squares += ((values - means[:, None]) ** 2).sum(1) + apart**2 * (self.count * new / total)
         self.means += apart * (new / total)
         self.count = total
@@ -198,7 +199,7 @@ def _geometry(dataset: VolumeDataset, cases: Sequence[Case]) -> dict[str, Any]:
     """Suggestions and medians."""
     extents = [_extent(dataset, case) for case in cases]
     if len(axes := {len(extent["shape"]) for extent in extents}) > 1:
-        raise DataError(f"Some cases have {min(axes)} axes, others {max(axes)}. Make a data set of each.")
+        raise DataError(f"Some cases have {min(axes)} axes, others {max(axes)}. Put them in separate data sets.")
     shapes = np.array([extent["shape"] for extent in extents], np.float64)
     spacings = np.array([extent["spacing"] for extent in extents], np.float64)
     target = suggest_spacing(spacings, shapes)
@@ -220,9 +221,9 @@ def _size(dataset: VolumeDataset, case: Case, spacing: tuple[float, ...]) -> tup
 def suggest_spacing(spacings: NDArray[np.float64], shapes: NDArray[np.float64]) -> tuple[float, ...]:
     """Millimeters per voxel to resample to: the median of each axis.
 
-    Where that is more than three times as coarse as on the other axes and the voxels are fewer than a third of theirs,
-    thick slices are the habit of the data set: the 10th percentile of that axis keeps the detail of its finer cases,
-    but never becomes finer than the other axes.
+    Where that is more than three times as coarse as on the other axes, with less than a third of their voxels, the data
+    set has thick slices: the 10th percentile of that axis keeps the detail of finer cases,
+    but is never finer than the other axes.
 
     Args:
         spacings: `(N, axes)` of the cases, in millimeters.
@@ -237,15 +238,15 @@ def suggest_spacing(spacings: NDArray[np.float64], shapes: NDArray[np.float64]) 
 
 
 def suggest_crop(spacing: Sequence[float], shape: Sequence[int], voxels: int) -> tuple[int, ...]:
-    """Voxels per axis of a crop that is as long in millimeters on every axis, where the image is.
+    """Voxels per axis of a crop with equal lengths in millimeters, as far as the image allows.
 
-    An axis that is shorter than that is taken whole, and the others grow. Sides are rounded down to a multiple of 16
+    A shorter axis is taken whole, and the others grow. Sides are rounded down to a multiple of 16
     (of 8 below 32, not at all below 8), which networks with four halvings divide evenly.
 
     Args:
         spacing: millimeters per voxel of the resampled image.
         shape: its voxels.
-        voxels: at most so many in all.
+        voxels: maximum number in total.
     """
     steps, extents = np.array(spacing, np.float64), np.array(shape, np.float64)
     sides, free = extents.copy(), np.ones(len(steps), bool)
@@ -265,7 +266,7 @@ def _even(side: int) -> int:
 
 
 def to_text(facts: dict[str, Any]) -> str:
-    """What the file holds: JSON with a line per key, and per channel and case, for readers and for diffs."""
+    """The text of the file: JSON with a line per key, channel and case, for readers and diffs."""
     lines = []
     for key, value in facts.items():
         text = json.dumps(value)

@@ -1,4 +1,4 @@
-"""Probabilities of whole volumes, in the memory of one volume of probabilities, and classes on another grid."""
+"""Probabilities of whole volumes, with memory for one volume of probabilities, and classes on another grid."""
 
 from itertools import chain, combinations
 from typing import Any
@@ -13,19 +13,19 @@ from farcluss.inference.probs import Forward, argmax, running_mean
 from farcluss.inference.weights import Inference, Model
 
 SLAB = 16
-"""Planes or slices that are worked on at once."""
+"""Planes or slices per batch."""
 
 
 def predict_volume(model: Model, image: NDArray[np.float32], slice_axis: int | None, mirror: bool) -> Tensor:
-    """Probabilities `(classes, *S)` float32 of a preprocessed volume `(C, *S)`, on the CPU wherever the network is.
+    """Probabilities `(classes, *S)` float32 of a preprocessed volume `(C, *S)`, on the CPU.
 
     Windows, their overlap and weights are those of the model's own inference settings.
 
     Args:
-        model: of volumes, or of slices.
+        model: network for volumes or for slices.
         image: the volume.
-        slice_axis: axis across which a model of slices cuts it; None for a model of volumes.
-        mirror: average over all mirror images, of each window or slice.
+        slice_axis: axis along which the volume is sliced; None for a network for volumes.
+        mirror: average over all flips of each window or slice.
     """
     model.network.eval()
     axes = image.ndim - 1 - (slice_axis is not None)
@@ -39,7 +39,7 @@ def predict_volume(model: Model, image: NDArray[np.float32], slice_axis: int | N
         return forward(views)[0].cpu()
     from monai.inferers import sliding_window_inference
 
-    # Small volumes are taken whole along an axis, as in training's own evaluation; the network pads what it must.
+    # Along short axes the window is the whole volume, as in evaluation during training; the network pads as needed.
     window = [min(side, extent) for side, extent in zip(settings.window, image.shape[1:], strict=True)]
     mode = "gaussian" if settings.blend == "gaussian" else "constant"
     with torch.no_grad():
@@ -63,7 +63,7 @@ def _by_slices(forward: Forward, image: NDArray[np.float32], axis: int) -> Tenso
 
 
 def mirrored(forward: Forward, axes: int) -> Forward:
-    """`forward` averaged over all mirror images along the last `axes` axes; itself for 0."""
+    """`forward` averaged over all flips along the last `axes` axes; itself for 0."""
     flips = list(chain.from_iterable(combinations(range(-axes, 0), count) for count in range(axes + 1)))
 
     def average(views: Tensor) -> Tensor:

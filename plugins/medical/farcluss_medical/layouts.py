@@ -1,4 +1,4 @@
-"""The layouts that data sets of one's own come in, each an entry point of the group `farcluss.dataset`."""
+"""The layouts for your own data sets, each an entry point of the group `farcluss.dataset`."""
 
 import json
 import re
@@ -23,7 +23,7 @@ SPLITS = {"": "train", "train": "train", "val": "val", "test": "test"}
 def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
     """Medical Segmentation Decathlon, or a MONAI datalist: a JSON file that lists images and labels.
 
-    `training` has pairs, `unlabeled` (ours) images alone, `validation` and `testing` pairs where there are any; an
+    `training` has pairs, `unlabeled` (farcluss only) has images, `validation` and `testing` have pairs if any; an
     `image` may be a list with a file per channel, a `group` names the patient.
 
     Args:
@@ -49,7 +49,7 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
             problems += [f"{root / file}: {case.id} of training has no label." for case in cases if not case.label]
             cases = [case for case in cases if case.label]
         elif split != "train":
-            # Without labels there is nothing to score; some add those of the test images in a folder of their own.
+            # Cases without a label cannot be scored; some data sets have test labels in a folder of their own.
             cases = [case for case in map(_with_test_label, cases) if case.label]
         if cases:
             splits.setdefault(split, []).extend(cases)
@@ -57,7 +57,7 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
 
 
 def _entry(root: Path, entry: Any) -> Case | None:
-    """A case of a datalist; None where it names no image."""
+    """A case of a datalist; None if it has no image."""
     table = entry if isinstance(entry, dict) else {"image": entry}
     images = table.get("image")
     images = [images] if isinstance(images, str) else images
@@ -70,7 +70,7 @@ def _entry(root: Path, entry: Any) -> Case | None:
 
 
 def _short_names(splits: Mapping[str, Sequence[Case]]) -> dict[str, list[Case]]:
-    """Cases called like their file, without its folder, where no other case is."""
+    """Cases with the bare file name as id, without the folder, where that is unique."""
     owners: dict[str, set[str]] = {}
     for case in (case for cases in splits.values() for case in cases):
         owners.setdefault(stem(case.id), set()).add(case.id)
@@ -88,7 +88,7 @@ def _with_test_label(case: Case) -> Case:
 
 
 def _numbered_names(labels: Any, file: Path) -> dict[str, int]:
-    """Classes of the Decathlon's `{"0": "background"}`, in order of value."""
+    """Classes from the Decathlon's `{"0": "background"}`, in order of value."""
     if labels is None:
         return {}
     try:
@@ -109,19 +109,19 @@ def scans(
     test_labels: str = "",
     image_suffix: str = "",
 ) -> Index:
-    """Folders of one's own: a file with all channels per case, and a file with its label.
+    """Your own folders: one file with all channels per case, and one file with its label.
 
-    Each images option is a folder (not its folders) or a glob such as `"*/t1.nii.gz"`; each labels option a folder with
-    files of the images' names, or a pattern such as `"{dir}/seg"`, with an extension or without. A case is called like
-    its file; where several files have that name, by its path.
+    Each images option is a folder (without its subfolders) or a glob such as `"*/t1.nii.gz"`; each labels option is a
+    folder with files named like the images, or a pattern such as `"{dir}/seg"`, with or without an extension. A case is
+    named after its file, or after its path where several files have the same name.
 
     Args:
         images: the labeled images.
         labels: their labels.
-        unlabeled: the unlabeled images; the same as `images` for those of its images that have no label.
-        test_images: images of the split test; unset for none.
+        unlabeled: the unlabeled images; same as `images`: its images without a label are unlabeled.
+        test_images: test images; unset for none.
         test_labels: their labels.
-        image_suffix: end of the image names that the labels' names lack, such as `_0000`.
+        image_suffix: ending of image names that label names do not have, such as `_0000`.
     """
     root = root_of(data)
     among = bool(unlabeled) and root / unlabeled == root / images
@@ -140,7 +140,7 @@ def scans(
 def _pairs(
     root: Path, images: str, labels: str, suffix: str, bare: bool, key: str = ""
 ) -> tuple[list[Case], list[str]]:
-    """Images and their labels; `bare`: an image may lack its label."""
+    """Images and their labels; with `bare`, images may have no label."""
     found, problems = _images(root, images, f"{key}images")
     if "{" not in labels:
         problems += volumes_in(_folder(root, labels, f"{key}labels"))[1]
@@ -155,13 +155,13 @@ def _pairs(
 
 
 def _images(root: Path, images: str, option: str) -> tuple[list[Path], list[str]]:
-    """Images of a folder or of a glob, and what is wrong with their names. Raises DataError for none."""
+    """Images of a folder or of a glob, and problems of their names. Raises DataError for none."""
     if "*" not in images:
         found, problems = volumes_in(_folder(root, images, option))
         return list(found.values()), problems
     files = [path for path in sorted(root.glob(images)) if path.name.lower().endswith(SUFFIXES)]
     if not files:
-        raise DataError(f"data.layout.{option} = {images!r} names no volume in {root}.")
+        raise DataError(f"data.layout.{option} = {images!r} matches no volume in {root}.")
     return files, []
 
 
@@ -172,7 +172,7 @@ def _name(root: Path, path: Path) -> str:
 
 def _folder(root: Path, name: str, option: str) -> Path:
     if not name or not (root / name).is_dir():
-        raise DataError(f"data.layout.{option} = {name!r} is no folder in {root}.")
+        raise DataError(f"data.layout.{option} = {name!r} is not a folder in {root}.")
     return root / name
 
 
@@ -194,8 +194,8 @@ def cases(data: Data, *, file: str = "cases.csv") -> Index:
         or not images
     ):
         raise DataError(
-            f"{root / file} has the columns {', '.join(columns) or 'of an empty file'}.\n"
-            "It needs case, and image or image_0, image_1, ...; label, group and split as wanted."
+            f"{root / file} has the columns {', '.join(columns) or '(none)'}.\n"
+            "It needs case, and image or image_0, image_1, ...; label, group and split are optional."
         )
     where = f"{root / file}, line"
     unknown = [column for column in columns if column not in (*COLUMNS, *images)]
@@ -205,7 +205,7 @@ def cases(data: Data, *, file: str = "cases.csv") -> Index:
     for line, row in rows:
         wrong = _row_problems(root, row, images)
         if row["case"] and (first := lines.setdefault(row["case"], line)) != line:
-            wrong.append(f"case {row['case']} is in line {first} already.")
+            wrong.append(f"case {row['case']} is already in line {first}.")
         problems += [f"{where} {line}: {text}" for text in wrong]
         if not wrong:
             paths, label = tuple(str(root / row[c]) for c in images), row.get("label")
@@ -215,10 +215,10 @@ def cases(data: Data, *, file: str = "cases.csv") -> Index:
 
 
 def _row_problems(root: Path, row: Mapping[str, str], images: Sequence[str]) -> list[str]:
-    """What is wrong with a row by itself."""
+    """Problems of a single row."""
     split, label = row.get("split", ""), row.get("label", "")
-    wrong = [] if row["case"] else ["there is no case."]
-    wrong += [f"there is no {column}." for column in images if not row[column]]
+    wrong = [] if row["case"] else ["the column case is empty."]
+    wrong += [f"the column {column} is empty." for column in images if not row[column]]
     paths = [root / row[column] for column in (*images, "label") if row.get(column)]
     wrong += [f"{path} does not exist." for path in paths if not path.is_file()]
     if row.get(""):
@@ -231,7 +231,7 @@ def _row_problems(root: Path, row: Mapping[str, str], images: Sequence[str]) -> 
 
 
 def read_json(path: Path, kind: type[Kind]) -> Kind:
-    """The content of a JSON file. Raises DataError when it cannot be read or is of another kind."""
+    """The content of a JSON file. Raises DataError when it cannot be read or is not a `kind`."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -239,5 +239,5 @@ def read_json(path: Path, kind: type[Kind]) -> Kind:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
     if not isinstance(facts, kind):
-        raise DataError(f"{path} holds no JSON {'object' if kind is dict else 'list'}.")
+        raise DataError(f"{path} does not hold a JSON {'object' if kind is dict else 'list'}.")
     return facts

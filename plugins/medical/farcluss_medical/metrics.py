@@ -1,4 +1,4 @@
-"""Overlap and surface distances of two binary masks, by a protocol that says what it does with empty ones.
+"""Overlap and surface distances of two binary masks, with protocols that define scores for empty masks.
 
 Notation: N is the number of spatial axes, S the shape of a mask. Every mask is boolean; distances are between the
 centers of voxels, in the unit of `spacing`. Nothing here needs torch.
@@ -23,10 +23,8 @@ METRICS: dict[Protocol, tuple[str, ...]] = {
     "farcluss": ("dice", "iou", "hd95", "assd", "nsd"),
     "ssl4mis": ("dice", "iou", "hd95", "asd", "nsd"),
 }
-SPARSE = (
-    20  # surfaces of less than 1/20 of their box are searched by a tree: 5 to 20 times faster, a tenth of the memory
-)
-ROUNDING = 1e-6  # headers store spacings in float32: a tolerance of 0.8 mm must take in a step of 0.80000001 mm
+SPARSE = 20  # surfaces of less than 1/20 of their box use a tree search: 5 to 20 times faster, a tenth of the memory
+ROUNDING = 1e-6  # headers store spacings in float32: a tolerance of 0.8 mm must include a step of 0.80000001 mm
 
 
 @dataclass(frozen=True)
@@ -52,17 +50,17 @@ def score(
 ) -> Scores:
     """Score a prediction.
 
-    By the protocol "farcluss", distances are in the unit of `spacing`, HD95 is the larger of the two directed
+    With the protocol "farcluss", distances are in the unit of `spacing`, HD95 is the larger of the two directed
     percentiles, and ASSD is the mean over both surfaces. Two empty masks score NaN; if one is empty, the overlaps and
-    NSD are 0, and the distances are the image's diagonal. The protocol "ssl4mis" is the literature's: distances in
-    voxels, the pooled HD95, the mean distance from the prediction's surface alone (ASD), and 0 everywhere as soon as
-    one mask is empty.
+    NSD are 0, and the distances are the image's diagonal. The protocol "ssl4mis" follows the literature: distances in
+    voxels, the pooled HD95, the mean distance from the prediction's surface alone (ASD), and 0 for all metrics if
+    either mask is empty.
 
     Args:
         truth: Ground truth, shape S.
         prediction: Prediction, shape S.
         spacing: Size of a voxel along each of the N axes, usually in mm.
-        tolerance: Distance up to which a surface counts as found by NSD, in the unit of the distances.
+        tolerance: Distance up to which NSD counts a surface voxel as correct, in the unit of the distances.
         protocol: "farcluss" or "ssl4mis".
 
     Raises:
@@ -101,7 +99,7 @@ def iou(truth: Mask, prediction: Mask) -> float:
 
 
 def surface(mask: Mask) -> Mask:
-    """Voxels of a mask, shape S, with a face neighbor outside the mask; outside the image nothing is mask."""
+    """Voxels of a mask, shape S, with a face neighbor outside the mask; outside the image is background."""
     from scipy.ndimage import binary_erosion
 
     inner: Mask = binary_erosion(mask)
@@ -128,7 +126,7 @@ def surface_distances(truth: Mask, prediction: Mask, spacing: Sequence[float]) -
     _check(truth, prediction, spacing)
     if not (truth.any() and prediction.any()):
         raise DataError("Surface distances need voxels in both masks; one is empty.")
-    # Beyond the box of both masks there is background or nothing, which is one to an erosion: it needs no margin.
+    # Erosion treats the outside of an array as background, so the box of both masks needs no margin.
     box = find_objects((truth | prediction).view(np.uint8))[0]
     true_surface, predicted_surface = surface(truth[box]), surface(prediction[box])
     sparse = np.count_nonzero(true_surface) + np.count_nonzero(predicted_surface) < true_surface.size / SPARSE
@@ -143,7 +141,7 @@ def hd95(outward: Distances, inward: Distances, *, pooled: bool = False) -> floa
     """95th percentile of the Hausdorff distance, from the two sets of `surface_distances`.
 
     The larger of the two directed percentiles, as MONAI has it. `pooled` is MedPy's: one percentile of both sets
-    together, in which a far false positive vanishes when it has less than 5 % of all surface voxels.
+    together, which ignores a distant false positive with less than 5 % of all surface voxels.
     """
     if pooled:
         return float(np.percentile(np.concatenate([outward, inward]), 95))
@@ -153,7 +151,7 @@ def hd95(outward: Distances, inward: Distances, *, pooled: bool = False) -> floa
 def assd(outward: Distances, inward: Distances) -> float:
     """Average symmetric surface distance: the mean over the voxels of both surfaces together, as in MedPy and MONAI.
 
-    Not the mean of the two directed means, which gives the smaller surface the weight of the larger.
+    Not the mean of the two directed means, which gives a small surface the same weight as a large one.
     """
     return float(np.concatenate([outward, inward]).mean())
 
@@ -175,7 +173,7 @@ def _check(truth: Mask, prediction: Mask, spacing: Sequence[float]) -> None:
 
 
 def _of_empty(flag: Flag, protocol: Protocol, diagonal: float) -> dict[str, float]:
-    """Scores where a mask is empty."""
+    """Scores if a mask is empty."""
     if protocol == "ssl4mis":
         return dict.fromkeys(METRICS[protocol], 0.0)
     if flag == "both-empty":
@@ -184,7 +182,7 @@ def _of_empty(flag: Flag, protocol: Protocol, diagonal: float) -> dict[str, floa
 
 
 def _by_transform(start: Mask, end: Mask, spacing: Sequence[float]) -> Distances:
-    """Distances by a transform of the whole box, whose time does not depend on the surfaces."""
+    """Distances by a distance transform of the whole box; time does not depend on the surfaces."""
     from scipy.ndimage import distance_transform_edt
 
     distances: Distances = distance_transform_edt(~end, sampling=spacing)[start]
@@ -192,7 +190,7 @@ def _by_transform(start: Mask, end: Mask, spacing: Sequence[float]) -> Distances
 
 
 def _by_tree(start: Mask, end: Mask, spacing: Sequence[float]) -> Distances:
-    """The same distances by a search among the surface's voxels."""
+    """The same distances by a tree search among the surface voxels."""
     from scipy.spatial import KDTree
 
     tree = KDTree(np.argwhere(end) * np.asarray(spacing), leafsize=32)

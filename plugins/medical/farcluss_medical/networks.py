@@ -19,7 +19,7 @@ from farcluss.networks.base import Prediction
 from farcluss.networks.pretrained import load_pretrained
 
 Walk = Callable[[Any, Tensor], tuple[Tensor, list[Tensor]]]
-"""A model's forward, module by module: logits, and the decoder's maps from coarse to fine."""
+"""A model's forward, module by module: returns logits, and the decoder's feature maps from coarse to fine."""
 
 _OURS = ("spatial_dims", "in_channels", "out_channels", "deep_supervision", "deep_supr_num", "use_conv_final")
 
@@ -37,24 +37,24 @@ def monai(
 ) -> "MonaiNetwork":
     """A network of MONAI, for images or volumes of any size.
 
-    Norms are instance norms unless `arguments` ask for others, as batches of volumes are small; VNet has batch norms
-    and no choice. Defaults are MONAI's where it has them, but for SegResNet's init_filters, which is 16. UNet gets
+    Normalization is instance norm unless `arguments` set another, as batches of volumes are small; VNet always has
+    batch norm. Defaults are MONAI's where it has them, except SegResNet's init_filters, which is 16. UNet gets
     channels from 16 to 256, strides of 2 and two residual units; DynUNet kernels of 3 and strides 1, 2, 2, 2, 2.
 
     Args:
         in_channels: image channels.
         classes: number of classes.
         dim: embedding size; 0 builds no embedding head.
-        pretrained: a path reads a file with MONAI's names, all but the output layer, for the `arguments` that it was
-            made with; False starts from scratch; True is refused.
+        pretrained: a path reads a file with MONAI's parameter names, except the output layer; `arguments` must match.
+            False starts from scratch; True is an error.
         architecture: name of MONAI's class.
         spatial_dims: 3 for volumes, 2 for images and single slices.
-        embed_stride: stride of the decoder's map that embeddings are made of; where axes have their own strides, the
-            largest of them counts.
+        embed_stride: stride of the decoder map that embeddings are computed from; where strides differ by axis, the
+            largest counts.
         arguments: of the class, by MONAI's names, such as { features = [16, 16, 32, 64, 128, 16], dropout = 0.1 }.
 
     Raises:
-        PluginError: MONAI has no such argument, refuses it or builds a network that cannot work; or `pretrained` is
+        PluginError: MONAI has no such argument, rejects it or builds a network that does not run; or `pretrained` is
             True.
         WeightsError: the file is unreadable or does not fit.
     """
@@ -71,19 +71,19 @@ def monai(
 
 
 class MonaiNetwork(nn.Module):
-    """A network of MONAI, walked module by module, so that logits and embeddings leave one forward.
+    """A network of MONAI, run module by module, so that one forward gives logits and embeddings.
 
-    Nothing is kept between or during forwards, so that several threads may use it at once.
+    A forward stores no state, so several threads may use the network at once.
 
     Attributes:
         pretrained_report: one line on where the weights come from.
         stride: of the embedding map, per axis.
 
     Convention:
-        Images are extended at the end of each axis, by repeating their border, to a multiple of the coarsest stride,
-        and to two cells of it along one axis at least, as norms must see several values. Where the embeddings' stride
-        does not divide the image, whole cells do not cover it: cell `i` of the embedding map then is the one that holds
-        the pixel nearest to the center of the i-th of `floor(S / stride)` equal parts, from which its label is taken.
+        Images are padded at the end of each axis, by replication, to a multiple of the coarsest stride, and to at least
+        two cells of it along one axis, as normalization needs several values. Where the embedding stride does not
+        divide the image, whole cells do not cover it: cell `i` of the embedding map is then the one with the pixel
+        nearest to the center of the i-th of `floor(S / stride)` equal parts, from which its label is taken.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class MonaiNetwork(nn.Module):
             images `(B, Cin, *S)` -> logits `(B, C, *S)`, embeddings `(B, D, *s)` with `s = max(1, floor(S / stride))`.
 
         Raises:
-            PluginError: the images have another number of spatial axes than the network was built for.
+            PluginError: the number of spatial axes differs from `spatial_dims`.
         """
         size = images.shape[2:]
         if len(size) != len(self._multiple):
@@ -124,21 +124,21 @@ class MonaiNetwork(nn.Module):
         return Prediction(logits, self.embed(features))
 
     def head_parameters(self) -> list[str]:
-        """Names of the parameters that no file fills: those of the output layer and of the embedding head."""
+        """Names of the parameters that are never pretrained: those of the output layer and the embedding head."""
         heads = (f"model.{self._classifier}.", "embed.")
         return [name for name, _ in self.named_parameters() if name.startswith(heads)]
 
 
 @dataclass(frozen=True)
 class _Architecture:
-    """What has to be known about a class of MONAI's.
+    """What differs between MONAI's classes.
 
     Attributes:
         walk: its forward.
-        multiple: of which sizes must be, per axis, from the model and the number of axes.
+        multiple: from the model and the number of axes, the number per axis that sizes must be a multiple of.
         classifier: name of its output layer.
         norm: name of the argument for norms; empty where there is none.
-        defaults: arguments where MONAI has no default or one that does not suit.
+        defaults: arguments where MONAI has no default or an unsuitable one.
     """
 
     walk: Walk
@@ -159,14 +159,14 @@ class _Map:
 def _build(
     architecture: str, parts: _Architecture, axes: int, in_channels: int, classes: int, given: dict[str, Any]
 ) -> Any:
-    """MONAI's module. Raises PluginError for arguments that it does not know or refuses."""
+    """MONAI's module. Raises PluginError for arguments that it does not know or rejects."""
     from monai.networks import nets
 
     kind = getattr(nets, architecture)
     known = [name for name in inspect.signature(kind).parameters if name not in _OURS]
     for name in given:
         if name in _OURS:
-            raise PluginError(f"network.arguments: {name} cannot be set; farcluss sets or does not use it.")
+            raise PluginError(f"network.arguments: {name} cannot be set; farcluss sets it or does not use it.")
         if name not in known:
             raise PluginError(f"network.arguments: {architecture} has no argument {name!r}{suggestion(name, known)}\n"
                               f"Known: {', '.join(known)}.")  # fmt: skip
@@ -181,14 +181,14 @@ def _build(
     except Exception as error:
         raise _refused(architecture, error) from error
     if axes == 2:
-        _mend_dropout(model)
+        _fix_dropout(model)
     return model
 
 
 def _measure(
     model: Any, architecture: str, parts: _Architecture, axes: int, in_channels: int, classes: int
 ) -> list[_Map]:
-    """The decoder's maps, found by a forward of the smallest image. Raises PluginError when it cannot work."""
+    """The decoder's maps, found by a forward of the smallest image. Raises PluginError if that fails."""
     model.eval()
     try:
         with torch.no_grad():
@@ -200,16 +200,16 @@ def _measure(
     size = smallest.shape[2:]
     if logits.shape != (1, classes, *size):
         raise PluginError(
-            f"network monai: {architecture} with these arguments makes {tuple(logits.shape)} of images "
-            f"{tuple(smallest.shape)}.\nIts decoder must lead back to the size of the image: "
-            "look at the strides and the numbers of blocks in network.arguments."
+            f"network monai: {architecture} with these arguments turns images {tuple(smallest.shape)} into "
+            f"logits {tuple(logits.shape)}.\nIts decoder must restore the size of the image: "
+            "check the strides and the numbers of blocks in network.arguments."
         )
     strides = [tuple(whole // part for whole, part in zip(size, each.shape[2:], strict=True)) for each in maps]
     return [_Map(stride, each.shape[1]) for stride, each in zip(strides, maps, strict=True)]
 
 
-def _mend_dropout(model: nn.Module) -> None:
-    """Let images lose channels: VNet drops those of volumes in two dimensions as well, which are whole images."""
+def _fix_dropout(model: nn.Module) -> None:
+    """Use Dropout2d for images: VNet has Dropout3d also in two dimensions, which would drop whole images."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Dropout3d):
@@ -218,7 +218,7 @@ def _mend_dropout(model: nn.Module) -> None:
 
 def _refused(architecture: str, error: Exception) -> PluginError:
     reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-    return PluginError(f"network monai: {architecture} cannot be built:\n{reason}\nLook at network.arguments.")
+    return PluginError(f"network monai: {architecture} cannot be built:\n{reason}\nCheck network.arguments.")
 
 
 def _level(maps: list[_Map], stride: int) -> int:
@@ -238,7 +238,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _without(module: nn.Module, path: str) -> nn.Module:
-    """A module's parts by their names, but for the one at `path`."""
+    """A module's children by name, without the one at `path`."""
     first, _, rest = path.partition(".")
     kept = nn.Module()
     for name, child in module.named_children():
@@ -256,7 +256,7 @@ def _embedding_head(axes: int, channels: int, dim: int) -> nn.Module:
 
 
 def _extend(images: Tensor, multiple: tuple[int, ...]) -> Tensor:
-    """Repeat the last pixels of each axis up to a multiple, with two cells along one axis at least."""
+    """Pad each axis by replication to a multiple, with at least two cells along one axis."""
     cells = [-(-extent // each) for extent, each in zip(images.shape[2:], multiple, strict=True)]
     if max(cells) == 1:
         cells[-1] = 2
@@ -301,7 +301,7 @@ def _walk_basic_unet(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         skips.append(features)
         features = down(features)
     for up in (model.upcat_4, model.upcat_3, model.upcat_2, model.upcat_1):
-        # The parts of MONAI's block, whose own forward asks TorchScript about types, which no compiler can follow.
+        # The parts of MONAI's block, whose own forward checks types with TorchScript, which torch.compile cannot trace.
         features = up.convs(torch.cat([skips.pop(), up.upsample(features)], 1))
         maps.append(features)
     return model.final_conv(features), maps

@@ -21,12 +21,12 @@ IMAGES, LABELS = "imagesTr", "labelsTr"
 def nnunet(data: Data, *, fold: Count | None = None, unlabeled: str = "imagesUn") -> Index:
     """nnU-Net v2: `dataset.json`, `imagesTr/CASE_0000.nii.gz` with a file per channel, `labelsTr/CASE.nii.gz`.
 
-    `imagesTs` with `labelsTs` is the split test; `imagesUn` (ours) has images alone.
+    `imagesTs` with `labelsTs` is the split test; `imagesUn` (farcluss only) has unlabeled images.
 
     Args:
-        fold: number of the fold of `splits_final.json` whose `train`, `val` and `unlabeled` (ours, their labels are
-            not used) are taken; unset: `imagesTr` is the split train.
-        unlabeled: folder of unlabeled images; `imagesTr` for those of its images that have no label.
+        fold: number of the fold in `splits_final.json` that gives `train`, `val` and `unlabeled` (farcluss only; their
+            labels are not used); unset: `imagesTr` is the split train.
+        unlabeled: folder of unlabeled images; with `imagesTr`, its images without a label are unlabeled.
     """
     root = root_of(data)
     file = root / "dataset.json"
@@ -47,7 +47,7 @@ def nnunet(data: Data, *, fold: Count | None = None, unlabeled: str = "imagesUn"
         hidden += alone.values()
         problems += more
         bare = [case for cases in splits.values() for case in cases if not case.label]
-        problems += [f'{case.images[0]} has no label (data.layout.unlabeled = "{IMAGES}" allows it).' for case in bare]
+        problems += [f'{case.images[0]} has no label; data.layout.unlabeled = "{IMAGES}" allows it.' for case in bare]
         splits = {split: [case for case in cases if case.label] for split, cases in splits.items()}
     splits["train"] += hidden
     test, more = form.cases(root / "imagesTs", root / "labelsTs")
@@ -58,7 +58,7 @@ def nnunet(data: Data, *, fold: Count | None = None, unlabeled: str = "imagesUn"
 
 @dataclass(frozen=True)
 class _Form:
-    """What `dataset.json` says of the files: names of the channels, and the end of all names."""
+    """File naming from `dataset.json`: names of the channels, and the file ending."""
 
     channels: list[str]
     ending: str
@@ -73,14 +73,14 @@ class _Form:
         return cls([str(name) for name in names.values()], ending)
 
     def cases(self, images: Path, labels: Path | None) -> tuple[dict[str, Case], list[str]]:
-        """Cases of a folder, with all channels that they should have, and what is wrong with the names."""
+        """Cases of a folder, with all channels that they should have, and problems of the names."""
         problems: list[str] = []
         numbers: dict[str, set[int]] = {}
         for name in self._names(images):
             if match := re.fullmatch(r"(.+)_(\d{4})", name):
                 numbers.setdefault(match[1], set()).add(int(match[2]))
             else:
-                problems.append(f"{images / name}{self.ending}: an image is called CASE_0000{self.ending}.")
+                problems.append(f"{images / name}{self.ending}: images must be named CASE_0000{self.ending}.")
         masks = self._names(labels) if labels else []
         problems += [f"{labels}/{name}{self.ending} has no image in {images}." for name in masks if name not in numbers]
         cases = {}
@@ -96,7 +96,7 @@ class _Form:
 
 
 def _of_fold(file: Path, fold: int, cases: dict[str, Case]) -> tuple[dict[str, list[Case]], list[Case], list[str]]:
-    """Splits of a fold, its unlabeled cases, and the names that no case has."""
+    """Splits of a fold, its unlabeled cases, and problems for names that no case has."""
     folds = read_json(file, list)
     if fold >= len(folds):
         raise DataError(f"data.layout.fold = {fold}, but {file} has the folds 0 to {len(folds) - 1}.")
@@ -113,7 +113,7 @@ def _of_fold(file: Path, fold: int, cases: dict[str, Case]) -> tuple[dict[str, l
 
 
 def _classes(labels: Any, file: Path, data: Data) -> dict[str, int | list[int]]:
-    """Label values by class, in order of value; none where the recipe has its own."""
+    """Label values by class, in order of value; empty where the recipe has its own."""
     if data.classes is not None:
         return {}
     if not isinstance(labels, dict) or not all(_whole(value) for value in labels.values()):
@@ -121,13 +121,13 @@ def _classes(labels: Any, file: Path, data: Data) -> dict[str, int | list[int]]:
     values = {str(name): _list(value) for name, value in labels.items()}
     ignored = values.pop("ignore", [])
     if missing := [value for value in ignored if value not in _list(data.ignore_index)]:
-        raise DataError(f"{file}: label {missing[0]} is to be ignored. Set data.ignore_index = {missing[0]}.")
+        raise DataError(f"{file}: label {missing[0]} is marked as ignored. Set data.ignore_index = {missing[0]}.")
     counts = Counter(value for own in values.values() for value in own)
     if shared := [value for value, count in counts.items() if count > 1]:
         names = [name for name, own in values.items() if shared[0] in own]
         raise DataError(
-            f"{file}: labels are regions that overlap: {' and '.join(map(repr, names[:2]))} both have {shared[0]}.\n"
-            "Set data.classes to parts that do not, such as { background = 0, edema = 1, core = 2 }."
+            f"{file}: labels are overlapping regions: {' and '.join(map(repr, names[:2]))} both contain {shared[0]}.\n"
+            "Set data.classes to parts that do not overlap, such as { background = 0, edema = 1, core = 2 }."
         )
     return {name: values[name] for name in sorted(values, key=lambda name: min(values[name]))}
 

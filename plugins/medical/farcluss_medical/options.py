@@ -1,4 +1,4 @@
-"""The options that all layouts of volumes share, written down once."""
+"""The options that all layouts of volumes share."""
 
 import os
 from collections.abc import Sequence
@@ -37,17 +37,17 @@ def volumes(
 
     Args:
         dimensions: 3 for patches of volumes, 2 for their slices.
-        slice_axis: axis across which volumes are cut to slices, 0 right, 1 anterior, 2 superior; `auto`: the one with
-            the largest spacing, of equals the shortest.
+        slice_axis: axis along which volumes are sliced: 0 right, 1 anterior, 2 superior; `auto`: the one with the
+            largest spacing, among equals the one with the fewest voxels.
         normalize: `zscore` per case and channel over nonzero voxels (MR), `ct` by the fingerprint, `none`.
         spacing: millimeters per voxel (right, anterior, superior) that cases are resampled to, or `fingerprint` for the
-            one that it suggests; unset keeps each case's own.
+            spacing that the fingerprint suggests; unset: keep the spacing of each case.
         fingerprint: file of `farcluss medical fingerprint`; weights files carry its content.
-        foreground: chance that a labeled crop contains a voxel of a class other than the first.
+        foreground: probability that a labeled crop contains a voxel of a class other than the first.
         cache: folder for preprocessed volumes, relative to the working directory.
     """
     index, headers, channels = verify(index, data)
-    # Cases are normalized already; mirrored anatomy is as likely as the original, as far as a network is concerned.
+    # Cases are normalized already; flips along all axes are common for volumes.
     defaults = Defaults(channels, 0.0, 1.0, list(range(dimensions)), [], "nifti", value_range=None)
     data = data.with_defaults(defaults)
     masks = build_mask_map(data, {name: _values(value) for name, value in index.classes.items()})
@@ -64,15 +64,15 @@ def volumes(
 
 
 with_volume_options = built_by(volumes)
-"""Makes a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `volumes`."""
+"""Turns a function `layout(data, *, options) -> Index` into a data set plugin that also has `volumes`' options."""
 
 
 def check_channels(data: Data, source: str, channels: Sequence[str]) -> None:
-    """Refuse channels that are not as many as the recipe says, if it does. Raises RecipeError."""
+    """Raise RecipeError unless the channels are as many as the recipe says, if it does."""
     if data.channels is not None and len(channels) != data.channels:
         raise RecipeError(
             f"{source} {len(channels)} channels ({', '.join(channels)}), but data.channels is {data.channels}.\n"
-            "Leave data.channels out, or choose others."
+            "Remove data.channels, or choose other channels."
         )
 
 
@@ -94,7 +94,7 @@ def _preprocessing(
         )
     if spacing == "fingerprint":
         if not facts:
-            raise RecipeError('data.layout.spacing = "fingerprint" needs data.layout.fingerprint, a file.')
+            raise RecipeError('data.layout.spacing = "fingerprint" needs a file in data.layout.fingerprint.')
         spacing = facts["spacing"]
     if spacing is not None and len(spacing) != 3:
         raise RecipeError(f"data.layout.spacing has {len(spacing)} values; a volume has three axes.")
@@ -103,7 +103,7 @@ def _preprocessing(
 
 
 def _used(facts: dict[str, float]) -> dict[str, float]:
-    """What normalization takes of a channel's intensities. Raises RecipeError."""
+    """The intensity statistics of a channel that normalization needs. Raises RecipeError."""
     try:
         return {key: float(facts[key]) for key in ("low", "high", "mean", "std")}
     except (KeyError, TypeError, ValueError):
@@ -126,7 +126,7 @@ def _facts(facts: Any) -> dict[str, Any]:
 
 
 def _coarsest(headers: dict[str, Header]) -> int:
-    """The axis with the largest median spacing; of equals the shortest, of these the last."""
+    """The axis with the largest median spacing; of equals the one with the fewest voxels, then the last."""
     if not headers:
         return 2
     orientations = {name: Orientation.of(header) for name, header in headers.items()}

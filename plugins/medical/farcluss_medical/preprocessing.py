@@ -1,6 +1,6 @@
-"""From a file's voxels to what a network sees, and from its probabilities back to the file's grid.
+"""From the voxels of a file to the input of a network.
 
-The order is orientation, normalization, resampling. Everything is a function of the case and of `Preprocessing`.
+The order is orientation, normalization, resampling. The result depends only on the case and `Preprocessing`.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,17 +14,17 @@ from farcluss.errors import DataError
 from farcluss_medical.volumes import Header, Orientation, Volume
 
 ANISOTROPIC = 3.0
-"""Ratio of the largest to the smallest spacing from which the coarse axis is resampled by the nearest voxel."""
+"""Ratio of the largest to the smallest spacing above which the coarse axis is resampled by nearest neighbor."""
 Normalization = Literal["zscore", "ct", "none"]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to every case.
+    """The preprocessing of every case.
 
     Attributes:
         normalize: `zscore` per case and channel over its nonzero voxels (MR); `ct` clips to the fingerprint's
-            percentiles and applies its mean and deviation; `none` takes values as they are.
+            percentiles and applies its mean and standard deviation; `none` keeps the values.
         spacing: millimeters per voxel in the order right, anterior, superior; None keeps each case's own.
         fingerprint: for `ct`: per channel `low`, `high`, `mean` and `std`, see `farcluss_medical.fingerprint`.
     """
@@ -34,7 +34,7 @@ class Preprocessing:
     fingerprint: tuple[dict[str, float], ...] = ()
 
     def facts(self) -> dict[str, Any]:
-        """Everything that voxels depend on, as plain values."""
+        """All settings that the voxels depend on, as plain values."""
         return asdict(self)
 
     def size(self, header: Header) -> tuple[int, ...]:
@@ -43,13 +43,13 @@ class Preprocessing:
         return self._resampled(orientation.size(), orientation.spacing(header.affine))
 
     def image(self, volume: Volume) -> NDArray[np.float32]:
-        """What a network sees of a case: `(C, *S)` float32."""
+        """The network input of a case: `(C, *S)` float32."""
         orientation, spacing = self._geometry(volume)
         voxels = orientation.apply(volume.voxels).astype(np.float32, copy=False)
         size = self._resampled(voxels.shape[1:], spacing)
         image = resample_image(self._normalized(voxels), size, spacing)
         if self.normalize == "zscore" and image.shape != voxels.shape:
-            # Splines ring far into what is nothing, but nothing it is: crops are drawn in the box of what is not 0.
+            # Splines ring far into empty regions. These must stay 0, as crops are drawn in the box of nonzero voxels.
             for channel, before in zip(image, voxels, strict=True):
                 channel[resample_mask((before != 0).astype(np.uint8), size, spacing) == 0] = 0
         return image
@@ -77,8 +77,8 @@ class Preprocessing:
             return voxels
         if len(self.fingerprint) != len(voxels):
             raise DataError(
-                f"The fingerprint is of {len(self.fingerprint)} channels, the image has {len(voxels)}.\n"
-                "Write it anew with `farcluss medical fingerprint RECIPE`."
+                f"The fingerprint has {len(self.fingerprint)} channels, but the image has {len(voxels)}.\n"
+                "Measure it again with `farcluss medical fingerprint RECIPE`."
             )
         facts = zip(voxels, self.fingerprint, strict=True)
         scaled = [(v.clip(f["low"], f["high"]) - f["mean"]) / (f["std"] or 1.0) for v, f in facts]
@@ -86,7 +86,7 @@ class Preprocessing:
 
 
 def zscore(channel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A channel `(*S)` with mean 0 and deviation 1 over its nonzero voxels; the others stay 0."""
+    """A channel `(*S)` with mean 0 and standard deviation 1 over its nonzero voxels; the others stay 0."""
     inside = channel != 0
     values = channel[inside].astype(np.float64)
     if not len(values):
@@ -98,7 +98,7 @@ def zscore(channel: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def coarse_axis(spacing: tuple[float, ...]) -> int | None:
-    """The axis along which voxels are so much longer that interpolation would invent; None where none is."""
+    """The axis along which voxels are too long to interpolate between them; None if there is none."""
     largest = int(np.argmax(spacing))
     return largest if spacing[largest] > ANISOTROPIC * min(spacing) else None
 
@@ -108,7 +108,7 @@ def resample_image(
 ) -> NDArray[np.float32]:
     """An image `(C, *S)` on a grid of `size` voxels over the same extent.
 
-    Cubic splines; by the nearest voxel along an axis that is much coarser than the others.
+    Cubic splines; nearest neighbor along an axis that is much coarser than the others.
     """
     return np.stack([_zoom(channel, size, spacing, order=3) for channel in image]) if image.shape[1:] != size else image
 

@@ -1,4 +1,4 @@
-"""What an evaluation says as a whole: means with their intervals, counts of empty masks, and the rules in words."""
+"""The summary of an evaluation: means with intervals, counts of empty masks, and a description of the protocol."""
 
 import csv
 import io
@@ -15,7 +15,8 @@ RESAMPLES, SEED = 2000, 0
 NOTICE = "Research use only: these scores are no basis for clinical decisions."
 FLATTERS = (
     "Protocol ssl4mis: distances in voxels, one percentile over both surfaces, ASD from the prediction alone, and a "
-    "missed or invented structure gets the distance 0. This flatters; take it to compare with published numbers."
+    "missed structure or false positive gets the distance 0. "
+    "This flatters; use it only to compare with published numbers."
 )
 INTERVALS = (
     f"Means over cases, with 95 % percentile bootstrap intervals over cases ({RESAMPLES} resamples, seed {SEED})."
@@ -23,7 +24,7 @@ INTERVALS = (
 
 
 def describe(protocol: Protocol, tolerance: float) -> str:
-    """What a protocol does, in words."""
+    """A description of a protocol."""
     unit = "voxels" if protocol == "ssl4mis" else "mm"
     common = (
         "Dice and IoU over voxels. A surface voxel has a face neighbor outside the mask or the image; distances are "
@@ -46,7 +47,7 @@ def describe(protocol: Protocol, tolerance: float) -> str:
 
 
 def summarize(evaluation: Evaluation, protocol: Protocol, tolerance: float) -> dict[str, Any]:
-    """The summary as JSON has it: every number is finite or None."""
+    """The summary for JSON: every number is finite or None."""
     classes = [_class(evaluation, region, protocol) for region in evaluation.regions]
     return {
         "protocol": {"name": protocol, "tolerance": tolerance, "text": describe(protocol, tolerance)},
@@ -89,7 +90,7 @@ def _class(evaluation: Evaluation, region: Region, protocol: Protocol) -> dict[s
     counts = {flag.replace("-", "_"): flags.count(flag) for flag in ("both-empty", "missed", "false-positive")}
     summary = {"class": region.name, "labels": list(region.labels), "cases": len(scores), **counts}
     table = np.array([[one.values[name] for name in METRICS[protocol]] for one in scores])
-    table = table[~np.isnan(table[:, 0])]  # two empty masks leave all of a row undefined
+    table = table[~np.isnan(table[:, 0])]  # two empty masks make a whole row undefined
     intervals = bootstrap(table) if len(table) > 1 else np.full((2, table.shape[1]), math.nan)
     for column, name in enumerate(METRICS[protocol]):
         values = table[:, column]

@@ -1,4 +1,4 @@
-"""Volumes as files have them: voxels, affine, and what is wrong with them. The one place that knows file formats."""
+"""Volumes as stored in files: voxels, affine, and errors. The only module that knows file formats."""
 
 import gzip
 import zlib
@@ -18,16 +18,16 @@ TOLERANCE = 1e-3
 """Millimeters by which two affines may differ."""
 HDF5 = (".h5", ".hdf5")
 DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError)
-"""What reading a damaged file raises."""
+"""Exceptions raised when reading a damaged file."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its voxels.
+    """Shape and position of a file's voxels.
 
     Attributes:
         shape: `(*S)`, in the order of the file.
-        channels: further values per voxel; 1 for a plain volume.
+        channels: values per voxel; 1 for a plain volume.
         affine: `(4, 4)` float64, from voxels to millimeters.
     """
 
@@ -38,21 +38,21 @@ class Header:
 
 @dataclass(frozen=True)
 class Volume:
-    """Voxels `(C, *S)` in the order of the file, and where they are: `affine` `(4, 4)`, voxels to millimeters."""
+    """Voxels `(C, *S)` in the order of the file, and their position: `affine` `(4, 4)`, from voxels to millimeters."""
 
     voxels: NDArray[Any]
     affine: NDArray[np.float64]
 
 
 def read_header(path: str, key: str = "image") -> Header:
-    """Shape and place of a file's voxels, without decoding them.
+    """Shape and position of a file's voxels, without decoding them.
 
     Args:
         path: of the file.
-        key: what is read of a file that holds several arrays, `image` or `label`.
+        key: array to read from a file with several, `image` or `label`.
 
     Raises:
-        DataError: it cannot be read, or is no volume; names the file.
+        DataError: it cannot be read, or is not a volume; names the file.
     """
     with reading(path):
         if path.endswith(HDF5):
@@ -71,13 +71,13 @@ def read_header(path: str, key: str = "image") -> Header:
 
 @dataclass(frozen=True)
 class Storage:
-    """How a file keeps its voxels, for reports.
+    """How a file stores its voxels, for reports.
 
     Attributes:
         dtype: of the numbers in the file.
-        orientation: where its axes point to, such as `LPS`; empty for a format that does not say.
+        orientation: directions of its axes, such as `LPS`; empty for formats without orientation.
         placed: False for a NIfTI file whose sform_code and qform_code are both 0.
-        disagreement: millimeters between what sform and qform say of the corners, where both are set; sform counts.
+        disagreement: largest distance in mm between corners by sform and by qform, if both are set; sform is used.
     """
 
     dtype: str
@@ -87,7 +87,7 @@ class Storage:
 
 
 def read_storage(path: str) -> Storage:
-    """How a file keeps its voxels. Raises DataError that names the file."""
+    """How a file stores its voxels. Raises DataError that names the file."""
     with reading(path):
         if path.endswith(HDF5):
             return Storage(_hdf5_dtype(path), "")
@@ -98,7 +98,7 @@ def read_storage(path: str) -> Storage:
         sform = image.get_sform(coded=True)[0]
         try:
             qform = image.get_qform(coded=True)[0]
-        except ValueError:  # a quaternion that is none, which nobody needs beside an sform
+        except ValueError:  # an invalid quaternion, which is not needed next to an sform
             qform = None
         if sform is None or qform is None:
             return Storage(dtype, orientation, placed=sform is not None or qform is not None)
@@ -111,7 +111,7 @@ def read_image(paths: tuple[str, ...]) -> Volume:
     """The channels of a case as one volume `(C, *S)` float32: of one file, or of a file per channel.
 
     Raises:
-        DataError: a file cannot be read, files differ in shape or place, or voxels are not finite; names files and
+        DataError: a file cannot be read, files differ in shape or position, or voxels are not finite; names files and
             values.
     """
     headers = [read_header(path) for path in paths]
@@ -125,10 +125,10 @@ def read_image(paths: tuple[str, ...]) -> Volume:
 
 
 def read_label(path: str, image: str, header: Header) -> NDArray[Any]:
-    """Label `(*S)` of an image, as its file has it: whole numbers of any type.
+    """Label `(*S)` of an image, as stored in its file: whole numbers of any type.
 
     Raises:
-        DataError: it cannot be read, or is of another shape or place than the image, with both values; or voxels are
+        DataError: it cannot be read, or its shape or position differs from the image (names both values), or voxels are
             not finite.
     """
     own = read_header(path, "label")
@@ -142,19 +142,19 @@ def read_label(path: str, image: str, header: Header) -> NDArray[Any]:
 
 
 def difference(first: str, header: Header, second: str, other: Header) -> str:
-    """How two files that belong together differ in shape or place, with both values; empty where they do not."""
+    """How two files that belong together differ in shape or position, with both values; empty if they agree."""
     if header.shape != other.shape:
-        return f"{second} has the shape {other.shape}, but {first} has {header.shape}. They must be of one grid."
+        return f"{second} has the shape {other.shape}, but {first} has {header.shape}. They must share one grid."
     if np.abs(header.affine - other.affine).max() > TOLERANCE:
         return (
-            f"{second} lies elsewhere than {first}: their affines are\n{_rows(other.affine)} and\n"
+            f"{second} has a different affine than {first}:\n{_rows(other.affine)} and\n"
             f"{_rows(header.affine)}. Resample one to the grid of the other."
         )
     return ""
 
 
 def _refuse_infinite(paths: str, voxels: NDArray[Any]) -> None:
-    """Raise DataError where voxels are no numbers, or too large for float32."""
+    """Raise DataError if voxels are NaN, infinite or too large for float32."""
     if not (finite := np.isfinite(voxels)).all():
         bad = int(finite.size - finite.sum())
         raise DataError(f"{paths}: {bad} of {finite.size} voxels are NaN or infinite. Repair the file.")
@@ -180,7 +180,7 @@ def _nibabel(path: str) -> Any:
 
 
 def checked(path: str) -> Any:
-    """The image of a file; of a compressed one only if its checksum is right, where nibabel would not look."""
+    """The image of a file; for a compressed one its checksum is verified, which nibabel does not do."""
     image = _nibabel(path)
     return type(image).from_bytes(gzip.decompress(Path(path).read_bytes())) if path.endswith(".gz") else image
 
@@ -203,7 +203,7 @@ def _hdf5_dtype(path: str) -> str:
 
 
 class reading:
-    """A block whose failures become a DataError that names the file."""
+    """Context manager that turns read errors into a DataError that names the file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -220,7 +220,7 @@ class reading:
 
 @dataclass(frozen=True)
 class Orientation:
-    """How the axes of a file are brought in the order right, anterior, superior, and back, exactly.
+    """Lossless reorientation of a file's axes to right, anterior, superior, and back.
 
     Attributes:
         ornt: `(3, 2)`, nibabel's orientation of the file's axes.
@@ -232,7 +232,7 @@ class Orientation:
 
     @classmethod
     def of(cls, header: Header) -> "Orientation":
-        """The one of a file; an affine that is oblique counts as the nearest that is not."""
+        """The orientation of a file; an oblique affine is rounded to the nearest axis-aligned one."""
         return cls(np.asarray(io_orientation(header.affine), np.float64), header.shape)
 
     def apply(self, array: NDArray[Any]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Predictions as NIfTI files, on the grid of the scan that they were made from."""
+"""Predictions as NIfTI files on the grid of the input scan."""
 
 import json
 import re
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 NOTICE = "Research use only; not for diagnosis."
 CHANNEL = re.compile(r"(.+)_(\d{4})")
-"""Name of a file with one channel of a case, as nnU-Net has it."""
+"""Name of a file with one channel of a case, as in nnU-Net."""
 
 
 class NiftiWriter:
     """Label volumes with the values of the training labels, as NIfTI on the input's own grid.
 
     For a case it writes `CASE.nii.gz`, whose affine, codes, zooms and units are those of the input, and `CASE.json`,
-    which says how it was made. Files that end in the layout's modalities are the channels of a case; where none does,
-    those called `CASE_0000`, `CASE_0001` and so on (numbers that begin with another are those of cases). HDF5 files say
-    of no place: what is made of them lies at 0, in voxels of 1 mm.
+    which records how it was made. Files that end in the layout's modalities are the channels of a case; if none does,
+    those named `CASE_0000`, `CASE_0001` and so on (numbers that do not begin with 0000 count cases). HDF5 files have
+    no position: their predictions have origin 0 and voxels of 1 mm.
 
     Args:
         probs: also write the probabilities, float32, classes along the fourth axis, as `CASE_probs.nii.gz`.
         entropy: also write the normalized entropy, 0 to 1, as `CASE_entropy.nii.gz`.
-        mirror: average over all mirror images; takes 8 times as long (4 times for slices).
-        largest_component: of each class but the first keep only the largest connected part.
+        mirror: average over all flips; takes 8 times as long (4 times for slices).
+        largest_component: keep only the largest connected component of each class but the first.
     """
 
     suffixes = (".nii.gz", ".nii", *HDF5)
@@ -63,12 +63,12 @@ class NiftiWriter:
             self.modalities: list[str] = layout.get("modalities", [])
         except (KeyError, TypeError, AttributeError, IndexError):
             raise WeightsError(
-                "These weights were not trained on a layout of volumes, so they do not say how a scan is prepared.\n"
+                "These weights were not trained on a layout of volumes: they do not say how to preprocess a scan.\n"
                 "Choose another --writer."
             ) from None
 
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
-        """The files of a folder by case: channels in their order, labels that lie among them left out."""
+        """The files of a folder by case: channels in their order, without label files in the same folder."""
         found: dict[str, dict[int, Path]] = {}
         for path in files:
             if place := self._by_modality(stem(path)):
@@ -76,7 +76,7 @@ class NiftiWriter:
         return _ordered(found) if found else by_number(files)
 
     def _by_modality(self, text: str) -> tuple[str, int] | None:
-        """Case and channel of a file's name; None for a file of no modality."""
+        """Case and channel of a file's name; None if it names no modality."""
         for channel, modality in enumerate(self.modalities):
             if text.endswith((f"_{modality}", f"-{modality}")):
                 return text[: -len(modality) - 1], channel
@@ -96,12 +96,12 @@ class NiftiWriter:
         volume = read_image(names)
         header = Header(volume.voxels.shape[1:], len(volume.voxels), volume.affine)
         if header.channels != model.card.channels:
-            advice = "\nNames that end in _0000, _0001 and so on are those of channels." if len(names) > 1 else ""
+            advice = "\nFiles named CASE_0000, CASE_0001, ... are the channels of one case." if len(names) > 1 else ""
             raise DataError(
                 f"{', '.join(names)}: {header.channels} channels, but the network takes {model.card.channels}.{advice}"
             )
         image = self.preprocessing.image(volume)
-        del volume  # a large one would be half of all memory
+        del volume  # it may be half of the memory in use
         probs = predict_volume(model, image, self.slice_axis, self.mirror)
         orientation = Orientation.of(header)
         classes = classes_on_grid(probs, orientation.size())
@@ -118,7 +118,7 @@ class NiftiWriter:
             raise DataError(f"{target.parent} cannot be written: {error.strerror}. Choose another --output.") from None
 
     def _labels(self, classes: NDArray[np.uint8]) -> NDArray[Any]:
-        """Class indices as the values that the training labels have."""
+        """Class indices as values of the training labels."""
         smallest = np.result_type(*map(np.min_scalar_type, self.values))
         return np.array(self.values, smallest)[classes]
 
@@ -148,7 +148,7 @@ class NiftiWriter:
 
 
 def by_number(files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
-    """Files by case, where their names say case and channel as nnU-Net does; else each is a case."""
+    """Files by case, if their names have case and channel as in nnU-Net; else each file is a case."""
     found: dict[str, dict[int, Path]] = {}
     for path in files:
         match = CHANNEL.fullmatch(stem(path))
@@ -163,12 +163,12 @@ def _ordered(cases: Mapping[str, Mapping[int, Path]]) -> list[tuple[str, tuple[P
 
 
 def _template(path: str, header: Header) -> Any:
-    """An image with the header that predictions get: that of the scan; a plain one where the format has none."""
+    """An image with the header for predictions: the scan's, or a default one if the format has none."""
     return nib.Nifti1Image(np.zeros(header.shape, np.uint8), header.affine) if path.endswith(HDF5) else nib.load(path)
 
 
 def save(template: Any, array: NDArray[Any], path: Path) -> None:
-    """Write an array on the grid of `template`, whose header is kept but for what describes the values."""
+    """Write an array on the grid of `template`, keeping its header except the fields that describe values."""
     header = template.header.copy()
     header.set_data_dtype(array.dtype)
     header["scl_slope"], header["scl_inter"], header["cal_min"], header["cal_max"] = 1, 0, 0, 0
@@ -183,7 +183,7 @@ def save(template: Any, array: NDArray[Any], path: Path) -> None:
 
 
 def largest_components(classes: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """Classes `(*S)` with, of each but the first, its largest part (voxels that touch by a face) alone."""
+    """Classes `(*S)` with only the largest component (face connectivity) of each class but the first."""
     from scipy.ndimage import label
 
     kept = np.zeros_like(classes)

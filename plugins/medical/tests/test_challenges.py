@@ -101,7 +101,7 @@ def test_brats_names_missing_files(tmp_path):
     assert list(pairs(dataset)) == ["B"]
     assert build(brats, root, channels=1, modalities=["t1"]).findings() == [], "what is not used may lack"
     patient(root / "HGG/B", 0)
-    problems(build(brats, root, channels=1, modalities=["t1"]), ("Case B is there twice", "HGG/B/B_t1"))
+    problems(build(brats, root, channels=1, modalities=["t1"]), ("Case B occurs twice", "HGG/B/B_t1"))
 
 
 def test_brats_of_another_edition(tmp_path):
@@ -125,7 +125,7 @@ def test_brats_lists_have_ids(tmp_path):
     ]
     (root / "train_1.txt").write_text("C\nE\n")
     text = refused(resolve, dataset, dataset.data)
-    assert "line 2" in text and "'E' is no case" in text
+    assert "line 2" in text and "'E' is not a case" in text
 
 
 # SSL4MIS.
@@ -196,7 +196,7 @@ def test_ssl4mis_names_what_is_wrong(tmp_path):
     problems(
         dataset, (names[0], "does not exist"), (names[1], "no 'label'", "it holds image"),
         ("label in", names[2], "(2, 3, 4)", "(12, 16, 20)"), (names[3], "cannot be read"),
-        (names[4], "(16, 20)", "three axes"), (names[5], "is there twice"),
+        (names[4], "(16, 20)", "three axes"), (names[5], "occurs twice"),
     )  # fmt: skip
     assert list(pairs(dataset)) == [names[5]]
     unlabeled = build(ssl4mis, root, classes=BINARY, labeled_first=1, data={"on_error": "skip"})

@@ -200,7 +200,7 @@ def test_integers_that_nobody_knows_are_reported(scans):
     save(scans / "predictions/a.nii.gz", strange)
     result = call(scans, "--labels", "1", "--json")
     assert json.loads(result.stdout)["unknown_labels"] == {"3": 1, "9": 1}  # 2 is in ground truths, though not scored
-    assert "label 3" in result.stderr and "label 9" in result.stderr
+    assert "Label 3" in result.stderr and "Label 9" in result.stderr
     assert summary_of(scans, "--region", "odd=1,3")["unknown_labels"] == {"9": 1}
 
 
@@ -221,7 +221,7 @@ def test_a_list_of_cases(scans):
     result = call(scans, "--json", "--cases", str(scans / "test.list"))
     assert json.loads(result.stdout)["cases"] == 2
     (scans / "test.list").write_text("c\nb\n")
-    with pytest.raises(DataError, match=r"predictions has no file of 1 of 2 listed cases, first b\."):
+    with pytest.raises(DataError, match=r"predictions has no file for 1 of 2 listed cases, first b\."):
         call(scans, "--cases", str(scans / "test.list"))
 
 
@@ -297,7 +297,7 @@ def test_labels_may_be_stored_as_floats_but_probabilities_are_refused(scans):
     assert summary_of(scans) == before
     for value in (0.5, np.nan, np.inf, 1e12):
         save(scans / "predictions/a.nii.gz", np.where(organ() == 2, value, 0), dtype=np.float32)
-        with pytest.raises(DataError, match=r"a\.nii\.gz: 8 voxels hold no integer"):
+        with pytest.raises(DataError, match=r"a\.nii\.gz: 8 voxels are not integers"):
             call(scans)
 
 

@@ -292,7 +292,7 @@ class TestCommand:
 
     @pytest.mark.parametrize("command", ["fingerprint", "check"])
     def test_a_layout_of_pictures(self, command):
-        assert 'data.layout = "shapes" gives no volumes' in cli("medical", command, "quickstart").refusal
+        assert 'data.layout = "shapes" is not a layout of volumes' in cli("medical", command, "quickstart").refusal
 
     def test_a_label_with_unknown_values(self, scans, tmp_path):
         scans.training["b"].label[3] = 9

@@ -236,13 +236,13 @@ class TestNotes:
 
     def test_unknown_orientation(self, scans):
         text = " ".join(check(header(scans, unplaced))[1]["notes"])
-        assert "Orientation unknown: a has sform_code and qform_code 0. Left and right may be exchanged." in text
+        assert "Orientation unknown: a has sform_code and qform_code 0. Left and right may be swapped." in text
 
     def test_sform_and_qform_disagree(self, scans):
         corners = np.array([[x, y] for x in (0, 8) for y in (0, 8.75)])
         apart = 2 * np.sin(0.15) * np.linalg.norm(corners, axis=1).max()  # chord of 0.3 rad
         note = self.note(header(scans, turned))
-        assert f"sform and qform disagree by up to {apart:.3g} mm: a. The sform counts here" in note
+        assert f"sform and qform disagree by up to {apart:.3g} mm: a. The sform is used here" in note
 
     def test_spacings(self, scans):
         scans.training["a"] = replace(scans.training["a"], spacing=(1.0, 1.25, 0.4))
@@ -263,7 +263,7 @@ class TestNotes:
         scan.voxels = scan.voxels.astype(np.int32) * 10_000
         high, low = scan.voxels.max(), min(s.voxels.max() for s in scans.training.values())
         note = self.note(scans.write())
-        assert f"{high:.4g} (u)" in note and "zscore evens that out" in note
+        assert f"{high:.4g} (u)" in note and "zscore corrects this" in note
         assert low > 0 and 'Set data.layout.normalize = "zscore"' in self.note(
             scans.write(), "data.layout.normalize=none"
         )
@@ -278,8 +278,8 @@ class TestNotes:
     def test_labels_without_foreground(self, scans):
         scans.training["b"].label[:] = 0
         scans.validation["v"].label[:] = 255
-        assert "No voxel but background: b, v." in self.note(scans.write())
+        assert "No voxel of a class other than background: b, v." in self.note(scans.write())
 
     def test_they_are_printed(self, scans):
         scans.training["b"].label[:] = 0
-        assert "\nNote: No voxel but background: b." in cli("medical", "check", scans.write()).out
+        assert "\nNote: No voxel of a class other than background: b." in cli("medical", "check", scans.write()).out

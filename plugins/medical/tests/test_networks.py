@@ -296,7 +296,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
         ({"name": "SwinUNETR", "arguments": {"feature_size": 10}}, "should be divisible by 12"),
         (
             {"name": "DynUNet", "arguments": {"strides": [2, 2, 2], "filters": [4, 4, 4]}},
-            "back to the size of the image",
+            "restore the size of the image",
         ),
         ({"name": "SegResNet", "arguments": {"blocks_up": [1, 1]}}, "SegResNet cannot be built"),
         ({"name": "DynUNet", "arguments": {"strides": [1, 2, 2], "filters": [4, 4, 4]}}, "no map of stride 4"),

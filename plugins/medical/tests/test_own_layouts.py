@@ -89,7 +89,7 @@ def test_decathlon_lists_every_problem(tmp_path):
     problems(
         dataset, ("labels/case_001.nii.gz", "does not exist"), ("case_002", "no label"),
         ("entry 4 of training", "no image"),
-        ("case_000 is there twice",), ("Patient case_003", "both train and val"),
+        ("case_000 occurs twice",), ("Patient case_003", "both train and val"),
     )  # fmt: skip
     found = [list(pairs(dataset, split)) for split in ("train", "val")]
     assert found == [["case_000", "case_004"], ["case_005", "case_003"]]
@@ -118,7 +118,7 @@ def test_cases_whose_files_have_one_name_are_called_by_their_folders(tmp_path):
     [
         ('{"training": 3}', "must be a list"),
         ("{", "cannot be read"),
-        ("[]", "no JSON object"),
+        ("[]", "not hold a JSON object"),
         ('{"labels": {"a": "b"}}', "labels must be like"),
     ],
 )
@@ -189,7 +189,7 @@ def test_scans_names_every_partner_that_is_missing(tmp_path):
 def test_scans_without_a_folder(tmp_path, options):
     draw_scans(tmp_path / "root")
     text = refused(build, scans, tmp_path / "root", classes=BINARY, **options)
-    assert "data.layout." in text and "is no folder in" in text
+    assert "data.layout." in text and "is not a folder in" in text
 
 
 def test_scans_need_classes(tmp_path):
@@ -263,8 +263,8 @@ def test_cases_report_every_line(tmp_path):
     table(root, "case,image,label,group,split,patient\n" + "\n".join(rows) + "\n")
     dataset = build(cases, root, classes=BINARY, data={"on_error": "skip"})
     problems(
-        dataset, ("line 1", "'patient'"), ("line 2", "no case"), ("line 4", "case a is in line 3"),
-        ("line 5", "no image"),
+        dataset, ("line 1", "'patient'"), ("line 2", "column case is empty"), ("line 4", "case a is already in line 3"),
+        ("line 5", "column image is empty"),
         ("line 6", "images/none.nii does not exist"), ("line 6", "labels/none.nii does not exist"),
         ("line 7", "'training'"), ("line 8", "test needs a label"), ("line 9", "more values"),
     )  # fmt: skip
@@ -359,7 +359,7 @@ def test_scans_of_patients_in_folders(tmp_path):
     assert list(items) == ["p0/t1", "p1/t1", "p2/t1"] and dataset.findings() == []
     assert [bool(item.mask) for item in items.values()] == [True, True, False]
     assert dataset.parse("p1/t1") == items["p1/t1"]
-    assert "names no volume" in refused(scans, data, images="*/t2.nii.gz")
+    assert "matches no volume" in refused(scans, data, images="*/t2.nii.gz")
     (tmp_path / "p2").rename(tmp_path / "q2")
     problem = scans(data, **(options | {"unlabeled": ""})).findings()
     assert len(problem) == 1 and "q2/t1.nii.gz has no label" in problem[0]

@@ -19,9 +19,9 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(5)
 
 
 def square_meters(polygons: NDArray[Any], pixels: NDArray[np.int64], grid: Grid) -> NDArray[np.float64]:
-    """Area of each polygon `(P,)`; NaN on a grid whose coordinates are no lengths and no angles.
+    """Area of each polygon `(P,)`; NaN on a grid whose coordinates are neither lengths nor angles.
 
-    On a plane it is the number of pixels times the area of one. In degrees it is the area on the ellipsoid of the CRS.
+    On a plane it is the number of pixels times the area of one; in degrees it is the area on the ellipsoid of the CRS.
 
     Args:
         polygons: `(P,)`, vertices are (column, row).
@@ -47,17 +47,17 @@ def _ellipsoid(wkt: str) -> tuple[str, str]:
 def on_ellipsoid(
     polygons: NDArray[Any], grid: Grid, unit: float, axis: float, flattening: float
 ) -> NDArray[np.float64]:
-    """Area of each polygon `(P,)`, whose edges are straight in longitude and latitude as those of its pixels are.
+    """Area of each polygon `(P,)`, whose edges are straight in longitude and latitude, as pixel edges are.
 
     With `S(lat)` the area between the equator and a parallel per radian of longitude, Green's theorem says that a ring
     encloses the integral of `S d(lon)` along it. The integrand is constant along a parallel, and `d(lon)` 0 along a
-    meridian, so this is exact for pixels that are up north; other edges are integrated by five points of Gauss.
+    meridian, so this is exact for north-up pixels; other edges use Gauss-Legendre quadrature with five points.
 
     Args:
         polygons: `(P,)`, vertices are (column, row).
         grid: of the pixels.
         unit: of longitude and latitude, in radians.
-        axis: larger half-axis of the ellipsoid, in meters.
+        axis: semi-major axis of the ellipsoid, in meters.
         flattening: of the ellipsoid; 0 for a sphere.
     """
     if not len(polygons):
@@ -67,7 +67,7 @@ def on_ellipsoid(
     width, height = np.diff(vertices, axis=0).T  # of each edge; those from a ring's end to the next are not counted
     latitude = d * vertices[:-1, 0] + e * vertices[:-1, 1] + f
     places = latitude[:, None] + (d * width + e * height)[:, None] * (NODES + 1) / 2
-    # Any constant may be taken off S, as a ring's longitudes return: the one in the middle leaves the most digits.
+    # A constant may be subtracted from S, as rings are closed: the value in the middle loses the least precision.
     middle = d * grid.width / 2 + e * grid.height / 2 + f
     strip = _up_to(places * unit, axis, flattening) - _up_to(np.array(middle * unit), axis, flattening)
     parts = np.append((a * width + b * height) * unit * (strip @ WEIGHTS) / 2, 0)
@@ -84,7 +84,7 @@ def _up_to(latitude: NDArray[np.float64], axis: float, flattening: float) -> NDA
 
     `b^2 / 2 (s / (1 - e^2 s^2) + artanh(e s) / e)`, s the sine of the latitude; for a sphere `r^2 s`.
     """
-    sine = np.sin(latitude.clip(-np.pi / 2, np.pi / 2))  # a pixel may reach beyond a pole, where nothing is
+    sine = np.sin(latitude.clip(-np.pi / 2, np.pi / 2))  # a pixel may extend beyond a pole
     squared = flattening * (2 - flattening)
     if not squared:
         return np.asarray(axis**2 * sine)

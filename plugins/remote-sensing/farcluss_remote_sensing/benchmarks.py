@@ -42,12 +42,12 @@ def loveda(
 ) -> Index:
     """LoveDA: `{Train,Val,Test}/{Urban,Rural}/images_png`, with labels of the same names in `masks_png`.
 
-    Train and Val are the splits train and val. The labels of Test are not published; where they are there, it is the
-    split test. Label 0 counts nowhere.
+    Train and Val are the splits train and val. The labels of Test are not published; scenes that have one are the
+    split test. Label 0 is ignored.
 
     Args:
-        areas: which of `Urban` and `Rural` are taken.
-        unlabeled_test: take scenes of Test that have no label for training, as unlabeled ones.
+        areas: areas to use, `Urban`, `Rural` or both.
+        unlabeled_test: add scenes of Test without a label to the unlabeled training scenes.
     """
     root = root_of(data)
     found: dict[str, list[tuple[str, Scene]]] = {}
@@ -68,7 +68,7 @@ def loveda(
 
 
 def _mirrored(place: Path, images: str, labels: str, prefix: str) -> tuple[list[tuple[str, Scene]], list[str]]:
-    """Scenes of a folder with labels of the same names, their ids below `prefix`; and what is wrong."""
+    """Scenes of a folder with labels of the same names, their ids below `prefix`; and problems."""
     files, problems = single_files(files_in(place, images))
     masks = _by_stem(place / labels)
     scenes = [Scene(f"{prefix}/{base.name}", tuple(map(str, own)), masks.get(base.name)) for base, own in files.items()]
@@ -76,26 +76,26 @@ def _mirrored(place: Path, images: str, labels: str, prefix: str) -> tuple[list[
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
-    """Files of a folder by their names without extension; none where there is no folder."""
+    """Files of a folder by their names without extension; empty if there is no folder."""
     return {path.stem: str(path) for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES}
 
 
 def _scored(found: Mapping[str, list[tuple[str, Scene]]]) -> tuple[dict[str, list[tuple[str, Scene]]], list[str]]:
-    """Splits without held-out scenes that cannot be scored, of which those of val are problems."""
+    """Splits without the held-out scenes that have no label; those of val become problems."""
     kept = {split: [pair for pair in pairs if split == "train" or pair[1].label] for split, pairs in found.items()}
     bare = [scene for _, scene in found.get("val", []) if not scene.label]
     return {split: pairs for split, pairs in kept.items() if pairs}, [f"{s.images[0]} has no label." for s in bare]
 
 
-class Survey(NamedTuple):
+class Benchmark(NamedTuple):
     """An ISPRS data set.
 
     Attributes:
-        name: of the town.
-        area: finds the area in a name without extension, which is then its first group.
-        train: areas whose labels are for training.
-        val: areas whose labels were long held back.
-        example: of names.
+        name: of the city.
+        area: pattern whose first group is the area in a file name without extension.
+        train: official training areas.
+        val: official test areas, whose labels were published later.
+        example: file names, for messages.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Survey(NamedTuple):
     example: str
 
 
-POTSDAM = Survey(
+POTSDAM = Benchmark(
     "Potsdam",
     re.compile(r"(?:^|potsdam_)(\d_\d+)(?=_|$)"),
     ("2_10", "2_11", "2_12", "3_10", "3_11", "3_12", "4_10", "4_11", "4_12", "5_10", "5_11", "5_12",
@@ -113,7 +113,7 @@ POTSDAM = Survey(
     ("2_13", "2_14", "3_13", "3_14", "4_13", "4_14", "4_15", "5_13", "5_14", "5_15", "6_13", "6_14", "6_15", "7_13"),
     "top_potsdam_2_10_RGB.tif or 2_10_0_0_512_512.png",
 )  # fmt: skip
-VAIHINGEN = Survey(
+VAIHINGEN = Benchmark(
     "Vaihingen",
     re.compile(r"area(\d+)(?=_|$)"),
     tuple(map(str, (1, 3, 5, 7, 11, 13, 15, 17, 21, 23, 26, 28, 30, 32, 34, 37))),
@@ -121,7 +121,7 @@ VAIHINGEN = Survey(
     "top_mosaic_09cm_area1.tif or area1_0_0_512_512.png",
 )
 KIND = re.compile(r"(_(RGB|IRRG|RGBIR|label|noBoundary))+$")
-"""What the names of an image and of its label do not share."""
+"""Suffixes in which the names of an image and its label differ."""
 
 
 @with_scene_options
@@ -136,18 +136,18 @@ def potsdam(
 ) -> Index:
     """ISPRS Potsdam: `2_Ortho_RGB/top_potsdam_2_10_RGB.tif`, `5_Labels_all/top_potsdam_2_10_label.tif`.
 
-    Tiles cut from the areas are found too, where their names begin with the area: `2_10_0_0_512_512.png`. What is of
-    one area stays in one set. An image without a label is unlabeled. Black, the edges of eroded labels, counts nowhere.
+    Tiles cut from the areas are found too, where their names begin with the area: `2_10_0_0_512_512.png`. All tiles of
+    an area stay in one set. An image without a label is unlabeled. Black, the edges of eroded labels, is ignored.
 
     Args:
-        imagery: which of the official images: red, green, blue; infrared, red, green; or all four bands.
+        imagery: official images to use: red, green, blue; infrared, red, green; or all four bands.
         images: folder of the images; unset: the official one, such as `2_Ortho_RGB`.
         labels: folder of the labels; `5_Labels_all_noBoundary` for eroded ones.
         train_areas: such as `["2_10", "2_11"]`; unset: the 24 official ones.
         val_areas: areas to validate on; unset: the 14 whose labels were published last, the official test set.
     """
     folder = images or {"RGB": "2_Ortho_RGB", "IRRG": "3_Ortho_IRRG", "RGBIR": "4_Ortho_RGBIR"}[imagery]
-    return _survey(data, POTSDAM, folder, labels, train_areas, val_areas)
+    return _areas_index(data, POTSDAM, folder, labels, train_areas, val_areas)
 
 
 @with_scene_options
@@ -161,8 +161,8 @@ def vaihingen(
 ) -> Index:
     """ISPRS Vaihingen: `top/top_mosaic_09cm_area1.tif`, `gts_for_participants/top_mosaic_09cm_area1.tif`.
 
-    Tiles cut from the areas are found too, where the area is in their names: `area1_0_0_512_512.png`. What is of one
-    area stays in one set. An image without a label is unlabeled. Black, the edges of eroded labels, counts nowhere.
+    Tiles cut from the areas are found too, where the area is in their names: `area1_0_0_512_512.png`. All tiles of an
+    area stay in one set. An image without a label is unlabeled. Black, the edges of eroded labels, is ignored.
 
     Args:
         images: folder of the images: infrared, red, green.
@@ -171,33 +171,35 @@ def vaihingen(
         val_areas: areas to validate on; unset: the other 17, the official test set.
     """
     own = (None if areas is None else list(map(str, areas)) for areas in (train_areas, val_areas))
-    return _survey(data, VAIHINGEN, images, labels, *own)
+    return _areas_index(data, VAIHINGEN, images, labels, *own)
 
 
-def _survey(
-    data: Data, survey: Survey, images: str, labels: str, train: list[str] | None, val: list[str] | None
+def _areas_index(
+    data: Data, benchmark: Benchmark, images: str, labels: str, train: list[str] | None, val: list[str] | None
 ) -> Index:
-    """Scenes of the areas of an ISPRS data set."""
+    """The index of an ISPRS data set, by area."""
     root = root_of(data)
-    homes = _homes(survey, list(survey.train) if train is None else train, list(survey.val) if val is None else val)
+    train = list(benchmark.train) if train is None else train
+    val = list(benchmark.val) if val is None else val
+    homes = _homes(benchmark, train, val)
     if not (root / labels).is_dir():
-        raise DataError(f"data.layout.labels = {labels!r} is no folder in {root}.")
+        raise DataError(f"data.layout.labels = {labels!r} is not a folder in {root}.")
     masks = _labels(root / labels)
     splits: dict[str, list[tuple[str, Scene]]] = {"train": [], "val": []}
     problems: list[str] = []
     first: dict[str, Path] = {}
     for path in files_in(root, images):
-        name, area = _common(path), survey.area.search(path.stem)
+        name, area = _common(path), benchmark.area.search(path.stem)
         if area is None:
-            problems.append(f"The name of {path} has no area, as {survey.example} has. Rename it or take it out.")
+            problems.append(f"The name of {path} contains no area, as {benchmark.example} does. Rename or remove it.")
         elif (other := first.setdefault(name, path)) != path:
-            problems.append(f"{other} and {path} are both of {name}. Remove one of them.")
+            problems.append(f"{other} and {path} are both named {name}. Remove one of them.")
         elif split := homes.get(area[1]):
             splits[split].append((name, Scene(name, (str(path),), masks.get(name), area[1])))
     found = {split: [s for _, s in pairs if split == "train" or s.label] for split, pairs in splits.items()}
     if not found["train"]:
         raise DataError(
-            f"{root / images} has no image of the training areas. Images are called like {survey.example}.\n"
+            f"{root / images} has no image of the training areas. Image names look like {benchmark.example}.\n"
             "Check data.root, data.layout.images and data.layout.train_areas."
         )
     classes: Sources = {name: [color] for name, color in ISPRS.items()}
@@ -206,39 +208,39 @@ def _survey(
 
 
 def _labels(folder: Path) -> dict[str, str]:
-    """Labels by what their names share with images. Raises DataError: two are of one image."""
+    """Labels by the common part of their names and those of images. Raises DataError: two are of the same image."""
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in LABELS and (other := found.setdefault(_common(path), str(path))) != str(path):
-            raise DataError(f"{other} and {path} are labels of one image. Keep them in two folders.")
+            raise DataError(f"{other} and {path} are labels of the same image. Keep them in separate folders.")
     return found
 
 
 def _common(path: Path) -> str:
-    """What the names of an image and of its label share."""
+    """The common part of the names of an image and its label."""
     return KIND.sub("", path.stem)
 
 
-def _homes(survey: Survey, train: list[str], val: list[str]) -> dict[str, str]:
-    """The split of each area. Raises RecipeError: an area that is not there, or in both lists."""
+def _homes(benchmark: Benchmark, train: list[str], val: list[str]) -> dict[str, str]:
+    """The split of each area. Raises RecipeError: an unknown area, or one in both lists."""
     for key, areas in (("train_areas", train), ("val_areas", val)):
-        if unknown := [area for area in areas if area not in (*survey.train, *survey.val)]:
-            raise RecipeError(f"data.layout.{key}: {survey.name} has no area {unknown[0]!r}.")
+        if unknown := [area for area in areas if area not in (*benchmark.train, *benchmark.val)]:
+            raise RecipeError(f"data.layout.{key}: {benchmark.name} has no area {unknown[0]!r}.")
     if both := [area for area in train if area in val]:
         raise RecipeError(
-            f"Area {both[0]} is in both data.layout.train_areas and data.layout.val_areas. Take it out of one."
+            f"Area {both[0]} is in both data.layout.train_areas and data.layout.val_areas. Remove it from one."
         )
     return {**dict.fromkeys(train, "train"), **dict.fromkeys(val, "val")}
 
 
 @with_scene_options
 def change(data: Data, *, before: str = "A", after: str = "B", labels: str = "label") -> Index:
-    """Pairs of images of one place for change detection, as LEVIR-CD and WHU-CD have them: `A/ B/ label/`.
+    """Pairs of images of one place for change detection, as in LEVIR-CD and WHU-CD: `A/ B/ label/`.
 
     The folders are in `data.root`, with or without the lists `list/train.txt` (or `lists/`), `val.txt` and `test.txt`;
-    or in its folders `train`, `val` and `test`. Files of a pair have one name. The bands of both dates are stacked, the
-    earlier ones first: set data.channels to twice those of an image. In labels 0 is unchanged, 255 or 1 changed. A pair
-    without a label is unlabeled.
+    or in its subfolders `train`, `val` and `test`. Files of a pair have the same name. The bands of both
+    dates are stacked, the earlier ones first: set data.channels to twice those of an image. In labels 0 is unchanged,
+    255 or 1 changed. A pair without a label is unlabeled.
 
     Args:
         before: folder of the earlier images.
@@ -263,7 +265,7 @@ def change(data: Data, *, before: str = "A", after: str = "B", labels: str = "la
 
 
 def _pairs(place: Path, folders: tuple[str, str, str], prefix: str) -> tuple[list[tuple[str, Scene]], list[str]]:
-    """Scenes of two dates each, by their name; and what is wrong."""
+    """Scenes of two dates each, by name; and problems."""
     before, after, labels = (_by_stem(place / folder) for folder in folders)
     if not before:
         raise DataError(
@@ -271,17 +273,17 @@ def _pairs(place: Path, folders: tuple[str, str, str], prefix: str) -> tuple[lis
             "A/, B/ and label/ in data.root, or in its folders train, val and test."
         )
     problems = [
-        f"{path} has no image of its name in {place / folders[1]}." for n, path in before.items() if n not in after
+        f"{path} has no image of the same name in {place / folders[1]}." for n, path in before.items() if n not in after
     ]
     problems += [
-        f"{path} has no image of its name in {place / folders[0]}." for n, path in after.items() if n not in before
+        f"{path} has no image of the same name in {place / folders[0]}." for n, path in after.items() if n not in before
     ]
     both = [name for name in before if name in after]
     return [(n, Scene(f"{prefix}{n}", (before[n], after[n]), labels.get(n))) for n in both], problems
 
 
 def _by_lists(root: Path, scenes: Mapping[str, Scene]) -> tuple[dict[str, list[tuple[str, Scene]]], list[str]]:
-    """The splits of scenes by the lists that come with them; all are for training where none do; and what is wrong."""
+    """The splits of scenes by the data set's own lists (all are training scenes if there are none); and problems."""
     folder = next((root / name for name in ("list", "lists") if (root / name / "train.txt").is_file()), None)
     if folder is None:
         return {"train": list(scenes.items())}, []
@@ -292,11 +294,11 @@ def _by_lists(root: Path, scenes: Mapping[str, Scene]) -> tuple[dict[str, list[t
         for number, line in enumerate(_lines(path), 1):
             name = line if line in scenes else Path(line).stem
             if name in scenes and (other := homes.setdefault(name, split)) != split:
-                problems.append(f"{path}, line {number}: {name} is in {other}.txt already.")
+                problems.append(f"{path}, line {number}: {name} is already in {other}.txt.")
             elif name in scenes:
                 splits.setdefault(split, []).append((name, scenes[name]))
             elif line:
-                problems.append(f"{path}, line {number}: {line!r} is no image of {root}.")
+                problems.append(f"{path}, line {number}: {line!r} is not an image in {root}.")
     return splits, problems
 
 

@@ -1,4 +1,4 @@
-"""Boxes of pixels in a scene: what they share, what is left of one without others."""
+"""Boxes of pixels in a scene: intersections and differences."""
 
 from collections.abc import Iterable, Sequence
 
@@ -29,7 +29,7 @@ def overlaps(box: Window, bounds: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def without(box: Window, other: Sequence[int]) -> list[Window]:
-    """What of a box lies outside the one with these bounds, as up to four boxes."""
+    """The part of a box outside the one with these bounds, as up to four boxes."""
     rows, columns = box
     first, end = max(rows.start, other[0]), min(rows.stop, other[1])
     left, right = max(columns.start, other[2]), min(columns.stop, other[3])
@@ -46,7 +46,7 @@ def without(box: Window, other: Sequence[int]) -> list[Window]:
 
 
 def disjoint(boxes: Sequence[Window], taken: Sequence[Window]) -> list[Window]:
-    """Boxes that cover each pixel of `boxes` once, and none of `taken`."""
+    """Boxes that cover each pixel of `boxes` once, and no pixel of `taken`."""
     bounds = bounds_of([*taken, *boxes])
     found = []
     for number, box in enumerate(boxes, len(taken)):
@@ -59,10 +59,12 @@ def disjoint(boxes: Sequence[Window], taken: Sequence[Window]) -> list[Window]:
 
 
 def trim(box: Window, bounds: NDArray[np.int64]) -> Window | None:
-    """A box cut until it shares no pixel with those of `bounds`: the largest overlap first, where it costs least.
+    """A box cut until it shares no pixel with those of `bounds`.
+
+    The largest overlap is cut first, each on the side that loses the fewest pixels.
 
     Returns:
-        What is left; None when that is nothing.
+        The rest; None if nothing is left.
     """
     left: Window | None = box
     while left is not None:

@@ -1,4 +1,4 @@
-"""What is wrong with scenes: between files, and between the sets of a recipe."""
+"""Problems of scenes: within and between files, and between the sets of a recipe."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -14,17 +14,17 @@ from farcluss_remote_sensing.matching import difference, unplaceable, vector_pro
 from farcluss_remote_sensing.scaling import Scaling
 from farcluss_remote_sensing.scenes import Index, Scene, find_by_id, vector_label
 
-BANDS = "data.layout.bands names those to take of each file, also one marked as alpha, as infrared is in some."
-MEND = "Resample it onto that grid, or set data.layout.warp = true."
+BANDS = "data.layout.bands selects the bands of each file, even one marked as alpha, as infrared is in some files."
+ADVICE = "Resample it onto that grid, or set data.layout.warp = true."
 
 
 def usable(index: Index, data: Data, bands: tuple[int, ...], warp: bool) -> tuple[Index, dict[str, Stack], int]:
-    """The scenes of an index whose files fit each other, and their bands; the others are among the problems.
+    """The scenes of an index whose files match, and their bands; the other scenes become problems.
 
     Args:
         index: of a layout.
         data: section of the recipe, which may say how many bands scenes have.
-        bands: numbers from 1 of the bands that are taken of each file; empty for all.
+        bands: numbers (from 1) of the bands to read from each file; empty for all.
         warp: whether files may be on several grids.
 
     Returns:
@@ -41,7 +41,7 @@ def usable(index: Index, data: Data, bands: tuple[int, ...], warp: bool) -> tupl
 
 
 def scalable(index: Index, stacks: Mapping[str, Stack], scaling: Scaling) -> tuple[Index, dict[str, Stack]]:
-    """The scenes whose bands are of a type that the scaling is for; the others are among the problems."""
+    """The scenes whose bands have a type that the scaling supports; the other scenes become problems."""
 
     def refused(scene: Scene) -> str:
         scaling.check(stacks[scene.id].dtypes, scene.images[0])
@@ -51,7 +51,7 @@ def scalable(index: Index, stacks: Mapping[str, Stack], scaling: Scaling) -> tup
 
 
 def _without(index: Index, stacks: Mapping[str, Stack], find: Callable[[Scene], str]) -> tuple[Index, dict[str, Stack]]:
-    """Scenes of which `find` gives no text and raises no DataError; the texts join the problems."""
+    """Scenes for which `find` returns no text and raises no DataError; texts are added to the problems."""
     problems, kept = list(index.problems), dict[str, Stack]()
     splits: dict[str, list[Scene]] = {}
     for split, scenes in index.splits.items():
@@ -72,10 +72,10 @@ def _without(index: Index, stacks: Mapping[str, Stack], find: Callable[[Scene], 
 def problem(scene: Scene, stack: Stack) -> str:
     """Why the files of a scene cannot be used, from their headers alone; empty where they can. Raises DataError.
 
-    A label that does not say where it lies is taken to lie where its scene does, as long as it has as many pixels.
+    A label without georeference is taken to be on the grid of its scene if it has the same size.
     """
     if any(dtype.startswith("complex") for dtype in stack.dtypes):
-        return f"{', '.join(scene.images)}: complex values. Write amplitudes or such into a file of real ones."
+        return f"{', '.join(scene.images)}: the values are complex. Convert them to real ones, such as amplitudes."
     for header in stack.headers[1:]:
         if text := _misplaced(header.path, stack, "the first file of its scene"):
             return text
@@ -88,17 +88,17 @@ def problem(scene: Scene, stack: Stack) -> str:
 
 
 def _misplaced(path: str, stack: Stack, what: str) -> str:
-    """Why a file does not lie where the scene does; empty where it does, or can be resampled."""
+    """Why a file is not on the grid of its scene; empty if it is, or can be resampled."""
     grid, first = read_header(path).grid, stack.headers[0].path
     if not stack.warp:
         found = difference(grid, stack.grid)
-        return f"{path} is not on the grid of {what}, {first}: {found}.\n{MEND}" if found else ""
+        return f"{path} is not on the grid of {what}, {first}: {found}.\n{ADVICE}" if found else ""
     found = unplaceable(grid, stack.grid)
     return f"{path} cannot be resampled onto the grid of {what}, {first}: {found}." if found else ""
 
 
 def inspect(dataset: SceneDataset) -> list[str]:
-    """What would leak between the sets of a recipe, and what its files say of themselves that cannot be right."""
+    """Leaks between the sets of a recipe, and metadata of its files that cannot be right."""
     return [*_files(dataset), *leaks(dataset)]
 
 
@@ -108,25 +108,25 @@ def _files(dataset: SceneDataset) -> Iterator[str]:
         stack = dataset.stacks[scene.id]
         try:
             texts = [*(frame_problem(header, stack.bands) for header in stack.headers), *_label(scene, dataset)]
-        except DataError as error:  # a file that was there when its header was read
+        except DataError as error:  # a file that could be read earlier, when its header was
             texts = [str(error)]
         yield from filter(None, texts)
 
 
 def _label(scene: Scene, dataset: SceneDataset) -> Iterator[str]:
-    """What the file of a label says of itself that cannot be meant."""
+    """Metadata of a label file that cannot be right."""
     if scene.label is None or vector_label(scene.label):
         return
     header, masks = read_header(scene.label), dataset.labels.masks
     if header.lossy:
         yield (
-            f"{scene.label} is compressed with losses, which changes labels along their borders. Take the original, "
-            "or write it as PNG or with compress=deflate."
+            f"{scene.label} has lossy compression, which changes labels along their borders. Use the original, "
+            "or save it as PNG or with compress=deflate."
         )
     values = dict(zip(masks.codes.tolist(), masks.targets.tolist(), strict=True))
     if not masks.colors and (hidden := values.get(header.nodata, IGNORE)) != IGNORE:
         yield (
-            f"{scene.label} calls {header.nodata:g} no data, but it is the class {masks.names[hidden]}, of which no "
-            f"pixel would count.\nIf it is that class: gdal_edit.py -unsetnodata {scene.label}; if not: set "
+            f"{scene.label} declares {header.nodata:g} as nodata, but that is the class {masks.names[hidden]}, none of "
+            f"whose pixels would count.\nIf it is that class: gdal_edit.py -unsetnodata {scene.label}; if not: set "
             f"data.ignore_index = {header.nodata:g} and leave the class out."
         )

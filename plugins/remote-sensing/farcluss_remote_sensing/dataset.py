@@ -1,4 +1,4 @@
-"""Scenes as a data set of farcluss: their windows are its items."""
+"""A data set of scenes: its items are their windows."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +21,12 @@ from farcluss_remote_sensing.scenes import Index, Scene, by_path, find_by_id, fi
 from farcluss_remote_sensing.tiles import name_of, nth, parse_name, tiles, whole
 
 SHRINK = 8
-"""Every so manieth row and column is looked at where pixels are counted."""
+"""Pixels are counted in every 8th row and column."""
 
 
 @dataclass(frozen=True)
 class SceneDataset:
-    """Windows of scenes, read when they are needed.
+    """Windows of scenes, read on demand.
 
     Attributes:
         data: section of the recipe.
@@ -35,10 +35,10 @@ class SceneDataset:
         labels: reads labels.
         palette: one color per class.
         scaling: of the bands.
-        side: pixels per axis of a window, at most.
-        min_valid: share of valid pixels that an unlabeled training window has at least.
-        inspect: finds what the files of such a data set say of themselves that cannot be right, and what would leak.
-        defaults: what recipes need not say.
+        side: maximum pixels per axis of a window.
+        min_valid: minimum share of valid pixels of an unlabeled training window.
+        inspect: finds wrong metadata of files, and leaks between sets.
+        defaults: values of recipe keys that are unset.
     """
 
     data: Data
@@ -59,12 +59,12 @@ class SceneDataset:
 
     @property
     def carried(self) -> Data:
-        """The section as weights files have it: usable where neither the statistics' file nor the data is."""
+        """The section as stored in weights files: usable without the statistics file and without the data."""
         options = {**self.index.options, "stats": [dict(band) for band in self.scaling.stats]}
         return carry(self.data, self.labels.masks, options)
 
     def findings(self) -> list[str]:
-        """What is missing or contradictory among the files, and what would leak between the sets."""
+        """Missing or contradictory files, and leaks between sets."""
         return [*self.index.problems, *self.inspect(self)]
 
     def items(self, split: str) -> list[Item]:
@@ -76,7 +76,7 @@ class SceneDataset:
     def parse_group(self, line: str) -> list[Item]:
         """The windows of a line: those of a scene, or with `SCENE[rows,columns]` those of a part of it.
 
-        A scene is named by its id, or as lists of the field do by `IMAGE` or `IMAGE LABEL`.
+        A scene is named by its id, or as in public lists by `IMAGE` or `IMAGE LABEL`.
         """
         name, box = self._parse(line.strip())
         root = os.path.abspath(self.data.root)
@@ -87,7 +87,7 @@ class SceneDataset:
         height, width = self.stacks[scene.id].grid.size
         if box and (box[0].stop > height or box[1].stop > width):
             raise DataError(f"{line.strip()!r} reaches beyond the scene, which has {height} rows and {width} columns.")
-        found = self._items(scene, box)  # of which one stays at least, as a line names something
+        found = self._items(scene, box)  # keep at least one, as the line names it
         return self._without_empty(found) or found[:1] if len(found) > 1 else found
 
     def parse(self, line: str) -> Item:
@@ -111,13 +111,13 @@ class SceneDataset:
         return Sample(self.scaling(values, valid), mask, None if valid.all() else valid)
 
     def pixel_counts(self, item: Item) -> NDArray[np.int64]:
-        """`(1 + classes,)` valid pixels of a window, and those of each class, both from one pixel in 64.
+        """`(1 + classes,)` valid pixels of a window, and those of each class, both estimated from one pixel in 64.
 
-        None of an unlabeled window with less than the least share of valid ones, as of those of labeled scenes whose
-        labels are not used; none of a window that cannot be read, where such may be skipped.
+        Zeros for an unlabeled window with too few valid pixels, also in labeled scenes whose labels are not used; zeros
+        for a window that cannot be read if `data.on_error` allows skipping it.
 
         Raises:
-            DataError: it cannot be read, and may not be skipped.
+            DataError: it cannot be read, and must not be skipped.
         """
         scene, box = self.find(item)
         try:
@@ -140,7 +140,7 @@ class SceneDataset:
         return replace(self._scenes[name], label=label), box or whole(self.stacks[name].grid.size)
 
     def _parse(self, text: str) -> tuple[str, Window | None]:
-        """Scene and window of a name; a scene may be called as a window of another would be."""
+        """Scene and window of a name; the id of a scene may look like a window of another."""
         return (text, None) if text in self._scenes else parse_name(text)
 
     @cached_property
@@ -152,7 +152,7 @@ class SceneDataset:
         return by_path(self._scenes.values())
 
     def _items(self, scene: Scene, box: Window | None = None) -> list[Item]:
-        """The windows of a scene, which belong together; those of a part belong to the part."""
+        """The windows of a scene, which form a group; those of a part form a group of their own."""
         everything = whole(self.stacks[scene.id].grid.size)
         found = tiles(box or everything, self.side)
         names = [scene.id if part == everything else name_of(scene.id, part) for part in found]
@@ -162,11 +162,11 @@ class SceneDataset:
         return [Item(name, path + end, label and label + end, group) for name, end in zip(names, ends, strict=True)]
 
     def _without_empty(self, items: Sequence[Item]) -> list[Item]:
-        """Training windows without those that are unlabeled and nearly nothing but invalid pixels."""
+        """Training windows without unlabeled ones that have too few valid pixels."""
         return [item for item in items if item.mask is not None or self._valid_share(item) >= self.min_valid]
 
     def _valid_share(self, item: Item) -> float:
-        """Of a window; 1 where it cannot be read, which whoever reads it reports."""
+        """Share of valid pixels of a window; 1 if it cannot be read, as the error is reported on reading."""
         scene, box = self.find(item)
         try:
             return float(self._seen(scene.id, box).mean())
@@ -174,7 +174,7 @@ class SceneDataset:
             return 1.0
 
     def _seen(self, scene: str, box: Window) -> NDArray[np.bool_]:
-        """Where a window is valid, of every `SHRINK`th row and column; read once. Raises DataError."""
+        """Valid pixels of a window in every `SHRINK`th row and column; read once. Raises DataError."""
         stack, name = self.stacks[scene], name_of(scene, box)
         size = tuple(len(nth(part.stop - part.start, SHRINK)) for part in box)
         if not stack.masked:
@@ -185,10 +185,10 @@ class SceneDataset:
 
     @cached_property
     def _known(self) -> dict[str, NDArray[np.uint8]]:
-        """Where windows are valid, as bits: lists, shares and draws ask again and again."""
+        """Cache of valid pixels by window, as bits: lists, shares and draws need them repeatedly."""
         return {}
 
 
 def inner(box: Window, part: Window) -> Window:
-    """A part of a window, counted from the window's corner, as a window of the scene."""
+    """A part of a window, relative to the window's corner, as a window of the scene."""
     return tuple(slice(outer.start + own.start, outer.start + own.stop) for outer, own in zip(box, part, strict=True))

@@ -36,7 +36,7 @@ class Evaluation:
     missing: Sequence[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain numbers; what nothing decides is None."""
+        """Everything as plain numbers; undefined scores are None."""
         scenes = [{"scene": name, **scores.to_json()} for name, scores in self.scenes.items()]
         return {**self.total.to_json(), "scenes": scenes, "missing": list(self.missing)}
 
@@ -50,10 +50,10 @@ def evaluate(
     """Score the maps of a folder.
 
     Args:
-        data: section of a recipe, whose layout is one of scenes: its labels, classes and ignored values count.
-        predictions: folder of maps of class indices, called as their scenes or as the first files of those, `.tif`.
+        data: section of a recipe with a layout of scenes: gives labels, classes and ignored values.
+        predictions: folder of maps `.tif` of class indices, named like their scenes or the first files of those.
         split: `val`, `test` or a list; None for the recipe's own `val`.
-        progress: passes the ids of scenes on, and may show how far they are.
+        progress: iterates over the ids of scenes, and may show the progress.
 
     Raises:
         DataError: a file cannot be read, a map is not on the grid of its scene or holds values that no class has, a
@@ -62,7 +62,7 @@ def evaluate(
     dataset = build_dataset(data)
     if not isinstance(dataset, SceneDataset):
         raise DataError(
-            f"The layout {data.layout.name!r} is not one of scenes{', or data.pack is set' if data.pack else ''}.\n"
+            f"{data.layout.name!r} is not a layout of scenes{', or data.pack is set' if data.pack else ''}.\n"
             "Maps are scored on the grids of scenes; `farcluss eval` scores weights on all layouts."
         )
     items = _items(dataset, data if split is None else data.model_copy(update={"val": split}))
@@ -90,12 +90,12 @@ def _items(dataset: SceneDataset, data: Data) -> list[Item]:
     if not items:
         raise DataError("There are no scenes to score; give --split val, test or a list file.")
     if bare := next((item for item in items if item.mask is None), None):
-        raise DataError(f"{bare.id} has no label to score a map against. Take it out of the list.")
+        raise DataError(f"{bare.id} has no label to score a map against. Remove it from the list.")
     return items
 
 
 def find_maps(folder: Path, scenes: Sequence[Scene]) -> dict[str, Path]:
-    """The map of each scene that has one, by id: `ID.tif`, or what `farcluss predict` makes of a folder with its files.
+    """The map of each scene that has one, by id: `ID.tif`, or the name that `farcluss predict` gives it.
 
     Raises:
         DataError: there is none.
@@ -110,14 +110,14 @@ def find_maps(folder: Path, scenes: Sequence[Scene]) -> dict[str, Path]:
             found[scene.id] = path
     if not found:
         raise DataError(
-            f"{folder} has no map of any of the {len(scenes)} scenes; that of the first would be {scenes[0].id}.tif.\n"
+            f"{folder} has no map for any of the {len(scenes)} scenes; the first one would be {scenes[0].id}.tif.\n"
             "Write them with `farcluss predict`."
         )
     return found
 
 
 def _map_names(scene: Scene) -> list[str]:
-    """Paths that the map of a scene may have, the longest first: below some folder, that of the scene."""
+    """Relative paths that the map of a scene may have, the longest first."""
     first = Path(os.path.abspath(scene.images[0])).with_suffix("")
     bases = dict.fromkeys([first.with_name(Path(scene.id).name), first])
     return list(dict.fromkeys("/".join(base.parts[n:]) for n in range(1, len(first.parts)) for base in bases))
@@ -131,14 +131,14 @@ def _confusion(dataset: SceneDataset, items: Sequence[Item], path: Path) -> NDAr
     confusion = np.zeros(count * (count + 1), np.int64)
     for item in items:
         mask = read_sample(dataset, item).mask
-        assert mask is not None  # `_items` has seen to it
+        assert mask is not None  # checked in `_items`
         pairs = mask.astype(np.int64) * (count + 1) + read_map(path, dataset.find(item)[1], count)
         confusion += np.bincount(pairs[mask != IGNORE], minlength=len(confusion))
     return confusion.reshape(count, count + 1)
 
 
 def read_map(path: Path, window: Window, count: int) -> NDArray[np.int64]:
-    """Class indices `(h, w)` of a window of a map, `count` where it has none. Raises DataError."""
+    """Class indices `(h, w)` of a window of a map, `count` for pixels without a class. Raises DataError."""
     (values,), valid = read_file(str(path), window, bands=[1])
     mapped = values != IGNORE if valid is None else valid & (values != IGNORE)
     known = np.isin(values, np.arange(count)) if values.dtype.kind in "iu" else np.zeros(values.shape, bool)
@@ -155,5 +155,5 @@ def _check_grid(path: Path, grid: Grid, scene: Scene) -> None:
     if text := difference(read_header(str(path)).grid, grid):
         raise DataError(
             f"{path} is not on the grid of its scene, {scene.images[0]}: {text}.\n"
-            "A map is scored on the grid of its scene: predict it anew."
+            "A map is scored on the grid of its scene: predict it again."
         )

@@ -1,4 +1,4 @@
-"""Files with bands on a grid: opened by each process for itself, read by windows.
+"""Files with bands on a grid: opened by each process on its own, read by windows.
 
 Notation used for shapes: C bands, h, w rows and columns of a window.
 """
@@ -25,14 +25,14 @@ from farcluss.errors import DataError
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
 OPEN = 64
-"""Files that a process keeps open, at most."""
+"""Maximum number of files that a process keeps open."""
 
 _handles: OrderedDict[tuple[Any, ...], tuple[Any, Any]] = OrderedDict()
-"""By what was asked for: what the file was like when it was opened, and the open file."""
+"""By path, grid and resampling: the state of the file when it was opened, and the open file."""
 
 
 def close_all() -> None:
-    """Close all files, until they are needed again: handles must not be shared with a forked process."""
+    """Close all files; they reopen on use. Handles must not be shared with a forked process."""
     while _handles:
         _handles.popitem()[1][1].close()
 
@@ -43,14 +43,14 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the pixels of a file lie.
+    """The pixel grid of a file.
 
     Attributes:
         height: rows.
         width: columns.
         transform: from (column, row) of a pixel's corner to coordinates: `x = a * column + b * row + c`,
             `y = d * column + e * row + f`.
-        crs: coordinate reference system as WKT; empty where the file says none.
+        crs: coordinate reference system as WKT; empty if the file has none.
     """
 
     height: int
@@ -65,7 +65,7 @@ class Grid:
 
     @property
     def placed(self) -> bool:
-        """Whether the file says where it lies."""
+        """Whether the file is georeferenced."""
         return bool(self.crs) or self.transform != (1, 0, 0, 0, 1, 0)
 
     def corners(self, window: Window | None = None) -> NDArray[np.float64]:
@@ -79,13 +79,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself, and of the bands that are taken of it.
+    """Metadata of a file, and of the bands to read from it.
 
     Attributes:
         path: of the file.
         grid: of its pixels.
-        dtypes: of each band that is taken.
-        nodata: value that means no data; None where the file names none.
+        dtypes: type of each band to read.
+        nodata: value that means no data; None if the file has none.
         masked: whether a pixel may be invalid: a nodata value, an alpha band, a mask.
         lossy: whether its compression changes values.
     """
@@ -99,7 +99,7 @@ class Header:
 
 
 def read_header(path: str, bands: Sequence[int] = ()) -> Header:
-    """The header of a file, of which `bands` are taken (numbers from 1; all but alpha where there are none).
+    """The header of a file; `bands` are those to read (numbers from 1; empty for all but alpha).
 
     Raises:
         DataError: it cannot be read, lacks a band, or places its pixels by ground control points.
@@ -108,7 +108,7 @@ def read_header(path: str, bands: Sequence[int] = ()) -> Header:
         file = _open(path)
         if file.gcps[0] and file.transform.is_identity:
             raise DataError(
-                f"{path} says by ground control points where it lies, not by a transform.\n"
+                f"{path} is georeferenced by ground control points, not by a transform.\n"
                 f"Rectify it first: gdalwarp {path} rectified.tif"
             )
         chosen = _choose_bands(path, file, bands)
@@ -122,14 +122,14 @@ def read_header(path: str, bands: Sequence[int] = ()) -> Header:
 
 
 def _choose_bands(path: str, file: Any, bands: Sequence[int]) -> list[int]:
-    """Numbers of the bands that are taken of an open file. Raises DataError: it has no such band."""
+    """Numbers of the bands to read from an open file. Raises DataError: it has no such band."""
     if bands and max(bands) > file.count:
         raise DataError(f"{path} has {file.count} bands, but band {max(bands)} is wanted. Check data.layout.bands.")
     return list(bands) or [band for band, kind in enumerate(file.colorinterp, 1) if kind != ColorInterp.alpha]
 
 
 def _is_masked(file: Any, bands: Sequence[int]) -> bool:
-    """Whether pixels of bands may be invalid. Alpha that is taken as a band, as mislabeled infrared is, is no mask."""
+    """Whether pixels of bands may be invalid. Alpha that is read as a band, such as mislabeled infrared, is no mask."""
     taken = any(file.colorinterp[band - 1] == ColorInterp.alpha for band in bands)
     flags = (file.mask_flag_enums[band - 1] for band in bands)
     return any(MaskFlags.all_valid not in each and not (taken and MaskFlags.alpha in each) for each in flags)
@@ -137,11 +137,11 @@ def _is_masked(file: Any, bands: Sequence[int]) -> bool:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Say of what GDAL cannot read which file it is and what to do."""
+    """Turn GDAL's read errors into a DataError with the file and what to do."""
     try:
         yield
     except (RasterioError, RasterioIOError, OSError) as error:
-        close_all()  # an open file that is asked next would be blamed for this error
+        close_all()  # GDAL would report this error again for the next open file
         if not os.path.exists(path):
             text = f"{path} does not exist. Check data.root and the lists."
         elif os.path.getsize(path) == 0:
@@ -153,7 +153,7 @@ def reading(path: str) -> Iterator[None]:
 
 
 def _open(path: str, grid: Grid | None = None, resampling: Resampling = Resampling.nearest) -> Any:
-    """An open file of this process; with a `grid`, resampled onto it. Opened anew where it has changed since."""
+    """An open file of this process; with a `grid`, resampled onto it. Reopened if it has changed."""
     key, facts = (path, grid, resampling), os.stat(path)
     stamp = facts.st_mtime_ns, facts.st_size, facts.st_ino
     if key in _handles and _handles[key][0] != stamp:
@@ -162,7 +162,7 @@ def _open(path: str, grid: Grid | None = None, resampling: Resampling = Resampli
         _handles.move_to_end(key)
         return _handles[key][1]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pictures are welcome
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pictures without georeference are allowed
         file = rasterio.open(path)
         if grid is not None:
             place = {"crs": grid.crs, "transform": rasterio.Affine(*grid.transform)}
@@ -186,16 +186,16 @@ def read_file(
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """A window of a file.
 
-    A pixel is invalid where alpha or a mask says so, where a deep file has its nodata value in any band, where an 8-bit
-    file has it in all of them (0 and 255 are ordinary values there), and where a value is not finite.
+    A pixel is invalid where alpha or a mask says so, where a file of more than 8 bits has its nodata value in any
+    band, where an 8-bit file has it in all (0 and 255 are ordinary values there), and where a value is not finite.
 
     Args:
         path: of the file.
         window: rows and columns, inside the file or the grid.
-        bands: numbers from 1; none for all but alpha.
+        bands: numbers from 1; empty for all but alpha.
         grid: resample onto this grid, of which `window` is then a part.
-        resampling: how.
-        shrink: read every so manieth row and column alone, from overviews where there are any.
+        resampling: method.
+        shrink: read only every n-th row and column, from overviews if there are any.
 
     Returns:
         Values `(C, ceil(h / shrink), ceil(w / shrink))` in the file's own type (one that holds all values, where bands
@@ -212,7 +212,7 @@ def read_file(
         shape = tuple(-(-(part.stop - part.start) // shrink) for part in window)
         if len({file.dtypes[band - 1] for band in chosen}) == 1:
             values = file.read(chosen, window=box, out_shape=(len(chosen), *shape))
-        else:  # rasterio reads bands of several types one by one alone
+        else:  # rasterio reads bands of different types only one by one
             values = np.stack([file.read(band, window=box, out_shape=shape) for band in chosen])
         valid = None
         if _is_masked(file, chosen):
@@ -239,7 +239,7 @@ class Stack:
 
     Attributes:
         files: their paths.
-        bands: numbers from 1 of the bands that are taken of each file; empty for all but alpha.
+        bands: numbers (from 1) of the bands to read from each file; empty for all but alpha.
         warp: whether files on other grids are resampled (bilinear) onto that of the first.
     """
 
@@ -276,7 +276,7 @@ class Stack:
     def read(self, window: Window, shrink: int = 1) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Values `(C, h, w)` of a window in the files' own type, and where they are valid in all bands `(h, w)`.
 
-        See `read_file`. Files of several types are joined in one that holds all values.
+        See `read_file`. Different types are promoted to one that holds all values.
 
         Raises:
             DataError: a file cannot be read.

@@ -1,4 +1,4 @@
-"""Scenes in folders: which files belong together, what they are called, and which label is theirs."""
+"""Scenes in folders: which files belong together, and their names and labels."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,14 +11,14 @@ from farcluss_remote_sensing.files import SUFFIXES
 from farcluss_remote_sensing.scenes import VECTORS, Scene
 
 LABELS = (*SUFFIXES, *VECTORS)
-"""Ends of labels; of two labels of one name the earlier counts."""
+"""Extensions of labels; of two labels with the same name, the earlier extension is used."""
 
 Files = Mapping[Path, tuple[Path, ...]]
-"""Files by scene, which is their path without extension and without the band that they are of."""
+"""Files by scene: its key is their path without extension and band."""
 
 
 def files_in(root: Path, pattern: str) -> list[Path]:
-    """Files of scenes in a folder and in its folders, or that a glob of files or of folders names, sorted.
+    """Files of scenes in a folder and its subfolders, or matched by a glob of files or folders, sorted.
 
     Raises:
         DataError: there are none.
@@ -34,17 +34,17 @@ def files_in(root: Path, pattern: str) -> list[Path]:
 
 
 def single_files(files: Iterable[Path]) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
-    """Files that are a scene each, and what is wrong: two that differ in their extension alone are left out."""
+    """Files that are a scene each, and problems: files that differ only in extension are left out."""
     found: dict[Path, list[Path]] = {}
     for file in files:
         found.setdefault(file.with_suffix(""), []).append(file)
     twice = [paths for paths in found.values() if len(paths) > 1]
-    problems = [f"{paths[0]} and {paths[1]} are called alike. Remove one of them." for paths in twice]
+    problems = [f"{paths[0]} and {paths[1]} have the same name. Remove one of them." for paths in twice]
     return {base: (paths[0],) for base, paths in found.items() if len(paths) == 1}, problems
 
 
 def band_files_of(files: Iterable[Path], ends: Sequence[str]) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
-    """Files with a band each as scenes, see `group_bands`; and what is wrong: those are left out."""
+    """Scenes of files with a band each, see `group_bands`; and problems, whose scenes are left out."""
     scenes, problems = {}, []
     for base, bands in group_bands(files, ends).items():
         problems += [f"{base} has two files for {end}: {p[0]} and {p[1]}." for end, p in bands.items() if len(p) > 1]
@@ -57,7 +57,7 @@ def band_files_of(files: Iterable[Path], ends: Sequence[str]) -> tuple[dict[Path
 def group_bands(files: Iterable[Path], ends: Sequence[str]) -> dict[Path, dict[str, list[Path]]]:
     """Files with a band each, by scene and by end: those whose names share what precedes one of `ends`.
 
-    Files that are called by their band alone, such as `SCENE/B02.tif`, are those of the scene that their folder is.
+    Files named after their band only, such as `SCENE/B02.tif`, belong to the scene named after their folder.
     """
     found: dict[Path, dict[str, list[Path]]] = {}
     for file in files:
@@ -86,7 +86,7 @@ def scenes_of(root: Path, base: Path, files: Files, finder: MaskFinder, by_folde
 
 
 def short_names(splits: Mapping[str, Sequence[tuple[str, Scene]]]) -> dict[str, list[Scene]]:
-    """Scenes called by the short name that comes with them where no other has it, else by the id that they have."""
+    """Scenes with their short name as id where it is unique, else with the id that they have."""
     counts = Counter(name for pairs in splits.values() for name, _ in pairs)
     return {
         split: [replace(scene, id=name) if counts[name] == 1 else scene for name, scene in pairs]

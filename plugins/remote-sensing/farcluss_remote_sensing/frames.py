@@ -1,4 +1,4 @@
-"""Frames of one value around scenes that name no value for missing data."""
+"""Constant frames around scenes without a nodata value."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,15 +7,15 @@ from farcluss.data.base import Window
 from farcluss_remote_sensing.files import Header, read_file
 
 PLACES = 128
-"""Places along the border of a scene that are looked at."""
+"""Number of places along the border of a scene to examine."""
 DEPTH = 4
-"""Rows and columns of each."""
+"""Rows and columns of each place."""
 SHARE = 0.05
-"""Of the border, in one piece: no measurement is so constant."""
+"""Contiguous share of the border with one value: no measurement is so constant."""
 
 
 def frame_problem(header: Header, bands: tuple[int, ...]) -> str:
-    """Why missing data of a file would be taken for measurements; empty where nothing says so. Raises DataError."""
+    """Why missing data of a file would be taken for measurements; empty without evidence. Raises DataError."""
     if header.masked:
         return ""
     values = border_values(header, bands)
@@ -23,16 +23,16 @@ def frame_problem(header: Header, bands: tuple[int, ...]) -> str:
     if share < SHARE:
         return ""
     return (
-        f"{header.path}: {100 * share:.0f} % of the border is {value:g} in all bands, but the file names no nodata "
-        f"value: what is missing would be learned. Name it: gdal_edit.py -a_nodata {value:g} {header.path} (or: rio "
-        f"edit-info --nodata {value:g} {header.path})"
+        f"{header.path}: {100 * share:.0f} % of the border is {value:g} in all bands, but the file has no nodata "
+        f"value: missing data would be learned as measurements. Set one: gdal_edit.py -a_nodata {value:g} "
+        f"{header.path} (or: rio edit-info --nodata {value:g} {header.path})"
     )
 
 
 def border_values(header: Header, bands: tuple[int, ...]) -> NDArray[np.float64]:
     """`(n,)` values at places around a file, in order; NaN where a place holds more than one.
 
-    No run of `SHARE` fits between the places that are looked at first; where these say nothing, the others are NaN.
+    No run of `SHARE` fits between the places examined first; if all of those are NaN, the others stay NaN.
     """
     boxes = border_boxes(header.grid.size)
     found = np.full(len(boxes), np.nan)

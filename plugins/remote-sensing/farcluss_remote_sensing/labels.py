@@ -19,10 +19,9 @@ class LabelReader:
     """Reads labels as class indices.
 
     Attributes:
-        masks: which value or color is which class.
-        field: attribute of polygons that says their class; empty where all are of one class, the first that is not
-            `outside`.
-        outside: class of pixels that no polygon covers; empty where they count nowhere.
+        masks: from values or colors to classes.
+        field: attribute of polygons with their class; empty if all have one class, the first that is not `outside`.
+        outside: class of pixels that no polygon covers; empty to ignore them.
         warp: whether labels on other grids are resampled (nearest) onto that of the scene.
     """
 
@@ -32,7 +31,7 @@ class LabelReader:
     warp: bool = False
 
     def read(self, label: str, grid: Grid, window: Window, shrink: int = 1) -> NDArray[np.uint8]:
-        """Class indices `(h, w)` of a window, `IGNORE` where the label says nothing.
+        """Class indices `(h, w)` of a window, `IGNORE` where there is no label.
 
         Raises:
             DataError: the label cannot be read, is on another grid, or holds values that no class has.
@@ -48,18 +47,18 @@ class LabelReader:
                 "Every label must be on the grid of its scene; data.layout.warp = true resamples those that are not."
             )
         values, valid = self._values(label, grid if self.warp and found != grid else None, window)
-        if shrink > 1:  # not by `read_file`: overviews may be means of neighbors, which are other classes
+        if shrink > 1:  # not in `read_file`: overviews may average neighbors, which makes other classes
             places = np.ix_(*(nth(side, shrink) for side in values.shape[:2]))
             values, valid = values[places], None if valid is None else valid[places]
         if valid is None:
             return self.masks.apply(values, label)
-        # What is no data may hold a value that no class has.
+        # Nodata pixels may have a value that no class has.
         known = np.full(valid.shape, IGNORE, np.uint8)
         known[valid] = self.masks.apply(values[valid][None], label)[0]
         return known
 
     def _values(self, label: str, grid: Grid | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Values `(h, w)`, or colors `(h, w, 3)` where classes are colors; and where they are valid."""
+        """Values `(h, w)`, or colors `(h, w, 3)` if classes are colors; and where they are valid."""
         values, valid = read_file(label, window, grid=grid)
         if not self.masks.colors:
             if len(values) > 1 and (values != values[:1]).any():

@@ -1,4 +1,4 @@
-"""The layouts that scenes of one's own come in, each an entry point of the group `farcluss.dataset`."""
+"""The layouts for your own scenes, each an entry point of the group `farcluss.dataset`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from farcluss_remote_sensing.scenes import Index, Scene, vector_label
 
 COLUMNS = ("image", "label", "group", "split")
 SPLITS = {"": "train", "train": "train", "val": "val", "test": "test"}
-"""In an order in which a group that is in several splits is left in the last of them."""
+"""Ordered: a group in several splits stays in the last of them."""
 
 
 @with_scene_options
@@ -38,12 +38,12 @@ def rasters(
     band_files: list[str] = [],  # noqa: B006
     group: Literal["scene", "folder"] = "scene",
 ) -> Index:
-    """Folders of scenes and of labels that are called alike.
+    """Folders of scenes, and of labels with the same names.
 
-    Paths are relative to `data.root`. Each images option is a folder (with its folders) or a glob of files or folders;
-    each labels option a folder that mirrors the images, with any extension, or a pattern such as
-    `"{up}/labels/{stem}"`, with an extension or without. Labels are files of pixels or of polygons; a scene without
-    one is unlabeled. A scene is called like its file, without extension; in lists also by its path.
+    Paths are relative to `data.root`. Each images option is a folder (with subfolders) or a glob of files or folders;
+    each labels option is a folder that mirrors the images, with any extension, or a pattern such as
+    `"{up}/labels/{stem}"`, with or without an extension. Labels are files of pixels or of polygons; a scene without
+    one is unlabeled. A scene is named after its file, without extension; lists may also give its path.
 
     Args:
         images: training scenes, labeled and unlabeled.
@@ -52,11 +52,11 @@ def rasters(
         val_labels: their labels; unset: looked up as for training.
         test_images: test scenes, for `farcluss eval --split test`.
         test_labels: their labels; unset: looked up as for training.
-        image_suffix: end of the image names that the labels' names lack, such as `_sat`.
-        band_files: for a file per band: ends of the names without extension, in order of the bands, such as
-            `["_B02", "_B03", "_B04"]`. Files that share what precedes it are one scene.
-        group: what is never divided between training and validation: a scene, or the scenes of a folder, such as the
-            pieces of one image.
+        image_suffix: ending of image names that label names do not have, such as `_sat`.
+        band_files: for one file per band: name endings without extension, in the order of the bands, such as
+            `["_B02", "_B03", "_B04"]`. Files with the same name before the ending are one scene.
+        group: what is never split between training and validation: a scene, or the scenes of a folder, such as the
+            tiles of one image.
     """
     root = root_of(data)
     places = {"test": (test_images, test_labels), "val": (val_images, val_labels), "train": (images, labels)}
@@ -84,8 +84,8 @@ def scenes(data: Data, *, file: str = "scenes.csv") -> Index:
     """A table of scenes: CSV with the columns image, label, group, split; all but image may be missing.
 
     Paths are relative to `data.root`. An image may be several files, `A.tif;B.tif`, whose bands are stacked; a label is
-    a file of pixels, or of polygons as `FILE` or `FILE:LAYER`. A scene without a label is unlabeled; `group` says what
-    must stay in one set, such as a place; `split` is train (or empty), val or test. A scene is called like its (first)
+    a file of pixels, or of polygons as `FILE` or `FILE:LAYER`. A scene without a label is unlabeled; `group` names what
+    must stay in one set, such as a place; `split` is train (or empty), val or test. A scene is named after its (first)
     image, without extension.
 
     Args:
@@ -96,8 +96,8 @@ def scenes(data: Data, *, file: str = "scenes.csv") -> Index:
     rows, columns = read_table(table)
     if "image" not in columns:
         raise DataError(
-            f"{table} has the columns {', '.join(columns) or 'of an empty file'}.\n"
-            "It needs image; label, group and split as wanted."
+            f"{table} has the columns {', '.join(columns) or '(none)'}.\n"
+            "It needs image; label, group and split are optional."
         )
     where = f"{table}, line"
     unknown = [column for column in columns if column not in COLUMNS]
@@ -110,7 +110,7 @@ def scenes(data: Data, *, file: str = "scenes.csv") -> Index:
         wrong = _row_problems(root, row, paths, homes)
         name = below(paths[0].with_suffix(""), root) if paths else ""
         if paths and (first := lines.setdefault(name, line)) != line:
-            wrong.append(f"scene {name} is in line {first} already.")
+            wrong.append(f"scene {name} is already in line {first}.")
         problems += [f"{where} {line}: {text}" for text in wrong]
         if not wrong:
             label = str(root / row["label"]) if row.get("label") else None
@@ -131,9 +131,9 @@ def _homes(rows: list[tuple[int, dict[str, str]]]) -> dict[str, str]:
 
 
 def _row_problems(root: Path, row: Mapping[str, str], images: list[Path], homes: Mapping[str, str]) -> list[str]:
-    """What is wrong with a row by itself, and with the split of its group."""
+    """Problems of a single row, and of the split of its group."""
     split, label, group = (row.get(column, "") for column in ("split", "label", "group"))
-    wrong = [] if images else ["there is no image."]
+    wrong = [] if images else ["the column image is empty."]
     label_file = (vector_label(label) or (label, ""))[0]
     paths = [*images, *([root / label_file] if label else [])]
     wrong += [f"{path} does not exist." for path in paths if not path.is_file()]
@@ -145,5 +145,5 @@ def _row_problems(root: Path, row: Mapping[str, str], images: list[Path], homes:
         wrong.append(f"a scene of {split} needs a label.")
     if group and homes[group] != SPLITS[split]:
         own = SPLITS[split]
-        wrong.append(f"group {group} is in both {own} and {homes[group]}: scores would be of what was trained on.")
+        wrong.append(f"group {group} is in both {own} and {homes[group]}: scores would be computed on training data.")
     return wrong

@@ -1,4 +1,4 @@
-"""Ground that two sets of a recipe share: windows of one scene, and scenes of one place."""
+"""Ground that two sets of a recipe share: overlapping windows of a scene, and scenes of the same place."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from farcluss_remote_sensing.scenes import Scene
 from farcluss_remote_sensing.tiles import name_of, whole
 
 SHOWN = 20
-"""Pairs that are named, at most."""
-ADVICE = "Divide anew (`farcluss rs split`), or set data.allow_overlap = true."
+"""Maximum number of pairs to report."""
+ADVICE = "Split again (`farcluss rs split`), or set data.allow_overlap = true."
 WORLD = "EPSG:4326"
-"""Longitude and latitude: where scenes of several reference systems are compared."""
+"""Longitude and latitude, to compare scenes of different reference systems."""
 
 
 @dataclass(frozen=True)
 class Cover:
-    """What a set has of a scene.
+    """The part of a scene that a set contains.
 
     Attributes:
         scene: of the data set.
@@ -44,12 +44,12 @@ Covers = dict[str, Cover]
 
 
 def leaks(dataset: SceneDataset) -> list[str]:
-    """What would make scores better than they are: ground that is trained on and held out."""
+    """Leaks that would inflate scores: ground that is both trained on and held out."""
     if dataset.data.allow_overlap:
         return []
     try:
         splits = resolve(dataset, dataset.data)
-    except FarclussError:  # is reported by whoever trains
+    except FarclussError:  # reported by training
         return []
     sets = {name: _covers(dataset, getattr(splits, name)) for name in ("labeled", "unlabeled", "val")}
     own = _own_splits(dataset, splits)
@@ -67,7 +67,7 @@ def leaks(dataset: SceneDataset) -> list[str]:
 
 
 def _own_splits(dataset: SceneDataset, splits: Splits) -> dict[str, Covers]:
-    """Held-out scenes of the layout that are not the recipe's, unless lists say what is what."""
+    """Held-out splits of the layout that the recipe does not use, unless it uses lists."""
     data = dataset.data
     if any(find_list(text, data) for text in (data.labeled, data.unlabeled, data.val)):
         return {}
@@ -96,7 +96,7 @@ def _covers(dataset: SceneDataset, items: Iterable[Item]) -> Covers:
 
 
 def _divided_scenes(name: str, covers: Covers, held: str, others: Covers) -> Iterator[str]:
-    """Scenes of which windows of two sets overlap."""
+    """Scenes with overlapping windows in two sets."""
     for scene in sorted(covers.keys() & others.keys()):
         bounds = bounds_of(covers[scene].boxes)
         shared = [(box, overlaps(box, bounds)) for box in others[scene].boxes]
@@ -105,7 +105,7 @@ def _divided_scenes(name: str, covers: Covers, held: str, others: Covers) -> Ite
             first = name_of(scene, covers[scene].boxes[int(pixels.argmax())])
             yield (
                 f"Windows of {scene} in {name} and in {held} overlap by {total:,} pixels, the first {first} and "
-                f"{name_of(scene, box)}: scores would be of what was trained on. {ADVICE}"
+                f"{name_of(scene, box)}: scores would be computed on training data. {ADVICE}"
             )
 
 
@@ -132,7 +132,7 @@ def _shared_ground(name: str, covers: Covers, held: str, others: Covers) -> Iter
 
 
 def _by_crs(covers: Covers) -> dict[str, list[Cover]]:
-    """Scenes that have a place, by reference system."""
+    """Georeferenced scenes by reference system."""
     found: dict[str, list[Cover]] = {}
     for cover in covers.values():
         if cover.grid.placed:
@@ -143,11 +143,11 @@ def _by_crs(covers: Covers) -> dict[str, list[Cover]]:
 def _overlapping(
     covers: Sequence[Cover], others: Sequence[Cover], target: str
 ) -> Iterator[tuple[tuple[str, str], float]]:
-    """Pairs of scenes, and pixels of the second that a window of each shares: more than half a pixel."""
+    """Pairs of scenes, and the area that two windows share in pixels of the second, if more than half a pixel."""
     import shapely
 
     names, shapes, units = _shapes(covers, target)
-    if target:  # a scene across the 180th meridian reaches where others have longitudes of another turn
+    if target:  # a scene across the 180th meridian may overlap others only after a shift by 360 degrees
         turns = [shapely.transform(shapes, lambda places, by=by: np.add(places, (by, 0))) for by in (-360, 0, 360)]
         names, shapes, units = names * 3, np.concatenate(turns), np.tile(units, 3)
     other_names, other_shapes, other_units = _shapes(others, target)
@@ -161,7 +161,7 @@ def _overlapping(
 
 
 def _shapes(covers: Sequence[Cover], target: str) -> tuple[list[str], NDArray[Any], NDArray[np.float64]]:
-    """Scene, outline and area of a pixel of each window; in `target`, or as they are where it is empty."""
+    """Scene, outline and area of a pixel of each window; in `target`, or unchanged if it is empty."""
     import shapely
 
     windows = [(cover, box) for cover in covers for box in cover.boxes]

@@ -1,4 +1,4 @@
-"""Maps of a scene as files: on its grid to the last bit, with classes by name and color."""
+"""Maps of a scene as files: exactly on its grid, with names and colors of classes."""
 
 import errno
 import warnings
@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError  # what GDAL says itself, which rasterio lets through
+from rasterio._err import CPLE_BaseError  # GDAL's own errors, which rasterio does not wrap
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.shutil import copy as copy_file
@@ -29,18 +29,18 @@ BLOCK = 512
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Say of all that GDAL cannot write the same; pictures have no place, and need none."""
+    """Turn all write errors of GDAL into one OSError; pictures without georeference are allowed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except (RasterioError, CPLE_BaseError):
-        close_all()  # GDAL would say it again of the next file that it asked, if that were open already
-        raise OSError(errno.EIO, "a map is not on the disk as it was written; the disk may be full") from None
+        close_all()  # GDAL would report this error again for the next open file
+        raise OSError(errno.EIO, "a map cannot be read back from the disk; the disk may be full") from None
 
 
 def write_map(path: Path, strips: Strips, name: str, grid: Grid, card: "Card", cog: bool) -> None:
-    """Join a map's strips in one file, in the memory of a few blocks.
+    """Join a map's strips in one file, with memory for a few blocks.
 
     Args:
         path: of the file.
@@ -65,7 +65,7 @@ def write_map(path: Path, strips: Strips, name: str, grid: Grid, card: "Card", c
 
 
 def _read_back(path: Path) -> None:
-    """Read all blocks: of those that do not fit on the disk GDAL says nothing when it writes them."""
+    """Read all blocks: GDAL reports no error when it writes blocks that do not fit on the disk."""
     with rasterio.open(path) as file:
         for _, window in file.block_windows(1):
             file.read(window=window)
@@ -94,7 +94,7 @@ def _write_tiled(path: Path, strips: Strips, name: str, grid: Grid, card: "Card"
 
 
 def _write_strip(file: Any, strips: Strips, number: int, name: str) -> None:
-    """Block by block."""
+    """Write a strip block by block."""
     values = strips.open(number, name)
     top = strips.bounds(number)[0]
     for row in range(0, values.shape[0], BLOCK):
@@ -105,12 +105,12 @@ def _write_strip(file: Any, strips: Strips, number: int, name: str) -> None:
 
 
 def beside(path: Path) -> Path:
-    """The file in which GDAL keeps what a map's own cannot say, such as a rare coordinate reference system."""
+    """GDAL's sidecar file with metadata that a map's own cannot store, such as a rare coordinate reference system."""
     return path.with_name(f"{path.name}.aux.xml")
 
 
 def category_names(path: Path, classes: Sequence[str]) -> bytes:
-    """What GDAL and QGIS read the names of a map's values from, `beside` it, with what GDAL has put there itself."""
+    """The content of the sidecar file (see `beside`) with class names for GDAL and QGIS, keeping what GDAL wrote."""
     known = beside(path)
     root = ElementTree.parse(known).getroot() if known.is_file() else ElementTree.Element("PAMDataset")
     names = ElementTree.SubElement(ElementTree.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")

@@ -1,4 +1,4 @@
-"""Whether the files of a scene lie on one grid, from their headers alone; in words where they do not."""
+"""Whether the files of a scene are on the same grid, from their headers; texts that describe differences."""
 
 from functools import lru_cache
 from typing import Any
@@ -12,18 +12,18 @@ from farcluss.errors import DataError
 from farcluss_remote_sensing.files import Grid
 
 TOLERANCE = 0.01
-"""Pixels by which corners of one grid may lie apart."""
+"""Maximum distance in pixels between corners of equal grids."""
 STEPS = 20
-"""Parts that a side of an outline is divided into, as straight lines are curves in another reference system."""
+"""Segments per side of an outline, as straight lines are curves in another reference system."""
 
 Outline = Any
 """A polygon of shapely, which is imported where it is needed."""
 
 
 def difference(found: Grid, wanted: Grid) -> str:
-    """What differs between two grids, both values each; empty where nothing does.
+    """The differences of two grids, with both values; empty if there are none.
 
-    What one of them does not say cannot differ: pictures without a place are welcome beside files with one.
+    Missing metadata does not differ: pictures without georeference may accompany georeferenced files.
     """
     texts = []
     if found.size != wanted.size:
@@ -36,7 +36,7 @@ def difference(found: Grid, wanted: Grid) -> str:
 
 
 def distance(found: Grid, wanted: Grid) -> float:
-    """Pixels by which the corners of two grids of one size lie apart; 0 where one has no transform."""
+    """Maximum distance in pixels between the corners of two grids of equal size; 0 if one has no transform."""
     transforms = Affine(*found.transform), Affine(*wanted.transform)
     if any(transform.is_identity for transform in transforms):
         return 0.0
@@ -47,12 +47,12 @@ def distance(found: Grid, wanted: Grid) -> float:
 
 
 def unplaceable(found: Grid, wanted: Grid) -> str:
-    """Why a file cannot be resampled onto a grid; empty where it can, or need not."""
+    """Why a file cannot be resampled onto a grid; empty if it can, or need not."""
     if found == wanted:
         return ""
     if not (found.placed and wanted.placed):
-        return "only one of them says where it lies" if found.placed or wanted.placed else "neither says where it lies"
-    return "" if meets(outline(found, wanted.crs), wanted) else "it shows another place"
+        return "only one of them is georeferenced" if found.placed or wanted.placed else "neither is georeferenced"
+    return "" if meets(outline(found, wanted.crs), wanted) else "it covers another area"
 
 
 def outline(grid: Grid, crs: str) -> Outline:
@@ -71,9 +71,9 @@ def meets(shape: Outline, grid: Grid) -> bool:
 
 
 def moved(shapes: Any, crs: str, target: str) -> Any:
-    """Shapes (one, or an array) in another reference system; empty where that cannot show them.
+    """Shapes (one, or an array) in another reference system; empty where they cannot be transformed.
 
-    What says none stays as it is.
+    Without a reference system they are returned unchanged.
     """
     import shapely
     from rasterio.warp import transform
@@ -91,11 +91,11 @@ def moved(shapes: Any, crs: str, target: str) -> Any:
 
 
 def vector_problem(path: str, layer: str, grid: Grid) -> str:
-    """Why polygons cannot be those of a grid: they lie elsewhere; empty where they need not. Raises DataError."""
+    """Why polygons cannot be labels of a grid: they lie elsewhere; empty if they may be. Raises DataError."""
     import shapely
 
     bounds, crs = _extent(path, layer)
-    if bounds is None:  # no polygon at all: nothing was found there
+    if bounds is None:  # no polygons: nothing was mapped there
         return ""
     if meets(moved(shapely.box(*bounds), crs, grid.crs), grid):
         return ""
@@ -109,7 +109,7 @@ def vector_problem(path: str, layer: str, grid: Grid) -> str:
 
 @lru_cache(maxsize=64)
 def _extent(path: str, layer: str) -> tuple[tuple[float, ...] | None, str]:
-    """Bounds of the polygons of a file, and their reference system: kept, as many scenes may share a file."""
+    """Bounds of the polygons of a file, and their reference system; cached, as many scenes may share a file."""
     import pyogrio
 
     try:
@@ -121,13 +121,13 @@ def _extent(path: str, layer: str) -> tuple[tuple[float, ...] | None, str]:
     if bounds is None or not np.isfinite(bounds).all():
         return None, facts["crs"] or ""
     if bounds[0] == bounds[2] or bounds[1] == bounds[3]:
-        raise DataError(f"{path} holds no polygons: all lies on one line. Labels must be areas.")
+        raise DataError(f"{path} contains no polygons: everything lies on one line. Labels must be areas.")
     return tuple(map(float, bounds)), facts["crs"] or ""
 
 
 @lru_cache(maxsize=256)
 def same_crs(first: str, second: str) -> bool:
-    """Whether two texts, WKT or such as `EPSG:32633`, mean one reference system."""
+    """Whether two texts, WKT or such as `EPSG:32633`, mean the same reference system."""
     return first == second or bool(_crs(first) == _crs(second))
 
 

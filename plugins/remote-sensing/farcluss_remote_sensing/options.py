@@ -1,4 +1,4 @@
-"""The options that all layouts of scenes share, written down once."""
+"""The options that all layouts of scenes share."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,17 +33,17 @@ def scene_dataset(
     """A data set of the scenes of an index.
 
     Args:
-        window: pixels per side of the windows that scenes are divided into, at most; crops lie inside a window.
-        bands: numbers from 1 of the bands that are taken of each file; default: all but alpha.
+        window: maximum pixels per side of the windows that scenes are divided into; crops lie inside a window.
+        bands: numbers (from 1) of the bands to use from each file; default: all but alpha.
         scaling: `zscore` by the mean and standard deviation of each band, `percentile` by its percentiles 0.5 and 99.5
-            to [0, 1], `scale` by `factor`, `imagenet` for 8-bit colors that data.mean and data.std are for.
-        factor: value that `scale` turns to 1; 10000 for reflectances as Sentinel-2 and Landsat store them.
+            to [0, 1], `scale` by `factor`, `imagenet` for 8-bit colors, normalized by data.mean and data.std.
+        factor: value that `scale` maps to 1; 10000 for reflectances as Sentinel-2 and Landsat store them.
         stats: file of `farcluss rs stats`; weights files carry its content.
-        field: attribute of polygons that names their class, by name or by value; unset: all are of one class, the first
+        field: attribute of polygons that names their class, by name or by value; unset: all have one class, the first
             that is not `outside`.
-        outside: class of pixels that no polygon covers; unset: they count nowhere.
-        warp: resample files and labels that are on another grid than the scene's first file onto that, instead of
-            refusing them.
+        outside: class of pixels that no polygon covers; unset: they are ignored.
+        warp: resample files and labels onto the grid of the scene's first file where theirs differs, instead of
+            reporting an error.
         min_valid: share of valid pixels below which an unlabeled window is left out of training.
     """
     masks = build_mask_map(_with_ignored(data, index), index.classes)
@@ -57,7 +57,7 @@ def scene_dataset(
     index, stacks = scalable(index, stacks, built)
     palette = choose_palette(data, _palette(index, len(masks.names)), len(masks.names), masks)
     labels = LabelReader(masks, field, outside, warp)
-    # Defaults may change one day: weights say what they were trained with.
+    # Stored in weights, as defaults may change in later versions.
     carried = {"window": window, "bands": bands, "scaling": scaling, "factor": factor, "field": field}
     carried |= {"outside": outside, "warp": warp, "min_valid": min_valid}
     index = replace(index, options={**index.options, **carried})
@@ -65,31 +65,31 @@ def scene_dataset(
 
 
 with_scene_options = built_by(scene_dataset)
-"""Makes a data set plugin of a function `layout(data, *, options) -> Index`: it gets the options of `scene_dataset`."""
+"""Turns a function `layout(data, *, options) -> Index` into a data set plugin with `scene_dataset`'s options too."""
 
 
 def _defaults(channels: int, scaling: Mode) -> Defaults:
-    """What scenes are: from above there is no up and down; and bands in units of their deviation need no mean."""
+    """Defaults for scenes: nadir views have no up and down; zscore bands need no mean and std."""
     mean, std = (0.0, 1.0) if scaling == "zscore" else (None, None)
     bounds = (0.0, 1.0) if scaling in ("imagenet", "percentile") else None
     return Defaults(channels, mean, std, [0, 1], [(0, 1)], "geotiff", value_range=bounds)
 
 
 def _with_ignored(data: Data, index: Index) -> Data:
-    """The section with the data set's own ignored values, where the recipe names neither classes nor such values."""
+    """The section with the data set's own ignored values, where the recipe sets neither classes nor ignore_index."""
     if data.classes is not None or data.ignore_index is not None or not index.ignored:
         return data
     return data.model_copy(update={"ignore_index": list(index.ignored)})
 
 
 def _palette(index: Index, classes: int) -> Palette:
-    """The layout's colors; else generated ones without black, which on a map would look like no data."""
+    """The layout's colors; else generated ones without black, which would look like nodata on a map."""
     own = tuple(rgb(int(color.removeprefix("#"), 16)) for color in index.palette)
     return own if len(own) == classes else voc_colors(classes + 1)[1:]
 
 
 def _read_stats(name: str, data: Data) -> list[Mapping[str, Any]]:
-    """The tables of bands of a file of statistics; none without a file. Raises RecipeError."""
+    """The tables of bands in a statistics file; empty without a file. Raises RecipeError."""
     if not name:
         return []
     return read_option("stats", name, data, _bands, what="file of statistics", command="farcluss rs stats")

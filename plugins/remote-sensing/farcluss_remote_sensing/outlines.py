@@ -1,4 +1,4 @@
-"""From pixels to polygons, block by block: connected parts of equal class, with edges along those of the pixels.
+"""From pixels to polygons, block by block: connected components of a class, with edges along pixel edges.
 
 Notation used for shapes: P polygons, V their vertices, E pairs of parts that touch, h, w rows and columns of a block.
 """
@@ -34,7 +34,7 @@ class Block(NamedTuple):
 
 
 class Outlines(NamedTuple):
-    """Connected parts of equal class, from top to bottom and from left to right by their first pixel.
+    """Connected components, sorted by their first pixel from top to bottom and left to right.
 
     Attributes:
         polygons: `(P,)` polygons of shapely, vertices are (column, row) of pixels' corners.
@@ -48,7 +48,7 @@ class Outlines(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """Polygons of blocks, which seams may divide; `sums` `(P, 2)` of confidence, and of pixels that have one."""
+    """Polygons of blocks, possibly split by seams; `sums` `(P, 2)` has the confidence, and the pixels that have one."""
 
     polygons: NDArray[Any]
     classes: NDArray[np.uint8]
@@ -56,17 +56,17 @@ class _Parts(NamedTuple):
 
 
 def outline(read: Callable[[Window], Block], size: tuple[int, int], block: int = BLOCK) -> Outlines:
-    """The polygons of a map; what touches by corners alone are two. The result does not depend on `block`.
+    """The polygons of a map (4-connectivity). The result does not depend on `block`.
 
     Args:
         read: gives a window.
         size: rows and columns of the map.
-        block: rows and columns that are read at once.
+        block: rows and columns to read at once.
     """
     height, width = size
     found: list[_Parts] = []
     seams: list[NDArray[np.int64]] = []
-    above = np.full(width, -1)  # which part the last row of the blocks above is of
+    above = np.full(width, -1)  # the part of each pixel in the last row of the blocks above
     count = 0
     for top in range(0, height, block):
         beside = np.full(min(block, height - top), -1)
@@ -85,7 +85,7 @@ def outline(read: Callable[[Window], Block], size: tuple[int, int], block: int =
 
 
 def _trace(block: Block, window: Window) -> tuple[_Parts, NDArray[np.int64]]:
-    """The polygons of a block, and `(h, w)` which of them each pixel is of; -1 for none."""
+    """The polygons of a block, and `(h, w)` the index of the polygon of each pixel; -1 for none."""
     found = list(shapes(block.classes, mask=block.valid, connectivity=4))
     polygons = _polygons([shape["coordinates"] for shape, _ in found])
     places = _places(polygons, block.classes.shape)
@@ -111,14 +111,14 @@ def _polygons(found: list[list[list[tuple[float, float]]]]) -> NDArray[Any]:
 
 
 def _places(polygons: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """`(h, w)` which polygon each pixel lies in, -1 for none: along a row, edges lead into them and out of them."""
+    """`(h, w)` the polygon of each pixel, -1 for none: along a row, upright edges enter and leave polygons."""
     if not len(polygons):
         return np.full(shape, -1)
     _, vertices, (ring_ends, polygon_ends) = shapely.to_ragged_array(polygons)
     columns, rows = vertices.astype(np.int64).T
     number = np.repeat(np.arange(1, len(polygons) + 1), np.diff(ring_ends[polygon_ends]))
     upright = np.flatnonzero(columns[1:] == columns[:-1])
-    upright = upright[np.isin(upright + 1, ring_ends, invert=True)]  # from a ring's end to the next is no edge
+    upright = upright[np.isin(upright + 1, ring_ends, invert=True)]  # no edge from the end of a ring to the next ring
     # In normal form outlines are clockwise where rows count upwards, and holes the other way.
     length = rows[upright + 1] - rows[upright]
     entered = np.repeat(np.sign(length) * number[upright], abs(length))

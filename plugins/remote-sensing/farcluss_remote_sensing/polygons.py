@@ -1,4 +1,4 @@
-"""Polygons of a predicted map, in files for geographic information systems."""
+"""Polygons of a predicted map, in vector files for GIS."""
 
 import os
 import tempfile
@@ -36,22 +36,22 @@ def write_polygons(
     *,
     block: int = BLOCK,
 ) -> None:
-    """Write the connected parts of equal class of a map as polygons, along the edges of its pixels.
+    """Write the connected components of a map as polygons along pixel edges.
 
-    Pixels that are not valid belong to none; class 0 is a class as any other. The attributes are `class_id`, `class`,
-    `pixels` (their number), `area_m2` (null where the CRS says no lengths) and `confidence` (mean; null where no pixel
+    Invalid pixels belong to no polygon; class 0 is an ordinary class. The attributes are `class_id`, `class`,
+    `pixels` (their number), `area_m2` (null if the CRS has no unit of length) and `confidence` (mean; null if no pixel
     has any). A GeoPackage is in the CRS of the map; GeoJSON is in longitude and latitude (RFC 7946).
 
     Args:
         classes_path: file of class indices, one band uint8; invalid pixels are those of its mask, and 255.
         confidence_path: file of the largest probability on the same grid, float32; None for none.
         classes: names in order of index.
-        outputs: files to write, by kind, `gpkg` or `geojson`; each is the old or the whole new one at all times.
-        block: rows and columns that are read at once.
+        outputs: files to write, by kind, `gpkg` or `geojson`; each is replaced atomically.
+        block: rows and columns to read at once.
 
     Raises:
-        DataError: a file cannot be read or written, the two are not on one grid, a pixel has an index without a name,
-            or GeoJSON is wanted of a map without CRS.
+        DataError: a file cannot be read or written, the two are not on the same grid, a pixel has an index without a
+            name, or GeoJSON is requested for a map without CRS.
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -69,7 +69,7 @@ def write_polygons(
             with reading(str(confidence_path)):
                 other = stack.enter_context(rasterio.open(confidence_path))
             if _grid(other) != grid:
-                raise DataError(f"{confidence_path} is not on the grid of {classes_path}. Predict both anew.")
+                raise DataError(f"{confidence_path} is not on the grid of {classes_path}. Predict both again.")
         found = outline(lambda window: _read(file, other, window, len(classes)), grid.size, block)
     pixels = np.rint(shapely.area(found.polygons)).astype(np.int64)
     names = np.array([classes[index] for index in found.classes], object)
@@ -115,13 +115,13 @@ def _placed(polygons: NDArray[Any], grid: Grid) -> NDArray[Any]:
 
 def _write(kind: Kind, path: Path, geometry: NDArray[Any], table: Mapping[str, NDArray[Any]], crs: str) -> None:
     """Write one file. Raises DataError."""
-    # GDAL itself brings GeoJSON to longitude and latitude, and its rings in order. Nine digits are 0.1 mm.
+    # GDAL itself converts GeoJSON to longitude and latitude, and orders its rings. Nine digits are 0.1 mm.
     how = {"driver": "GPKG"}
     if kind == "geojson":
         how = {"driver": "GeoJSON", "RFC7946": "YES", "COORDINATE_PRECISION": "9"}
     try:
         with _replacing(path) as temporary, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a GeoPackage's other ending, and of an undefined CRS
+            warnings.simplefilter("ignore")  # about a temporary file extension, and an undefined CRS
             pyogrio.raw.write(
                 temporary, geometry, list(table.values()), list(table), layer=LAYER, geometry_type="Polygon",
                 crs=crs or None, **how,
@@ -133,13 +133,13 @@ def _write(kind: Kind, path: Path, geometry: NDArray[Any], table: Mapping[str, N
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """The name of a new file, which takes the place of `path` when the block ends without an error."""
+    """The name of a temporary file, which replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
     os.close(handle)
     temporary = Path(name)
     try:
-        temporary.unlink()  # GDAL wants to make the file itself
+        temporary.unlink()  # GDAL must create the file itself
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())

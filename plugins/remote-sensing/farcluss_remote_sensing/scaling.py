@@ -1,4 +1,4 @@
-"""From values of bands, in whatever unit they come, to what a network is trained on."""
+"""From band values in any unit to the input of a network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from farcluss.errors import DataError, RecipeError
 
 Mode = Literal["zscore", "percentile", "scale", "imagenet"]
 NEEDED = {"zscore": ("mean", "std"), "percentile": ("low", "high")}
-"""What each mode takes of a band's statistics."""
+"""The statistics of a band that each mode needs."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is done to the values of every band; the same in training and in prediction.
+    """The scaling of band values, the same in training and prediction.
 
     Attributes:
         mode: zscore `(x - mean) / std`; percentile `(x - low) / (high - low)`, clipped to [0, 1]; scale `x / factor`;
-            imagenet: 8-bit colors as they are, for data.mean and data.std.
+            imagenet: 8-bit colors unchanged, for data.mean and data.std.
         factor: of mode scale.
         stats: one table per band: dtype, mean, std, low and high.
-        fill: value per band that invalid pixels get, in the units of the result.
+        fill: value per band of invalid pixels, after scaling.
     """
 
     mode: Mode
@@ -37,7 +37,7 @@ class Scaling:
             image = values.copy()
             fill = np.round(np.array(self.fill) * 255).astype(np.uint8)
         else:
-            # Float64 before the difference: large offsets, such as elevations, would lose digits.
+            # Subtract in float64: with large offsets, such as elevations, float32 would lose digits.
             low, span = (np.array(bounds, np.float64)[:, None, None] for bounds in self._bounds(len(values)))
             with np.errstate(over="ignore", invalid="ignore"):  # in pixels that are not valid
                 image = ((values - low) / span).astype(np.float32)
@@ -49,7 +49,7 @@ class Scaling:
         return image
 
     def _bounds(self, count: int) -> tuple[list[float], list[float]]:
-        """Per band what is 0 and what is 1 away from it."""
+        """Offset and span per band."""
         if self.mode == "scale":
             return [0.0] * count, [self.factor] * count
         first, second = NEEDED[self.mode]
@@ -58,36 +58,36 @@ class Scaling:
         return low, [span or 1.0 for span in spans]  # a constant band stays constant
 
     def check(self, dtypes: Sequence[str], name: str) -> None:
-        """Refuse bands that the scaling is not for.
+        """Check that the scaling supports the types of the bands.
 
         Raises:
-            DataError: a band has another type than the statistics are of, or is not of 8 bits, which imagenet and
-                division by 255 are for.
+            DataError: a band has another type than in the statistics, or is not 8-bit, as imagenet and division by 255
+                require.
         """
         if self.mode == "imagenet":
             if any(dtype != "uint8" for dtype in dtypes):
                 raise DataError(
-                    f'{name} has values of type {dtypes[0]}; scaling = "imagenet" is for 8-bit colors alone.\n'
+                    f'{name} has values of type {dtypes[0]}; scaling = "imagenet" is only for 8-bit colors.\n'
                     'Set data.layout.scaling = "zscore" and data.layout.stats to a file of `farcluss rs stats`.'
                 )
             return
         if self.mode == "scale" and self.factor == 255 and (deep := [dtype for dtype in dtypes if dtype != "uint8"]):
             raise DataError(
-                f"{name} has values of type {deep[0]}, but data.layout.factor = 255 is for 8 bits alone.\n"
-                'Set data.layout.factor to the value that shall be 1, or data.layout.scaling = "zscore".'
+                f"{name} has values of type {deep[0]}, but data.layout.factor = 255 is only for 8-bit values.\n"
+                'Set data.layout.factor to the value that should become 1, or data.layout.scaling = "zscore".'
             )
         for number, (dtype, band) in enumerate(zip(dtypes, self.stats, strict=False), 1):
             if band.get("dtype", dtype) != dtype:
                 raise DataError(
-                    f"{name}: band {number} is {dtype}, the statistics are of {band['dtype']}: other units.\n"
-                    "Convert it, or measure anew with `farcluss rs stats` and train on it."
+                    f"{name}: band {number} is {dtype}, but the statistics are of {band['dtype']}: the units differ.\n"
+                    "Convert it, or measure again with `farcluss rs stats` and train again."
                 )
 
 
 def build_scaling(
     mode: Mode, factor: float, stats: Sequence[Mapping[str, Any]], channels: int, fill: Sequence[float]
 ) -> Scaling:
-    """The scaling of a recipe. Raises RecipeError: statistics are missing, or of another number of bands."""
+    """The scaling of a recipe. Raises RecipeError: statistics are missing, or have another number of bands."""
     if mode == "imagenet" and channels != 3:
         raise RecipeError(
             f'data.layout.scaling = "imagenet" is for 3 bands, but data.channels is {channels}. Use "zscore".'

@@ -1,4 +1,4 @@
-"""Scenes: which files belong together, in which split, and what is wrong with them before a pixel is read."""
+"""Scenes: which files belong together, in which split, and problems found without reading pixels."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ class Scene:
         id: identifier, unique in the data set.
         images: files whose bands are stacked in this order.
         label: file with the classes, of pixels or of polygons (`FILE` or `FILE:LAYER`); None for an unlabeled scene.
-        group: what must not be divided between training and held-out scenes, such as a place; empty for the scene
+        group: unit that must not be split between training and held-out scenes, such as a place; empty for the scene
             alone.
     """
 
@@ -46,9 +46,9 @@ class Index:
         splits: scenes by split: train (labeled and unlabeled), val, test.
         problems: what is missing or contradictory; these scenes are in no split.
         classes: names and label values or colors that the data set itself gives; empty where it gives none.
-        ignored: label values or colors that count nowhere, where the data set itself has such.
+        ignored: label values or colors that the data set itself ignores.
         palette: one color per class, as #rrggbb; empty for the core's choice.
-        options: of the layout that predictions depend on, as they were understood; weights files carry them.
+        options: resolved options of the layout that predictions depend on; stored in weights files.
     """
 
     splits: Mapping[str, Sequence[Scene]]
@@ -69,12 +69,12 @@ def vector_label(label: str) -> tuple[str, str] | None:
 
 
 def find_by_id(scenes: Iterable[Scene]) -> dict[str, Scene]:
-    """Scenes by id. Raises DataError: two have one."""
+    """Scenes by id. Raises DataError: two have the same id."""
     found: dict[str, Scene] = {}
     for scene in scenes:
         other = found.setdefault(scene.id, scene)
         if other.images != scene.images:
-            raise DataError(f"Two scenes are called {scene.id}: {other.images[0]} and {scene.images[0]}. Rename one.")
+            raise DataError(f"Two scenes have the id {scene.id}: {other.images[0]} and {scene.images[0]}. Rename one.")
     return found
 
 
@@ -86,8 +86,8 @@ def by_path(scenes: Iterable[Scene]) -> dict[str, Scene]:
 def find_by_path(text: str, root: str, paths: Mapping[str, Scene], ids: Mapping[str, Scene]) -> Scene | None:
     """The scene of a list's line `IMAGE` or `IMAGE LABEL`; None where it names none.
 
-    Paths are absolute or relative to the root, an image with or without extension; a slash before a relative path, as
-    some lists have it, is skipped. A label that exists goes before the scene's own.
+    Paths are absolute or relative to the root, an image with or without extension; a leading slash of a relative path,
+    as in some lists, is ignored. An existing label takes precedence over the scene's own.
 
     Args:
         text: of the line.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from farcluss.inference.evaluation import Scores
 
 UNMAPPED = "unmapped"
-"""What a pixel is that counts, but has no class in the map."""
+"""Name for valid pixels without a class in the map."""
 CHANGE = ("unchanged", "changed")
 NUMBERS = ("miou", "f1", "accuracy", "kappa")
 """Scores of all classes together."""
@@ -27,8 +27,8 @@ NUMBERS = ("miou", "f1", "accuracy", "kappa")
 class MapScores:
     """Scores of a map, or of several together.
 
-    A pixel that counts but has no class in the map is wrong: it is among the true pixels of its class, and predicted as
-    no class, so it lowers recall, IoU, F1, accuracy and kappa, and no precision. What nothing decides is NaN, such as
+    A valid pixel without a class in the map is wrong: it counts as a true pixel of its class, and is predicted as no
+    class, so it lowers recall, IoU, F1, accuracy and kappa, but no precision. Undefined scores are NaN, such as
     the IoU of a class that is neither true nor predicted anywhere; means leave such classes out.
 
     Attributes:
@@ -43,17 +43,17 @@ class MapScores:
 
     @cached_property
     def _square(self) -> Scores:
-        """With `unmapped` as one class more, which no pixel truly is."""
+        """Scores with `unmapped` as an extra class without true pixels."""
         return Scores(np.pad(self.confusion, ((0, 1), (0, 0))), (*self.classes, UNMAPPED))
 
     @property
     def pixels(self) -> int:
-        """How many count."""
+        """Number of valid pixels."""
         return int(self.confusion.sum())
 
     @property
     def unmapped(self) -> int:
-        """How many of them have no class in the map."""
+        """Number of valid pixels without a class in the map."""
         return int(self.confusion[:, -1].sum())
 
     @property
@@ -80,19 +80,19 @@ class MapScores:
 
     @property
     def kappa(self) -> float:
-        """Cohen's kappa: what accuracy is above chance; NaN where chance alone gets everything right."""
+        """Cohen's kappa: accuracy beyond chance; NaN where chance agreement is 1."""
         square = self._square.confusion / max(self.pixels, 1)
         chance = float(square.sum(0) @ square.sum(1))
         return (float(np.trace(square)) - chance) / (1 - chance) if self.pixels and chance < 1 else math.nan
 
     def numbers(self) -> dict[str, float]:
-        """Scores of all classes together; of the class `changed` first, where there is one."""
+        """Scores of all classes together; preceded by those of the class `changed` for change detection."""
         headline = {"changed_iou": float(self.iou[1]), "changed_f1": float(self.f1[1])} if self.change else {}
         values = _mean(self.iou), _mean(self.f1), self._square.pixel_accuracy, self.kappa
         return headline | dict(zip(NUMBERS, values, strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain numbers; what nothing decides is None."""
+        """Everything as plain numbers; undefined scores are None."""
         columns = (self.iou, self.f1, self.recall, self.precision, self.confusion.sum(1), self.confusion[:, -1])
         keys = ("iou", "f1", "recall", "precision", "pixels", UNMAPPED)
         rows = (
@@ -108,7 +108,7 @@ class MapScores:
 
 
 def to_csv(scenes: Mapping[str, MapScores]) -> str:
-    """One line per scene; a score that nothing decides is `nan`."""
+    """One line per scene; undefined scores are `nan`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for name, scores in scenes.items():

@@ -1,7 +1,7 @@
-"""Joining polygons of pixels that the seams between blocks have divided.
+"""Joins pixel polygons that were split by the seams between blocks.
 
-Only edges on seams change, so those are canceled and the others linked anew: a union of general polygons, which cannot
-know this, takes ten times as long.
+Only edges on seams change, so those are canceled and the others relinked; a general polygon union takes ten times as
+long.
 
 Notation used for shapes: P parts, G groups of them, E edges. An edge leads from corner to corner of pixels along one
 axis, with the polygon on its right.
@@ -65,7 +65,7 @@ def join(parts: NDArray[Any], group: Integers, block: int) -> NDArray[Any]:
 
 
 def _edges(parts: NDArray[Any], group: Integers) -> _Edges:
-    """The edges of all rings; in normal form, outlines have the polygon on their right, and so have holes."""
+    """The edges of all rings; in normal form, outlines have the polygon on their right, and so do holes."""
     _, vertices, (ring_ends, part_ends) = shapely.to_ragged_array(parts)
     corners = np.rint(vertices).astype(np.int64)
     step = np.diff(corners, axis=0)
@@ -76,7 +76,7 @@ def _edges(parts: NDArray[Any], group: Integers) -> _Edges:
 
 
 def _without_seams(edges: _Edges, block: int) -> _Edges:
-    """Divide edges on seams into those of pixels, and take out those that have the same group on both sides."""
+    """Divide edges on seams into those of pixels, and remove those with the same group on both sides."""
     upright = edges.step[:, 0] == 0
     on_seam = np.where(upright, edges.start[:, 0] % block == 0, edges.start[:, 1] % block == 0)
     length = np.where(on_seam, abs(edges.step).sum(1), 1)
@@ -92,7 +92,7 @@ def _without_seams(edges: _Edges, block: int) -> _Edges:
 
 
 def _key(group: Integers, corner: Integers, edges: _Edges) -> Integers:
-    """One number for a group and a corner of its."""
+    """One number for a group and a corner."""
     width, height = edges.start.max(0) + 1
     return np.asarray((group * height + corner[:, 1]) * width + corner[:, 0])
 
@@ -100,8 +100,8 @@ def _key(group: Integers, corner: Integers, edges: _Edges) -> Integers:
 def _following(edges: _Edges) -> Integers:
     """`(E,)` the edge that begins where each ends.
 
-    Where two of a group begin, pixels touch by corners: the way to the left then keeps what is outside in two rings,
-    which touch, instead of in one that meets itself.
+    Where two of a group begin, pixels touch by corners: turning left then makes two rings that touch, instead of
+    one that touches itself.
     """
     starts, at, count = np.unique(_key(edges.group, edges.start, edges), return_inverse=True, return_counts=True)
     to = np.searchsorted(starts, _key(edges.group, edges.start + edges.step, edges))
@@ -127,7 +127,7 @@ def _cycles(following: Integers) -> tuple[Integers, Integers]:
 
 
 def _polygons(edges: _Edges, ends: Integers) -> NDArray[Any]:
-    """A polygon `(G,)` of the rings of each group, with vertices where the direction changes alone."""
+    """A polygon `(G,)` of the rings of each group, with vertices only where the direction changes."""
     first = ends[:-1]
     before = np.arange(len(edges.start)) - 1
     before[first] = ends[1:] - 1

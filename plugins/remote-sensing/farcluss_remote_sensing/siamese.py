@@ -1,4 +1,4 @@
-"""Change detection: one encoder for both dates, and what differs between its maps.
+"""Change detection: one encoder for both dates, and the differences of its feature maps.
 
 Notation used for shapes: B images, n channels of one date, H, W image size.
 """
@@ -15,15 +15,14 @@ from farcluss.plugins.sharing import with_options_of
 
 @with_options_of(deeplabv3plus)
 def siamese(in_channels: int, classes: int, dim: int, pretrained: bool | str, **options: Any) -> DeepLabV3Plus:
-    """DeepLabV3+ for pairs of images, for change detection: it reads how the encoder's maps of both dates differ.
+    """DeepLabV3+ for pairs of images, for change detection: its decoder reads the differences of the two dates' maps.
 
-    Of the channels the first half is the earlier image, the second half the later one. Both go through one encoder,
+    The first half of the channels is the earlier image, the second half the later one. Both go through one encoder,
     whose first convolution is made, and its pretrained weights are fitted, for the channels of one date. The decoder
-    reads the absolute differences, so that the order of the dates does not matter, and where nothing differs it sees
-    zeros.
+    reads the absolute differences, so the order of the dates does not matter, and unchanged places are zero.
 
     Args:
-        in_channels: channels of both images together, of the earlier one first.
+        in_channels: channels of both images together, the earlier one first.
         classes: number of classes.
         dim: embedding size; 0 builds no embedding head.
         pretrained: True downloads timm's weights, a path reads a file, False starts from scratch.
@@ -56,7 +55,7 @@ class Difference(nn.Module):
         self.feature_info: Any = encoder.feature_info
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Maps `(B, *)` of pairs `(B, 2n, H, W)`; both dates go forward as one batch, which batch norms see whole."""
+        """Maps `(B, *)` of pairs `(B, 2n, H, W)`; both dates go forward as one batch, so batch norm sees both."""
         dates = torch.cat(images.chunk(2, dim=1))
         earlier_and_later = [maps.chunk(2) for maps in self.encoder(dates)]
         return [(later - earlier).abs() for earlier, later in earlier_and_later]

@@ -1,4 +1,4 @@
-"""Scenes or blocks of them, divided into sets that share no place and do not touch."""
+"""Splits scenes, or blocks of them, into sets that share no place and do not touch."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ from farcluss_remote_sensing.tiles import name_of, parse_name, tiles, whole
 
 SETS = ("labeled", "unlabeled", "val", "test")
 LEAST = 4
-"""A block of which less than this part of a side is left is not worth having."""
+"""A trimmed block is dropped if less than 1/4 of a side is left."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """What is drawn: shares of the labeled scenes or blocks for `val` and `test`, and of the others for `labeled`."""
+    """Shares to draw: of the labeled scenes or blocks for `val` and `test`, and of the others for `labeled`."""
 
     val: float
     test: float
@@ -33,7 +33,7 @@ class Division:
     Attributes:
         sets: lines by set: labeled, unlabeled, val, test; a set may be empty.
         left_out: scenes and blocks that are in no set.
-        lost: share of the pixels of blocks that the buffer costs.
+        lost: share of the blocks' pixels lost to the buffer.
     """
 
     sets: dict[str, list[str]]
@@ -68,9 +68,9 @@ def by_block(dataset: SceneDataset, shares: Shares, seed: int, side: int, buffer
     Args:
         dataset: of the scenes.
         shares: of the blocks.
-        seed: of the drawing.
-        side: pixels per axis of a block, at most.
-        buffer: in pixels.
+        seed: of the random split.
+        side: maximum pixels per axis of a block.
+        buffer: minimum distance in pixels between training and held-out blocks.
 
     Raises:
         DataError: files are missing or contradictory, a labeled scene has a group, or there are too few blocks.
@@ -104,7 +104,7 @@ def _training_scenes(dataset: SceneDataset) -> Sequence[Scene]:
 
 
 def _ordered(units: Iterable[Unit], seed: int) -> list[Unit]:
-    """Units in random order, those of one group as one."""
+    """Units in random order; a group is one unit."""
     return hash_order((item for unit in units for item in unit), seed, "split")
 
 
@@ -129,7 +129,7 @@ def _hold_out(
 
 
 def _choose_labeled(dataset: SceneDataset, train: list[Unit], shares: Shares) -> tuple[list[Unit], list[Unit]]:
-    """The units whose labels are used, with every class where that can be, and the others."""
+    """The units whose labels are used, with every class where possible, and the others."""
     if not train:
         raise DataError("The buffer leaves nothing to train on. Give a smaller --buffer, or larger blocks.")
     count = max(1, round(shares.labeled * len(train)))
@@ -139,7 +139,7 @@ def _choose_labeled(dataset: SceneDataset, train: list[Unit], shares: Shares) ->
 
 
 def _cover(dataset: SceneDataset, drawn: Sequence[Unit], rest: Sequence[Unit]) -> list[Unit]:
-    """The drawn units, some of them exchanged for others with classes that they lack."""
+    """The drawn units, some of them swapped for others to cover missing classes."""
     return cover_classes(dataset, list(drawn), rest) if rest else list(drawn)
 
 
@@ -149,8 +149,8 @@ def _blocks(dataset: SceneDataset, scenes: Iterable[Scene], side: int) -> tuple[
     for scene in scenes:
         if scene.group:
             raise DataError(
-                f"Scene {scene.id} is of the group {scene.group}, which blocks would divide: its other scenes show "
-                "the same place.\nTake --by scene, which keeps groups together."
+                f"Scene {scene.id} belongs to the group {scene.group}, which blocks would split: its other scenes show "
+                "the same place.\nUse --by scene, which keeps groups together."
             )
         for box in tiles(whole(dataset.stacks[scene.id].grid.size), side):
             unit = _unit(dataset, scene.id, box, name_of(scene.id, box))
@@ -161,12 +161,12 @@ def _blocks(dataset: SceneDataset, scenes: Iterable[Scene], side: int) -> tuple[
 
 
 def _unit(dataset: SceneDataset, scene: str, box: Window, name: str) -> Unit:
-    """The windows of a box; their group is the name of the block that it is of."""
+    """The windows of a box; their group is the name of its block."""
     return [replace(item, group=name) for item in dataset.parse_group(name_of(scene, box))]
 
 
 def _has_label(dataset: SceneDataset, unit: Unit) -> bool:
-    """Whether any pixel of a unit has a class, in a window that is not nearly all invalid."""
+    """Whether any pixel of a unit has a class, in a window with enough valid pixels."""
     for item in unit:
         scene, box = dataset.find(item)
         if scene.label is None or not dataset.pixel_counts(replace(item, mask=None))[0]:
@@ -177,13 +177,13 @@ def _has_label(dataset: SceneDataset, unit: Unit) -> bool:
 
 
 def _place(dataset: SceneDataset, unit: Unit) -> tuple[str, Window]:
-    """Scene and box of the block that a unit is of."""
+    """Scene and box of a unit's original block."""
     name, box = parse_name(unit[0].group)
     return name, box or whole(dataset.stacks[name].grid.size)
 
 
 def _extent(dataset: SceneDataset, unit: Unit) -> tuple[str, Window]:
-    """Scene and box of a unit as it is, which may have been cut."""
+    """Scene and box of a unit, possibly trimmed."""
     found = [dataset.find(item) for item in unit]
     bounds = bounds_of(box for _, box in found)
     low, high = bounds.min(0).tolist(), bounds.max(0).tolist()
@@ -191,7 +191,7 @@ def _extent(dataset: SceneDataset, unit: Unit) -> tuple[str, Window]:
 
 
 def _cut(dataset: SceneDataset, unit: Unit, closed: dict[str, list[Window]]) -> Unit | None:
-    """A training block without what is nearer to held-out blocks than the buffer; None where too little is left."""
+    """A training block without the buffer around held-out blocks; None if too little is left."""
     name, box = _place(dataset, unit)
     left = trim(box, bounds_of(closed.get(name, [])))
     if left == box:

@@ -1,4 +1,4 @@
-"""What the bands of a recipe's training scenes hold, window by window: moments and exact percentiles."""
+"""Statistics of the bands of a recipe's training scenes, window by window: moments and exact percentiles."""
 
 import json
 import math
@@ -19,25 +19,25 @@ from farcluss_remote_sensing.scenes import Scene
 from farcluss_remote_sensing.tiles import tiles
 
 SIDE = 1024
-"""Pixels per axis that are read at once, at most."""
+"""Maximum pixels per axis to read at once."""
 BITS = 16
 """Half of a key: values are counted by the upper half first, then by the lower."""
 PERCENTILES = {"low": 5, "high": 995}
-"""In thousandths."""
+"""In thousandths of the values."""
 
 Part = tuple[Scene, Window]
 
 
 def scenes_of(data: Data) -> SceneDataset:
-    """The data set of a recipe whose statistics may not be written yet: scaled by a factor.
+    """The data set of a recipe that may have no statistics yet, with scaling by a factor.
 
     Raises:
-        RecipeError: the layout is not one of scenes.
+        RecipeError: it is not a layout of scenes.
     """
     name = data.layout.name
     if not {"scaling", "stats"} <= set(registry.get("dataset", name).describe().options):
         raise RecipeError(
-            f'data.layout = "{name}" gives no scenes. Take a layout of farcluss-remote-sensing, see '
+            f'data.layout = "{name}" is not a layout of scenes. Choose one of farcluss-remote-sensing: '
             "`farcluss plugins list`."
         )
     options = data.layout.options | {"scaling": "scale", "stats": ""}
@@ -47,7 +47,7 @@ def scenes_of(data: Data) -> SceneDataset:
 
 
 def training_parts(dataset: SceneDataset, data: Data) -> list[Part]:
-    """What a recipe trains on, labeled or not: each pixel of a scene once, and none that it validates on.
+    """The training parts of a recipe, labeled or not: each pixel of a scene once, without validation pixels.
 
     Raises:
         DataError: see `farcluss.data.splits.resolve`.
@@ -70,18 +70,18 @@ def training_parts(dataset: SceneDataset, data: Data) -> list[Part]:
         for tile in tiles(box, SIDE)
     ]
     if not parts:
-        raise DataError("All that the recipe trains on lies in windows of data.val. Check the lists.")
+        raise DataError("All training data lies in windows of data.val. Check the lists.")
     return parts
 
 
 @dataclass
 class Band:
-    """What has been seen of a band.
+    """Running statistics of a band.
 
     Percentiles are exact for all types whose values float32 holds: integers up to 24 bits and float32 itself; of other
-    types (int32, float64) they are those of the values rounded to float32. Values are counted by the upper 16 bits of a
-    key of 32 that has their order, then those near the percentiles by the lower 16: 65536 numbers each, however many
-    pixels there are.
+    types (int32, float64) they are those of the values rounded to float32. Values are counted by the upper 16 bits of
+    an order-preserving 32-bit key, then those near the percentiles by the lower 16: 65536 counters each, whatever the
+    number of pixels.
 
     Attributes:
         dtype: of the files.
@@ -105,7 +105,7 @@ class Band:
 
     @property
     def coarse(self) -> bool:
-        """Whether the upper half of the keys tells all values apart."""
+        """Whether the upper half of the keys distinguishes all values."""
         return fits(self.dtype)
 
     def add(self, values: NDArray[Any]) -> None:
@@ -123,7 +123,7 @@ class Band:
         self.upper += np.bincount(to_keys(values) >> BITS, minlength=2**BITS)
 
     def refine(self, values: NDArray[Any]) -> None:
-        """See values again, after all have been added: those near the percentiles are told apart."""
+        """Second pass, after all values were added: resolves the values near the percentiles."""
         keys = to_keys(values)
         halves = keys >> BITS
         for half in {self._find(share)[0] for share in PERCENTILES.values()}:
@@ -131,7 +131,7 @@ class Band:
             counts += np.bincount(keys[halves == half] & 2**BITS - 1, minlength=2**BITS)
 
     def _find(self, share: int) -> tuple[int, int]:
-        """The upper half in which a percentile lies, and how many of its values are smaller."""
+        """The upper half in which a percentile lies, and the rank within it."""
         rank = (self.count - 1) * share // 1000
         ends = np.cumsum(self.upper)
         half = int(np.searchsorted(ends, rank, side="right"))
@@ -152,7 +152,7 @@ class Band:
 
 
 def fits(dtype: str) -> bool:
-    """Whether a type has no more values than half of a key."""
+    """Whether half of a key distinguishes all values of a type."""
     return np.dtype(dtype).kind in "iu" and np.dtype(dtype).itemsize * 8 <= BITS
 
 
@@ -185,14 +185,14 @@ def empty_bands(dataset: SceneDataset, parts: Sequence[Part]) -> list[Band]:
         if others != dtypes:
             band = next(n for n, (one, other) in enumerate(zip(dtypes, others, strict=True)) if one != other)
             raise DataError(
-                f"Band {band + 1} is {dtypes[band]} in {first.id}, but {others[band]} in {scene.id}: other units.\n"
+                f"Band {band + 1} is {dtypes[band]} in {first.id}, but {others[band]} in {scene.id}: units differ.\n"
                 "Convert the files to one type and scale, or take one of the scenes out of the lists."
             )
     return [Band(dtype) for dtype in dtypes]
 
 
 def passes(bands: Sequence[Band]) -> int:
-    """How often all pixels are read."""
+    """Number of passes over all pixels."""
     return 1 if all(band.coarse for band in bands) else 2
 
 
@@ -217,7 +217,7 @@ def measure(dataset: SceneDataset, parts: Sequence[Part], bands: Sequence[Band])
 
 
 def to_text(scenes: int, bands: Sequence[Band]) -> str:
-    """What the file of statistics holds, a line per band.
+    """The text of the statistics file, a line per band.
 
     Raises:
         DataError: values of a band are too large to be measurements.
@@ -227,7 +227,7 @@ def to_text(scenes: int, bands: Sequence[Band]) -> str:
         if not all(math.isfinite(value) for value in table.values() if not isinstance(value, str)):
             raise DataError(
                 f"Band {number} has values from {table['min']:g} to {table['max']:g}, which float32 cannot hold.\n"
-                "Should these mean no data, write that into the files: gdal_edit.py -a_nodata VALUE FILE"
+                "If these mean missing data, declare that in the files: gdal_edit.py -a_nodata VALUE FILE"
             )
     lines = ",\n  ".join(map(json.dumps, tables))
     return f'{{\n "scenes": {scenes},\n "bands": [\n  {lines}\n ]\n}}\n'

@@ -1,4 +1,4 @@
-"""One map from the predictions of overlapping tiles, finished from top to bottom, in the memory of one row of tiles.
+"""One map from the predictions of overlapping tiles, finished from top to bottom, with memory for one row of tiles.
 
 Notation used for shapes: C classes, H, W rows and columns of the scene, h, w those of a tile.
 """
@@ -15,7 +15,7 @@ from farcluss.data.base import Window
 from farcluss.inference.probs import FLOOR, SIGMA, starts
 
 Blend = Literal["hann", "gaussian"]
-"""How a tile's pixels weigh by their distance from its center: a squared sine, or a Gaussian."""
+"""Weights of a tile's pixels by distance from its center: a squared sine, or a Gaussian."""
 
 Predict = Callable[[Sequence[Window]], Iterable[tuple[Window, NDArray[np.float32]]]]
 """From the windows of a row of tiles to their probabilities `(C, h, w)`, in order; windows without a valid pixel may be
@@ -27,8 +27,8 @@ def axis_weights(side: int, margin: int, blend: Blend, low: bool, high: bool) ->
 
     Args:
         side: pixels.
-        margin: outermost pixels that weigh nothing: what a network pads beyond a tile's edge shows there.
-        blend: form.
+        margin: outermost pixels with weight 0, as they are affected by the network's padding.
+        blend: form of the weights.
         low: whether the tile begins at the scene's border; the weight is 1 from there to the center.
         high: whether it ends at the scene's border.
     """
@@ -53,8 +53,8 @@ class Axis:
     Attributes:
         extent: pixels of the scene.
         side: pixels of a tile: the scene's where that is smaller.
-        overlap: pixels that neighbors share, at least.
-        blend: how a tile's pixels weigh.
+        overlap: minimum pixels that neighbors share.
+        blend: form of the weights.
     """
 
     extent: int
@@ -69,7 +69,7 @@ class Axis:
 
     @property
     def margin(self) -> int:
-        """Outermost pixels of a tile that weigh nothing: two margins never meet, so each pixel is in some tile."""
+        """Outermost pixels of a tile with weight 0; margins never meet, so each pixel has a tile with weight."""
         return self.overlap // 4
 
     def weights(self, start: int) -> NDArray[np.float32]:
@@ -77,14 +77,14 @@ class Axis:
         return axis_weights(self.side, self.margin, self.blend, start == 0, start + self.side == self.extent)
 
     def reach(self, start: int) -> tuple[int, int]:
-        """First pixel that the tile which begins at `start` has a say in, and the one after its last."""
+        """First pixel with weight of the tile at `start`, and the one after its last."""
         low = 0 if start == 0 else self.margin
         high = 0 if start + self.side == self.extent else self.margin
         return start + low, start + self.side - high
 
 
 def plan_axis(extent: int, window: int, stride: float, blend: Blend) -> Axis:
-    """Tiles of `window` pixels along an axis, every `stride` of that; one tile where the scene is smaller."""
+    """Tiles of `window` pixels along an axis, with a step of `stride` times that; one if the scene is smaller."""
     side = min(window, extent)
     return Axis(extent, side, side - max(1, int(side * stride)), blend)
 
@@ -94,8 +94,8 @@ def stitched_rows(
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Rows `[first, last)` of a scene's probabilities, from top to bottom, piece by piece.
 
-    The mean is a running one, so tiles that agree give what they say to the last bit. Tiles count in the order of the
-    whole scene, so rows come out the same to the last bit, whichever others are asked for with them.
+    The mean is a running one, so tiles that agree give exactly their common value. Tiles are added in the order of the
+    whole scene, so rows are bit-identical whatever range is requested.
 
     Args:
         predict: gives the probabilities of tiles.
@@ -106,8 +106,8 @@ def stitched_rows(
         last: row after the last.
 
     Yields:
-        Number of the first row, and probabilities `(C, rows, W)`, a view that holds until the next piece. Pixels that
-        no tile was predicted for have zeros.
+        Number of the first row, and probabilities `(C, rows, W)`, a view that is valid until the next piece. Pixels
+        without a predicted tile are zero.
     """
     used = [start for start in rows.starts if rows.reach(start)[1] > first and rows.reach(start)[0] < last]
     mean = np.zeros((classes, rows.side, columns.extent), np.float32)
@@ -133,7 +133,7 @@ def _blend(
     columns: slice,
     probs: NDArray[np.float32],
 ) -> None:
-    """Let a tile count in the running mean `(C, h, W)`, whose weights so far are `total` `(h, W)`."""
+    """Add a tile to the running mean `(C, h, W)`, whose weights so far are `total` `(h, W)`."""
     sum_of_weights, part = total[:, columns], mean[:, :, columns]
     sum_of_weights += weights
     share = np.divide(weights, sum_of_weights, out=np.zeros_like(weights), where=weights > 0)
@@ -143,7 +143,7 @@ def _blend(
 
 
 def _shift(array: NDArray[np.float32], count: int) -> None:
-    """Move rows `(..., h, W)` up by `count` and clear those that follow, without another array of this size."""
+    """Move rows `(..., h, W)` up by `count` and clear those that follow, without a copy of the whole array."""
     height = array.shape[-2]
     for row in range(0, height - count, count):
         end = min(row + count, height - count)

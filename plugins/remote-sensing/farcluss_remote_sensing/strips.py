@@ -1,4 +1,4 @@
-"""Finished strips of a scene's maps, kept on the disk until all are there: what an interrupted prediction goes on with.
+"""Finished strips of a scene's maps, kept on disk until all are done, so that an interrupted prediction can resume.
 
 Notation used for shapes: h, W rows and columns.
 """
@@ -23,12 +23,12 @@ Maps = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Strips:
-    """A folder of strips: a file of rows per map, and last of all a record that says that they are whole.
+    """A folder of strips: a file of rows per map, and a record, written last, that marks them as complete.
 
     Attributes:
         folder: where they are.
         size: rows and columns of the scene.
-        rows: of a strip; the last one may have fewer.
+        rows: per strip; the last one may have fewer.
         maps: number of bands and type of each map.
     """
 
@@ -53,7 +53,7 @@ class Strips:
             DataError: the folder is a link.
         """
         if self.folder.is_symlink():
-            raise DataError(f"{self.folder} is a link, and unfinished work would go through it. Remove the link.")
+            raise DataError(f"{self.folder} is a link, so unfinished work would be stored elsewhere. Remove the link.")
         path = self.folder / KEY
         if not path.is_file() or path.read_text(encoding="utf-8") != key:
             self.remove()
@@ -65,7 +65,7 @@ class Strips:
         """Write consecutive strips from pieces of their rows, which must not cross a strip's border.
 
         Args:
-            pieces: number of the first row, maps `(bands, h, W)`, and what the record of the strip shall keep of it.
+            pieces: number of the first row, maps `(bands, h, W)`, and facts to store in the record of the strip.
             numbers: of the strips.
 
         Yields:
@@ -95,12 +95,12 @@ class Strips:
             yield height
 
     def facts(self) -> list[Any]:
-        """What the records keep, of all pieces."""
+        """The facts of all pieces, from the records."""
         records = (self._record(number).read_text(encoding="utf-8") for number in range(self.count))
         return [fact for record in records for fact in json.loads(record)]
 
     def open(self, number: int, name: str) -> NDArray[Any]:
-        """A map of a strip `(h, bands, W)`, read from the disk where it is used."""
+        """A map of a strip `(h, bands, W)`, memory-mapped."""
         first, last = self.bounds(number)
         bands, dtype = self.maps[name]
         return np.memmap(self._path(number, name), dtype, "r", shape=(last - first, bands, self.size[1]))

@@ -1,4 +1,4 @@
-"""Windows of scenes: the items of a data set, named by what they show."""
+"""Windows of scenes: the items of a data set, named by scene and bounds."""
 
 import re
 from math import ceil
@@ -14,7 +14,7 @@ BOX = re.compile(r"(.*)\[(\d+):(\d+),(\d+):(\d+)\]")
 
 
 def divide(low: int, high: int, side: int) -> list[tuple[int, int]]:
-    """Bounds of as few parts of [low, high) as `side` in each allows, as equal as can be."""
+    """Bounds of the fewest, nearly equal parts of [low, high) with at most `side` each."""
     parts = max(1, ceil((high - low) / side))
     return [(low + (high - low) * n // parts, low + (high - low) * (n + 1) // parts) for n in range(parts)]
 
@@ -26,7 +26,7 @@ def tiles(box: Window, side: int) -> list[Window]:
 
 
 def nth(side: int, shrink: int) -> NDArray[np.intp]:
-    """Which rows or columns are taken of `side` where every `shrink`th is: those that GDAL takes of a file."""
+    """Indices of every `shrink`th of `side` rows or columns, the same that GDAL reads from a file."""
     count = ceil(side / shrink)
     return ((np.arange(count) + 0.5) * side / count).astype(np.intp)
 
@@ -37,7 +37,7 @@ def whole(size: tuple[int, int]) -> Window:
 
 
 def name_of(scene: str, box: Window) -> str:
-    """How a list calls a window of a scene."""
+    """The name of a window of a scene in lists."""
     rows, columns = box
     return f"{scene}[{rows.start}:{rows.stop},{columns.start}:{columns.stop}]"
 

@@ -1,4 +1,4 @@
-"""Polygons as labels: drawn on the grid of their scene, a pixel belonging to what covers its center."""
+"""Polygons as labels: drawn on the grid of their scene, each pixel by the polygon that covers its center."""
 
 import os
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from farcluss_remote_sensing.files import Grid
 from farcluss_remote_sensing.tiles import nth
 
 KEPT = 64
-"""Layers, each as one scene sees it, that a process keeps."""
+"""Maximum number of layers, clipped to a scene, that a process caches."""
 
 PARTS = 64
-"""Edges are reprojected in so many parts per diagonal of the scene: what is straight in one system bends in another."""
+"""Segments per diagonal of the scene for reprojected edges, as straight lines bend in another system."""
 
 FINE = 1024
-"""Places are rounded to this part of a pixel, so that a window does not see other pixels than the whole does."""
+"""Coordinates are rounded to 1/1024 pixel, so that a window gets the same pixels as the whole scene."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Polygons:
 
     Attributes:
         shapes: their geometries, in columns and rows of the scene.
-        values: of the attribute that says their class; None where there is no such attribute.
-        tree: finds them by place.
+        values: of the attribute with their class; None where there is no such attribute.
+        tree: spatial index.
     """
 
     shapes: NDArray[np.object_]
@@ -51,7 +51,7 @@ def rasterize(
         layer: of it; empty for its only one.
         grid: of the scene.
         window: rows and columns of it.
-        shrink: look at every so manieth row and column alone.
+        shrink: use only every n-th row and column.
         masks: classes by name and by value.
         field: attribute that holds a class name or value; empty where all polygons are of one class: the first that is
             not `outside`.
@@ -75,7 +75,7 @@ def rasterize(
     else:
         classes = class_of(found.values[met], masks, f"{path}, attribute {field!r},")
     drawn = np.full(size, rest, np.uint8)
-    # One pixel more, so that where it is cut no center lies.
+    # One pixel more, so that no pixel center lies on the cut.
     shapes = _cut(found.shapes[met], (columns.start - 1, rows.start - 1, columns.stop + 1, rows.stop + 1))
     there = ~shapely.is_empty(shapes)
     if there.any():
@@ -174,9 +174,9 @@ def _crs(path: str, text: str | None, grid: Grid) -> Any:
     from rasterio.crs import CRS
 
     if bool(text) != bool(grid.crs):
-        bare, other = ("Its scene says", f"{path} has one") if text else (f"{path} says", "its scene has one")
+        bare, other = ("Its scene", path) if text else (path, "its scene")
         raise DataError(
-            f"{bare} no coordinate system, but {other}. Write into it which it is, by `gdal_edit -a_srs` "
+            f"{bare} has no coordinate system, but {other} has one. Assign it with `gdal_edit -a_srs` "
             "or `ogr2ogr -a_srs`."
         )
     crs = CRS.from_user_input(text) if text else None
@@ -184,7 +184,7 @@ def _crs(path: str, text: str | None, grid: Grid) -> Any:
 
 
 def _bounds(path: str, crs: Any, grid: Grid) -> tuple[float, ...]:
-    """Where a grid lies in a coordinate system (None: its own). Raises DataError: it cannot be said there."""
+    """Bounds of a grid in a coordinate system (None: its own). Raises DataError: it cannot be transformed."""
     from rasterio.warp import transform_bounds
 
     corners = grid.corners()
@@ -200,24 +200,24 @@ def _bounds(path: str, crs: Any, grid: Grid) -> tuple[float, ...]:
 
 @contextmanager
 def _transforming(path: str) -> Iterator[None]:
-    """Say what to do where one of two coordinate systems does not reach."""
+    """Turn errors of transformations between coordinate systems into a DataError with advice."""
     try:
         yield
-    except Exception:  # of PROJ, whose errors have no public class
+    except Exception:  # PROJ's errors have no public class
         raise DataError(
-            f"{path} is in a coordinate system that cannot be transformed to that of its scene there.\n"
-            "Bring the polygons into that of the scene: ogr2ogr -t_srs SYSTEM new.gpkg old.gpkg"
+            f"{path} is in a coordinate system that cannot be transformed to that of its scene.\n"
+            "Reproject the polygons: ogr2ogr -t_srs SYSTEM new.gpkg old.gpkg"
         ) from None
 
 
 def _near(shapes: NDArray[np.object_], box: tuple[float, ...]) -> NDArray[np.object_]:
-    """Geometries without what lies far from a box: it costs time, and no other coordinate system may have it."""
+    """Geometries without the parts far from a box, which cost time and may have no coordinates in another system."""
     wide, high = box[2] - box[0], box[3] - box[1]
-    return _cut(_mended(shapes), (box[0] - wide, box[1] - high, box[2] + wide, box[3] + high))
+    return _cut(_valid(shapes), (box[0] - wide, box[1] - high, box[2] + wide, box[3] + high))
 
 
-def _mended(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Geometries of which those whose edges cross are made valid: only these can be cut."""
+def _valid(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Geometries, with self-intersecting ones made valid, as only valid ones can be clipped."""
     import shapely
 
     shapes, crossed = shapes.copy(), ~shapely.is_valid(shapes)
@@ -226,7 +226,7 @@ def _mended(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
 
 
 def _cut(shapes: NDArray[np.object_], box: tuple[float, ...]) -> NDArray[np.object_]:
-    """Valid geometries without what lies outside a box."""
+    """Valid geometries, clipped to a box."""
     import shapely
 
     shapes, beyond = shapes.copy(), ~shapely.within(shapely.box(*shapely.bounds(shapes).T), shapely.box(*box))
@@ -255,4 +255,4 @@ def _on_pixels(
     shapes = _near(shapes, box)
     if crs is not None:
         shapes = shapely.segmentize(shapes, np.hypot(box[2] - box[0], box[3] - box[1]) / PARTS)
-    return _mended(shapely.transform(shapes, place))
+    return _valid(shapely.transform(shapes, place))

@@ -31,10 +31,10 @@ from farcluss_remote_sensing.stitching import Axis, stitched_rows
 from farcluss_remote_sensing.strips import Strips
 
 CACHE = 2**29
-"""Bytes of decoded blocks that GDAL keeps; it would take a share of the machine's memory."""
+"""Bytes of GDAL's block cache, whose default is a share of the machine's memory."""
 
 PIECE = 64
-"""Rows of the scene's width whose maps are made at once."""
+"""Rows whose maps are computed at once."""
 
 NO_CLASS = 255
 """Class index of invalid pixels."""
@@ -42,14 +42,14 @@ NO_CLASS = 255
 
 @dataclass(frozen=True)
 class Task:
-    """What a process needs to know to predict strips of a scene.
+    """Everything that a process needs to predict strips of a scene.
 
     Attributes:
         stack: the scene's bands.
         scaling: of the bands.
         rows: tiles from top to bottom.
         columns: tiles from left to right.
-        strips: where finished rows go.
+        strips: storage of finished rows.
     """
 
     stack: Stack
@@ -86,7 +86,7 @@ def _runs(numbers: Sequence[int]) -> list[list[int]]:
 
 
 def _pieces(model: Model, task: Task, first: int, last: int) -> Iterator[tuple[int, dict[str, NDArray[Any]], Any]]:
-    """Maps of rows `[first, last)`, and what the bands hold there, a few rows at a time and never across strips."""
+    """Maps and band sums of rows `[first, last)`, a few rows at a time and never across strips."""
 
     def predict(windows: Sequence[Window]) -> Iterator[tuple[Window, NDArray[np.float32]]]:
         return predict_tiles(model, task, windows)
@@ -127,8 +127,8 @@ def make_maps(probs: NDArray[np.float32], valid: NDArray[np.bool_], names: Colle
 
     Args:
         probs: `(C, h, W)`.
-        valid: `(h, W)`; elsewhere there is no class, and nothing is known.
-        names: of classes, confidence (the largest probability), probs and entropy.
+        valid: `(h, W)`; other pixels get no class, and NaN in other maps.
+        names: subset of classes, confidence (the largest probability), probs and entropy.
     """
     confidence, classes = (tensor.numpy() for tensor in torch.from_numpy(probs).max(0))
     maps: dict[str, Any] = {"classes": np.where(valid, classes, NO_CLASS).astype(np.uint8)[None]}
@@ -145,7 +145,7 @@ def predict_in_processes(model: Model, task: Task, numbers: Sequence[int], proce
     """`predict_strips` in several processes, each with neighboring strips; on several GPUs where the network is on one.
 
     Raises:
-        DataError: a process died, or could not read a file. What it had finished stays.
+        DataError: a process died, or could not read a file. Its finished work is kept.
         OSError: a process could not write a file.
         FarclussError: the network cannot be built in another process.
     """
@@ -153,7 +153,7 @@ def predict_in_processes(model: Model, task: Task, numbers: Sequence[int], proce
     weights = task.strips.folder / "weights.safetensors"
     save_weights(weights, model.network, model.card)
     threads = max(1, torch.get_num_threads() // processes)
-    ends: dict[Any, Any] = {}  # processes by the end of the pipe that they are heard from
+    ends: dict[Any, Any] = {}  # processes by the receiving end of their pipe
     try:
         for rank, part in enumerate(even_parts(len(numbers), min(processes, len(numbers)))):
             receiver, sender = Pipe(duplex=False)
@@ -164,15 +164,15 @@ def predict_in_processes(model: Model, task: Task, numbers: Sequence[int], proce
             sender.close()
         while ends:
             for end in wait(list(ends)):
-                yield from _hear(end, ends)
+                yield from _receive(end, ends)
     finally:
         for process in ends.values():
             process.terminate()
             process.join()
 
 
-def _hear(receiver: Any, ends: dict[Any, Any]) -> Iterator[int]:
-    """One message of a process: rows that it has finished, its error, or that it is gone."""
+def _receive(receiver: Any, ends: dict[Any, Any]) -> Iterator[int]:
+    """One message of a process: finished rows, its error, or its end."""
     try:
         message = receiver.recv()
     except EOFError:
@@ -180,8 +180,8 @@ def _hear(receiver: Any, ends: dict[Any, Any]) -> Iterator[int]:
         process.join()
         if process.exitcode:
             raise DataError(
-                f"A process of the prediction died with exit code {process.exitcode}, perhaps for want of memory.\n"
-                "Run the command again, perhaps with a lower --set processes: what is finished is not lost."
+                f"A process of the prediction died with exit code {process.exitcode}, perhaps because memory ran out.\n"
+                "Run the command again, perhaps with a lower --set processes: finished work is kept."
             ) from None
         return
     if isinstance(message, FarclussError | OSError):
@@ -190,7 +190,7 @@ def _hear(receiver: Any, ends: dict[Any, Any]) -> Iterator[int]:
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it is gone: killed, it cannot say so itself."""
+    """Exit when the parent process is gone: if it was killed, it cannot stop this one."""
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -198,8 +198,8 @@ def end_with_parent() -> None:
 
 
 def _work(sender: Connection, weights: Path, device: str, threads: int, task: Task, numbers: list[int]) -> None:
-    """What each process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+    """The main function of each process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops this one
     Thread(target=end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)

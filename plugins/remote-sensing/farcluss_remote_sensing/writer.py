@@ -27,18 +27,18 @@ ROWS = 512
 """Rows of a strip are a multiple of this, the side of a file's blocks."""
 
 PREDICTING = 0.95
-"""Share of the time that goes by before files are written, roughly."""
+"""Approximate share of the time spent before files are written."""
 
 FAR = 3
-"""Standard deviations of a band that its mean in a scene may be away from that in training."""
+"""Maximum deviation of a band's mean in a scene from that in training, in standard deviations."""
 
 
 class GeoTiffWriter:
     """Class maps as GeoTIFF on the scene's own grid, with class names and colors; probabilities and polygons by option.
 
     For a scene it writes `SCENE.tif`: class indices, 255 where the scene is not valid, and `SCENE.tif.aux.xml` with the
-    names of the classes for GDAL and QGIS. Tiles overlap and are blended as `[eval]` of the recipe says window and
-    stride; an interrupted prediction goes on where it was.
+    names of the classes for GDAL and QGIS. Tiles overlap and are blended, with window and stride of the recipe's
+    `[eval]`; an interrupted prediction resumes.
 
     Args:
         probs: also write the probabilities, float32, a band per class, as `SCENE_probs.tif`.
@@ -48,8 +48,8 @@ class GeoTiffWriter:
             Gaussian.
         gpkg: also write polygons in the scene's coordinates, as `SCENE.gpkg`.
         geojson: also write polygons in degrees (EPSG:4326), as `SCENE.geojson`.
-        processes: that share a scene; each takes the memory of a network and of a row of tiles. On several GPUs they
-            take turns.
+        processes: number of processes per scene; each needs memory for a network and a row of tiles. They are
+            distributed over the GPUs.
     """
 
     suffixes = SUFFIXES
@@ -83,7 +83,7 @@ class GeoTiffWriter:
             ) from None
 
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
-        """The files of a folder by scene: bands in files of their own are joined, and the dates of a pair."""
+        """The files of a folder by scene: files with a band each are joined, and so are the dates of a pair."""
         if self.layout.get("name") == "change":
             return _pairs(files, self.layout.get("before", "A"), self.layout.get("after", "B"))
         scenes = group_bands(files, self._band_files)
@@ -95,7 +95,7 @@ class GeoTiffWriter:
 
     @property
     def _band_files(self) -> Sequence[str]:
-        """Ends of the names of files with a band each; none where files have all bands."""
+        """Name endings of files with a band each; empty if files have all bands."""
         return tuple(self.layout.get("band_files", ()))
 
     def outputs(self, target: Path) -> list[Path]:
@@ -105,10 +105,10 @@ class GeoTiffWriter:
         return [target.with_name(target.name + end) for end in ends]
 
     def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> Iterator[Step]:
-        """Predict a scene and write its maps, going on with what an interrupted prediction has left.
+        """Predict a scene and write its maps, resuming an interrupted prediction.
 
         Raises:
-            DataError: a file cannot be read or written, or is none that the network was trained for.
+            DataError: a file cannot be read or written, or does not fit the network.
         """
         stack = self._stack(files)
         if "geojson" in self.vectors and not stack.grid.crs:
@@ -128,7 +128,7 @@ class GeoTiffWriter:
         yield Step(1.0, _remark(target.name, facts, self.scaling))
 
     def _stack(self, files: tuple[Path, ...]) -> Stack:
-        """The bands of a scene. Raises DataError: not those that the network was trained for."""
+        """The bands of a scene. Raises DataError: they do not fit the network."""
         from farcluss_remote_sensing.checks import BANDS, problem
         from farcluss_remote_sensing.scenes import Scene
 
@@ -162,7 +162,7 @@ class GeoTiffWriter:
         return Task(stack, self.scaling, rows, columns, Strips(folder, stack.grid.size, height, kinds))
 
     def _key(self, model: "Model", files: Sequence[Path]) -> str:
-        """What finished strips depend on."""
+        """Everything that finished strips depend on, as text."""
         states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         facts = [_fingerprint(model), states, self.blend, self.extras, bool(self.vectors)]
         return json.dumps(facts, indent=1)
@@ -177,7 +177,7 @@ class GeoTiffWriter:
         if done:
             yield Step(
                 PREDICTING * done / height,
-                f"{name}: went on with a prediction that was interrupted after {done} of {height} rows.",
+                f"{name}: resumed a prediction that was interrupted after {done} of {height} rows.",
             )
         if self.processes > 1 and len(missing) > 1:
             steps = predict_in_processes(model, task, missing, self.processes)
@@ -188,7 +188,7 @@ class GeoTiffWriter:
             yield Step(PREDICTING * done / height)
 
     def _write(self, task: "Task", target: Path) -> None:
-        """Join the strips in files beside them, then let all files take their places."""
+        """Join the strips in temporary files, then move all files to their places."""
         import rasterio
 
         from farcluss_remote_sensing.maps import beside, category_names, write_map
@@ -197,7 +197,7 @@ class GeoTiffWriter:
         folder, grid = task.strips.folder, task.stack.grid
         made = {path: folder / path.name for path in self.outputs(target)}
         classes, names, *rest = made.values()
-        for path in made.values():  # half of one, of another time
+        for path in made.values():  # a partial one of an earlier attempt
             path.unlink(missing_ok=True)
             beside(path).unlink(missing_ok=True)
         with rasterio.Env(GDAL_CACHEMAX=CACHE):
@@ -242,7 +242,7 @@ def _scaling_of(layout: Mapping[str, Any], card: "Card") -> Scaling:
 
 
 def _fingerprint(model: "Model") -> list[Any]:
-    """What tells one network from another: its card, and sums of its tensors' bits."""
+    """Identifies a network: its card, and sums of its tensors' bits."""
     import torch
 
     whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -252,7 +252,7 @@ def _fingerprint(model: "Model") -> list[Any]:
 
 
 def _remark(name: str, facts: Sequence[tuple[int, Sequence[float]]], scaling: Scaling) -> str:
-    """What is to be said of a scene whose bands are far from those of training; empty where they are not."""
+    """A warning if the bands of a scene differ much from training; else empty."""
     count = sum(number for number, _ in facts)
     if not count:
         return f"{name}: no pixel is valid, so its map is empty. Check the nodata value."

@@ -234,14 +234,14 @@ def test_areas_that_are_wrong(tmp_path):
     both = {"train_areas": ["2_10", "2_11"], "val_areas": ["2_11"]}
     assert "Area 2_11 is in both" in refused(published, potsdam, tmp_path, **both)
     assert "val_areas: Potsdam has no area '2_1O'" in refused(published, potsdam, tmp_path, val_areas=["2_1O"])
-    assert "'gts_for_participants' is no folder" in refused(published, vaihingen, tmp_path)
+    assert "'gts_for_participants' is not a folder" in refused(published, vaihingen, tmp_path)
     assert "no image of the training areas" in refused(published, potsdam, tmp_path, train_areas=["2_11"])
     assert "There are no scenes" in refused(published, potsdam, tmp_path, imagery="IRRG")
     area_image(tmp_path, "2_11")
     picture(tmp_path / "2_Ortho_RGB/overview.png")
     picture(tmp_path / "2_Ortho_RGB/more/top_potsdam_2_11_RGB.png")
     data = published(potsdam, tmp_path, data={"on_error": "skip"})
-    problems(data, ("overview.png has no area", "top_potsdam_2_10_RGB.tif"), ("both of top_potsdam_2_11",))
+    problems(data, ("overview.png contains no area", "top_potsdam_2_10_RGB.tif"), ("both of top_potsdam_2_11",))
     colored(tmp_path / "5_Labels_all/top_potsdam_2_10_label_noBoundary.tif", six())
     assert "are labels of one image" in refused(published, potsdam, tmp_path)
 
@@ -337,8 +337,8 @@ def test_pairs_that_are_wrong(tmp_path):
     (tmp_path / "list/val.txt").write_text("3.png\n2.png\n")
     data = published(change, tmp_path, channels=6, data={"on_error": "skip"})
     problems(
-        data, ("A/1.png", "no image of its name", "B"), ("B/0.png", "no image of its name", "A"),
-        ("train.txt, line 2: '9.png' is no image"), ("val.txt, line 2: 2 is in train.txt already",),
+        data, ("A/1.png", "no image of the same name", "B"), ("B/0.png", "no image of the same name", "A"),
+        ("train.txt, line 2: '9.png' is not an image"), ("val.txt, line 2: 2 is already in train.txt",),
         ("A/3.png has no label"),
     )  # fmt: skip
     assert list(pairs(data)) == ["2"]

@@ -186,7 +186,7 @@ class TestRefusals:
     def test_no_map_at_all(self, tree):
         (tree.root / "empty").mkdir()
         said = tree.call(predictions="empty").refusal
-        assert "has no map of any of the 3 scenes; that of the first would be s0.tif." in said
+        assert "has no map for any of the 3 scenes; the first one would be s0.tif." in said
 
     def test_another_size(self, tree):
         write(tree.map("s0"), np.zeros((53, 70), np.uint8), drawing_of(0))
@@ -214,7 +214,7 @@ class TestRefusals:
 
     def test_a_layout_without_scenes(self, tree):
         result = cli("rs", "evaluate", "quickstart", tree.root / "maps")
-        assert "The layout 'shapes' is not one of scenes." in result.refusal
+        assert "'shapes' is not a layout of scenes." in result.refusal
 
     def test_nothing_to_score(self, tree):
         assert "There are no scenes to score" in tree.call(val="none").refusal

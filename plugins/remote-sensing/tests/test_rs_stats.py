@@ -177,7 +177,7 @@ class TestRefusals:
         (tmp_path / "images").mkdir()
         recipe = write_recipe(tmp_path)
         recipe.write_text(recipe.read_text().replace('"rasters"', '"folder"'))
-        assert "gives no scenes" in cli("rs", "stats", recipe).refusal
+        assert "is not a layout of scenes" in cli("rs", "stats", recipe).refusal
 
 
 @pytest.mark.parametrize("seed", range(20))

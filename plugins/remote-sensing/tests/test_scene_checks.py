@@ -138,9 +138,9 @@ class TestGrids:
     @pytest.mark.parametrize(
         ("other", "text"),
         [
-            (shifted(53.0), "another place"),
-            (Drawing(crs="EPSG:32632"), "another place"),
-            (Drawing(crs=None, transform=Affine.identity()), "only one of them says"),
+            (shifted(53.0), "another area"),
+            (Drawing(crs="EPSG:32632"), "another area"),
+            (Drawing(crs=None, transform=Affine.identity()), "only one of them is georeferenced"),
         ],
     )
     def test_what_cannot_be_warped(self, tmp_path, other, text):
@@ -149,7 +149,7 @@ class TestGrids:
     def test_pictures_of_several_sizes_cannot_be_warped(self, tmp_path):
         nowhere = Drawing(crs=None, transform=Affine.identity())
         found = pair(tmp_path, nowhere, nowhere.but(size=(35, 27)), warp=True)
-        assert all("neither says where it lies" in text for text in found)
+        assert all("neither is georeferenced" in text for text in found)
 
     def test_scenes_with_problems_are_left_out(self, tmp_path):
         good, bad = scene(tmp_path, "good"), scene(tmp_path, "bad")
@@ -358,13 +358,15 @@ class TestLabels:
         drawing = Drawing(transform=Affine.translation(10_000.0 * ord("a"), 0) @ NORTH_UP)
         label = write(tmp_path / name, drawing.classes() + 1, drawing, **profile)
         (found,) = findings(tmp_path, {"train": [Scene("a", one.images, str(label))]}, val="none")
-        assert f"{name} is compressed with losses" in found
+        assert f"{name} has lossy compression" in found
 
     @pytest.mark.parametrize("profile", [{"compress": "deflate"}, {"compress": "lzw"}, {"driver": "PNG"}])
     def test_no_losses(self, tmp_path, profile):
         assert not read_header(str(write(tmp_path / "a", Drawing().classes(), Drawing(), **profile))).lossy
 
-    @pytest.mark.parametrize(("nodata", "text"), [(1, "calls 1 no data, but it is the class water"), (0, ""), (9, "")])
+    @pytest.mark.parametrize(
+        ("nodata", "text"), [(1, "declares 1 as nodata, but that is the class water"), (0, ""), (9, "")]
+    )
     def test_a_class_that_the_file_calls_no_data(self, tmp_path, nodata, text):
         one = scene(tmp_path, "a")
         with rasterio.open(one.label, "r+") as file:

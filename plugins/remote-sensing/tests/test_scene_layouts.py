@@ -243,7 +243,7 @@ def test_folders_that_are_wrong(tmp_path):
     picture(tmp_path / "images/a.jpg")
     picture(tmp_path / "images/b.jpg")
     data = build(rasters, tmp_path, data={"on_error": "skip"})
-    problems(data, ("a.jpg", "a.png", "called alike"))
+    problems(data, ("a.jpg", "a.png", "have the same name"))
     assert list(pairs(data)) == ["b"]
 
 
@@ -303,7 +303,7 @@ class TestLists:
         draw_folders(tmp_path)
         (tmp_path / "l.txt").write_text("a\nimages/x.png\n")
         text = refused(read_list, tmp_path / "l.txt", build(rasters, tmp_path))
-        assert "line 2" in text and "'images/x.png' is no scene" in text
+        assert "line 2" in text and "'images/x.png' is not a scene" in text
 
 
 # Tables.
@@ -398,9 +398,10 @@ def test_a_table_lists_every_problem(tmp_path):
     data = build(scenes, tmp_path, data={"on_error": "skip"}, field="class")
     problems(
         data, ("line 1:", "unknown column 'date'"), ("line 2:", "group north is in both train and val"),
-        ("line 3:", "s/x.tif does not exist"), ("line 4:", "no image"), ("line 5:", "s/gone.gpkg does not exist"),
-        ("line 6:", "unknown split 'training'"), ("line 6:", "scene s/b is in line 5 already"),
-        ("line 7:", "a scene of val needs a label"), ("line 8:", "scene s/a is in line 2 already"),
+        ("line 3:", "s/x.tif does not exist"), ("line 4:", "column image is empty"),
+        ("line 5:", "s/gone.gpkg does not exist"),
+        ("line 6:", "unknown split 'training'"), ("line 6:", "scene s/b is already in line 5"),
+        ("line 7:", "a scene of val needs a label"), ("line 8:", "scene s/a is already in line 2"),
         ("line 10:", "more values than columns"), ("line 10:", "line 5 already"), ("line 11:", "line 7 already"),
     )  # fmt: skip
     assert pairs(data) == {} and list(pairs(data, "val")) == ["s/f"]
@@ -419,7 +420,7 @@ def test_a_group_in_two_splits_is_refused(tmp_path):
     ("text", "word"),
     [
         ("picture,label\na.tif,\n", "has the columns picture, label.\nIt needs image"),
-        ("", "has the columns of an empty file"),
+        ("", "has the columns (none)"),
         (None, "does not exist. Check data.root and data.layout.file"),
     ],
 )

@@ -47,7 +47,7 @@ class TestResuming:
         counted.clear()
         said = predict(scene, tmp_path / "s", probs=True)
         assert min(window[0].stop for window in counted) > 64  # two strips of 32 rows were there
-        assert said[0].note == "s: went on with a prediction that was interrupted after 64 of 170 rows."
+        assert said[0].note == "s: resumed a prediction that was interrupted after 64 of 170 rows."
         np.testing.assert_array_equal(read(tmp_path / "s.tif"), usual[0])
         np.testing.assert_array_equal(read(tmp_path / "s_probs.tif"), usual[1])
         assert not list(tmp_path.glob(".*"))
@@ -113,7 +113,7 @@ class TestProcesses:
         assert not active_children()
         for name in list((tmp_path / ".s.parts").glob("*.json"))[2:]:
             name.unlink()
-        assert "went on" in predict(scene, tmp_path / "s", model, probs=True, processes=2)[0].note
+        assert "resumed" in predict(scene, tmp_path / "s", model, probs=True, processes=2)[0].note
         for end in ("", "_probs"):
             np.testing.assert_array_equal(read(tmp_path / f"s{end}.tif"), read(tmp_path / f"usual{end}.tif"))
 
@@ -164,7 +164,7 @@ class TestRefusals:
 
     def test_another_type(self, tmp_path):
         model = Model(tiny(), card(stats=[{"dtype": "float32"}] * 5))
-        with pytest.raises(DataError, match=r"s\.tif: band 1 is uint16, the statistics are of float32"):
+        with pytest.raises(DataError, match=r"s\.tif: band 1 is uint16, but the statistics are of float32"):
             predict(draw_scene(tmp_path / "s.tif"), tmp_path / "out", model)
 
     def test_geojson_without_a_place(self, tmp_path):
@@ -199,7 +199,7 @@ class TestRefusals:
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, usual)
             assert [path.name for path in (tmp_path / "out").iterdir()] == [".s.parts"]
-        assert "went on" in predict(scene, tmp_path / "out" / "s", cog=cog, probs=True)[0].note
+        assert "resumed" in predict(scene, tmp_path / "out" / "s", cog=cog, probs=True)[0].note
 
 
 class TestRemarks:

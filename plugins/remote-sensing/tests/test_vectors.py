@@ -248,12 +248,10 @@ class TestRefusals:
         shapes = [square(Drawing(), (0, 9), (0, 9))]
         with pytest.warns(UserWarning, match="crs"):
             bare = save(tmp_path / "bare.gpkg", shapes, None)
-        with pytest.raises(DataError, match=r"bare.gpkg says no coordinate system, but its scene has one.*ogr2ogr"):
+        with pytest.raises(DataError, match=r"bare.gpkg has no coordinate system, but its scene has one.*ogr2ogr"):
             drawn(bare)
         path = save(tmp_path / "label.gpkg", shapes)
-        with pytest.raises(
-            DataError, match=r"Its scene says no coordinate system, but .*label.gpkg has one.*gdal_edit"
-        ):
+        with pytest.raises(DataError, match=r"Its scene has no coordinate system, but .*label.gpkg has one.*gdal_edit"):
             drawn(path, Drawing(crs=None))
 
     def test_points(self, tmp_path):

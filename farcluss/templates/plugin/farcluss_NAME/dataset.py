@@ -34,7 +34,7 @@ class MyDataset:
         name = line.strip()
         split, _, number = name.partition("/")
         if split not in SPLITS or not number.isdecimal():
-            raise DataError(f"{name!r} is no image of this data set; write it like train/7.")
+            raise DataError(f"{name!r} is not an image of this data set; write it like train/7.")
         return Item(id=name, image=name, mask=name)
 
     def size(self, item: Item) -> tuple[int, ...]:

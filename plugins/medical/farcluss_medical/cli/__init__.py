@@ -16,4 +16,4 @@ COMMANDS = {
     epilog="Example: farcluss medical evaluate labelsTs predictions -o scores",
 )
 def command() -> None:
-    """Medical volumes: look at them before training, score them after. Research use only."""
+    """Medical volumes: check them before training, score predictions after. Research use only."""

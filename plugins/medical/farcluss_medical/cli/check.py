@@ -16,14 +16,14 @@ from farcluss.cli.commands import (
 
 HEADS = ("split", "case", "voxels", "mm", "axes", "type", "intensities", "label values: voxels")
 LEAST = 120
-"""Columns of the table, at least: cells that are cut say nothing."""
+"""Minimum width of the table, as wrapped cells are hard to read."""
 
 
 @click.command(epilog="Example: farcluss medical check ct.toml --set data.root=/data/ct")
 @recipe_options
 @json_option
 def command(recipe: GivenRecipe, as_json: bool) -> None:
-    """Show the geometry, intensities and labels of every case of RECIPE, with advice, and all that is wrong.
+    """Show the geometry, intensities and labels of every case of RECIPE, with advice and all problems.
 
     Exit code 1 when any file cannot be used. `farcluss check` looks at the lists and tries a step.
     """

@@ -1,4 +1,4 @@
-"""The classes that a command line scores: labels, or several labels taken together."""
+"""Options for the classes to score: single labels, or regions of several labels."""
 
 import functools
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def class_options(command: Command) -> Command:
-    """`--labels`, `--names` and `--region`, which the command gets as one list of regions called `classes`."""
+    """`--labels`, `--names` and `--region`, passed to the command as one list of regions, `classes`."""
 
     @functools.wraps(command)
     def call(labels: str | None, names: str | None, regions: tuple[str, ...], **others: Any) -> Any:
@@ -31,7 +31,7 @@ def class_options(command: Command) -> Command:
 
 
 def _classes(labels: str | None, names: str | None, regions: tuple[str, ...]) -> "list[Region]":
-    """The classes that the options name; none means every label. Raises UsageError."""
+    """The classes that the options name; an empty list means every label. Raises UsageError."""
     from farcluss_medical.evaluation import Region
 
     if labels is not None and regions:
@@ -63,7 +63,7 @@ def _integers(option: str, text: str) -> tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise click.UsageError(f"{option}: {text!r} is no list of integers such as 1,2.") from None
+        raise click.UsageError(f"{option}: {text!r} is not a list of integers such as 1,2.") from None
     if 0 in numbers:
         raise click.UsageError(f"{option}: 0 is the background, which is not scored.")
     return numbers

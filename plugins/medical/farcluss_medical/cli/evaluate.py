@@ -25,13 +25,13 @@ COUNTS = {"missed": "missed", "false_positive": "false\npos.", "both_empty": "bo
 @click.argument("truths", metavar="GT", type=click.Path(path_type=Path, exists=True))
 @click.argument("predictions", metavar="PRED", type=click.Path(path_type=Path, exists=True))
 @class_options
-@click.option("--ignore", type=int, default=None, metavar="VALUE", help="Value of ground truths that is not scored.")
+@click.option("--ignore", type=int, default=None, metavar="VALUE", help="Ground-truth value that is not scored.")
 @click.option(
     "--cases",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     default=None,
     metavar="LIST",
-    help="Score the cases of this list alone, one per line.",
+    help="Score only the cases in this list, one per line.",
 )
 @click.option(
     "--tolerance",
@@ -39,7 +39,7 @@ COUNTS = {"missed": "missed", "false_positive": "false\npos.", "both_empty": "bo
     default=1.0,
     show_default=True,
     metavar="MM",
-    help="A surface this near counts as found by NSD.",
+    help="Distance up to which NSD counts a surface voxel as correct.",
 )
 @click.option(
     "--protocol",
@@ -63,7 +63,7 @@ def command(
 ) -> None:
     """Score predicted label volumes PRED against ground truths GT: NIfTI or HDF5 files, or folders with equal names.
 
-    Per case and class: Dice, IoU, HD95, ASSD and NSD, in mm. A missed structure costs the diagonal of the image.
+    Per case and class: Dice, IoU, HD95, ASSD and NSD, in mm. A missed structure gets the image diagonal as distance.
     """
     from farcluss_medical.evaluation import evaluate, pair_files
     from farcluss_medical.summary import FLATTERS, summarize, to_csv
@@ -77,7 +77,7 @@ def command(
     evaluation = evaluate(pairs, classes, ignore=ignore, tolerance=tolerance, protocol=protocol, progress=tracked)
     summary = summarize(evaluation, protocol, tolerance) | {"extra_predictions": extra}
     for label, cases in summary["unknown_labels"].items():
-        click.echo(f"Predicted, but in no ground truth and no class: label {label} (cases: {cases}).", err=True)
+        click.echo(f"Label {label} is predicted, but is in no ground truth and no class (cases: {cases}).", err=True)
     write_results(output, {"metrics.csv": to_csv(evaluation, protocol), "summary.json": summary})
     emit(summary, as_json, _print)
 
@@ -93,7 +93,7 @@ def _print(summary: dict[str, Any]) -> None:
     heads = ("class", *(titles.get(name, f"{name.upper()}\n{unit}") for name in metrics), "cases", *COUNTS.values())
     rows = []
     for row in summary["classes"]:
-        # Eighty columns have no room for the interval of IoU, which says what that of Dice says.
+        # 80 columns have no room for the interval of IoU, which adds nothing to that of Dice.
         cells = (_cell(name, row[name]["mean"], row[name]["interval"] if name != "iou" else None) for name in metrics)
         rows.append((row["class"], *cells, *(str(row[key]) for key in ("cases", *COUNTS))))
     means = (_cell(name, summary["mean"][name], None) for name in metrics)

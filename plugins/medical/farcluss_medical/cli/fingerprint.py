@@ -14,7 +14,7 @@ from farcluss.cli.commands import GivenRecipe, output_option, recipe_options, wr
 def command(recipe: GivenRecipe, output: Path) -> None:
     """Measure the training cases of RECIPE: spacing, crop, and intensities of labeled foreground.
 
-    Validation and test cases are never looked at, and of unlabeled cases only their headers.
+    Validation and test cases are never read, and only the headers of unlabeled cases.
     """
     loaded = recipe.read()
     from farcluss_medical.fingerprint import fingerprint, to_text, training_cases, volumes_of
@@ -38,10 +38,10 @@ def _report(facts: dict[str, Any], output: Path, order: str) -> None:
     total = sum(facts["class_voxels"].values())
     for name, count in facts["class_voxels"].items():
         click.echo(f"class        {name}: {count:,} voxels, {100 * count / total:.2f} %")
-    click.echo("What it suggests for the recipe:")
+    click.echo("Suggestions for the recipe:")
     click.echo(f"  --set data.crop='{facts['crop']}'")
     if any(case["spacing"] != facts["spacing"] for case in facts["cases"]):
-        click.echo(f"  --set data.layout.spacing='{facts['spacing']}'   so that a voxel is one length in all cases")
+        click.echo(f"  --set data.layout.spacing='{facts['spacing']}'   so that voxels have the same size in all cases")
     click.echo(f"  --set data.layout.normalize=ct --set data.layout.fingerprint={output}   for CT")
 
 

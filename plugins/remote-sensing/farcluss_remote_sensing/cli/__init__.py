@@ -4,7 +4,7 @@ from farcluss.cli.commands import lazy_group
 
 COMMANDS = {
     "evaluate": "Score predicted maps against labels.",
-    "split": "Divide scenes or blocks of them into sets that do not touch.",
+    "split": "Split scenes, or blocks of them, into sets that do not touch.",
     "stats": "Measure the bands of a recipe's scenes.",
 }
 
@@ -13,4 +13,4 @@ COMMANDS = {
     "rs", "farcluss_remote_sensing.cli", COMMANDS, epilog="Example: farcluss rs stats scenes.toml -o stats.json"
 )
 def command() -> None:
-    """Remote sensing: measure bands and divide scenes before training, score maps after."""
+    """Remote sensing: measure bands and split scenes before training, score maps after."""

@@ -46,8 +46,8 @@ def command(recipe: GivenRecipe, predictions: Path, split: str | None, output: P
 
     One confusion matrix over all pixels that count: IoU, F1, recall (producer's accuracy) and precision (user's
     accuracy) per class, mIoU, mean F1, accuracy and kappa; for change detection those of changed pixels. A map is
-    called as its scene, SCENE.tif, and holds class indices; where it holds none, the pixel is wrong. Exit code 1 when a
-    scene has no map.
+    named like its scene, SCENE.tif, and holds class indices; a pixel without a class counts as wrong. Exit code 1 when
+    a scene has no map.
     """
     loaded = recipe.read()
     from farcluss_remote_sensing.evaluation import evaluate
@@ -73,7 +73,8 @@ def _print(scores: dict[str, Any]) -> None:
     if scores["unmapped"]:
         share = 100 * scores["unmapped"] / scores["pixels"]
         click.echo(
-            f"{scores['unmapped']:,} of {scores['pixels']:,} pixels ({share:.2f} %) have no class in the map: wrong"
+            f"{scores['unmapped']:,} of {scores['pixels']:,} pixels ({share:.2f} %) have no class in the map "
+            "and count as wrong"
         )
 
 

@@ -23,7 +23,7 @@ SHARE = click.FloatRange(0, 1, max_open=True)
     type=click.Choice(["scene", "block"]),
     default="scene",
     show_default=True,
-    help="scene: draw whole scenes, those of a group together; block: parts of the labeled scenes.",
+    help="scene: split by whole scenes, keeping groups together; block: split labeled scenes into blocks.",
 )
 @click.option(
     "--block-size",
@@ -31,7 +31,7 @@ SHARE = click.FloatRange(0, 1, max_open=True)
     default=1024,
     show_default=True,
     metavar="PIXELS",
-    help="Side of a block, at most.",
+    help="Largest side of a block.",
 )
 @click.option(
     "--buffer",
@@ -39,7 +39,7 @@ SHARE = click.FloatRange(0, 1, max_open=True)
     default=128,
     show_default=True,
     metavar="PIXELS",
-    help="Between blocks that are trained on and held-out ones, at least.",
+    help="Smallest distance between training and held-out blocks.",
 )
 @click.option("--val", type=SHARE, default=0.2, show_default=True, help="Share that is held out for validation.")
 @click.option("--test", type=SHARE, default=0.0, show_default=True, help="Share that is held out for tests.")
@@ -50,7 +50,7 @@ SHARE = click.FloatRange(0, 1, max_open=True)
     show_default=True,
     help="Share of the rest whose labels are used.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the drawing.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random split.")
 def command(
     recipe: GivenRecipe,
     output: Path,
@@ -62,9 +62,9 @@ def command(
     labeled: float,
     seed: int,
 ) -> None:
-    """Divide the training scenes of RECIPE: lists for data.labeled, data.unlabeled and data.val, and for tests.
+    """Split the training scenes of RECIPE into lists for data.labeled, data.unlabeled and data.val, and for tests.
 
-    Every class is among the labels where that can be. The same seed gives the same lists; which scenes are held out
+    Every class is among the labels where possible. The same seed gives the same lists; which scenes are held out
     does not depend on --labeled. Other lists in DIR stay as they are.
     """
     loaded = recipe.read()

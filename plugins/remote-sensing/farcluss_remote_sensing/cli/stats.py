@@ -17,7 +17,7 @@ COLUMNS = ("mean", "std", "min", "low", "high", "max")
 def command(recipe: GivenRecipe, output: Path) -> None:
     """Measure each band of the training scenes of RECIPE, labeled and unlabeled: mean, deviation, percentiles.
 
-    All valid pixels count, once each. What RECIPE validates on is never looked at.
+    All valid pixels count, once each. Validation data of RECIPE is never read.
     """
     loaded = recipe.read()
     from farcluss_remote_sensing.statistics import empty_bands, measure, passes, scenes_of, to_text, training_parts
