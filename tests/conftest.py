@@ -4,9 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-# Small tensors are slower on several threads, and processes that tests start would fight over the cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import numpy as np
 import pytest
 from PIL import Image

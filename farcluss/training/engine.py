@@ -28,15 +28,15 @@ from farcluss.runs.folder import RunFolder
 from farcluss.runs.lock import Lock
 from farcluss.runs.resuming import Start, find_start, fingerprint
 from farcluss.tensors.distributed import on_main, world_size
+from farcluss.training.checkpointing import restore, save_checkpoint
 from farcluss.training.display import Display
 from farcluss.training.interruption import Interruption
 from farcluss.training.logs import log_end, log_start, log_step, note_outcomes
-from farcluss.training.milestones import do_what_is_due
 from farcluss.training.optimization import build_optimizer
-from farcluss.training.saving import restore, save_checkpoint
 from farcluss.training.startup import gc_paused
 from farcluss.training.state import Run
-from farcluss.training.steps import one_step
+from farcluss.training.steps import one_step, to_device
+from farcluss.training.validation import save_picture, score
 from farcluss.training.watch import Watch
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -261,6 +261,24 @@ def run_steps(run: Run, display: Display) -> None:
     if not run.saved:
         save_checkpoint(run)
     on_main(run.writer.wait)
+
+
+def do_what_is_due(run: Run, display: Display, host: HostBatch | None) -> None:
+    """Do what is due at this step: a picture, a checkpoint, then the evaluation, which may take a while.
+
+    Args:
+        run: after a step, or resumed.
+        display: logs the scores.
+        host: the images of the step, for the picture; None for none.
+    """
+    if run.stop:
+        return
+    if run.evaluation_due() and host is not None and run.accelerator.is_main_process:
+        save_picture(run, to_device(host, run.accelerator.device, semi=True, logging=True))
+    if run.checkpoint_due():
+        save_checkpoint(run)
+    if run.evaluation_due() and not run.scored:
+        score(run, display)
 
 
 def load_batches(run: Run) -> Generator[HostBatch, None, None]:

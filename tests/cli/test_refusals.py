@@ -12,10 +12,11 @@ import pytest
 import timm
 import torch
 from commandline import cli
-from conftest import own_recipe
 from manifests import seal
 from PIL import Image
 from plugin_site import distribute
+
+from conftest import own_recipe
 
 DATA = 'classes = ["sky", "road", "tree", "car", "sign", "fence", "pole", "walk", "bike", "man", "wall"]'
 TRAIN = "steps = 1\nbatch = 4"

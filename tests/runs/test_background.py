@@ -17,7 +17,7 @@ from farcluss import load_recipe
 from farcluss.errors import RunError
 from farcluss.runs import checkpoints
 from farcluss.runs.background import Background
-from farcluss.training import engine, milestones
+from farcluss.training import engine, validation
 
 
 class TestBackground:
@@ -199,7 +199,7 @@ class TestARun:
 
         watch(checkpoints, "save")
         watch(checkpoints, "update_progress")
-        watch(milestones, "evaluate_all")
+        watch(validation, "evaluate_all")
         folder = engine.train(self.recipe(tmp_path, "train.steps=2"), tmp_path / "run")
         assert events == ["save", "evaluate_all", "update_progress"]
         manifest = json.loads((folder / "checkpoints" / "step-00000002.json").read_text())

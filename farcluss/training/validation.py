@@ -1,11 +1,10 @@
-"""Work that is due at some steps only: a picture, a checkpoint, an evaluation."""
+"""Evaluation during training: scores, the last and the best weights, pictures."""
 
 import hashlib
 import time
 from pathlib import Path
 from typing import Any
 
-from farcluss.data.loader import HostBatch
 from farcluss.errors import Cancelled
 from farcluss.inference.evaluation import Scores, evaluate_all
 from farcluss.inference.weights import Model, save_weights
@@ -14,30 +13,10 @@ from farcluss.runs import checkpoints
 from farcluss.tensors.distributed import on_main
 from farcluss.training.display import Display
 from farcluss.training.panels import draw_panel, save_panel
-from farcluss.training.saving import save_checkpoint
 from farcluss.training.state import Run
-from farcluss.training.steps import to_device
 
 PICTURES = 4
 """Images in a picture."""
-
-
-def do_what_is_due(run: Run, display: Display, host: HostBatch | None) -> None:
-    """Do what is due at this step: a picture, a checkpoint, then the evaluation, which may take a while.
-
-    Args:
-        run: after a step, or resumed.
-        display: logs the scores.
-        host: the images of the step, for the picture; None for none.
-    """
-    if run.stop:
-        return
-    if run.evaluation_due() and host is not None and run.accelerator.is_main_process:
-        save_picture(run, to_device(host, run.accelerator.device, semi=True, logging=True))
-    if run.checkpoint_due():
-        save_checkpoint(run)
-    if run.evaluation_due() and not run.scored:
-        score(run, display)
 
 
 def score(run: Run, display: Display) -> None:
