@@ -241,7 +241,7 @@ def test_areas_that_are_wrong(tmp_path):
     picture(tmp_path / "2_Ortho_RGB/overview.png")
     picture(tmp_path / "2_Ortho_RGB/more/top_potsdam_2_11_RGB.png")
     data = published(potsdam, tmp_path, data={"on_error": "skip"})
-    problems(data, ("overview.png contains no area", "top_potsdam_2_10_RGB.tif"), ("both of top_potsdam_2_11",))
+    problems(data, ("overview.png contains no area", "top_potsdam_2_10_RGB.tif"), ("are both named top_potsdam_2_11",))
     colored(tmp_path / "5_Labels_all/top_potsdam_2_10_label_noBoundary.tif", six())
     assert "are labels of one image" in refused(published, potsdam, tmp_path)
 

@@ -402,7 +402,7 @@ def test_a_table_lists_every_problem(tmp_path):
         ("line 5:", "s/gone.gpkg does not exist"),
         ("line 6:", "unknown split 'training'"), ("line 6:", "scene s/b is already in line 5"),
         ("line 7:", "a scene of val needs a label"), ("line 8:", "scene s/a is already in line 2"),
-        ("line 10:", "more values than columns"), ("line 10:", "line 5 already"), ("line 11:", "line 7 already"),
+        ("line 10:", "more values than columns"), ("line 10:", "already in line 5"), ("line 11:", "already in line 7"),
     )  # fmt: skip
     assert pairs(data) == {} and list(pairs(data, "val")) == ["s/f"]
     text = refused(build(scenes, tmp_path, field="class").items, "train")
