@@ -243,7 +243,7 @@ def test_areas_that_are_wrong(tmp_path):
     data = published(potsdam, tmp_path, data={"on_error": "skip"})
     problems(data, ("overview.png contains no area", "top_potsdam_2_10_RGB.tif"), ("are both named top_potsdam_2_11",))
     colored(tmp_path / "5_Labels_all/top_potsdam_2_10_label_noBoundary.tif", six())
-    assert "are labels of one image" in refused(published, potsdam, tmp_path)
+    assert "are labels of the same image" in refused(published, potsdam, tmp_path)
 
 
 def test_val_areas_whose_labels_are_held_back(tmp_path):
