@@ -11,6 +11,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from farcluss.data.base import IGNORE, Dataset, Item, Reduced, Sample, Window, read_sample
+from farcluss.errors import PluginError
 from farcluss.recipes.model import GENERAL, Data
 
 
@@ -38,9 +39,15 @@ def choose_place(dataset: Dataset, item: Item, lengths: list[int], rng: np.rando
 
 
 def read_window(dataset: Dataset, item: Item, place: list[tuple[int, int]], mean: list[float]) -> Sample:
-    """Read a window that may extend beyond the image: outside, the image is `mean` and nothing is valid."""
+    """Read a window that may extend beyond the image: outside, the image is `mean` and nothing is valid.
+
+    Raises:
+        PluginError: the image has another number of channels than `mean`, which has those of the recipe.
+    """
     window, pads = clip(place, dataset.size(item))
     sample = read_sample(dataset, item, window)
+    if len(sample.image) != len(mean):
+        raise PluginError(f"{item.image} has {len(sample.image)} channels, but data.channels is {len(mean)}.")
     lengths = [length for _, length in place]
     valid = np.ones(sample.image.shape[1:], bool) if sample.valid is None else sample.valid
     if list(sample.image.shape[1:]) == lengths:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from farcluss.data.base import IGNORE, Dataset, Item
 from farcluss.data.crops import draw_crop
 from farcluss.data.weighting import Chances, multiplicities
-from farcluss.errors import FarclussError, PluginError, SampleError
+from farcluss.errors import FarclussError, SampleError
 from farcluss.recipes.model import Data
 
 LABELED, UNLABELED = 0, 1
@@ -120,10 +120,6 @@ class PairedCrops:
                 sample = draw_crop(self.dataset, item, self.crop, self.data, rng, blind)
         except FarclussError as error:
             return error
-        if len(sample.image) != self.data.channel_count:
-            return PluginError(
-                f"{item.image} has {len(sample.image)} channels, but data.channels is {self.data.channel_count}."
-            )
         return sample
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from farcluss.data.base import IGNORE, Item, Sample, read_sample
 from farcluss.data.crops import draw_crop, pick, random_lengths, random_place, read_window, resize
+from farcluss.errors import PluginError
 from farcluss.recipes.model import Data
 
 ITEM, MASKED = Item("x", "x"), Item("x", "x", "x")
@@ -348,3 +349,10 @@ def test_a_volume_at_scale_one_is_a_cut():
     image = pixels_by_number(5, 6, 7)
     sample = draw_crop(Memory(image), ITEM, (5, 6, 7), still(), np.random.default_rng(0))
     assert np.array_equal(sample.image, image)
+
+
+@pytest.mark.parametrize("side", [8, 40], ids=["inside", "beyond the image"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_another_number_of_channels_is_refused_wherever_the_crop_lies(side, channels):
+    with pytest.raises(PluginError, match=rf"has 2 channels, but data\.channels is {channels}\."):
+        draw_crop(Memory(noise(2, 20, 20)), ITEM, (side, side), still(channels=channels), np.random.default_rng(1))
