@@ -6,7 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -180,7 +180,8 @@ class TestNew:
 
 def environment(folder):
     """Python of a fresh environment that sees, but does not own, everything installed here."""
-    venv.create(folder, with_pip=find_spec("pip") is None)
+    # By metadata: looking for the module switches off setuptools' distutils here, which `torch.compile` needs later.
+    venv.create(folder, with_pip=not list(distributions(name="pip")))
     paths = {"base": str(folder), "platbase": str(folder)}
     here = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     there = Path(sysconfig.get_path("purelib", "venv", paths))

@@ -45,7 +45,7 @@ def test_every_key_by_itself(draw):
     assert filled.with_defaults(other) == filled
 
 
-@pytest.mark.parametrize(("own", "known"), itertools.product(["a", None], ["b", None]))
+@pytest.mark.parametrize(("own", "known"), list(itertools.product(["a", None], ["b", None])))
 def test_the_writer(own, known):
     filled = recipe_of(writer=own).with_defaults(Defaults(writer=known))
     assert filled.eval.writer.name == (own or known or "png")
