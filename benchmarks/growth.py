@@ -81,7 +81,7 @@ class Step:
         masks = torch.randint(0, classes, (IMAGES, crop, crop), dtype=torch.uint8)
         self.batch = Batch(images, masks.masked_fill_(images[:, 0] < 0.1, IGNORE), images, images[:, 0] > 0.1)
 
-    def teach(self) -> tuple[StrongViews, Totals]:
+    def pseudo_label(self) -> tuple[StrongViews, Totals]:
         strong, statistics = self.learner.pseudo_label(self.batch)
         assert strong is not None
         return strong, self.learner.totals(sum_table(statistics))
@@ -108,7 +108,7 @@ def measure(crop: int, classes: int, kept: int, rounds: int) -> dict[str, float]
     step = Step(crop, classes, kept)
     times: dict[str, list[float]] = {"teach": [], "learn": [], "softmax": []}
     for turn in range(rounds + 1):
-        teach, known = milliseconds(step.teach)
+        teach, known = milliseconds(step.pseudo_label)
         learn, _ = milliseconds(step.learn, *known)
         softmax, _ = milliseconds(step.softmaxes)
         if turn:  # the first round warms up
@@ -118,7 +118,7 @@ def measure(crop: int, classes: int, kept: int, rounds: int) -> dict[str, float]
     row["step"] = round(row["teach"] + row["learn"], 2)
     row["beyond"] = round(row["step"] - row["softmax"], 2)
     pixels = IMAGES * crop * crop
-    highest, known = memory.peak(step.teach)
+    highest, known = memory.peak(step.pseudo_label)
     row["teach bytes"] = round(highest / pixels, 1)
     row["learn bytes"] = round(memory.peak(lambda: step.learn(*known))[0] / (2 * pixels), 1)
     return row | {
