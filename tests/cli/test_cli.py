@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 import pytest
 from commandline import cli, python
-from conftest import own_recipe
 
+from conftest import own_recipe
 from farcluss.cli import BUILT_IN, farcluss
 from farcluss.errors import SampleError
 from farcluss.inference.weights import read_card

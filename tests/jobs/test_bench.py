@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 from commandline import cli
-from conftest import own_recipe
 from registered import registered
 
+from conftest import own_recipe
 from farcluss.data.shapes import Shapes
 from farcluss.jobs import benching
 from farcluss.jobs.benching import PARTS, Figures, advise

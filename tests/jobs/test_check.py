@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from commandline import cli
-from conftest import own_recipe
 from PIL import Image
+
+from conftest import own_recipe
 
 DATA = 'classes = ["sky", "road", "tree", "never"]'
 TRAIN = "steps = 5\nbatch = 2"

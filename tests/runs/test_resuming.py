@@ -11,11 +11,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from commandline import cli
-from conftest import write_images
 from registered import registered
 from tiny_network import TinyNetwork
 from tiny_recipe import tiny_recipe
 
+from conftest import write_images
 from farcluss import load_recipe, train
 from farcluss.data.base import Item
 from farcluss.data.splits import Splits

@@ -13,11 +13,11 @@ import ranks
 import torch
 import warm
 from commandline import Result, cli
-from conftest import own_recipe
 from registered import registered
 from tiny_network import TinyNetwork
 from torch.utils.data import get_worker_info
 
+from conftest import own_recipe
 from farcluss.data.base import Item, Sample
 from farcluss.data.files import FileReader
 from farcluss.data.loader import LABELED, UNLABELED, PairedCrops, host_batches, item_index, step_addresses
