@@ -142,12 +142,15 @@ def _pairs(
 ) -> tuple[list[Case], list[str]]:
     """Images and their labels; with `bare`, images may have no label."""
     found, problems = _images(root, images, f"{key}images")
-    if "{" not in labels:
-        problems += volumes_in(_folder(root, labels, f"{key}labels"))[1]
     finder = MaskFinder.of(root, images, labels, suffix, SUFFIXES, SUFFIXES)
     masks = {path: finder(path) for path in found}
-    used = set(masks.values())
-    problems += [f"{path} has no image in {root / images}." for path in finder.masks.values() if path not in used]
+    if "{" not in labels:
+        folder = _folder(root, labels, f"{key}labels")
+        own, more = volumes_in(folder)
+        used, known = set(masks.values()), set(own.values())
+        problems += [*more, *(f"{path} has no image in {root / images}." for path in own.values() if path not in used)]
+        # Of two labels with one name neither counts, and the case is left out.
+        masks = {path: mask for path, mask in masks.items() if mask is None or mask.parent != folder or mask in known}
     if not bare:
         problems += [f"{path} has no label in {root / labels}." for path, mask in masks.items() if mask is None]
     cases = [Case(_name(root, path), (str(path),), str(mask) if mask else None) for path, mask in masks.items()]

@@ -363,3 +363,19 @@ def test_scans_of_patients_in_folders(tmp_path):
     (tmp_path / "p2").rename(tmp_path / "q2")
     problem = scans(data, **(options | {"unlabeled": ""})).findings()
     assert len(problem) == 1 and "q2/t1.nii.gz has no label" in problem[0]
+
+
+def test_scans_use_no_label_that_may_be_another(tmp_path):
+    """Two labels of one name leave their case out; hidden files and files in folders below are no labels."""
+    for number in range(2):
+        scan = Phantom(number, 1, extent=SMALL).scan()
+        write_image(tmp_path / f"images/c{number}.nii.gz", scan)
+        write_label(tmp_path / f"labels/c{number}.nii.gz", scan)
+    write_label(tmp_path / "labels/c1.nii", scan)
+    for name in ("._c0.nii.gz", "old/c0.nii.gz"):
+        write_label(tmp_path / "labels" / name, scan)
+    data = Data(root=tmp_path, classes={"background": 0, "tissue": [1, 2, 3]}, on_error="skip")
+    dataset = scans(data, cache=str(tmp_path / "cache"), unlabeled="images")
+    (problem,) = dataset.findings()
+    assert "are both named c1" in problem
+    assert [(item.id, bool(item.mask)) for item in dataset.items("train")] == [("c0", True)]
