@@ -81,11 +81,9 @@ def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:
     Returns:
         The index, header of the first image by case, and the number of channels.
     """
-    problems, headers, first = (
-        [*index.problems, *_divided_patients(index.splits)],
-        dict[str, Header](),
-        dict[str, Case](),
-    )
+    problems = [*index.problems, *_divided_patients(index.splits)]
+    headers: dict[str, Header] = {}
+    first: dict[str, Case] = {}
     counts: dict[str, int] = {}
     homes = {case.patient: split for split in SPLITS for case in index.splits.get(split, ())}
     splits: dict[str, list[Case]] = {}

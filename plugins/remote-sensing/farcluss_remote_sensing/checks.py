@@ -31,7 +31,9 @@ def usable(index: Index, data: Data, bands: tuple[int, ...], warp: bool) -> tupl
         The index, bands by scene, and how many there are.
     """
     stacks = {scene.id: Stack(scene.images, bands, warp) for own in index.splits.values() for scene in own}
-    index, stacks = _without(index, stacks, lambda scene: "" if stacks[scene.id].headers else "no files")
+    index, stacks = _without(
+        index, stacks, lambda scene: "" if stacks[scene.id].count else f"{scene.images[0]} has no bands."
+    )
     channels, odd = settle_channels(data, {stack.files[0]: stack.count for stack in stacks.values()})
     index = replace(index, problems=[*index.problems, *(f"{text} {BANDS}" for text in odd)])
     kept = {name: stack for name, stack in stacks.items() if stack.count == channels}
