@@ -252,9 +252,8 @@ class Pack:
             except DAMAGE as error:
                 text = f"{path} cannot be used: {_reason(error)}."
                 raise DataError(f"{text}\nPack the data set again with `farcluss pack`.") from None
-        self.classes: tuple[str, ...] = self.contents.classes
+        self.classes, self.defaults = self.contents.classes, self.contents.defaults
         self.palette: Palette = self.contents.palette
-        self.defaults: Defaults = self.contents.defaults
         self._handle = Handle(self.path)
 
     def items(self, split: str) -> list[Item]:
