@@ -47,7 +47,10 @@ def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", wo
     items = resolve_val(dataset, recipe.data)
     if not items:
         raise RecipeError("There are no images to evaluate; give --split val, test or a list file.")
-    crop = crop_sides(recipe.data.crop, len(dataset.size(items[0])))
+    axes = len(dataset.size(items[0]))
+    crop = crop_sides(recipe.data.crop, axes)
+    if recipe.eval.window is not None:
+        crop_sides(recipe.eval.window, axes, "eval.window")
     scores = evaluate(model.with_inference(inference_of(recipe.eval, crop)), dataset, items, workers=workers)
     if not scores.confusion.any():
         raise DataError(no_labels("There is nothing to score", len(items)))
