@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from commandline import cli
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from conftest import own_recipe, write_images
-from farcluss.data.loader import loader_processes
-from farcluss.errors import RunError
+from farcluss.data.loader import Diary, guarded, loader_processes, start_worker
+from farcluss.errors import RunError, SampleError
 from farcluss.learning.build import build_dataset
 from farcluss.recipes.model import Data
 from farcluss.runs.folder import RunFolder
@@ -162,3 +163,21 @@ def test_a_run_shows_that_it_is_alive(tmp_path, capsys, monkeypatch):
         for step in (1, 2, 3):
             display.show_life(step)
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["1/100", "3/100"]
+
+
+class Unsendable:
+    def __reduce__(self):
+        raise OSError("no room to send")
+
+
+def test_a_loader_process_that_cannot_send_ends_instead_of_hanging(monkeypatch, capfd):
+    looks = "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data.__defaults__"
+    monkeypatch.setattr(looks, (0.2,))
+    loader = DataLoader([Unsendable()], batch_size=None, num_workers=1, worker_init_fn=start_worker, collate_fn=id_of)
+    with pytest.raises(SampleError, match="loader process died"):
+        list(guarded(loader, Diary(1), lambda *_: "file"))
+    assert "cannot send its batch: OSError: no room to send" in capfd.readouterr().err
+
+
+def id_of(sample):
+    return sample
