@@ -7,8 +7,10 @@ import functools
 import json
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,6 +40,7 @@ __all__ = [
     "percent",
     "pick_device",
     "print_table",
+    "progress",
     "read_all",
     "recipe_options",
     "split_option",
@@ -51,6 +54,10 @@ Command = Callable[..., Any]
 
 SHOWN = 20
 """Maximum number of problems to list."""
+STEPS = 1000
+"""Steps of a progress bar per thing: a large image takes hours."""
+QUIET = 60.0
+"""Seconds between two lines of progress where there is no terminal."""
 FOR_GREP = 200
 """Columns of a table that does not go to a terminal: a line per row."""
 
@@ -207,9 +214,30 @@ def list_problems(problems: Sequence[str]) -> None:
 
 
 def read_all(reading: Iterable[Any], label: str, total: int, *, quiet: bool = False) -> None:
-    """Exhaust an iterator that does its work as it goes, with a progress bar unless `quiet`."""
-    with click.progressbar(reading, length=total, label=label, hidden=quiet) as bar:
-        deque(bar, maxlen=0)
+    """Exhaust an iterator that does its work as it goes, with progress unless `quiet`."""
+    with progress(label, total, quiet=quiet) as advance:
+        for number, _ in enumerate(reading, 1):
+            advance(number)
+
+
+@contextmanager
+def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[float], None]]:
+    """Show progress: a bar on a terminal, elsewhere the label, then a line per minute on stderr.
+
+    Yields:
+        A function that is called with how many of `total` are done; a share of one may be.
+    """
+    silent, spoke = not (quiet or (sys.stdout and sys.stdout.isatty())), time.monotonic()
+    with click.progressbar(length=STEPS * total, label=label, hidden=quiet) as bar:
+
+        def advance(done: float) -> None:
+            nonlocal spoke
+            bar.update(round(STEPS * done) - bar.pos)
+            if silent and time.monotonic() - spoke > QUIET:
+                spoke = time.monotonic()
+                click.echo(f"{label}: {int(done)} of {total} done", err=True)
+
+        yield advance
 
 
 def tracked(things: Sequence[T], label: str = "Scoring") -> Iterable[T]:

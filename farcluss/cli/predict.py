@@ -4,10 +4,7 @@ from pathlib import Path
 
 import click
 
-from farcluss.cli.commands import device_option, output_option, overwrite_option, pick_device
-
-STEPS = 1000
-"""Steps of the progress bar per image: a large image takes hours."""
+from farcluss.cli.commands import device_option, output_option, overwrite_option, pick_device, progress
 
 
 @click.command(epilog="Example: farcluss predict runs/quickstart/weights/best.safetensors photos/ -o masks --overlay")
@@ -57,9 +54,9 @@ def command(
         refuse_existing(jobs, built)
     make_folder(output)
     errors, notes = [], []
-    with click.progressbar(length=STEPS * len(jobs), label="predicting") as bar:
+    with progress("predicting", len(jobs)) as advance:
         for outcome in predict_files(model, jobs, built):
-            bar.update(round(STEPS * outcome.done) - bar.pos)
+            advance(outcome.done)
             errors += [outcome.error] if outcome.error else []
             notes += [outcome.note] if outcome.note else []
     click.echo(f"{len(jobs) - len(errors)} of {len(jobs)} images predicted, written to {output}/")

@@ -46,10 +46,10 @@ class RunFolder:
     def refuse_existing(self, overwrite: bool) -> None:
         """Raise RunError when there is a run already and `overwrite` is False."""
         if self.exists() and not overwrite:
-            raise RunError(
-                f"{self.path} holds a run already. Continue it with --resume, replace it with --overwrite,\n"
-                "or choose another folder with --output."
-            )
+            ways = "Continue it with --resume, replace it with --overwrite,"
+            if not self.has_checkpoint():
+                ways = "It has no checkpoint to continue from: replace it with --overwrite,"
+            raise RunError(f"{self.path} holds a run already. {ways}\nor choose another folder with --output.")
 
     def exists(self) -> bool:
         """Whether the folder holds a run."""

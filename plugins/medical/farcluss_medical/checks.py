@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import IGNORE, Data
+from farcluss.data.base import IGNORE, Data, Sample
+from farcluss.data.labels import LabelCounts, missing_classes, no_labels
 from farcluss.errors import DataError, some
 from farcluss_medical.cases import Case
 from farcluss_medical.dataset import VolumeDataset
@@ -64,6 +65,7 @@ class Report:
 
     data: Data
     dataset: VolumeDataset
+    counts: LabelCounts
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -86,7 +88,8 @@ def check(data: Data) -> tuple[Report, Iterator[Row]]:
     """Prepare the report of a recipe's cases, of all splits; the iterator does the reading. Raises FarclussError."""
     # With "skip", the data set lists the cases that it leaves out as findings: one report names everything.
     dataset = volumes_of(data.model_copy(update={"on_error": "skip"}))
-    report = Report(data, dataset, problems=dataset.findings())
+    counts = LabelCounts(np.zeros(len(dataset.classes) + 1, np.int64))
+    report = Report(data, dataset, counts, problems=dataset.findings())
     return report, _inspect(report)
 
 
@@ -110,6 +113,8 @@ def _inspect(report: Report) -> Iterator[Row]:
                     report.problems.append(str(error))
             report.rows.append(row)
             yield row
+    if report.counts.empty:
+        report.problems.append(no_labels("Labels", report.counts.masks))
 
 
 def _read_image(row: Row, case: Case, header: Header, report: Report) -> None:
@@ -124,6 +129,7 @@ def _read_label(row: Row, case: Case, header: Header, report: Report) -> None:
     if (label == np.floor(label)).all():
         row.labels = count(label)
     classes = report.dataset.masks.apply(label, case.label)
+    report.counts.add(Sample(classes[None], classes))
     row.foreground = int(((classes > 0) & (classes != IGNORE)).sum())
 
 
@@ -240,6 +246,12 @@ def _empty(rows: Sequence[Row], report: Report) -> str:
     )
 
 
+def _missing(rows: Sequence[Row], report: Report) -> str:
+    if report.counts.empty:
+        return ""
+    return missing_classes(report.dataset.classes, report.counts, report.data, "any label", "voxel")
+
+
 _NOTES: tuple[Callable[[Sequence[Row], Report], str], ...] = (
     _unplaced,
     _disagreeing,
@@ -248,5 +260,6 @@ _NOTES: tuple[Callable[[Sequence[Row], Report], str], ...] = (
     _anisotropic,
     _scales,
     _computed_tomography,
+    _missing,
     _empty,
 )
