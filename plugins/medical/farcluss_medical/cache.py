@@ -24,7 +24,7 @@ from farcluss_medical.crops import foreground, nonzero_box
 from farcluss_medical.preprocessing import Preprocessing
 from farcluss_medical.volumes import read_header, read_image, read_label
 
-VERSION = 2
+VERSION = 3
 """Raise it when preprocessing changes."""
 SPOTS = 10_000
 """Maximum number of foreground voxels stored per class."""

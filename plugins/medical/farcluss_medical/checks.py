@@ -121,13 +121,12 @@ def _read_label(row: Row, case: Case, header: Header, report: Report) -> None:
     if case.label is None:
         return
     label = read_label(case.label, case.images[0], header)
-    if (label == np.floor(label)).all():
-        row.labels = count(label)
+    row.labels = count(label)
     classes = report.dataset.masks.apply(label, case.label)
     row.foreground = int(((classes > 0) & (classes != IGNORE)).sum())
 
 
-def count(label: NDArray[np.float64]) -> dict[int, int]:
+def count(label: NDArray[np.integer]) -> dict[int, int]:
     """Voxels per value of an array of whole numbers, in order of value."""
     low, high = int(label.min()), int(label.max())
     if high - low >= 2**16:

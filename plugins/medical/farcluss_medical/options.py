@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 from farcluss.data.base import Data, Defaults
 from farcluss.data.layouts import built_by, read_option
 from farcluss.data.masks import build_mask_map, choose_palette
-from farcluss.errors import RecipeError
+from farcluss.errors import DataError, RecipeError
 from farcluss.plugins.options import Positive, Share
 from farcluss_medical.cache import Cache
 from farcluss_medical.cases import Index, verify
@@ -54,6 +55,7 @@ def volumes(
     if masks.colors:
         raise RecipeError("data.classes gives colors; labels of volumes are whole numbers.")
     preprocessing = _preprocessing(data, normalize, spacing, fingerprint)
+    index = _without_oversized(index, headers, preprocessing)
     axis = None
     if dimensions == 2:
         axis = _coarsest(headers) if slice_axis == "auto" else slice_axis
@@ -74,6 +76,18 @@ def check_channels(data: Data, source: str, channels: Sequence[str]) -> None:
             f"{source} {len(channels)} channels ({', '.join(channels)}), but data.channels is {data.channels}.\n"
             "Remove data.channels, or choose other channels."
         )
+
+
+def _without_oversized(index: Index, headers: dict[str, Header], preprocessing: Preprocessing) -> Index:
+    """The index without cases that resampling would make too large; they become problems."""
+    problems: dict[str, str] = {}
+    for case in (case for cases in index.splits.values() for case in cases):
+        try:
+            preprocessing.size(headers[case.id])
+        except DataError as error:
+            problems[case.id] = f"{case.images[0]}: {error}"
+    splits = {split: [case for case in cases if case.id not in problems] for split, cases in index.splits.items()}
+    return replace(index, splits=splits, problems=[*index.problems, *problems.values()])
 
 
 def _values(value: int | list[int]) -> list[Any]:

@@ -3,6 +3,8 @@
 The order is orientation, normalization, resampling. The result depends only on the case and `Preprocessing`.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,6 +17,8 @@ from farcluss_medical.volumes import Header, Orientation, Volume
 
 ANISOTROPIC = 3.0
 """Ratio of the largest to the smallest spacing above which the coarse axis is resampled by nearest neighbor."""
+MOST = 2**30
+"""Voxels of a resampled case above which its header or the spacing is wrong: 4 GiB per channel."""
 Normalization = Literal["zscore", "ct", "none"]
 
 
@@ -38,7 +42,7 @@ class Preprocessing:
         return asdict(self)
 
     def size(self, header: Header) -> tuple[int, ...]:
-        """Shape of a preprocessed case."""
+        """Shape of a preprocessed case. Raises DataError for more than `MOST` voxels, if it is resampled."""
         orientation = Orientation.of(header)
         return self._resampled(orientation.size(), orientation.spacing(header.affine))
 
@@ -68,7 +72,13 @@ class Preprocessing:
     def _resampled(self, size: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, ...]:
         if self.spacing is None:
             return size
-        return tuple(max(1, round(n * old / new)) for n, old, new in zip(size, spacing, self.spacing, strict=True))
+        new = tuple(max(1, round(n * old / step)) for n, old, step in zip(size, spacing, self.spacing, strict=True))
+        if new != size and math.prod(new) > MOST:
+            raise DataError(
+                f"{_by(size)} voxels of {_by(spacing)} mm would become {_by(new)} voxels of {_by(self.spacing)} mm.\n"
+                f"The most is {MOST:,} voxels. Check the voxel size in the header and data.layout.spacing."
+            )
+        return new
 
     def _normalized(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.normalize == "zscore":
@@ -83,6 +93,10 @@ class Preprocessing:
         facts = zip(voxels, self.fingerprint, strict=True)
         scaled = [(v.clip(f["low"], f["high"]) - f["mean"]) / (f["std"] or 1.0) for v, f in facts]
         return np.stack(scaled).astype(np.float32)
+
+
+def _by(values: Sequence[float]) -> str:
+    return "x".join(f"{value:.6g}" for value in values)
 
 
 def zscore(channel: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ from numpy.typing import NDArray
 
 from farcluss.errors import DataError
 
-TOLERANCE = 1e-3
-"""Millimeters by which two affines may differ."""
+TOLERANCE = 0.05
+"""Share of a voxel by which corners of two files on one grid may differ, along every axis."""
+WHOLE = 1e-3
+"""Rounding error up to which a label counts as a whole number: headers scale by float32 factors."""
+UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""Millimeters by NIfTI's codes of spatial units: meter, millimeter, micrometer."""
 HDF5 = (".h5", ".hdf5")
 DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError)
 """Exceptions raised when reading a damaged file."""
@@ -56,17 +61,53 @@ def read_header(path: str, key: str = "image") -> Header:
     """
     with reading(path):
         if path.endswith(HDF5):
-            shape, affine = _hdf5(path, key, shape=True), np.eye(4)
+            stored, affine = _hdf5(path, key, shape=True), np.eye(4)
         else:
             image = _nibabel(path)
-            shape, affine = tuple(map(int, image.shape)), np.asarray(image.affine, np.float64)
+            stored, affine = tuple(map(int, image.shape)), millimeters(image)
+    shape = _with_channels(stored)
+    if len(shape) != 4 or not all(shape):
+        raise DataError(f"{path} has the shape {stored}; a volume has three axes, and a fourth for channels.")
+    steps = spacing_of(affine)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * np.prod(steps):
+        raise DataError(f"{path} has no usable affine: {affine[:3].tolist()}. Repair its header.")
+    return Header(shape[:3], shape[3], affine)
+
+
+def _with_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape `(*S, C)` of a volume: also of a single slice, and of the five axes that ITK writes for vectors."""
+    if len(shape) == 5 and shape[3] == 1:
+        shape = (*shape[:3], shape[4])
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) not in (3, 4) or not all(shape):
-        raise DataError(f"{path} has the shape {shape}; a volume has three axes, and a fourth for channels.")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise DataError(f"{path} has no usable affine: {affine[:3].tolist()}. Repair its header.")
-    return Header(shape[:3], shape[3] if len(shape) == 4 else 1, affine)
+    shape = (*shape, 1) if len(shape) == 2 else shape
+    return (*shape, 1) if len(shape) == 3 else shape
+
+
+def millimeters(image: Any) -> NDArray[np.float64]:
+    """The affine `(4, 4)` of nibabel's image from voxels to millimeters, whatever the unit of its header."""
+    return np.diag([_unit(image)] * 3 + [1.0]) @ np.asarray(image.affine, np.float64)
+
+
+def _unit(image: Any) -> float:
+    """Millimeters by the unit of a header; 1 for an unknown unit, and for Analyze, which has none."""
+    code = int(image.header["xyzt_units"]) & 7 if "xyzt_units" in image.header else 0
+    return UNITS.get(code, 1.0)
+
+
+def spacing_of(affine: NDArray[np.float64]) -> tuple[float, ...]:
+    """Millimeters per voxel along the axes of a file: lengths of the affine's columns, the one source of spacings."""
+    return tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def displacement(
+    shape: tuple[int, ...], affine: NDArray[np.float64], other: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Largest distance between corners of one grid under two affines: in voxels along an axis, and in millimeters."""
+    corners = np.array([[*corner, 1.0] for corner in product(*((-0.5, extent - 0.5) for extent in shape))])
+    apart = (corners @ (other - affine).T)[:, :3]
+    voxels = np.abs(apart @ np.linalg.inv(affine[:3, :3]).T)
+    return float(voxels.max()), float(np.linalg.norm(apart, axis=1).max())
 
 
 @dataclass(frozen=True)
@@ -78,12 +119,14 @@ class Storage:
         orientation: directions of its axes, such as `LPS`; empty for formats without orientation.
         placed: False for a NIfTI file whose sform_code and qform_code are both 0.
         disagreement: largest distance in mm between corners by sform and by qform, if both are set; sform is used.
+        pixdim: millimeters per voxel by the field pixdim where the sform says otherwise; empty if they agree.
     """
 
     dtype: str
     orientation: str
     placed: bool = True
     disagreement: float = 0.0
+    pixdim: tuple[float, ...] = ()
 
 
 def read_storage(path: str) -> Storage:
@@ -92,7 +135,8 @@ def read_storage(path: str) -> Storage:
         if path.endswith(HDF5):
             return Storage(_hdf5_dtype(path), "")
         image: Any = nib.load(path)
-        dtype, orientation = str(image.get_data_dtype()), "".join(nib.aff2axcodes(image.affine))
+        stored = image.get_data_dtype()
+        dtype, orientation = "".join(stored.names or [str(stored)]), "".join(nib.aff2axcodes(image.affine))
         if not hasattr(image, "get_sform"):  # Analyze
             return Storage(dtype, orientation, placed=False)
         sform = image.get_sform(coded=True)[0]
@@ -100,11 +144,13 @@ def read_storage(path: str) -> Storage:
             qform = image.get_qform(coded=True)[0]
         except ValueError:  # an invalid quaternion, which is not needed next to an sform
             qform = None
-        if sform is None or qform is None:
-            return Storage(dtype, orientation, placed=sform is not None or qform is not None)
-        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(np.array(image.shape[:3]) - 1), 1]
-        apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
-        return Storage(dtype, orientation, disagreement=float(apart))
+        if sform is None:
+            return Storage(dtype, orientation, placed=qform is not None)
+        unit, shape = _unit(image), _with_channels(image.shape)[:3]
+        apart = 0.0 if qform is None else unit * displacement(shape, sform, qform)[1]
+        pixdim = image.header.get_zooms()[:3]
+        agree = np.allclose(pixdim, spacing_of(sform)[: len(pixdim)], rtol=TOLERANCE)
+        return Storage(dtype, orientation, disagreement=apart, pixdim=() if agree else tuple(unit * np.array(pixdim)))
 
 
 def read_image(paths: tuple[str, ...]) -> Volume:
@@ -118,36 +164,55 @@ def read_image(paths: tuple[str, ...]) -> Volume:
     for path, header in zip(paths[1:], headers[1:], strict=True):
         if text := difference(paths[0], headers[0], path, header):
             raise DataError(text)
-    channels = [_voxels(path, "image", header) for path, header in zip(paths, headers, strict=True)]
+    pairs = zip(paths, headers, strict=True)
+    channels = [_voxels(path, "image", header).astype(np.float32, copy=False) for path, header in pairs]
     voxels = channels[0] if len(channels) == 1 else np.concatenate(channels)
     _refuse_infinite(", ".join(paths), voxels)
     return Volume(voxels, headers[0].affine)
 
 
 def read_label(path: str, image: str, header: Header) -> NDArray[Any]:
-    """Label `(*S)` of an image, as stored in its file: whole numbers of any type.
+    """Label `(*S)` of an image: whole numbers, of the file's type if it stores such.
 
     Raises:
-        DataError: it cannot be read, or its shape or position differs from the image (names both values), or voxels are
-            not finite.
+        DataError: it cannot be read, its shape or position differs from the image (names both values), or voxels are
+            not finite or no whole numbers.
     """
     own = read_header(path, "label")
     if text := difference(image, header, path, own):
         raise DataError(text)
     if own.channels > 1:
         raise DataError(f"{path} has {own.channels} values per voxel; a label has one class per voxel.")
-    label = np.asarray(_voxels(path, "label", own, np.float64)[0])
-    _refuse_infinite(path, label)
-    return label
+    return _whole(path, _voxels(path, "label", own)[0])
+
+
+def _whole(path: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Values as whole numbers; those that a header scales may be off by a rounding error."""
+    if values.dtype.kind != "f":
+        return values.astype(np.uint8) if values.dtype == bool else values
+    _refuse_infinite(path, values)
+    rounded = np.rint(values)
+    wrong = (np.abs(values - rounded) >= WHOLE) | (np.abs(rounded) >= 2**31)
+    if wrong.any():
+        slope = 1.0 if path.endswith(HDF5) else float(getattr(_nibabel(path).dataobj, "slope", 1.0))
+        advice = "A label holds one class per voxel, no probabilities or interpolated values."
+        if slope != 1:
+            advice = f"The header multiplies what is stored by scl_slope = {slope:.6g}: write the label as integers."
+        raise DataError(
+            f"{path}: {np.count_nonzero(wrong):,} of {wrong.size:,} voxels are not whole numbers, "
+            f"e.g. {values[wrong][0]:.9g}.\n{advice}"
+        )
+    return rounded.astype(np.int32)
 
 
 def difference(first: str, header: Header, second: str, other: Header) -> str:
     """How two files that belong together differ in shape or position, with both values; empty if they agree."""
     if header.shape != other.shape:
         return f"{second} has the shape {other.shape}, but {first} has {header.shape}. They must share one grid."
-    if np.abs(header.affine - other.affine).max() > TOLERANCE:
+    voxels, apart = displacement(header.shape, header.affine, other.affine)
+    if voxels > TOLERANCE:
         return (
-            f"{second} has a different affine than {first}:\n{_rows(other.affine)} and\n"
+            f"{second} has a different affine than {first}; corners lie {apart:.3g} mm apart:\n{_rows(other.affine)} and\n"
             f"{_rows(header.affine)}. Resample one to the grid of the other."
         )
     return ""
@@ -164,15 +229,14 @@ def _rows(affine: NDArray[np.float64]) -> str:
     return str([[round(float(value), 4) for value in row] for row in affine[:3]])
 
 
-def _voxels(path: str, key: str, header: Header, dtype: Any = np.float32) -> NDArray[Any]:
-    """Voxels `(C, *S)` of one file."""
+def _voxels(path: str, key: str, header: Header) -> NDArray[Any]:
+    """Voxels `(C, *S)` of one file, of the type that it stores or scales them to."""
     with reading(path):
         array = _hdf5(path, key) if path.endswith(HDF5) else np.asanyarray(checked(path).dataobj)
         if array.dtype.kind not in "biuf":
             kind = "complex numbers" if array.dtype.kind == "c" else "colors"
             raise DataError(f"{path} holds {kind}. Convert it to a file with one number per voxel.")
-        voxels: NDArray[Any] = np.moveaxis(array.reshape(*header.shape, header.channels), 3, 0)
-        return voxels.astype(dtype, copy=False)
+        return np.moveaxis(array.reshape(*header.shape, header.channels), 3, 0)
 
 
 def _nibabel(path: str) -> Any:
@@ -255,5 +319,4 @@ class Orientation:
 
     def spacing(self, affine: NDArray[np.float64]) -> tuple[float, ...]:
         """Millimeters per voxel in the canonical order."""
-        canonical = affine @ inv_ornt_aff(self.ornt, self.shape)
-        return tuple(float(length) for length in np.linalg.norm(canonical[:3, :3], axis=0))
+        return spacing_of(affine @ inv_ornt_aff(self.ornt, self.shape))

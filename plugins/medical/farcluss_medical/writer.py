@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from farcluss.errors import DataError, WeightsError
 from farcluss.runs.atomic import write_atomically
-from farcluss_medical.cases import stem
+from farcluss_medical.cases import SUFFIXES, stem
 from farcluss_medical.preprocessing import Preprocessing
-from farcluss_medical.volumes import HDF5, Header, Orientation, read_image
+from farcluss_medical.volumes import HDF5, Header, Orientation, read_header, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ class NiftiWriter:
     """Label volumes with the values of the training labels, as NIfTI on the input's own grid.
 
     For a case it writes `CASE.nii.gz`, whose affine, codes, zooms and units are those of the input, and `CASE.json`,
-    which records how it was made. Files that end in the layout's modalities are the channels of a case; if none does,
+    which records how it was made. Other formats get a NIfTI file too, with the affine that was used. Files that end in the layout's modalities are the channels of a case; if none does,
     those named `CASE_0000`, `CASE_0001` and so on (numbers that do not begin with 0000 count cases). HDF5 files have
     no position: their predictions have origin 0 and voxels of 1 mm.
 
@@ -41,7 +41,7 @@ class NiftiWriter:
         largest_component: keep only the largest connected component of each class but the first.
     """
 
-    suffixes = (".nii.gz", ".nii", *HDF5)
+    suffixes = tuple(end for end in SUFFIXES if end != ".img")  # the voxels of a .hdr
 
     def __init__(
         self,
@@ -93,6 +93,7 @@ class NiftiWriter:
         from farcluss_medical.inference import classes_on_grid, on_grid, predict_volume
 
         names = tuple(map(str, files))
+        self._refuse_oversized(names[0])
         volume = read_image(names)
         header = Header(volume.voxels.shape[1:], len(volume.voxels), volume.affine)
         if header.channels != model.card.channels:
@@ -116,6 +117,14 @@ class NiftiWriter:
                 self._write_maps(template, on_grid(probs, orientation.size()), orientation, target)
         except OSError as error:
             raise DataError(f"{target.parent} cannot be written: {error.strerror}. Choose another --output.") from None
+
+    def _refuse_oversized(self, path: str) -> None:
+        """Raise DataError that names the file when resampling would make the case too large."""
+        header = read_header(path)
+        try:
+            self.preprocessing.size(header)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
 
     def _labels(self, classes: NDArray[np.uint8]) -> NDArray[Any]:
         """Class indices as values of the training labels."""
@@ -163,8 +172,15 @@ def _ordered(cases: Mapping[str, Mapping[int, Path]]) -> list[tuple[str, tuple[P
 
 
 def _template(path: str, header: Header) -> Any:
-    """An image with the header for predictions: the scan's, or a default one if the format has none."""
-    return nib.Nifti1Image(np.zeros(header.shape, np.uint8), header.affine) if path.endswith(HDF5) else nib.load(path)
+    """An image with the header for predictions: the scan's, or if that is no NIfTI file one with the affine used."""
+    image: Any = None if path.endswith(HDF5) else nib.load(path)
+    if image is not None and isinstance(image.header, nib.Nifti1Header):
+        return image
+    image = nib.Nifti1Image(np.zeros(header.shape, np.uint8), header.affine)
+    image.set_sform(header.affine, "aligned")
+    image.set_qform(header.affine, "aligned")
+    image.header.set_xyzt_units("mm")
+    return image
 
 
 def save(template: Any, array: NDArray[Any], path: Path) -> None:

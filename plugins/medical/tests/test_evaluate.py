@@ -278,15 +278,15 @@ def test_shapes_must_agree(scans):
         call(scans)
 
 
-@pytest.mark.parametrize(("difference", "agree"), [(0.0008, True), (0.002, False)])
-def test_affines_must_agree_within_a_thousandth(scans, difference, agree):
+@pytest.mark.parametrize(("difference", "agree"), [(0.15, True), (0.25, False)])
+def test_affines_must_agree_within_a_twentieth_of_a_voxel(scans, difference, agree):
     affine = AFFINE.copy()
     affine[2, 3] += difference
     save(scans / "predictions/b.nii.gz", organ(), affine)
     if agree:
         assert call(scans).exit_code == 0
         return
-    with pytest.raises(DataError, match=r"(?s)b\.nii\.gz.*4 3\.25.*4 3\.252"):
+    with pytest.raises(DataError, match=r"(?s)b\.nii\.gz.*0\.25 mm apart.*4\.0, 3\.5\].*4\.0, 3\.25\]"):
         call(scans)
 
 
@@ -297,7 +297,7 @@ def test_labels_may_be_stored_as_floats_but_probabilities_are_refused(scans):
     assert summary_of(scans) == before
     for value in (0.5, np.nan, np.inf, 1e12):
         save(scans / "predictions/a.nii.gz", np.where(organ() == 2, value, 0), dtype=np.float32)
-        with pytest.raises(DataError, match=r"a\.nii\.gz: 8 voxels are not integers"):
+        with pytest.raises(DataError, match=r"a\.nii\.gz: 8 of 720 voxels are (not whole numbers|NaN or infinite)"):
             call(scans)
 
 
@@ -320,19 +320,11 @@ def test_a_single_slice_is_scored_in_two_dimensions(tmp_path):
     assert expected["assd"] != pytest.approx(metrics.score(truth, prediction, SPACING).values["assd"])
 
 
-def test_headers_in_other_units_are_read_in_millimeters(tmp_path):
-    image = nibabel.Nifti1Image(organ(), AFFINE)
-    image.header.set_xyzt_units("micron")
-    nibabel.save(image, tmp_path / "a.nii")
-    assert read_labels(tmp_path / "a.nii").spacing == pytest.approx([step / 1000 for step in SPACING])
-
-
-def test_a_unit_that_nobody_knows(tmp_path):
+def test_a_unit_that_nobody_knows_is_millimeters(tmp_path):
     image = nibabel.Nifti1Image(organ(), AFFINE)
     image.header["xyzt_units"] = 7
     nibabel.save(image, tmp_path / "a.nii")
-    with pytest.raises(DataError, match=r"a\.nii cannot be read"):
-        read_labels(tmp_path / "a.nii")
+    assert read_labels(tmp_path / "a.nii").spacing == SPACING
 
 
 def test_there_must_be_a_class(tmp_path):

@@ -15,6 +15,7 @@ from torch import nn
 from farcluss.inference.weights import Card, Inference, save_weights
 from farcluss.networks.base import Prediction
 from farcluss_medical.inference import classes_on_grid, on_grid, predict_volume
+from farcluss_medical.volumes import read_header
 from farcluss_medical.writer import NiftiWriter, largest_components
 
 VALUES = {"background": [0], "edema": [2], "core": [1], "enhancing": [4]}
@@ -122,6 +123,31 @@ class TestGeometry:
         found = nib.load(tmp_path / "out" / "scan.nii.gz")
         assert isinstance(found, nib.Nifti2Image)
         np.testing.assert_array_equal(found.dataobj, label())
+
+    @pytest.mark.parametrize("placed", [False, True])
+    def test_pairs_of_files_and_analyze_with_an_affine_of_its_own(self, tmp_path, placed):
+        """SPM keeps the affine of an Analyze file beside it, in a .mat; the prediction lies where the network saw it."""
+        folder = tmp_path / "scans"
+        folder.mkdir()
+        affine = GEOMETRIES["oblique"] if placed else np.diag([-2.0, 3, 4, 1])
+        nib.Spm99AnalyzeImage(label().astype(np.int16), affine).to_filename(folder / "analyze.img")
+        if not placed:
+            (folder / "analyze.mat").unlink()
+        write(folder / "pair.img", label().astype(np.int16), GEOMETRIES["lps"], kind=nib.Nifti1Pair)
+        assert predict(tmp_path, folder).code == 0
+        for name in ("analyze", "pair"):
+            given, found = nib.load(folder / f"{name}.img"), nib.load(tmp_path / f"out/{name}.nii.gz")
+            np.testing.assert_allclose(found.affine, given.affine, atol=1e-5)
+            np.testing.assert_array_equal(found.dataobj, label())
+            assert found.header["sform_code"] > 0
+            assert read_header(str(folder / f"{name}.hdr")).shape == label().shape
+        result = cli("medical", "evaluate", folder, tmp_path / "out", "--json")
+        assert json.loads(result.out)["mean"]["dice"] == 1
+
+    def test_a_scan_too_large_to_resample_is_named(self, tmp_path):
+        scan = write(tmp_path / "x.nii.gz", label(), np.diag([500.0, 500, 500, 1]))
+        result = predict(tmp_path, scan, spacing=[1.0, 1.0, 1.0])
+        assert result.code == 1 and "x.nii.gz: 17x13x11 voxels of 500x500x500 mm would become 8500x" in result.err
 
     def test_scaled_values_are_those_that_count(self, tmp_path):
         """A file may store other numbers than it means, by slope and intercept; predictions do not."""
