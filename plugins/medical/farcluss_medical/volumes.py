@@ -19,6 +19,8 @@ TOLERANCE = 0.05
 """Share of a voxel by which corners of two files on one grid may differ, along every axis."""
 WHOLE = 1e-3
 """Rounding error up to which a label counts as a whole number: headers scale by float32 factors."""
+Affine = NDArray[np.float64]
+"""`(4, 4)`, from voxels to millimeters: axes to the right, anterior and superior."""
 UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Millimeters by NIfTI's codes of spatial units: meter, millimeter, micrometer."""
 HDF5 = (".h5", ".hdf5")
@@ -38,7 +40,7 @@ class Header:
 
     shape: tuple[int, ...]
     channels: int
-    affine: NDArray[np.float64]
+    affine: Affine
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Volume:
     """Voxels `(C, *S)` in the order of the file, and their position: `affine` `(4, 4)`, from voxels to millimeters."""
 
     voxels: NDArray[Any]
-    affine: NDArray[np.float64]
+    affine: Affine
 
 
 def read_header(path: str, key: str = "image") -> Header:
@@ -84,7 +86,7 @@ def _with_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape, 1) if len(shape) == 3 else shape
 
 
-def millimeters(image: Any) -> NDArray[np.float64]:
+def millimeters(image: Any) -> Affine:
     """The affine `(4, 4)` of nibabel's image from voxels to millimeters, whatever the unit of its header."""
     return np.diag([_unit(image)] * 3 + [1.0]) @ np.asarray(image.affine, np.float64)
 
@@ -95,14 +97,12 @@ def _unit(image: Any) -> float:
     return UNITS.get(code, 1.0)
 
 
-def spacing_of(affine: NDArray[np.float64]) -> tuple[float, ...]:
+def spacing_of(affine: Affine) -> tuple[float, ...]:
     """Millimeters per voxel along the axes of a file: lengths of the affine's columns, the one source of spacings."""
     return tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0))
 
 
-def displacement(
-    shape: tuple[int, ...], affine: NDArray[np.float64], other: NDArray[np.float64]
-) -> tuple[float, float]:
+def displacement(shape: tuple[int, ...], affine: Affine, other: Affine) -> tuple[float, float]:
     """Largest distance between corners of one grid under two affines: in voxels along an axis, and in millimeters."""
     corners = np.array([[*corner, 1.0] for corner in product(*((-0.5, extent - 0.5) for extent in shape))])
     apart = (corners @ (other - affine).T)[:, :3]
@@ -202,7 +202,7 @@ def _whole(path: str, values: NDArray[Any]) -> NDArray[Any]:
             f"{path}: {np.count_nonzero(wrong):,} of {wrong.size:,} voxels are not whole numbers, "
             f"e.g. {values[wrong][0]:.9g}.\n{advice}"
         )
-    return rounded.astype(np.int32)
+    return np.asarray(rounded, np.int32)
 
 
 def difference(first: str, header: Header, second: str, other: Header) -> str:
@@ -212,8 +212,8 @@ def difference(first: str, header: Header, second: str, other: Header) -> str:
     voxels, apart = displacement(header.shape, header.affine, other.affine)
     if voxels > TOLERANCE:
         return (
-            f"{second} has a different affine than {first}; corners lie {apart:.3g} mm apart:\n{_rows(other.affine)} and\n"
-            f"{_rows(header.affine)}. Resample one to the grid of the other."
+            f"{second} has a different affine than {first}; corners lie {apart:.3g} mm apart:\n"
+            f"{_rows(other.affine)} and\n{_rows(header.affine)}. Resample one to the grid of the other."
         )
     return ""
 
@@ -225,7 +225,7 @@ def _refuse_infinite(paths: str, voxels: NDArray[Any]) -> None:
         raise DataError(f"{paths}: {bad} of {finite.size} voxels are NaN or infinite. Repair the file.")
 
 
-def _rows(affine: NDArray[np.float64]) -> str:
+def _rows(affine: Affine) -> str:
     return str([[round(float(value), 4) for value in row] for row in affine[:3]])
 
 
@@ -317,6 +317,6 @@ class Orientation:
             size[int(place)] = extent
         return tuple(size)
 
-    def spacing(self, affine: NDArray[np.float64]) -> tuple[float, ...]:
+    def spacing(self, affine: Affine) -> tuple[float, ...]:
         """Millimeters per voxel in the canonical order."""
         return spacing_of(affine @ inv_ornt_aff(self.ornt, self.shape))

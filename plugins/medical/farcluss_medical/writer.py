@@ -30,7 +30,8 @@ class NiftiWriter:
     """Label volumes with the values of the training labels, as NIfTI on the input's own grid.
 
     For a case it writes `CASE.nii.gz`, whose affine, codes, zooms and units are those of the input, and `CASE.json`,
-    which records how it was made. Other formats get a NIfTI file too, with the affine that was used. Files that end in the layout's modalities are the channels of a case; if none does,
+    which records how it was made. Scans in other formats get NIfTI files too, with the affine that was used. Files that
+    end in the layout's modalities are the channels of a case; if none does,
     those named `CASE_0000`, `CASE_0001` and so on (numbers that do not begin with 0000 count cases). HDF5 files have
     no position: their predictions have origin 0 and voxels of 1 mm.
 

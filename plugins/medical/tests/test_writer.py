@@ -126,7 +126,7 @@ class TestGeometry:
 
     @pytest.mark.parametrize("placed", [False, True])
     def test_pairs_of_files_and_analyze_with_an_affine_of_its_own(self, tmp_path, placed):
-        """SPM keeps the affine of an Analyze file beside it, in a .mat; the prediction lies where the network saw it."""
+        """SPM keeps the affine of an Analyze file in a .mat beside it; the prediction lies where the network saw it."""
         folder = tmp_path / "scans"
         folder.mkdir()
         affine = GEOMETRIES["oblique"] if placed else np.diag([-2.0, 3, 4, 1])
