@@ -22,7 +22,7 @@ from farcluss.errors import DataError
 from farcluss_medical.cases import Case
 from farcluss_medical.crops import foreground, nonzero_box
 from farcluss_medical.preprocessing import Preprocessing
-from farcluss_medical.volumes import read_header, read_image, read_label
+from farcluss_medical.volumes import parts, read_header, read_image, read_label
 
 VERSION = 3
 """Raise it when preprocessing changes."""
@@ -114,7 +114,8 @@ class Cache:
 
 def _key(kind: str, files: tuple[str, ...], facts: dict[str, Any]) -> str:
     try:
-        stats = [(os.path.abspath(path), (s := os.stat(path)).st_size, s.st_mtime_ns) for path in files]
+        own = [part for path in files for part in parts(path)]
+        stats = [(os.path.abspath(path), (s := os.stat(path)).st_size, s.st_mtime_ns) for path in own]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}. Check data.root and the lists.") from None
     text = json.dumps([VERSION, kind, facts, stats], sort_keys=True)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.errors import DataError
-from farcluss_medical.cases import SUFFIXES, stem
+from farcluss_medical.cases import stem
 from farcluss_medical.metrics import Protocol, Scores, score
-from farcluss_medical.volumes import Header, difference, read_header, read_label, spacing_of
+from farcluss_medical.volumes import SUFFIXES, Header, difference, read_header, read_label, spacing_of
 
 TRUTH = re.compile(r"(.+)[_-]seg")
 """Name of a ground truth in the same folder as its images, as in BraTS."""

@@ -11,8 +11,10 @@ from farcluss.data.base import Data
 from farcluss.data.layouts import read_table, root_of
 from farcluss.data.pairing import MaskFinder, below
 from farcluss.errors import DataError
-from farcluss_medical.cases import SUFFIXES, Case, Index, stem, volumes_in
+from farcluss_medical.cases import Case, Index, stem, volumes_in
+from farcluss_medical.itk import is_series
 from farcluss_medical.options import with_volume_options
+from farcluss_medical.volumes import SUFFIXES
 
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
 COLUMNS = ("case", "image", "label", "group", "split")
@@ -162,7 +164,7 @@ def _images(root: Path, images: str, option: str) -> tuple[list[Path], list[str]
     if "*" not in images:
         found, problems = volumes_in(_folder(root, images, option))
         return list(found.values()), problems
-    files = [path for path in sorted(root.glob(images)) if path.name.lower().endswith(SUFFIXES)]
+    files = [path for path in sorted(root.glob(images)) if path.name.lower().endswith(SUFFIXES) or is_series(path)]
     if not files:
         raise DataError(f"data.layout.{option} = {images!r} matches no volume in {root}.")
     return files, []
@@ -223,7 +225,7 @@ def _row_problems(root: Path, row: Mapping[str, str], images: Sequence[str]) -> 
     wrong = [] if row["case"] else ["the column case is empty."]
     wrong += [f"the column {column} is empty." for column in images if not row[column]]
     paths = [root / row[column] for column in (*images, "label") if row.get(column)]
-    wrong += [f"{path} does not exist." for path in paths if not path.is_file()]
+    wrong += [f"{path} does not exist." for path in paths if not path.exists()]
     if row.get(""):
         wrong.append(f"there are more values than columns: {row['']}.")
     if split not in SPLITS:

@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from dataclasses import dataclass
+from glob import escape
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from farcluss.errors import DataError
+from farcluss_medical import itk
 
 TOLERANCE = 0.05
 """Share of a voxel by which corners of two files on one grid may differ, along every axis."""
@@ -24,8 +26,31 @@ Affine = NDArray[np.float64]
 UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Millimeters by NIfTI's codes of spatial units: meter, millimeter, micrometer."""
 HDF5 = (".h5", ".hdf5")
-DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError)
+NIBABEL = (".nii.gz", ".nii", ".hdr", ".img")
+SUFFIXES = (*NIBABEL, *HDF5, *itk.FILES)
+"""Endings of all volumes, in lower case; a DICOM series is a folder."""
+DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, ImageFileError)
 """Exceptions raised when reading a damaged file."""
+
+
+def is_hdf5(path: str) -> bool:
+    """Whether a file is HDF5, by its ending."""
+    return path.lower().endswith(HDF5)
+
+
+def is_nibabel(path: str) -> bool:
+    """Whether a file is NIfTI or Analyze, by its ending."""
+    return path.lower().endswith(NIBABEL)
+
+
+def parts(path: str) -> list[str]:
+    """The files that a volume consists of: slices of a series, or all files with the name of a header file."""
+    place = Path(path)
+    if place.is_dir():
+        return sorted(map(str, place.iterdir()))
+    if not path.lower().endswith((".hdr", ".img", ".mhd", ".nhdr")):
+        return [path]
+    return [path, *sorted(str(p) for p in place.parent.glob(f"{escape(place.stem)}.*") if p != place)]
 
 
 @dataclass(frozen=True)
@@ -62,8 +87,10 @@ def read_header(path: str, key: str = "image") -> Header:
         DataError: it cannot be read, or is not a volume; names the file.
     """
     with reading(path):
-        if path.endswith(HDF5):
+        if is_hdf5(path):
             stored, affine = _hdf5(path, key, shape=True), np.eye(4)
+        elif itk.is_itk(path):
+            stored, affine = itk.read_grid(path)
         else:
             image = _nibabel(path)
             stored, affine = tuple(map(int, image.shape)), millimeters(image)
@@ -117,7 +144,7 @@ class Storage:
     Attributes:
         dtype: of the numbers in the file.
         orientation: directions of its axes, such as `LPS`; empty for formats without orientation.
-        placed: False for a NIfTI file whose sform_code and qform_code are both 0.
+        placed: False for a file that does not say where it lies, such as NIfTI with sform_code and qform_code 0.
         disagreement: largest distance in mm between corners by sform and by qform, if both are set; sform is used.
         pixdim: millimeters per voxel by the field pixdim where the sform says otherwise; empty if they agree.
     """
@@ -132,8 +159,11 @@ class Storage:
 def read_storage(path: str) -> Storage:
     """How a file stores its voxels. Raises DataError that names the file."""
     with reading(path):
-        if path.endswith(HDF5):
+        if is_hdf5(path):
             return Storage(_hdf5_dtype(path), "")
+        if itk.is_itk(path):
+            kind, placed = itk.read_type(path)
+            return Storage(kind, "".join(nib.aff2axcodes(itk.read_grid(path)[1])), placed=placed)
         image: Any = nib.load(path)
         stored = image.get_data_dtype()
         dtype, orientation = "".join(stored.names or [str(stored)]), "".join(nib.aff2axcodes(image.affine))
@@ -194,7 +224,7 @@ def _whole(path: str, values: NDArray[Any]) -> NDArray[Any]:
     rounded = np.rint(values)
     wrong = (np.abs(values - rounded) >= WHOLE) | (np.abs(rounded) >= 2**31)
     if wrong.any():
-        slope = 1.0 if path.endswith(HDF5) else float(getattr(_nibabel(path).dataobj, "slope", 1.0))
+        slope = float(getattr(_nibabel(path).dataobj, "slope", 1.0)) if is_nibabel(path) else 1.0
         advice = "A label holds one class per voxel, no probabilities or interpolated values."
         if slope != 1:
             advice = f"The header multiplies what is stored by scl_slope = {slope:.6g}: write the label as integers."
@@ -232,7 +262,10 @@ def _rows(affine: Affine) -> str:
 def _voxels(path: str, key: str, header: Header) -> NDArray[Any]:
     """Voxels `(C, *S)` of one file, of the type that it stores or scales them to."""
     with reading(path):
-        array = _hdf5(path, key) if path.endswith(HDF5) else np.asanyarray(checked(path).dataobj)
+        if is_hdf5(path):
+            array = _hdf5(path, key)
+        else:
+            array = itk.read_voxels(path) if itk.is_itk(path) else np.asanyarray(checked(path).dataobj)
         if array.dtype.kind not in "biuf":
             kind = "complex numbers" if array.dtype.kind == "c" else "colors"
             raise DataError(f"{path} holds {kind}. Convert it to a file with one number per voxel.")
@@ -246,7 +279,7 @@ def _nibabel(path: str) -> Any:
 def checked(path: str) -> Any:
     """The image of a file; for a compressed one its checksum is verified, which nibabel does not do."""
     image = _nibabel(path)
-    return type(image).from_bytes(gzip.decompress(Path(path).read_bytes())) if path.endswith(".gz") else image
+    return type(image).from_bytes(gzip.decompress(Path(path).read_bytes())) if path.lower().endswith(".gz") else image
 
 
 def _hdf5(path: str, key: str, shape: bool = False) -> Any:
@@ -278,7 +311,8 @@ class reading:
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{self.path} does not exist. Check data.root and the lists.") from None
         if isinstance(error, DAMAGE) and not isinstance(error, DataError):
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            lines = str(error).strip().splitlines() or [""]
+            reason = f"{type(error).__name__}: {lines[-1] if isinstance(error, RuntimeError) else lines[0]}"
             raise DataError(f"{self.path} cannot be read: {reason}. Replace the file, or take it out.") from None
 
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from farcluss.errors import DataError, WeightsError
 from farcluss.runs.atomic import write_atomically
-from farcluss_medical.cases import SUFFIXES, stem
+from farcluss_medical.cases import stem
+from farcluss_medical.itk import DICOM, is_dicom, is_itk, simple_itk
 from farcluss_medical.preprocessing import Preprocessing
-from farcluss_medical.volumes import HDF5, Header, Orientation, read_header, read_image
+from farcluss_medical.volumes import SUFFIXES, Header, Orientation, is_nibabel, read_header, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ class NiftiWriter:
         largest_component: keep only the largest connected component of each class but the first.
     """
 
-    suffixes = tuple(end for end in SUFFIXES if end != ".img")  # the voxels of a .hdr
+    suffixes = (*(end for end in SUFFIXES if end != ".img"), *DICOM)  # .img has the voxels of a .hdr
 
     def __init__(
         self,
@@ -69,7 +70,18 @@ class NiftiWriter:
             ) from None
 
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
-        """The files of a folder by case: channels in their order, without label files in the same folder."""
+        """The files of a folder by case: channels in their order, without label files in the same folder.
+
+        DICOM files together are one case, the folder that they lie in. Raises PluginError if a format needs SimpleITK.
+        """
+        slices = [path for path in files if is_dicom(path)]
+        others = [path for path in files if path not in set(slices)]
+        if slices or any(is_itk(str(path)) for path in others):
+            simple_itk()
+        series = [(folder.name, (folder,)) for folder in {path.resolve().parent for path in slices}]
+        return [*series, *self._cases(others)]
+
+    def _cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
         found: dict[str, dict[int, Path]] = {}
         for path in files:
             if place := self._by_modality(stem(path)):
@@ -174,7 +186,7 @@ def _ordered(cases: Mapping[str, Mapping[int, Path]]) -> list[tuple[str, tuple[P
 
 def _template(path: str, header: Header) -> Any:
     """An image with the header for predictions: the scan's, or if that is no NIfTI file one with the affine used."""
-    image: Any = None if path.endswith(HDF5) else nib.load(path)
+    image: Any = nib.load(path) if is_nibabel(path) else None
     if image is not None and isinstance(image.header, nib.Nifti1Header):
         return image
     image = nib.Nifti1Image(np.zeros(header.shape, np.uint8), header.affine)
