@@ -13,6 +13,14 @@ from farcluss_medical.cases import Case
 from farcluss_medical.dataset import VolumeDataset
 from farcluss_medical.fingerprint import volumes_of
 from farcluss_medical.preprocessing import ANISOTROPIC, coarse_axis
+from farcluss_medical.remarks import (
+    contradicting_pixdim,
+    flattened,
+    is_flattened,
+    single_slices,
+    unusual_sizes,
+    without_contrast,
+)
 from farcluss_medical.volumes import Header, Orientation, Storage, read_image, read_label, read_storage
 
 AXES = ("right", "anterior", "superior")
@@ -37,6 +45,7 @@ class Row:
         intensities: minimum and maximum per channel; empty if the image cannot be read.
         labels: voxels per label value, as the file has them; empty without a readable label.
         foreground: voxels of all classes but the first; None if unknown.
+        flattened: whether outliers of a channel leave its other voxels no contrast.
     """
 
     split: str
@@ -49,6 +58,7 @@ class Row:
     intensities: list[tuple[float, float]] = field(default_factory=list)
     labels: dict[int, int] = field(default_factory=dict)
     foreground: int | None = None
+    flattened: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -115,6 +125,7 @@ def _inspect(report: Report) -> Iterator[Row]:
 def _read_image(row: Row, case: Case, header: Header, report: Report) -> None:
     voxels = read_image(case.images).voxels
     row.intensities = [(float(channel.min()), float(channel.max())) for channel in voxels]
+    row.flattened = any(map(is_flattened, voxels))
 
 
 def _read_label(row: Row, case: Case, header: Header, report: Report) -> None:
@@ -154,8 +165,9 @@ def _unplaced(rows: Sequence[Row], report: Report) -> str:
     if not lost:
         return ""
     return (
-        f"Orientation unknown: {some(lost)} {'has' if len(lost) == 1 else 'have'} sform_code and qform_code 0. Left "
-        "and right may be swapped. Compare with other cases in a viewer, and write the correct affine into the files."
+        f"Orientation unknown: {some(lost)} {'does' if len(lost) == 1 else 'do'} not say how the scan lies (NIfTI: "
+        "sform_code and qform_code 0; NRRD: no space). Left and right may be swapped. Compare with other cases in a "
+        "viewer, and write the correct affine into the files."
     )
 
 
@@ -202,7 +214,10 @@ def _anisotropic(rows: Sequence[Row], report: Report) -> str:
 
 def _scales(rows: Sequence[Row], report: Report) -> str:
     for channel in range(max(len(row.intensities) for row in rows)):
-        peaks = {row.case: row.intensities[channel][1] for row in rows if row.intensities}
+        usable = (row for row in rows if row.intensities and not row.flattened)
+        peaks = {row.case: row.intensities[channel][1] for row in usable if len(set(row.intensities[channel])) > 1}
+        if not peaks:
+            continue
         low, high = min(peaks, key=peaks.__getitem__), max(peaks, key=peaks.__getitem__)
         if peaks[high] > FAR_APART * max(peaks[low], 1.0):
             where = f" of channel {channel}" if report.data.channel_count > 1 else ""
@@ -242,9 +257,14 @@ def _empty(rows: Sequence[Row], report: Report) -> str:
 _NOTES: tuple[Callable[[Sequence[Row], Report], str], ...] = (
     _unplaced,
     _disagreeing,
+    contradicting_pixdim,
+    unusual_sizes,
+    single_slices,
     _mixed_orientations,
     _different_spacings,
     _anisotropic,
+    without_contrast,
+    flattened,
     _scales,
     _computed_tomography,
     _empty,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from farcluss.data.pairing import stem_of
 from farcluss.errors import DataError
 from farcluss_medical.cases import stem
 from farcluss_medical.metrics import Protocol, Scores, score
@@ -96,6 +97,8 @@ def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = N
     if not set(true_files) <= set(predicted_files):
         among = {match[1]: path for case, path in true_files.items() if (match := TRUTH.fullmatch(case))}
         true_files = among or true_files
+    maps = {f"{case}{end}" for case in predicted_files for end in ("_probs", "_entropy")}  # what `predict` adds
+    predicted_files = {case: path for case, path in predicted_files.items() if case not in maps}
     if only is not None:
         true_files, predicted_files = _among(only, true_files, truths), _among(only, predicted_files, predictions)
     if missing := sorted(set(true_files) - set(predicted_files)):
@@ -104,15 +107,44 @@ def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = N
             "Predictions must be named like their ground truths; predict the others, or give fewer ground truths."
         )
     pairs = [Pair(case, path, predicted_files[case]) for case, path in sorted(true_files.items())]
-    maps = {f"{case}{end}" for case in predicted_files for end in ("_probs", "_entropy")}  # what `predict` adds
-    return pairs, sorted(set(predicted_files) - set(true_files) - maps)
+    return pairs, sorted(set(predicted_files) - set(true_files))
+
+
+def read_cases(path: Path) -> list[str]:
+    """Cases of a list, one per line, in the forms that data sets have: `ID`, `ID.nii.gz`, `ID,other columns`.
+
+    Raises:
+        DataError: the list cannot be read, or is empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"List {path} cannot be read: {error}.") from None
+    names = [stem_of(line.partition(",")[0].strip(), SUFFIXES) for line in lines]
+    if not any(names):
+        raise DataError(f"List {path} names no case; give one per line.")
+    return list(dict.fromkeys(filter(None, names)))
 
 
 def _among(only: Collection[str], files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """The files of some cases. Raises DataError when a case has no file."""
-    if missing := sorted(set(only) - set(files)):
+    """The files of some cases: of their name, or the only one in a folder of their name.
+
+    Raises:
+        DataError: a case has no file, or several in its folder.
+    """
+    inside: dict[str, list[str]] = {}
+    for name in files:
+        for part in Path(name).parent.parts:
+            inside.setdefault(part, []).append(name)
+    found = {case: [case] if case in files else inside.get(case, []) for case in only}
+    if missing := sorted(case for case, names in found.items() if not names):
         raise DataError(f"{folder} has no file for {len(missing)} of {len(only)} listed cases, first {missing[0]}.")
-    return {case: files[case] for case in only}
+    if several := next((case for case, names in found.items() if len(names) > 1), None):
+        raise DataError(
+            f"{folder}: the listed case {several} may be {found[several][0]} or {found[several][1]}.\n"
+            "List cases by their files, below the folder and without extension."
+        )
+    return {case: files[names[0]] for case, names in found.items()}
 
 
 def read_labels(path: Path) -> Volume:

@@ -31,6 +31,7 @@ def volumes(
     normalize: Normalization = "zscore",
     spacing: list[Positive] | Literal["fingerprint"] | None = None,
     fingerprint: str | Fingerprint = "",
+    clip: list[float] | None = None,
     foreground: Share = 1 / 3,
     cache: str = "farcluss-cache",
 ) -> VolumeDataset:
@@ -44,6 +45,8 @@ def volumes(
         spacing: millimeters per voxel (right, anterior, superior) that cases are resampled to, or `fingerprint` for the
             spacing that the fingerprint suggests; unset: keep the spacing of each case.
         fingerprint: file of `farcluss medical fingerprint`; weights files carry its content.
+        clip: percentiles of the nonzero voxels that `zscore` clips each channel of each case to first, such as
+            `[0.5, 99.5]` for MR with outliers; unset: no clipping.
         foreground: probability that a labeled crop contains a voxel of a class other than the first.
         cache: folder for preprocessed volumes, relative to the working directory.
     """
@@ -54,7 +57,7 @@ def volumes(
     masks = build_mask_map(data, {name: _values(value) for name, value in index.classes.items()})
     if masks.colors:
         raise RecipeError("data.classes gives colors; labels of volumes are whole numbers.")
-    preprocessing = _preprocessing(data, normalize, spacing, fingerprint)
+    preprocessing = replace(_preprocessing(data, normalize, spacing, fingerprint), clip=_percentiles(clip, normalize))
     index = _without_oversized(index, headers, preprocessing)
     axis = None
     if dimensions == 2:
@@ -114,6 +117,17 @@ def _preprocessing(
         raise RecipeError(f"data.layout.spacing has {len(spacing)} values; a volume has three axes.")
     target = None if spacing is None else tuple(float(step) for step in spacing)
     return Preprocessing(normalize, target, tuple(map(_used, channels)) if normalize == "ct" else ())
+
+
+def _percentiles(clip: list[float] | None, normalize: Normalization) -> tuple[float, float] | None:
+    """The option `clip`. Raises RecipeError."""
+    if clip is None:
+        return None
+    if len(clip) != 2 or not 0 <= clip[0] < clip[1] <= 100:
+        raise RecipeError(f"data.layout.clip = {clip} must be two percentiles, such as [0.5, 99.5].")
+    if normalize != "zscore":
+        raise RecipeError(f'data.layout.clip is for normalize = "zscore", not "{normalize}". Remove it.')
+    return clip[0], clip[1]
 
 
 def _used(facts: dict[str, float]) -> dict[str, float]:

@@ -31,11 +31,13 @@ class Preprocessing:
             percentiles and applies its mean and standard deviation; `none` keeps the values.
         spacing: millimeters per voxel in the order right, anterior, superior; None keeps each case's own.
         fingerprint: for `ct`: per channel `low`, `high`, `mean` and `std`, see `farcluss_medical.fingerprint`.
+        clip: for `zscore`: percentiles of the nonzero voxels that these are clipped to before.
     """
 
     normalize: Normalization = "zscore"
     spacing: tuple[float, ...] | None = None
     fingerprint: tuple[dict[str, float], ...] = ()
+    clip: tuple[float, float] | None = None
 
     def facts(self) -> dict[str, Any]:
         """All settings that the voxels depend on, as plain values."""
@@ -82,7 +84,7 @@ class Preprocessing:
 
     def _normalized(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.normalize == "zscore":
-            return np.stack([zscore(channel) for channel in voxels])
+            return np.stack([zscore(channel, self.clip) for channel in voxels])
         if self.normalize == "none":
             return voxels
         if len(self.fingerprint) != len(voxels):
@@ -99,12 +101,17 @@ def _by(values: Sequence[float]) -> str:
     return "x".join(f"{value:.6g}" for value in values)
 
 
-def zscore(channel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A channel `(*S)` with mean 0 and standard deviation 1 over its nonzero voxels; the others stay 0."""
+def zscore(channel: NDArray[np.float32], clip: tuple[float, float] | None = None) -> NDArray[np.float32]:
+    """A channel `(*S)` with mean 0 and standard deviation 1 over its nonzero voxels; the others stay 0.
+
+    With `clip`, two percentiles, the nonzero voxels are first clipped to these.
+    """
     inside = channel != 0
     values = channel[inside].astype(np.float64)
     if not len(values):
         return channel
+    if clip is not None:
+        values = values.clip(*np.percentile(values, clip))
     deviation = values.std()
     scaled = np.zeros_like(channel)
     scaled[inside] = (values - values.mean()) / (deviation if deviation > 0 else 1.0)

@@ -60,7 +60,12 @@ class NiftiWriter:
             layout = data["layout"]
             self.values = [values[0] for values in data["classes"].values()]
             spacing = layout["spacing"] and tuple(layout["spacing"])
-            self.preprocessing = Preprocessing(layout.get("normalize", "zscore"), spacing, tuple(layout["fingerprint"]))
+            self.preprocessing = Preprocessing(
+                layout.get("normalize", "zscore"),
+                spacing,
+                tuple(layout["fingerprint"]),
+                layout.get("clip") and tuple(layout["clip"]),
+            )
             self.slice_axis = layout["slice_axis"] if layout.get("dimensions", 3) == 2 else None
             self.modalities: list[str] = layout.get("modalities", [])
         except (KeyError, TypeError, AttributeError, IndexError):

@@ -225,6 +225,26 @@ def test_a_list_of_cases(scans):
         call(scans, "--cases", str(scans / "test.list"))
 
 
+def test_the_lists_of_data_sets(scans):
+    """UA-MT lists folders of files that are all called alike; other lists have extensions or more columns."""
+    for name in "xyz":
+        save(scans / f"set/deep/{name}/mri_norm2.nii.gz", organ())
+        save(scans / f"made/{name}/mri_norm2.nii.gz", organ(shift=1))
+        save(scans / f"made/{name}/mri_norm2_probs.nii.gz", organ())
+    (scans / "test.list").write_text("x\nz, 3\n\nx\n")
+    result = call(scans, "--json", "--cases", str(scans / "test.list"), truths="set", predictions="made")
+    assert json.loads(result.stdout)["cases"] == 2
+    (scans / "test.list").write_text("a.nii.gz\n")
+    assert json.loads(call(scans, "--json", "--cases", str(scans / "test.list")).stdout)["cases"] == 1
+    save(scans / "made/x/other.nii.gz", organ())
+    (scans / "test.list").write_text("x\n")
+    with pytest.raises(DataError, match="x may be x/mri_norm2 or x/other"):
+        call(scans, "--cases", str(scans / "test.list"), truths="set", predictions="made")
+    (scans / "test.list").write_text("\n")
+    with pytest.raises(DataError, match="names no case"):
+        call(scans, "--cases", str(scans / "test.list"))
+
+
 def test_endings_may_differ_and_other_files_are_passed_over(scans):
     (scans / "predictions/b.nii.gz").unlink()
     save(scans / "predictions/b.nii", organ())

@@ -15,6 +15,7 @@ from torch import nn
 from farcluss.inference.weights import Card, Inference, save_weights
 from farcluss.networks.base import Prediction
 from farcluss_medical.inference import classes_on_grid, on_grid, predict_volume
+from farcluss_medical.preprocessing import Preprocessing
 from farcluss_medical.volumes import read_header
 from farcluss_medical.writer import NiftiWriter, largest_components
 
@@ -233,6 +234,10 @@ class TestCases:
         result = predict(tmp_path, [good, bad])
         assert result.code == 1 and "bad.nii.gz cannot be read" in result.err
         assert (tmp_path / "out" / "good.nii.gz").is_file()
+
+    def test_preprocessing_comes_from_the_weights(self):
+        found = NiftiWriter(card(normalize="zscore", clip=[1, 99], spacing=[1, 2, 3])).preprocessing
+        assert found == Preprocessing("zscore", (1, 2, 3), (), (1, 99))
 
     def test_weights_for_pictures(self, tmp_path):
         scan = write(tmp_path / "scan.nii.gz", label(), np.eye(4))

@@ -31,7 +31,7 @@ COUNTS = {"missed": "missed", "false_positive": "false\npos.", "both_empty": "bo
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     default=None,
     metavar="LIST",
-    help="Score only the cases in this list, one per line.",
+    help="Score only the cases in this list, one per line: names of files, or of the folders they lie in.",
 )
 @click.option(
     "--tolerance",
@@ -65,10 +65,10 @@ def command(
 
     Per case and class: Dice, IoU, HD95, ASSD and NSD, in mm. A missed structure gets the image diagonal as distance.
     """
-    from farcluss_medical.evaluation import evaluate, pair_files
+    from farcluss_medical.evaluation import evaluate, pair_files, read_cases
     from farcluss_medical.summary import FLATTERS, summarize, to_csv
 
-    only = None if cases is None else [line.strip() for line in cases.read_text().splitlines() if line.strip()]
+    only = None if cases is None else read_cases(cases)
     pairs, extra = pair_files(truths, predictions, only)
     if protocol == "ssl4mis":
         click.echo(FLATTERS, err=True)
