@@ -299,6 +299,14 @@ def _hdf5_dtype(path: str) -> str:
         return str(file["image"].dtype)
 
 
+def has_label(path: str) -> bool:
+    """Whether an HDF5 file holds a label besides its image."""
+    import h5py
+
+    with reading(path), h5py.File(path, "r") as file:
+        return "label" in file
+
+
 class reading:
     """Context manager that turns read errors into a DataError that names the file."""
 

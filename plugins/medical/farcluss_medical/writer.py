@@ -10,12 +10,24 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.errors import DataError, WeightsError
+from farcluss.data.base import IGNORE
+from farcluss.errors import DataError, RecipeError, WeightsError
 from farcluss.runs.atomic import write_atomically
-from farcluss_medical.cases import stem
+from farcluss_medical.cases import stem, volumes_in
 from farcluss_medical.itk import DICOM, is_dicom, is_itk, simple_itk
 from farcluss_medical.preprocessing import Preprocessing
-from farcluss_medical.volumes import SUFFIXES, Header, Orientation, is_nibabel, read_header, read_image
+from farcluss_medical.viewers import draw_case, itksnap_labels, slicer_colors
+from farcluss_medical.volumes import (
+    SUFFIXES,
+    Header,
+    Orientation,
+    has_label,
+    is_hdf5,
+    is_nibabel,
+    read_header,
+    read_image,
+    read_label,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +53,10 @@ class NiftiWriter:
         entropy: also write the normalized entropy, 0 to 1, as `CASE_entropy.nii.gz`.
         mirror: average over all flips; takes 8 times as long (4 times for slices).
         largest_component: keep only the largest connected component of each class but the first.
+        overlay: also draw slices of the whole case through its largest predicted structure, as `CASE_overlay.png`.
+        truths: folder of labels, named like the cases, that the picture shows too; HDF5 files have their own.
+        colors: also write names and colors of the classes, `CASE_labels.txt` for ITK-SNAP and `CASE_labels.ctbl` for
+            3D Slicer.
     """
 
     suffixes = (*(end for end in SUFFIXES if end != ".img"), *DICOM)  # .img has the voxels of a .hdr
@@ -53,12 +69,17 @@ class NiftiWriter:
         entropy: bool = False,
         mirror: bool = False,
         largest_component: bool = False,
+        overlay: bool = False,
+        truths: str = "",
+        colors: bool = False,
     ) -> None:
         self.probs, self.entropy, self.mirror, self.largest_component = probs, entropy, mirror, largest_component
+        self.overlay, self.colors, self.truths = overlay, colors, _truths(truths, overlay)
         try:
             data = card.recipe["data"]
             layout = data["layout"]
-            self.values = [values[0] for values in data["classes"].values()]
+            self.sources: list[list[int]] = list(data["classes"].values())
+            self.values = [values[0] for values in self.sources]
             spacing = layout["spacing"] and tuple(layout["spacing"])
             self.preprocessing = Preprocessing(
                 layout.get("normalize", "zscore"),
@@ -102,7 +123,8 @@ class NiftiWriter:
 
     def outputs(self, target: Path) -> list[Path]:
         """The files that `predict` makes for `target`, a path without extension."""
-        extras = {"_probs.nii.gz": self.probs, "_entropy.nii.gz": self.entropy}
+        extras = {"_probs.nii.gz": self.probs, "_entropy.nii.gz": self.entropy, "_overlay.png": self.overlay}
+        extras |= dict.fromkeys(("_labels.txt", "_labels.ctbl"), self.colors)
         ends = (".nii.gz", ".json", *(end for end, on in extras.items() if on))
         return [target.with_name(target.name + end) for end in ends]
 
@@ -120,9 +142,10 @@ class NiftiWriter:
                 f"{', '.join(names)}: {header.channels} channels, but the network takes {model.card.channels}.{advice}"
             )
         image = self.preprocessing.image(volume)
+        orientation = Orientation.of(header)
+        shown = orientation.apply(volume.voxels[:1])[0] if self.overlay else None
         del volume  # it may be half of the memory in use
         probs = predict_volume(model, image, self.slice_axis, self.mirror)
-        orientation = Orientation.of(header)
         classes = classes_on_grid(probs, orientation.size())
         if self.largest_component:
             classes = largest_components(classes, len(self.values))
@@ -131,6 +154,12 @@ class NiftiWriter:
             target.parent.mkdir(parents=True, exist_ok=True)
             save(template, orientation.undo(self._labels(classes)), self.outputs(target)[0])
             self._write_record(model, names, target)
+            if shown is not None:
+                masks = [classes, *self._truth(names[0], header, target.name)]
+                picture = draw_case(shown, masks, orientation.spacing(header.affine), model.card.palette)
+                write_atomically(target.with_name(f"{target.name}_overlay.png"), picture)
+            if self.colors:
+                self._write_colors(model, target)
             if self.probs or self.entropy:
                 self._write_maps(template, on_grid(probs, orientation.size()), orientation, target)
         except OSError as error:
@@ -159,6 +188,22 @@ class NiftiWriter:
             entropy = normalized_entropy(probs[None])[0].numpy()
             save(template, orientation.undo(entropy), target.with_name(f"{target.name}_entropy.nii.gz"))
 
+    def _truth(self, image: str, header: Header, name: str) -> list[NDArray[np.uint8]]:
+        """Class indices `(*S)` of the truth in the canonical order; none where it is not known."""
+        path = image if is_hdf5(image) else str(self.truths.get(name, ""))
+        if not path or (path == image and not has_label(image)):
+            return []
+        values = Orientation.of(header).apply(read_label(path, image, header)[None])[0]
+        classes = np.full(values.shape, IGNORE, np.uint8)
+        for index, own in enumerate(self.sources):
+            classes[np.isin(values, own)] = index
+        return [classes]
+
+    def _write_colors(self, model: "Model", target: Path) -> None:
+        for end, form in (("txt", itksnap_labels), ("ctbl", slicer_colors)):
+            text = form(model.classes, self.values, model.card.palette)
+            write_atomically(target.with_name(f"{target.name}_labels.{end}"), text.encode())
+
     def _write_record(self, model: "Model", files: tuple[str, ...], target: Path) -> None:
         card = model.card
         unused = {"flip", "scales"} if self.slice_axis is None else set()  # volumes have `mirror`
@@ -172,6 +217,15 @@ class NiftiWriter:
             "largest_component": self.largest_component,
         }
         write_atomically(target.with_name(f"{target.name}.json"), json.dumps(record, indent=2).encode())
+
+
+def _truths(folder: str, overlay: bool) -> Mapping[str, Path]:
+    """The labels of a folder by case. Raises RecipeError."""
+    if folder and not overlay:
+        raise RecipeError("truths are for the pictures of `overlay`: set overlay = true, or remove truths.")
+    if folder and not Path(folder).is_dir():
+        raise RecipeError(f"truths = {folder!r} is not a folder.")
+    return volumes_in(Path(folder))[0] if folder else {}
 
 
 def by_number(files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:

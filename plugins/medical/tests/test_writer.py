@@ -1,5 +1,6 @@
 """Predictions lie where their scans lie: what goes in as a label comes out as the same label, in every geometry."""
 
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commandline import cli
+from PIL import Image
 from registered import registered
 from torch import nn
 
@@ -16,6 +18,7 @@ from farcluss.inference.weights import Card, Inference, save_weights
 from farcluss.networks.base import Prediction
 from farcluss_medical.inference import classes_on_grid, on_grid, predict_volume
 from farcluss_medical.preprocessing import Preprocessing
+from farcluss_medical.viewers import draw_case, largest_structure, slicer_colors
 from farcluss_medical.volumes import read_header
 from farcluss_medical.writer import NiftiWriter, largest_components
 
@@ -65,6 +68,7 @@ def label(shape=(17, 13, 11)) -> np.ndarray:
 
 
 def write(path: Path, array, affine, codes=(1, 1), units=("mm", "sec"), kind=nib.Nifti1Image) -> Path:
+    path.parent.mkdir(exist_ok=True)
     image = kind(array, affine)
     image.set_qform(affine, codes[0])
     image.set_sform(affine, codes[1])
@@ -274,6 +278,44 @@ class TestMaps:
         classes[:3, :3, :3], classes[5:, 5:, 5:], classes[0, 8, 0] = 1, 1, 2
         kept = largest_components(classes, 4)
         assert (kept == 1).sum() == 64 and (kept[5:, 5:, 5:] == 1).all() and kept[0, 8, 0] == 2 and kept[0, 0, 0] == 0
+
+
+class TestViewers:
+    def test_colors_and_names(self, tmp_path):
+        scan = write(tmp_path / "scan.nii.gz", label(), np.eye(4))
+        facts = card().model_copy(update={"palette": ((0, 0, 0), (10, 20, 30), (40, 50, 60), (70, 80, 90))})
+        save_weights(tmp_path / "w.safetensors", Oracle(1, 4, 0, False), facts)
+        given = cli("predict", tmp_path / "w.safetensors", scan, "-o", tmp_path / "out", "--set", "colors=true")
+        assert given.code == 0, given.err
+        snap = [line.split() for line in (tmp_path / "out/scan_labels.txt").read_text().splitlines() if line[0] != "#"]
+        assert snap[0] == ["0", "0", "0", "0", "0", "0", "0", '"background"']
+        assert snap[1] == ["2", "10", "20", "30", "1", "1", "1", '"edema"'] and snap[3][0] == "4"
+        slicer = (tmp_path / "out/scan_labels.ctbl").read_text().splitlines()
+        assert slicer[1:3] == ["0 background 0 0 0 0", "2 edema 10 20 30 255"]
+        assert slicer_colors(["a b"], [1], ((1, 2, 3),)).endswith("1 a_b 1 2 3 0\n")
+
+    def test_a_picture_of_the_whole_case(self, tmp_path):
+        """Its slices go through the largest structure; the truth has a row where it is known."""
+        scan = write(tmp_path / "scan.nii.gz", label(), GEOMETRIES["lps"])
+        write(tmp_path / "truths/scan.nii.gz", label(), GEOMETRIES["lps"])
+        sizes = {}
+        for name, options in {"without": (), "with": ("--set", f"truths={tmp_path}/truths", "--overwrite")}.items():
+            assert predict(tmp_path, scan, "--overlay", *options).code == 0
+            sizes[name] = Image.open(tmp_path / "out/scan_overlay.png").size
+        assert sizes["with"][0] == sizes["without"][0] and sizes["with"][1] > 1.4 * sizes["without"][1]
+        assert "not a folder" in predict(tmp_path, scan, "--overlay", "--set", "truths=none", "--overwrite").err
+
+    def test_what_a_picture_shows(self):
+        """Colors where the prediction is; the patient's right and front on the left, the head on top."""
+        mask = np.zeros((8, 8, 8), np.uint8)
+        mask[6:, 6:, 6:], mask[0, 0, 0] = 1, 1
+        assert largest_structure(mask) == (6, 6, 6) and largest_structure(np.zeros_like(mask)) == (4, 4, 4)
+        image = np.ones(mask.shape, np.float32)
+        drawn = np.asarray(Image.open(io.BytesIO(draw_case(image, [mask], (1, 1, 1), ((0,) * 3, (255, 0, 0))))))
+        below = drawn[388 : 388 + 384]
+        for left in (0, 388, 776):
+            pane = below[:, left : left + 384]
+            assert pane[5, 5].tolist() == [128, 0, 0] and not pane[200, 200].any()
 
 
 class Constant(nn.Module):
