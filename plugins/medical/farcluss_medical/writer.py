@@ -1,6 +1,7 @@
 """Predictions as NIfTI files on the grid of the input scan."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,6 +96,12 @@ class NiftiWriter:
                 "Choose another --writer."
             ) from None
 
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """What is done to a scan before the network, and the meaning of its output."""
+        others = {"slice_axis": self.slice_axis, "modalities": self.modalities, "label values": self.sources}
+        return {**self.preprocessing.facts(), **others}
+
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
         """The files of a folder by case: channels in their order, without label files in the same folder.
 
@@ -146,6 +153,8 @@ class NiftiWriter:
         shown = orientation.apply(volume.voxels[:1])[0] if self.overlay else None
         del volume  # it may be half of the memory in use
         probs = predict_volume(model, image, self.slice_axis, self.mirror)
+        if not math.isfinite(float(probs.sum())):
+            raise WeightsError(f"The network's output for {names[0]} is not finite, so there is no prediction.")
         classes = classes_on_grid(probs, orientation.size())
         if self.largest_component:
             classes = largest_components(classes, len(self.values))

@@ -280,6 +280,37 @@ class TestMaps:
         assert (kept == 1).sum() == 64 and (kept[5:, 5:, 5:] == 1).all() and kept[0, 8, 0] == 2 and kept[0, 0, 0] == 0
 
 
+def test_weights_of_several_folds_are_averaged(tmp_path):
+    """Also on a grid of their own; weights that prepare scans otherwise are refused by the name of what differs."""
+    scan = write(tmp_path / "scan.nii.gz", label(), GEOMETRIES["permuted"])
+    paths = []
+    for number, shift in enumerate((0.0, 0.02, -0.1)):
+        network = Oracle(1, 4, 0, False)
+        network.values.data += shift
+        paths.append(tmp_path / f"{number}.safetensors")
+        save_weights(paths[-1], network, card(spacing=[1.0, 1.0, 1.0]))
+    probs = []
+    for number, chosen in enumerate([[path] for path in paths] + [paths]):
+        words = [word for path in chosen[1:] for word in ("--also", path)]
+        given = cli("predict", chosen[0], scan, "-o", tmp_path / f"out{number}", "--probs", *words)
+        assert given.code == 0, given.err
+        probs.append(np.asarray(nib.load(tmp_path / f"out{number}/scan_probs.nii.gz").dataobj))
+    np.testing.assert_allclose(probs[3], np.mean(probs[:3], axis=0), atol=1e-6)
+    assert np.abs(probs[3] - probs[0]).max() > 0.01
+    save_weights(tmp_path / "other.safetensors", Oracle(1, 4, 0, False), card(spacing=[2.0, 1.0, 1.0]))
+    given = cli("predict", paths[0], scan, "--also", tmp_path / "other.safetensors", "-o", tmp_path / "none")
+    assert given.code == 1 and "they differ in spacing.\nspacing is (2.0, 1.0, 1.0) there" in given.err
+
+
+def test_an_output_that_is_not_finite_is_no_prediction(tmp_path):
+    network = Oracle(1, 4, 0, False)
+    network.values.data[1] = np.nan
+    save_weights(tmp_path / "nan.safetensors", network, card())
+    scan = write(tmp_path / "scan.nii.gz", label(), np.eye(4))
+    given = cli("predict", tmp_path / "nan.safetensors", scan, "-o", tmp_path / "out")
+    assert given.code == 1 and "not finite" in given.err and not (tmp_path / "out/scan.nii.gz").exists()
+
+
 class TestViewers:
     def test_colors_and_names(self, tmp_path):
         scan = write(tmp_path / "scan.nii.gz", label(), np.eye(4))
