@@ -101,6 +101,9 @@ def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = N
     predicted_files = {case: path for case, path in predicted_files.items() if case not in maps}
     if only is not None:
         true_files, predicted_files = _among(only, true_files, truths), _among(only, predicted_files, predictions)
+    for case in set(true_files) - set(predicted_files):  # a DICOM series ID is predicted as ID/ID
+        if path := predicted_files.pop(f"{case}/{Path(case).name}", None):
+            predicted_files[case] = path
     if missing := sorted(set(true_files) - set(predicted_files)):
         raise DataError(
             f"{predictions}: {len(missing)} of {len(true_files)} ground truths lack a prediction, first {missing[0]}.\n"

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -146,17 +146,34 @@ def _pairs(
     found, problems = _images(root, images, f"{key}images")
     finder = MaskFinder.of(root, images, labels, suffix, SUFFIXES, SUFFIXES)
     masks = {path: finder(path) for path in found}
+    by_glob, hint = not (root / images).is_dir(), ""
     if "{" not in labels:
         folder = _folder(root, labels, f"{key}labels")
         own, more = volumes_in(folder)
         used, known = set(masks.values()), set(own.values())
-        problems += [*more, *(f"{path} has no image in {root / images}." for path in own.values() if path not in used)]
+        twins = {stem(path).removesuffix(suffix) for path in (root / images).iterdir()} if not by_glob else set()
+        lost = [path for path in own.values() if path not in used and stem(path) not in twins]
+        hint = _other_names({stem(path) for path in found}, [stem(path) for path in lost], labels, key)
+        if hint:
+            problems.append(f"{len(lost)} labels have no image in {root / images}, first {lost[0]}. {hint}")
+        problems += [*more, *(f"{path} has no image in {root / images}." for path in lost if not hint)]
         # Of two labels with one name neither counts, and the case is left out.
         masks = {path: mask for path, mask in masks.items() if mask is None or mask.parent != folder or mask in known}
-    if not bare:
+    if not bare and not hint:
         problems += [f"{path} has no label in {root / labels}." for path, mask in masks.items() if mask is None]
     cases = [Case(_name(root, path), (str(path),), str(mask) if mask else None) for path, mask in masks.items()]
     return [case for case in cases if bare or case.label], problems
+
+
+def _other_names(images: Collection[str], labels: Sequence[str], option: str, key: str) -> str:
+    """What to set where the labels without an image are called like images but for a common ending; else empty."""
+    for end in ("_0000", "_image", "_img"):
+        if labels and all(f"{name}{end}" in images for name in labels):
+            return f'Images end in {end}: set data.layout.image_suffix = "{end}", or use the layout nnunet.'
+    for end in ("_seg", "-seg", "_label", "_labels", "_mask", "_gt"):
+        if labels and all(name.removesuffix(end) in images and name.endswith(end) for name in labels):
+            return f'Labels end in {end}: set data.layout.{key}labels = "{option}/{{stem}}{end}".'
+    return ""
 
 
 def _images(root: Path, images: str, option: str) -> tuple[list[Path], list[str]]:

@@ -141,9 +141,9 @@ def test_a_data_set_of_mixed_formats(tmp_path):
         np.testing.assert_allclose(found.affine, scan.affine, atol=1e-5)
         assert found.shape == scan.voxels.shape[1:] and found.header["sform_code"] > 0
         assert read_header(str(place)).shape == found.shape
-    labels = tmp_path / "out/nrrd.nii.gz"
-    scored = cli("medical", "evaluate", tmp_path / "labels/nrrd.mha", labels, "--labels", 1, "--json")
-    assert scored.code == 0 and json.loads(scored.out)["cases"] == 1
+    scored = cli("medical", "evaluate", tmp_path / "labels", tmp_path / "out", "--labels", 1, "--json")
+    assert scored.code == 0 and json.loads(scored.out)["cases"] == len(FORMATS)
+    assert json.loads(scored.out)["extra_predictions"] == []
 
 
 def test_without_simple_itk_one_line_says_what_to_install(tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def command(
 
 
 def _print(summary: dict[str, Any]) -> None:
-    """Means per class, with their intervals below them."""
+    """Means and medians per class, with the intervals of the means below these."""
     from farcluss_medical.metrics import METRICS
 
     protocol = summary["protocol"]
@@ -96,6 +96,7 @@ def _print(summary: dict[str, Any]) -> None:
         # 80 columns have no room for the interval of IoU, which adds nothing to that of Dice.
         cells = (_cell(name, row[name]["mean"], row[name]["interval"] if name != "iou" else None) for name in metrics)
         rows.append((row["class"], *cells, *(str(row[key]) for key in ("cases", *COUNTS))))
+        rows.append(("  median", *(_cell(name, row[name]["median"], None) for name in metrics)))
     means = (_cell(name, summary["mean"][name], None) for name in metrics)
     rows.append(("mean", *means, str(summary["cases"])))
     print_table(heads, rows, numbers=heads[1:], gap=1)
