@@ -136,7 +136,7 @@ def _write(path: Path, array: NDArray[Any]) -> None:
 
 def make_image(case: Case, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """The preprocessed image `(C, *S)` of a case, from its files. Raises DataError that names them."""
-    return preprocessing.image(read_image(case.images))
+    return preprocessing.image(read_image(case.images, preprocessing.zero_nan))
 
 
 def make_mask(case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.uint8]:

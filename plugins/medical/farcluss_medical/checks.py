@@ -123,7 +123,7 @@ def _inspect(report: Report) -> Iterator[Row]:
 
 
 def _read_image(row: Row, case: Case, header: Header, report: Report) -> None:
-    voxels = read_image(case.images).voxels
+    voxels = read_image(case.images, report.dataset.preprocessing.zero_nan).voxels
     row.intensities = [(float(channel.min()), float(channel.max())) for channel in voxels]
     row.flattened = any(map(is_flattened, voxels))
 

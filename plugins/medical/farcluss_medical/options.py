@@ -32,6 +32,7 @@ def volumes(
     spacing: list[Positive] | Literal["fingerprint"] | None = None,
     fingerprint: str | Fingerprint = "",
     clip: list[float] | None = None,
+    nan: Literal["refuse", "zero"] = "refuse",
     foreground: Share = 1 / 3,
     cache: str = "farcluss-cache",
 ) -> VolumeDataset:
@@ -47,6 +48,7 @@ def volumes(
         fingerprint: file of `farcluss medical fingerprint`; weights files carry its content.
         clip: percentiles of the nonzero voxels that `zscore` clips each channel of each case to first, such as
             `[0.5, 99.5]` for MR with outliers; unset: no clipping.
+        nan: `zero` reads NaN as 0, for images with a border of NaN; `refuse` reports such images.
         foreground: probability that a labeled crop contains a voxel of a class other than the first.
         cache: folder for preprocessed volumes, relative to the working directory.
     """
@@ -57,7 +59,11 @@ def volumes(
     masks = build_mask_map(data, {name: _values(value) for name, value in index.classes.items()})
     if masks.colors:
         raise RecipeError("data.classes gives colors; labels of volumes are whole numbers.")
-    preprocessing = replace(_preprocessing(data, normalize, spacing, fingerprint), clip=_percentiles(clip, normalize))
+    preprocessing = replace(
+        _preprocessing(data, normalize, spacing, fingerprint),
+        clip=_percentiles(clip, normalize),
+        zero_nan=nan == "zero",
+    )
     index = _without_oversized(index, headers, preprocessing)
     axis = None
     if dimensions == 2:

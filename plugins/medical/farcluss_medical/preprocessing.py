@@ -32,12 +32,14 @@ class Preprocessing:
         spacing: millimeters per voxel in the order right, anterior, superior; None keeps each case's own.
         fingerprint: for `ct`: per channel `low`, `high`, `mean` and `std`, see `farcluss_medical.fingerprint`.
         clip: for `zscore`: percentiles of the nonzero voxels that these are clipped to before.
+        zero_nan: whether NaN in files means 0.
     """
 
     normalize: Normalization = "zscore"
     spacing: tuple[float, ...] | None = None
     fingerprint: tuple[dict[str, float], ...] = ()
     clip: tuple[float, float] | None = None
+    zero_nan: bool = False
 
     def facts(self) -> dict[str, Any]:
         """All settings that the voxels depend on, as plain values."""

@@ -183,8 +183,10 @@ def read_storage(path: str) -> Storage:
         return Storage(dtype, orientation, disagreement=apart, pixdim=() if agree else tuple(unit * np.array(pixdim)))
 
 
-def read_image(paths: tuple[str, ...]) -> Volume:
+def read_image(paths: tuple[str, ...], zero_nan: bool = False) -> Volume:
     """The channels of a case as one volume `(C, *S)` float32: of one file, or of a file per channel.
+
+    With `zero_nan`, NaN becomes 0.
 
     Raises:
         DataError: a file cannot be read, files differ in shape or position, or voxels are not finite; names files and
@@ -197,7 +199,9 @@ def read_image(paths: tuple[str, ...]) -> Volume:
     pairs = zip(paths, headers, strict=True)
     channels = [_voxels(path, "image", header).astype(np.float32, copy=False) for path, header in pairs]
     voxels = channels[0] if len(channels) == 1 else np.concatenate(channels)
-    _refuse_infinite(", ".join(paths), voxels)
+    if zero_nan:
+        voxels = np.where(np.isnan(voxels), np.float32(0), voxels)
+    _refuse_infinite(", ".join(paths), voxels, 'Repair the file, or set data.layout.nan = "zero" for a border of NaN.')
     return Volume(voxels, headers[0].affine)
 
 
@@ -248,11 +252,11 @@ def difference(first: str, header: Header, second: str, other: Header) -> str:
     return ""
 
 
-def _refuse_infinite(paths: str, voxels: NDArray[Any]) -> None:
+def _refuse_infinite(paths: str, voxels: NDArray[Any], advice: str = "Repair the file.") -> None:
     """Raise DataError if voxels are NaN, infinite or too large for float32."""
     if not (finite := np.isfinite(voxels)).all():
         bad = int(finite.size - finite.sum())
-        raise DataError(f"{paths}: {bad} of {finite.size} voxels are NaN or infinite. Repair the file.")
+        raise DataError(f"{paths}: {bad} of {finite.size} voxels are NaN or infinite. {advice}")
 
 
 def _rows(affine: Affine) -> str:

@@ -87,6 +87,7 @@ class NiftiWriter:
                 spacing,
                 tuple(layout["fingerprint"]),
                 layout.get("clip") and tuple(layout["clip"]),
+                layout.get("nan") == "zero",
             )
             self.slice_axis = layout["slice_axis"] if layout.get("dimensions", 3) == 2 else None
             self.modalities: list[str] = layout.get("modalities", [])
@@ -141,7 +142,7 @@ class NiftiWriter:
 
         names = tuple(map(str, files))
         self._refuse_oversized(names[0])
-        volume = read_image(names)
+        volume = read_image(names, self.preprocessing.zero_nan)
         header = Header(volume.voxels.shape[1:], len(volume.voxels), volume.affine)
         if header.channels != model.card.channels:
             advice = "\nFiles named CASE_0000, CASE_0001, ... are the channels of one case." if len(names) > 1 else ""

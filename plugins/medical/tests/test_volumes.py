@@ -244,6 +244,10 @@ def test_voxels_that_are_no_numbers(tmp_path, value):
     write_nifti(tmp_path / "a.nii.gz", voxels, scan.affine)
     text = refused(read_image, (str(tmp_path / "a.nii.gz"),))
     assert "a.nii.gz" in text and f"2 of {16 * 20 * 12}" in text
+    if np.isnan(value):
+        assert np.array_equal(read_image((str(tmp_path / "a.nii.gz"),), True).voxels[0], np.nan_to_num(voxels))
+    else:
+        refused(read_image, (str(tmp_path / "a.nii.gz"),), True)
 
 
 def test_damaged_files(tmp_path):

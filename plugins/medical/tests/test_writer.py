@@ -240,8 +240,8 @@ class TestCases:
         assert (tmp_path / "out" / "good.nii.gz").is_file()
 
     def test_preprocessing_comes_from_the_weights(self):
-        found = NiftiWriter(card(normalize="zscore", clip=[1, 99], spacing=[1, 2, 3])).preprocessing
-        assert found == Preprocessing("zscore", (1, 2, 3), (), (1, 99))
+        found = NiftiWriter(card(normalize="zscore", clip=[1, 99], spacing=[1, 2, 3], nan="zero")).preprocessing
+        assert found == Preprocessing("zscore", (1, 2, 3), (), (1, 99), True)
 
     def test_weights_for_pictures(self, tmp_path):
         scan = write(tmp_path / "scan.nii.gz", label(), np.eye(4))
