@@ -111,7 +111,7 @@ def _inspect(report: Report) -> Iterator[Row]:
             except DataError as error:
                 report.problems.append(str(error))
                 continue
-            channels = report.data.channel_count
+            channels = report.dataset.data.channel_count
             row = Row(split, case.id, bool(case.label), orientation.size(), spacing, channels, storage)
             for read in (_read_image, _read_label):
                 try:
@@ -220,7 +220,7 @@ def _scales(rows: Sequence[Row], report: Report) -> str:
             continue
         low, high = min(peaks, key=peaks.__getitem__), max(peaks, key=peaks.__getitem__)
         if peaks[high] > FAR_APART * max(peaks[low], 1.0):
-            where = f" of channel {channel}" if report.data.channel_count > 1 else ""
+            where = f" of channel {channel}" if report.dataset.data.channel_count > 1 else ""
             done = (report.option("normalize") or "zscore") == "zscore"
             advice = "The current zscore corrects this case by case" if done else 'Set data.layout.normalize = "zscore"'
             return (

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from farcluss.data.base import Data
 from farcluss.data.layouts import read_table, root_of
 from farcluss.data.pairing import MaskFinder, below
-from farcluss.errors import DataError
+from farcluss.errors import DataError, some
 from farcluss_medical.cases import Case, Index, stem, volumes_in
 from farcluss_medical.itk import is_series
 from farcluss_medical.options import with_volume_options
@@ -155,7 +155,7 @@ def _pairs(
         lost = [path for path in own.values() if path not in used and stem(path) not in twins]
         hint = _other_names({stem(path) for path in found}, [stem(path) for path in lost], labels, key)
         if hint:
-            problems.append(f"{len(lost)} labels have no image in {root / images}, first {lost[0]}. {hint}")
+            problems.append(f"{root / images} has no image for {some([str(path) for path in lost], 1)}. {hint}")
         problems += [*more, *(f"{path} has no image in {root / images}." for path in lost if not hint)]
         # Of two labels with one name neither counts, and the case is left out.
         masks = {path: mask for path, mask in masks.items() if mask is None or mask.parent != folder or mask in known}

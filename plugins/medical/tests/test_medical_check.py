@@ -59,6 +59,15 @@ class TestClean:
                 "labels": labels,
             }
 
+    def test_channels_are_those_of_the_files(self, scans):
+        recipe = scans.write()
+        text = recipe.read_text()
+        for line in ("channels = 1\n", "mean = 0.0\n", "std = 1.0\n"):
+            assert line in text
+            text = text.replace(line, "")
+        recipe.write_text(text)
+        assert {case["channels"] for case in check(recipe)[1]["cases"]} == {1}
+
     def test_the_table(self, scans):
         scan = scans.training["a"]
         result = cli("medical", "check", scans.write())
