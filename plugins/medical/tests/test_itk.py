@@ -34,7 +34,7 @@ def itk_image(voxels, affine, vector=False):
 
 
 def write_series(folder, voxels, affine, skip=()):
-    """A DICOM series of 16-bit slices with a rescale slope of their own, named in no order."""
+    """A DICOM series of 16-bit slices, named in no order."""
     folder.mkdir(parents=True)
     image, lps = itk_image(voxels, affine), TO_RAS @ affine
     directions = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
@@ -95,6 +95,21 @@ def test_channels_labels_and_unplaced_files(tmp_path):
     assert not read_storage(str(tmp_path / "z.nrrd")).placed
     (tmp_path / "z.nrrd").write_bytes(b"no volume")
     assert "z.nrrd cannot be read" in refused(read_header, str(tmp_path / "z.nrrd"))
+
+
+def test_slices_have_scales_of_their_own(tmp_path):
+    """As in PET; GDCM wrote a slope of 1 into each file, in two bytes."""
+    scan = Phantom(3, extent=SMALL).scan("lps", (1.0, 1.25, 2.0))
+    before = scan.voxels[0]
+    write_series(tmp_path / "x", before, scan.affine)
+    for path in (tmp_path / "x").iterdir():
+        content = bytearray(path.read_bytes())
+        place = content.index(b"\x28\x00\x53\x10\x02\x00\x00\x00") + 8
+        content[place : place + 2] = b"%d " % (1 + int(path.stem[2:]) % 5)
+        path.write_bytes(content)
+    count = before.shape[2]
+    slopes = np.array([1 + n * 7 % count % 5 for n in range(count)])
+    np.testing.assert_array_equal(read_image((str(tmp_path / "x"),)).voxels[0], before * slopes)
 
 
 def test_series_that_are_no_volume(tmp_path):
