@@ -1,11 +1,11 @@
 """Predicting files: choosing inputs and output paths, and reporting files that cannot be read."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from farcluss.errors import DataError, FarclussError
+from farcluss.errors import DataError, FarclussError, WeightsError
 from farcluss.inference.weights import Model
 from farcluss.inference.writers import Writer
 
@@ -122,6 +122,24 @@ def refuse_existing(jobs: list[Job], writer: Writer) -> None:
         raise DataError(
             f"{len(taken)} output files exist already, the first is {taken[0]}.\nUse --overwrite, or another --output."
         )
+
+
+def refuse_unlike(writer: Writer, others: Mapping[str, Writer]) -> None:
+    """Raise WeightsError when weights that are to be averaged prepare images differently.
+
+    Args:
+        writer: built for the first weights.
+        others: built for the others, by their path.
+    """
+    facts: Mapping[str, object] = getattr(writer, "preparation", {})
+    for path, other in others.items():
+        theirs: Mapping[str, object] = getattr(other, "preparation", {})
+        if differing := [name for name in facts if facts[name] != theirs[name]]:
+            name = differing[0]
+            raise WeightsError(
+                f"{path} cannot be averaged with the first weights, they differ in {', '.join(differing)}.\n"
+                f"{name} is {theirs[name]} there, {facts[name]} here."
+            )
 
 
 def make_folder(output: Path) -> None:
