@@ -20,7 +20,8 @@ import torch
 from recording import record
 from torch import Tensor, nn
 
-from farcluss.inference.weights import Card, Inference, Model
+from farcluss.inference.card import Card, Inference
+from farcluss.inference.weights import Model
 from farcluss.networks.base import Prediction
 from farcluss_medical.writer import NiftiWriter
 

@@ -35,6 +35,11 @@ class MaskMap:
     first: tuple[Code, ...]
 
     @property
+    def values(self) -> list[int | Color]:
+        """A mask value of each class, or its color: predictions with these are read back as the same classes."""
+        return [f"#{code:06x}" if self.colors else code for code in self.first]
+
+    @property
     def white(self) -> int:
         """Value of white in masks of one bit per pixel: 1, or 255 where that alone is a class, as viewers show it."""
         classes = self.codes[self.targets != IGNORE]

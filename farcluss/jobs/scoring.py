@@ -4,8 +4,9 @@ from typing import Any
 
 from farcluss.data.splits import find_list, read_list, resolve
 from farcluss.errors import RecipeError
+from farcluss.inference.card import inference_of
 from farcluss.inference.evaluation import Scores, evaluate
-from farcluss.inference.weights import inference_of, load
+from farcluss.inference.weights import load
 from farcluss.learning.build import build_dataset, crop_sides
 from farcluss.recipes.reading import validate
 

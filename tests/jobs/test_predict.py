@@ -12,7 +12,8 @@ from tiny_network import TinyNetwork
 
 import farcluss
 from farcluss.errors import DataError
-from farcluss.inference.weights import Card, Inference, save_weights
+from farcluss.inference.card import Card, Inference
+from farcluss.inference.weights import save_weights
 from farcluss.inference.writers import Step
 from farcluss.plugins import registry
 

@@ -12,7 +12,8 @@ from commandline import cli
 from registered import registered
 from torch import nn
 
-from farcluss.inference.weights import Card, Inference, save_weights
+from farcluss.inference.card import Card, Inference
+from farcluss.inference.weights import save_weights
 from farcluss.networks.base import Prediction
 from farcluss_medical.inference import classes_on_grid, on_grid, predict_volume
 from farcluss_medical.writer import NiftiWriter, largest_components

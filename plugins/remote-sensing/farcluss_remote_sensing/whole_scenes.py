@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from farcluss.data.base import Window
 from farcluss.errors import DataError, FarclussError
+from farcluss.inference.card import Inference
 from farcluss.inference.probs import even_parts, images_per_forward
-from farcluss.inference.weights import Inference, Model, load, save_weights
+from farcluss.inference.weights import Model, load, save_weights
 from farcluss.inference.writers import normalized_entropy
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.scaling import Scaling
