@@ -1,5 +1,6 @@
 """`farcluss check`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -18,14 +19,16 @@ from farcluss.cli.commands import (
 
 @click.command(epilog="Example: farcluss check recipes/camvid_1_8.toml --set data.root=/data/camvid")
 @recipe_options
+@click.option("--no-step", is_flag=True, default=False, help="Build the networks, but try no step.")
 @json_option
-def command(recipe: GivenRecipe, as_json: bool) -> None:
+def command(recipe: GivenRecipe, no_step: bool, as_json: bool) -> None:
     """Validate RECIPE, read every file it uses, and dry-run a step to measure its time and memory.
 
-    All problems are listed; the exit code is 1 if there are any.
+    Pretrained weights are loaded, and downloaded if they have to be, as in a run. All problems are listed; the exit
+    code is 1 if there are any.
     """
     loaded = recipe.read()
-    from farcluss.jobs.checking import Unusable, check, dry_run, settings
+    from farcluss.jobs.checking import Unusable, check, settings
 
     try:
         parts, findings, reading = check(loaded)
@@ -39,7 +42,7 @@ def command(recipe: GivenRecipe, as_json: bool) -> None:
         raise click.exceptions.Exit(1) from None
     total = sum(len(items) for items in (parts.splits.labeled, parts.splits.unlabeled, parts.splits.val))
     read_all(reading, f"reading {total} images", total, quiet=as_json)
-    cost = {} if findings.problems else dry_run(parts)
+    cost = {} if findings.problems else _try(parts, findings, no_step, quiet=as_json)
     facts, known = findings.to_json(parts.dataset.classes), settings(loaded, parts.dataset)
     if as_json:
         table = {key: {"value": value, "from": source} for key, (value, source) in known.items()}
@@ -49,6 +52,18 @@ def command(recipe: GivenRecipe, as_json: bool) -> None:
         _report(facts, parts, cost)
     if findings.problems:
         raise click.exceptions.Exit(1)
+
+
+def _try(parts: Any, findings: Any, no_step: bool, *, quiet: bool) -> dict[str, float]:
+    """What a dry run measures; nothing where it fails, which is one of the findings then."""
+    from farcluss.errors import FarclussError
+    from farcluss.jobs.checking import dry_run
+
+    try:
+        return dry_run(parts, 0 if no_step else 3, say=(lambda _: None) if quiet else click.echo)
+    except FarclussError as error:
+        findings.problems.append(str(error))
+        return {}
 
 
 def _settings(known: dict[str, tuple[Any, str]]) -> None:
@@ -65,14 +80,24 @@ def _report(facts: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
         click.echo(f"{name:9} {len(getattr(parts.splits, name)):6} images ({parts.splits.names[name]}): {found}{more}")
     if facts["pixels"]:
         _print_shares(facts["pixels"])
+    for warning in facts["warnings"]:
+        click.echo(f"Warning: {warning}", err=True)
     if problems := facts["problems"]:
         list_problems(problems)
-        click.echo(f"{len(problems)} files cannot be used.", err=True)
-    else:
+        click.echo(f"{_counted(problems, 'problem')}: the recipe cannot be run.", err=True)
+        return
+    if "loss" in cost:
         click.echo(
             f"one step: {cost['seconds_per_step']:.2f} s, {cost['memory_gib']:.2f} GiB peak, "
-            f"{cost['parameters_millions']:.3f} M parameters, loss {cost['loss']:.4f}. The recipe is ready to run."
+            f"{cost['parameters_millions']:.3f} M parameters, loss {cost['loss']:.4f}. ",
+            nl=False,
         )
+    warnings = f", with {_counted(facts['warnings'], 'warning')}" if facts["warnings"] else ""
+    click.echo(f"The recipe is ready to run{warnings}.")
+
+
+def _counted(things: Sequence[str], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _print_shares(pixels: dict[str, dict[str, int]]) -> None:

@@ -1,7 +1,7 @@
 """The interface of a data set: items, and the arrays of an item."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +134,7 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
     """Read an item and check the arrays; the mask becomes `IGNORE` where the image is not valid.
 
     Raises:
-        FarclussError: raised by the data set about its files.
+        FarclussError: raised by the data set about its files; or the image has no pixels.
         PluginError: the data set raises another error, or returns arrays that violate `Sample`; names the item.
     """
     name = f"Data set {type(dataset).__name__}, item {item.id}"
@@ -147,6 +147,7 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
     if item.mask is None:  # synthetic data sets return it all the same
         sample = sample._replace(mask=None)
     image, mask = sample.image, sample.mask
+    _refuse_no_pixels(dataset, item, image)
     if image.dtype not in (np.uint8, np.float32):
         raise PluginError(f"{name}: the image is {image.dtype}; it must be uint8 or float32.")
     for what, array in (("mask", mask), ("valid", sample.valid)):
@@ -161,3 +162,9 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
     if mask is not None and sample.valid is not None:
         sample = sample._replace(mask=np.where(sample.valid, mask, np.uint8(IGNORE)))
     return sample
+
+
+def _refuse_no_pixels(dataset: Dataset, item: Item, image: NDArray[Any]) -> None:
+    """Raise DataError for an image without pixels; a window may be empty."""
+    if not image.size and 0 in (size := dataset.size(item)):
+        raise DataError(f"{item.image} has no pixels: its size is {' x '.join(map(str, size))}. Take it out.")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from farcluss.data.base import IGNORE, Dataset, Item, Sample, read_sample
-from farcluss.data.loader import Diary, guarded, start_worker
+from farcluss.data.loader import Diary, guarded, loader_processes, start_worker
 from farcluss.errors import Cancelled, FarclussError, SampleError
 from farcluss.inference.probs import BROKEN, CPU_PIXELS, images_per_forward, not_finite
 from farcluss.tensors.distributed import all_sum
@@ -155,7 +155,7 @@ def read_images(
         convert: applied by a loader process to each item and its `Sample` or error; None for nothing.
         pin_memory: return tensors in pinned memory.
     """
-    processes = min(workers, len(items))
+    processes = min(loader_processes(workers), len(items))
     source: Any = WholeImages(dataset, items, Diary(processes))
     loader: DataLoader[Any] = DataLoader(
         source,

@@ -70,11 +70,18 @@ ORIGIN = ("classes", "ignore_index", "reduce_zero_label", "channels")
 
 def build_dataset(data: Data) -> Dataset:
     """The data set of a `[data]` section: its pack, or the one built by its layout. Raises FarclussError."""
+    dataset: Dataset
     if data.pack is not None:
         from farcluss.data.pack import open_pack  # imported here, as most recipes use no pack
 
-        return open_pack(data, data_origin(data))
-    dataset: Dataset = registry.build("dataset", data.layout.name, data.layout.options, data)
+        dataset = open_pack(data, data_origin(data))
+    else:
+        dataset = registry.build("dataset", data.layout.name, data.layout.options, data)
+    if len(dataset.classes) < 2:
+        raise RecipeError(
+            f"data.classes: {', '.join(map(repr, dataset.classes))} is one class, two are the least.\n"
+            "Name what is around it too, as in classes = { background = 0, object = 1 }."
+        )
     return dataset
 
 
@@ -134,7 +141,9 @@ def build_parts(recipe: Recipe) -> Parts:
     sides = crop_sides(recipe.data.crop, axes)
     check_axes(recipe.data, axes)
     normalize = Normalize(recipe.data.channel_mean, recipe.data.channel_std)
-    return Parts(recipe, dataset, splits, stages, normalize, sides)
+    parts = Parts(recipe, dataset, splits, stages, normalize, sides)
+    parts.card()  # raises where settings of inference do not suit the images, not only when the first score is due
+    return parts
 
 
 def check_images(recipe: Recipe, known: Defaults, stages: Stages) -> None:

@@ -80,7 +80,9 @@ class Description:
             return {}, list(found.items())
 
     def _model(self) -> Any:
-        from pydantic import ConfigDict, create_model
+        from pydantic import ConfigDict, create_model, field_validator
+
+        from farcluss.plugins.options import no_bool_for_a_number
 
         wanted: dict[str, Any] = {
             key: (option.annotation, ... if option.default is REQUIRED else option.default)
@@ -89,7 +91,8 @@ class Description:
         config = ConfigDict(
             extra="allow" if self.open else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
         )
-        return create_model("Options", __config__=config, **wanted)
+        checks: Any = {"numbers": field_validator("*", mode="before")(no_bool_for_a_number)}
+        return create_model("Options", __config__=config, __validators__=checks, **wanted)
 
 
 def source_of(module: str) -> bytes | None:

@@ -6,7 +6,16 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from farcluss.plugins.options import Color, Count, NonNegative, Positive, PositiveInt, PositiveRange, Share
+from farcluss.plugins.options import (
+    Color,
+    Count,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    PositiveRange,
+    Share,
+    no_bool_for_a_number,
+)
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
 """A string that may be written as a number, such as a share."""
@@ -21,6 +30,8 @@ class Section(BaseModel):
     """Base of every table of a recipe: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    _numbers = field_validator("*", mode="before")(no_bool_for_a_number)
 
 
 class Part(Section):
@@ -146,6 +157,13 @@ class Data(Section):
         default="stop", description="skip: replace an unreadable training image by another, and report it"
     )
 
+    @field_validator("classes")
+    @classmethod
+    def _classes_have_names(cls, classes: Any) -> Any:
+        if wrong := [name for name in classes or () if not (name.strip() and name.isprintable())]:
+            raise ValueError(f"{wrong[0]!r} is not a name; give every class one that can be printed")
+        return classes
+
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> "Data":
         if self.channels is not None and (text := self.wrong_length(self.channels)):
@@ -239,7 +257,9 @@ class Train(Section):
     steps: PositiveInt | None = Field(default=None, description="optimizer steps; set either steps or epochs")
     epochs: PositiveInt | None = Field(default=None, description="passes over the unlabeled images")
     batch: PositiveInt = Field(
-        default=8, description="labeled images per step over all processes; the same number of unlabeled images"
+        default=8,
+        le=2**16,
+        description="labeled images per step over all processes; the same number of unlabeled images",
     )
     accumulate: PositiveInt = Field(
         default=1, description="micro-batches per step and process (gradient accumulation), to save memory"

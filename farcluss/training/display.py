@@ -11,6 +11,8 @@ from rich.table import Table
 
 from farcluss.runs.folder import RunFolder
 
+QUIET = 60.0
+"""Seconds after which a line shows that a run is alive, where there is no panel."""
 LOSSES = ("total", "supervised", "unsupervised", "unsupervised_dice", "contrastive")
 
 
@@ -20,7 +22,7 @@ class Display:
     def __init__(self, folder: RunFolder, first: int, steps: int, shown: bool) -> None:
         """`shown` is False on all but the main process; they print nothing."""
         self.folder, self.first, self.steps, self.shown = folder, first, steps, shown
-        self.start = time.perf_counter()
+        self.start = self.spoke = time.perf_counter()
         self.score = ""
         console = Console(stderr=False)
         live = shown and console.is_terminal
@@ -42,6 +44,7 @@ class Display:
         if not self.shown:
             return
         self.folder.log(text)
+        self.spoke = time.perf_counter()
         if self.live:
             self.live.console.print(text, highlight=False, markup=False)
         else:
@@ -53,6 +56,17 @@ class Display:
         self.score = text
         self.log(text)
 
+    def show_life(self, step: int) -> None:
+        """Log that the first step is done, and without a panel, one line per minute in which nothing else is logged.
+
+        It reads nothing from the device, so a step need not have ended there.
+        """
+        now = time.perf_counter()
+        if step == self.first + 1 or (not self.live and now - self.spoke > QUIET):
+            each = (now - self.start) / (step - self.first)
+            left = timedelta(seconds=int((self.steps - step) * each))
+            self.log(f"step {step}/{self.steps}  {each:.2f} s per step  left {left}")
+
     def log_step(self, step: int, values: dict[str, Any]) -> None:
         """Log a step: losses, learning rate, speed, time left, memory."""
         if not self.shown:
@@ -63,6 +77,7 @@ class Display:
         speed = f"{values['images_per_second']:.1f} images/s"
         line = f"step {step}/{self.steps}  {parts}  lr {values['lr']:.2e}  {speed}  left {left}"
         self.folder.log(line)
+        self.spoke = time.perf_counter()
         if self.live:
             self.live.update(self._panel(step, values, speed, left))
         else:
