@@ -130,7 +130,7 @@ def open_picture(path: str) -> Image.Image:
         raise _unreadable(path, error, f"it is damaged or not an image of {', '.join(FORMATS)}") from None
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """EXIF orientation, from the header alone: the `getexif` of PNG files would decode all pixels first."""
     try:
         return int(Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1))
@@ -165,7 +165,7 @@ def image_size(path: str) -> tuple[int, int]:
         # Of TIFF files Pillow gives the stored or the displayed size, depending on its version: take the tags.
         tags = getattr(image, "tag_v2", None)
         width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else image.size
-        return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+        return (width, height) if orientation(image) in (5, 6, 7, 8) else (height, width)
 
 
 def array_channels(path: str) -> int | None:
@@ -178,7 +178,7 @@ def array_channels(path: str) -> int | None:
 
 def _upright(image: Image.Image, path: str, window: Window | None) -> Image.Image:
     try:
-        turn = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))  # Pillow turns TIFF itself
+        turn = None if image.format == "TIFF" else _UPRIGHT.get(orientation(image))  # Pillow turns TIFF itself
         upright = image if turn is None else image.transpose(turn)
         if window is not None:
             rows, columns = window
@@ -225,16 +225,16 @@ def read_draft(
     factor = min(8, 1 << factor.bit_length() - 1)  # the factors of libjpeg; for others, Pillow may use a larger one
     with open_picture(path) as image:
         width, height = image.size
-        orientation = _orientation(image)
+        turn = orientation(image)
         drafted = image.draft(None, (max(width // factor, 1), max(height // factor, 1)))
         if drafted is None:
             return None
         reduction = width / drafted[1][2]
         # The last pixel of a row stands for fewer where the factor does not divide it; mirrored, that is the first.
-        extents = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+        extents = (width, height) if turn in (5, 6, 7, 8) else (height, width)
         missing = [
             -extent % reduction if mirrored else 0.0
-            for extent, mirrored in zip(extents, _MIRRORED.get(orientation, (0, 0)), strict=True)
+            for extent, mirrored in zip(extents, _MIRRORED.get(turn, (0, 0)), strict=True)
         ]
         spans = [((w.start + m) / reduction, (w.stop + m) / reduction) for w, m in zip(window, missing, strict=True)]
         picture = _upright(image, path, tuple(slice(floor(low), ceil(high)) for low, high in spans))
