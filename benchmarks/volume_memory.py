@@ -54,7 +54,7 @@ def card(classes: int, spacing: list[float] | None) -> Card:
     recipe = {"data": {"layout": layout, "classes": {name: [index] for index, name in enumerate(names)}}}
     inference = Inference(window=(128, 128, 128), stride=0.5, blend="gaussian")
     return Card(network="layer", options={}, channels=1, dim=0, classes=names, palette=((0, 0, 0),) * classes,
-                mean=[0.0], std=[1.0], inference=inference, recipe=recipe)  # fmt: skip
+                mean=[0.0], std=[1.0], axes=3, inference=inference, recipe=recipe)  # fmt: skip
 
 
 def peak() -> float:
