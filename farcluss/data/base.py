@@ -94,6 +94,7 @@ class Dataset(Protocol):
       a random place. Items of the unlabeled stream come without their mask;
     - `parse_group(line) -> list[Item]`: the items of a list line, which may name several;
     - `findings() -> list[str]`: what `farcluss check` reports besides unreadable items;
+    - `oddities(items) -> list[str]`: warnings of `farcluss check` about files that look wrong together;
     - `pixel_counts(item) -> NDArray[np.int64]`, for `data.draw = "balanced"`: `(1 + classes,)`, the number of valid
       pixels of the item, then of those of each class (zeros for an item without a mask). They may be estimates, as only
       ratios matter. Items of the unlabeled stream come without their mask; one without a valid

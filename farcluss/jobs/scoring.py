@@ -5,8 +5,9 @@ from typing import Any
 from farcluss.data.labels import no_labels
 from farcluss.data.splits import resolve_val
 from farcluss.errors import DataError, RecipeError
+from farcluss.inference.card import inference_of
 from farcluss.inference.evaluation import Scores, evaluate
-from farcluss.inference.weights import inference_of, load
+from farcluss.inference.weights import load
 from farcluss.learning.build import build_dataset, crop_sides
 from farcluss.recipes.model import Recipe
 from farcluss.recipes.reading import validate

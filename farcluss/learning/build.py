@@ -11,7 +11,8 @@ from farcluss.data.base import Dataset, defaults_of
 from farcluss.data.splits import Splits, resolve
 from farcluss.data.weighting import Chances, check_draw, draw_chances
 from farcluss.errors import DataError, PluginError, RecipeError
-from farcluss.inference.weights import Card, build_network, card_of
+from farcluss.inference.card import Card, card_of
+from farcluss.inference.weights import build_network
 from farcluss.learning.contracts import Stages
 from farcluss.networks.normalize import Normalize
 from farcluss.plugins import registry
@@ -59,8 +60,9 @@ class Parts:
         """The metadata of this recipe's weights files."""
         recipe, dataset = self.recipe, self.dataset
         carried: Data = getattr(dataset, "carried", recipe.data)
-        recipe = recipe.model_copy(update={"data": carried.with_defaults(defaults_of(dataset))})
-        return card_of(recipe, dataset.classes, dataset.palette, self.dim, self.crop)
+        known = defaults_of(dataset)
+        recipe = recipe.model_copy(update={"data": carried.with_defaults(known)})
+        return card_of(recipe, known, dataset.classes, dataset.palette, self.dim, self.crop)
 
 
 ORIGIN = ("classes", "ignore_index", "reduce_zero_label", "channels")

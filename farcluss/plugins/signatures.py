@@ -328,10 +328,10 @@ def readable(annotation: Any) -> str:
     if origin in (Union, UnionType, Literal):
         texts = [_quoted(a) if origin is Literal else readable(a) for a in arguments]
         return ", ".join(texts[:-1]) + " or " + texts[-1] if len(texts) > 1 else texts[0]
-    if origin is list:
+    if origin is list or Ellipsis in arguments:
         return f"list of {readable(arguments[0])}"
     if origin is tuple:
-        return f"[{', '.join('...' if a is Ellipsis else readable(a) for a in arguments)}]"
+        return f"[{', '.join(map(readable, arguments))}]"
     if annotation in (Any, NoneType):
         return "any value" if annotation is Any else "unset"
     return getattr(annotation, "__name__", None) or str(annotation)

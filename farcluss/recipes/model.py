@@ -20,6 +20,11 @@ from farcluss.plugins.options import (
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
 """A string that may be written as a number, such as a share."""
 
+Sides = Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=3)]
+Stride = Annotated[float, Field(ge=0.05, le=1)]
+Scales = Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Field(min_length=1, max_length=16)]
+"""Settings of inference, in recipes and in weights files: pixels of a window, its step as a share, image scales."""
+
 
 class Section(BaseModel):
     """Base of every table of a recipe: unknown keys are errors, values are immutable."""
@@ -61,6 +66,7 @@ class Defaults:
         turns: planes, as pairs of axes, in which a rotated image is as plausible as the original.
         writer: writer plugin of `farcluss predict`.
         value_range: bounds of the pixel values; None: any values. Strong views for other bounds are refused.
+        mask_values: what masks store for each class, a value or a color, for predictions; None: the class index.
     """
 
     channels: int | None = None
@@ -70,6 +76,7 @@ class Defaults:
     turns: list[tuple[int, int]] | None = None
     writer: str | None = None
     value_range: tuple[float, float] | None = (0.0, 1.0)
+    mask_values: list[int | Color] | None = None
 
 
 GENERAL = Defaults(channels=3, flip_axes=[-1], turns=[], writer="png")
@@ -319,18 +326,16 @@ class Eval(Section):
     mode: Literal["whole", "sliding"] = Field(
         default="whole", description="predict the whole image at once, or by sliding window"
     )
-    window: PositiveInt | list[PositiveInt] | None = Field(
+    window: PositiveInt | Sides | None = Field(
         default=None, description="pixels per side of the sliding window; default: data.crop"
     )
-    stride: Share = Field(default=2 / 3, description="step of the window as a share of its side")
+    stride: Stride = Field(default=2 / 3, description="step of the window as a share of its side")
     blend: Literal["mean", "gaussian"] = Field(
         default="mean",
         description="how overlapping windows are averaged; gaussian: with more weight near the center of a window",
     )
     flip: bool = Field(default=False, description="average with the prediction of the flipped image")
-    scales: list[Positive] = Field(
-        default=[1.0], min_length=1, description="average the predictions at these image scales"
-    )
+    scales: Scales = Field(default=(1.0,), description="average the predictions at these image scales")
     network: Literal["teacher", "student"] = Field(
         default="teacher", description="network that weights/*.safetensors contain"
     )

@@ -82,7 +82,7 @@ BROKEN_FILES = {
     ),
     "5-channel image for a 3-channel network": (
         five_channels,
-        ["images/train/2.npy has 5 channels", "network takes 3", "Set data.channels = 5, or convert the images"],
+        ["images/train/2.npy has 5 channels", "network takes 3", "train a network with data.channels = 5"],
     ),
 }
 

@@ -128,7 +128,7 @@ class TestTypesAndRanges:
             ("train.batch=1.5", "int in [1, 65536], not 1.5"),
             ("train.optimizer=adam", '"sgd" or "adamw", not \'adam\''),
             ('train.trackers=["csv"]', 'list of "tensorboard" or "wandb", not [\'csv\']'),
-            ("eval.scales=[]", "list of float > 0, not []"),
+            ("eval.scales=[]", "list of float in [0.1, 10], not []"),
         ],
     )
     def test_are_named(self, refused, setting, expected):

@@ -33,7 +33,8 @@ from farcluss_medical.volumes import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from farcluss.inference.weights import Card, Model
+    from farcluss.inference.card import Card
+    from farcluss.inference.weights import Model
 
 NOTICE = "Research use only; not for diagnosis."
 CHANNEL = re.compile(r"(.+)_(\d{4})")

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from farcluss.data.base import Window
 from farcluss.errors import DataError, FarclussError
+from farcluss.inference.card import Inference
 from farcluss.inference.ensemble import load_together, members
-from farcluss.inference.probs import even_parts, images_per_forward
-from farcluss.inference.weights import Inference, Model, save_weights
+from farcluss.inference.probs import check_finite, even_parts, images_per_forward
+from farcluss.inference.weights import Model, save_weights
 from farcluss.inference.writers import normalized_entropy
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.scaling import Scaling
@@ -112,6 +113,7 @@ def predict_tiles(model: Model, task: Task, windows: Sequence[Window]) -> Iterat
         if images:
             batch = torch.from_numpy(np.stack([image for _, image in images]))
             probs = whole.batch_probs(batch).cpu().numpy()
+            check_finite(probs, "the scene")
             yield from zip((window for window, _ in images), probs, strict=True)
 
 

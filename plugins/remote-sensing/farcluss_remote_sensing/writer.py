@@ -20,7 +20,8 @@ from farcluss_remote_sensing.stitching import plan_axis
 from farcluss_remote_sensing.strips import Strips
 
 if TYPE_CHECKING:
-    from farcluss.inference.weights import Card, Inference, Model
+    from farcluss.inference.card import Card, Inference
+    from farcluss.inference.weights import Model
     from farcluss_remote_sensing.whole_scenes import Task
 
 ROWS = 512

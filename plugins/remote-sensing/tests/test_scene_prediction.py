@@ -18,8 +18,9 @@ from scene_weights import card, in_one_piece, predict, read, tiny
 from tiny_network import TinyNetwork
 
 from farcluss.errors import DataError, PluginError, WeightsError
+from farcluss.inference.card import Card
 from farcluss.inference.ensemble import Mean
-from farcluss.inference.weights import Card, Model, build_network, save_weights
+from farcluss.inference.weights import Model, build_network, save_weights
 from farcluss_remote_sensing import maps, whole_scenes
 from farcluss_remote_sensing.writer import GeoTiffWriter
 
