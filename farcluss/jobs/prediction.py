@@ -8,6 +8,7 @@ from pathlib import Path
 from farcluss.errors import DataError, FarclussError
 from farcluss.inference.weights import Model
 from farcluss.inference.writers import Writer
+from farcluss.runs.outputs import replaced
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,16 @@ def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
         raise DataError(f"{', '.join(inputs)}: no file there is an input of these weights. Check the paths.")
     for job in jobs:
         _refuse_leaving(job, output, writer)
-    images = {path.resolve() for job in jobs for path in job.files}
     owners: dict[Path, Path] = {}
     for path, image in ((path, job.image) for job in jobs for path in writer.outputs(job.target)):
-        if path.resolve() in images:
-            raise DataError(f"The prediction of {image} would replace the image {path}.\nGive another --output.")
         other = owners.setdefault(path, image)
         if other != image:
             raise DataError(
                 f"{other} and {image} would both be written to {path}.\n"
                 "Predict them separately, or give their common folder."
             )
+    if path := replaced(owners, (path for job in jobs for path in job.files)):
+        raise DataError(f"The prediction of {owners[path]} would replace the image {path}.\nGive another --output.")
     return jobs
 
 
