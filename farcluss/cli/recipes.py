@@ -64,7 +64,7 @@ def copy_recipe(name: str, target: str) -> None:
 
 
 def _copies(source: Path, target: str) -> dict[Path, bytes]:
-    """What a copy of a recipe consists of: contents by path. Raises RecipeError: a file cannot be read, or is outside."""
+    """Contents of a copy of a recipe by path. Raises RecipeError: a file cannot be read, or would lie outside."""
     copy = Path(target or f"{source.stem}.toml")
     table = read_table(source)
     copies = {copy: source.read_bytes()}

@@ -99,7 +99,8 @@ class RunFolder:
     def concerns(self, error: OSError) -> bool:
         """Whether an OSError concerns this folder or its disk."""
         inside = isinstance(error.filename, str) and Path(error.filename).is_relative_to(self.path)
-        return is_full(error) or error.errno == errno.EROFS or inside
+        disk = is_full(error) or error.errno == errno.EROFS
+        return inside or (disk and error.filename is None)
 
     def write_error(self, error: OSError, started: bool) -> RunError:
         """The error for a folder that cannot be written, before or after the run has started."""

@@ -216,6 +216,6 @@ def test_a_lock_that_is_a_link_is_refused_and_what_it_names_stays(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "lock").symlink_to("../notes.txt")
-    with pytest.raises(RunError, match="lock is a link, to .*notes.txt"):
+    with pytest.raises(RunError, match=r"lock is a link, to .*notes.txt"):
         Lock(tmp_path / "run" / "lock").acquire()
     assert (tmp_path / "notes.txt").read_text() == "mine"
