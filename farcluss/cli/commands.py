@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from farcluss.cli.groups import lazy_group
-from farcluss.errors import RunError
+from farcluss.errors import RunError, shown
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -58,6 +58,8 @@ STEPS = 1000
 """Steps of a progress bar per thing: a large image takes hours."""
 QUIET = 60.0
 """Seconds between two lines of progress where there is no terminal."""
+NARROWEST = 8
+"""Columns of a terminal per column of a table, so that a number is not broken into its digits."""
 FOR_GREP = 200
 """Columns of a table that does not go to a terminal: a line per row."""
 
@@ -137,6 +139,11 @@ def add_options(command: Command, *options: Callable[[Command], Command]) -> Com
     return functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
+def debugging() -> bool:
+    """Whether `--debug` was given, which shows tracebacks."""
+    return bool(click.get_current_context().find_root().params.get("debug"))
+
+
 def pick_device(name: str) -> Any:
     """The device to run on: `auto` takes CUDA, then MPS, then the CPU. Raises RunError for an unknown one."""
     import torch
@@ -192,11 +199,11 @@ def print_table(
         whole = heads[-1] not in numbers and head != heads[-1]
         table.add_column(head, justify="right" if head in numbers else "left", no_wrap=whole, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # no cell is markup
+        table.add_row(*(Text(shown(cell)) if isinstance(cell, str) else cell for cell in row))  # no cell is markup
     console = Console()
     if not (console.is_terminal or "COLUMNS" in os.environ):
         least = max(least, FOR_GREP)
-    console.width = max(console.width, least)
+    console.width = max(console.width, least, NARROWEST * len(heads))
     console.print(table)
 
 
@@ -208,7 +215,7 @@ def percent(share: float | None, otherwise: str = "absent") -> str:
 def list_problems(problems: Sequence[str]) -> None:
     """Print the first problems to stderr, and how many more there are."""
     for problem in problems[:SHOWN]:
-        click.echo(f"Problem: {problem}", err=True)
+        click.echo(shown(f"Problem: {problem}"), err=True)
     if len(problems) > SHOWN:
         click.echo(f"... and {len(problems) - SHOWN} more; --json lists all.", err=True)
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from farcluss.cli.commands import device_option, output_option, overwrite_option, pick_device, progress
+from farcluss.cli.commands import debugging, device_option, output_option, overwrite_option, pick_device, progress
+from farcluss.errors import FarclussError, by_cause, failure, shown
 
 
 @click.command(epilog="Example: farcluss predict runs/quickstart/weights/best.safetensors photos/ -o masks --overlay")
@@ -67,12 +68,14 @@ def command(
     with progress("predicting", len(jobs)) as advance:
         for outcome in predict_files(model, jobs, built):
             advance(outcome.done)
-            errors += [outcome.error] if outcome.error else []
+            if outcome.error is not None and debugging() and not isinstance(outcome.error, FarclussError):
+                raise outcome.error
+            errors += [(outcome.image, failure(outcome.image, outcome.error))] if outcome.error is not None else []
             notes += [outcome.note] if outcome.note else []
     click.echo(f"{len(jobs) - len(errors)} of {len(jobs)} images predicted, written to {output}/")
     for note in notes:
-        click.echo(f"Note: {note}", err=True)
-    for error in errors:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(shown(f"Note: {note}"), err=True)
+    for error in by_cause(errors):
+        click.echo(shown(f"Error: {error}"), err=True)
     if errors:
         raise click.exceptions.Exit(1)
