@@ -46,7 +46,8 @@ def card(**layout) -> Card:
     recipe = {"data": {"layout": options, "classes": VALUES}, "eval": {"writer": "nifti"}}
     crop = (8, 8) if layout.get("dimensions") == 2 else (8, 8, 8)
     return Card(network="oracle", options={}, channels=1, dim=0, classes=list(VALUES), mean=[0.0], std=[1.0],
-                palette=((0, 0, 0),) * 4, recipe=recipe, axes=len(crop), inference=Inference(window=crop, stride=0.5))  # fmt: skip
+                palette=((0, 0, 0),) * 4, recipe=recipe, axes=len(crop),
+                inference=Inference(window=crop, stride=0.5))  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
