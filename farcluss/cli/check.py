@@ -28,7 +28,7 @@ def command(recipe: GivenRecipe, no_step: bool, as_json: bool) -> None:
     code is 1 if there are any.
     """
     loaded = recipe.read()
-    from farcluss.jobs.checking import Unusable, check, settings
+    from farcluss.jobs.checking import Unusable, check, dry_run, settings
 
     try:
         parts, findings, reading = check(loaded)
@@ -42,28 +42,19 @@ def command(recipe: GivenRecipe, no_step: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(1) from None
     total = sum(len(items) for items in (parts.splits.labeled, parts.splits.unlabeled, parts.splits.val))
     read_all(reading, f"reading {total} images", total, quiet=as_json)
-    cost = {} if findings.problems else _try(parts, findings, no_step, quiet=as_json)
     facts, known = findings.to_json(parts.dataset.classes), settings(loaded, parts.dataset)
+    if not as_json:
+        _settings(known)
+        _report(facts, parts)
+    steps, say = 0 if no_step else 3, (lambda _: None) if as_json else click.echo
+    cost = {} if findings.problems else dry_run(parts, steps, say)
     if as_json:
         table = {key: {"value": value, "from": source} for key, (value, source) in known.items()}
         emit_json({"settings": table, "lists": parts.splits.names, **facts, "dry_run": cost})
     else:
-        _settings(known)
-        _report(facts, parts, cost)
+        _conclude(facts, cost)
     if findings.problems:
         raise click.exceptions.Exit(1)
-
-
-def _try(parts: Any, findings: Any, no_step: bool, *, quiet: bool) -> dict[str, float]:
-    """What a dry run measures; nothing where it fails, which is one of the findings then."""
-    from farcluss.errors import FarclussError
-    from farcluss.jobs.checking import dry_run
-
-    try:
-        return dry_run(parts, 0 if no_step else 3, say=(lambda _: None) if quiet else click.echo)
-    except FarclussError as error:
-        findings.problems.append(str(error))
-        return {}
 
 
 def _settings(known: dict[str, tuple[Any, str]]) -> None:
@@ -73,13 +64,17 @@ def _settings(known: dict[str, tuple[Any, str]]) -> None:
         click.echo(f"{key:14} {shown if len(shown) <= 80 else f'{shown[:77]}...'} ({source})")
 
 
-def _report(facts: dict[str, Any], parts: Any, cost: dict[str, float]) -> None:
+def _report(facts: dict[str, Any], parts: Any) -> None:
     for name, sizes in facts["sizes"].items():
         found = ", ".join(f"{count} of {size}" for size, count in list(sizes.items())[:4])
         more = f" and {len(sizes) - 4} other sizes" if len(sizes) > 4 else ""
         click.echo(f"{name:9} {len(getattr(parts.splits, name)):6} images ({parts.splits.names[name]}): {found}{more}")
     if facts["pixels"]:
         _print_shares(facts["pixels"])
+
+
+def _conclude(facts: dict[str, Any], cost: dict[str, float]) -> None:
+    """Warnings and problems, or what a step costs, and whether the recipe can be run."""
     for warning in facts["warnings"]:
         click.echo(f"Warning: {warning}", err=True)
     if problems := facts["problems"]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.errors import DataError, FarclussError, PluginError
+from farcluss.errors import FAILURES, DataError, FarclussError, PluginError
 from farcluss.recipes.model import Data as Data  # for plugins, which need no other module for a data set
 from farcluss.recipes.model import Defaults as Defaults
 
@@ -143,7 +143,7 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
         sample = dataset.read(item, window)
     except FarclussError:
         raise
-    except Exception as error:
+    except FAILURES as error:
         raise PluginError(f"{name}: reading fails: {type(error).__name__}: {error}") from error
     if item.mask is None:  # synthetic data sets return it all the same
         sample = sample._replace(mask=None)

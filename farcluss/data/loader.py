@@ -308,11 +308,15 @@ def start_worker(worker: int) -> None:
 def _die(error: Exception, batch: object) -> None:
     """End a loader process that cannot send a batch: without, the training process would wait for it forever."""
     os.write(2, f"A loader process cannot send its batch: {type(error).__name__}: {error}\n".encode())
-    os._exit(1)
+    _kill_oneself()
 
 
 def _end_with(parent: int) -> None:
     """Exit when the parent does: if it is killed, nobody reads the pipe, and this process would wait forever."""
     while os.getppid() == parent:
         time.sleep(1)
+    _kill_oneself()
+
+
+def _kill_oneself() -> None:
     os.kill(os.getpid(), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)

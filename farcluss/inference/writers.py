@@ -37,6 +37,9 @@ class Writer(Protocol):
 
     Attributes:
         suffixes: file name suffixes of its inputs, in lower case with the dot.
+
+    An optional attribute `preparation`, a mapping, says what its card has it do to inputs before the network. Weights
+    are averaged only where it is equal.
     """
 
     suffixes: Sequence[str]

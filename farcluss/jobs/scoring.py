@@ -48,7 +48,10 @@ def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", wo
     items = resolve_val(dataset, recipe.data)
     if not items:
         raise RecipeError("There are no images to evaluate; give --split val, test or a list file.")
-    crop = crop_sides(recipe.data.crop, len(dataset.size(items[0])))
+    axes = len(dataset.size(items[0]))
+    crop = crop_sides(recipe.data.crop, axes)
+    if recipe.eval.window is not None:
+        crop_sides(recipe.eval.window, axes, "eval.window")
     scores = evaluate(model.with_inference(inference_of(recipe.eval, crop)), dataset, items, workers=workers)
     if not scores.confusion.any():
         raise DataError(no_labels("There is nothing to score", len(items)))
@@ -58,9 +61,10 @@ def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", wo
 def refuse_idle(recipe: Recipe, changes: dict[str, Any]) -> None:
     """Raise RecipeError when an overridden key changes no score: whoever sets it expects that it does."""
     given = {section: set(changes.get(section) or ()) for section in USED}
-    idle = [f"{section}.{key}" for section, used in USED.items() for key in sorted(given[section] - used)]
-    if idle:
-        raise RecipeError(f"--set {idle[0]} changes no score: eval uses {_listed()}.")
+    for section, used in USED.items():
+        if idle := sorted(given[section] - used):
+            keys = ", ".join(sorted(used))
+            raise RecipeError(f"--set {section}.{idle[0]} changes no score: of [{section}], eval uses only {keys}.")
     windows = [key for key in OF_WINDOWS if key in given["eval"]]
     if windows and recipe.eval.mode != "sliding":
         raise RecipeError(
@@ -71,7 +75,3 @@ def refuse_idle(recipe: Recipe, changes: dict[str, Any]) -> None:
             f"--set data.root changes no score, as images are read from the pack {recipe.data.pack}.\n"
             "Give the folder by --data instead, or another pack by --set data.pack=FILE."
         )
-
-
-def _listed() -> str:
-    return " and ".join(f"{', '.join(sorted(used))} of [{section}]" for section, used in USED.items())

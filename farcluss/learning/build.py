@@ -1,6 +1,7 @@
 """Builds the parts of a recipe from their plugins: data set, splits, stages and networks."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,11 +140,11 @@ def build_parts(recipe: Recipe) -> Parts:
         )
     axes = len(dataset.size(splits.labeled[0]))
     sides = crop_sides(recipe.data.crop, axes)
+    if recipe.eval.window is not None:
+        crop_sides(recipe.eval.window, axes, "eval.window")
     check_axes(recipe.data, axes)
     normalize = Normalize(recipe.data.channel_mean, recipe.data.channel_std)
-    parts = Parts(recipe, dataset, splits, stages, normalize, sides)
-    parts.card()  # raises where settings of inference do not suit the images, not only when the first score is due
-    return parts
+    return Parts(recipe, dataset, splits, stages, normalize, sides)
 
 
 def check_images(recipe: Recipe, known: Defaults, stages: Stages) -> None:
@@ -163,11 +164,11 @@ def check_images(recipe: Recipe, known: Defaults, stages: Stages) -> None:
         )
 
 
-def crop_sides(crop: int | list[int], axes: int) -> tuple[int, ...]:
-    """Pixels per axis of a crop. Raises DataError when a list does not fit the images."""
+def crop_sides(crop: int | Sequence[int], axes: int, key: str = "data.crop") -> tuple[int, ...]:
+    """Pixels per axis of a crop, or of a window with another `key`. Raises DataError when a list does not fit."""
     sides = (crop,) * axes if isinstance(crop, int) else tuple(crop)
     if len(sides) != axes:
-        raise DataError(f"data.crop has {len(sides)} sides, the images have {axes} axes.")
+        raise DataError(f"{key} has {len(sides)} sides, the images have {axes} axes.")
     return sides
 
 

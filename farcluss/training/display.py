@@ -8,7 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from farcluss.errors import shown
 from farcluss.runs.folder import RunFolder
 
 QUIET = 60.0
@@ -46,9 +48,9 @@ class Display:
         self.folder.log(text)
         self.spoke = time.perf_counter()
         if self.live:
-            self.live.console.print(text, highlight=False, markup=False)
+            self.live.console.print(shown(text), highlight=False, markup=False)
         else:
-            print(text)
+            print(shown(text))
             sys.stdout.flush()
 
     def log_scores(self, text: str) -> None:
@@ -92,5 +94,5 @@ class Display:
             if name in values:
                 table.add_row(name, f"{values[name]:.4f}")
         if self.score:
-            table.add_row("last score", self.score)
+            table.add_row("last score", Text(shown(self.score)))
         return table

@@ -41,7 +41,7 @@ from farcluss.tensors.distributed import on_main, world_size
 from farcluss.training.checkpointing import restore, save_checkpoint
 from farcluss.training.display import Display
 from farcluss.training.interruption import Interruption
-from farcluss.training.logs import log_end, log_start, log_step, note_classes, note_outcomes, nothing_trained
+from farcluss.training.logs import failed_training, log_end, log_start, log_step, note_classes, note_outcomes
 from farcluss.training.optimization import build_optimizer
 from farcluss.training.startup import gc_paused
 from farcluss.training.state import Run
@@ -107,7 +107,7 @@ def train(
     if run.stop:
         raise Stopped(folder.how_to_resume(run.step, run.stop), run.stop)
     if not run.trained:
-        raise nothing_trained(run)
+        raise failed_training(run)
     return folder.path
 
 

@@ -79,10 +79,10 @@ def note_classes(run: Run, display: Display, host: HostBatch) -> None:
         )
 
 
-def nothing_trained(run: Run) -> RunError:
-    """The error for a run whose every step was skipped."""
+def failed_training(run: Run) -> RunError:
+    """The error for a run that skipped most of its steps."""
     return RunError(
-        f"All {run.skipped} steps were skipped, as a loss or gradient was not finite: nothing was trained.\n"
+        f"{run.skipped} of {run.step} steps were skipped, as a loss or gradient was not finite: the training failed.\n"
         "Check data.mean, data.std and train.lr; `farcluss check` tries a step and names the likely cause."
     )
 

@@ -67,8 +67,8 @@ class Run:
 
     @property
     def trained(self) -> bool:
-        """Whether any step has counted: all others were skipped."""
-        return self.skipped < self.step
+        """Whether at least half of the steps counted; the others were skipped."""
+        return self.step > 0 and 2 * self.skipped <= self.step
 
     @property
     def rollback(self) -> list[Tensor]:

@@ -83,6 +83,12 @@ class GeoTiffWriter:
                 "Choose another --writer."
             ) from None
 
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """What is done to a scene before the network."""
+        names = ("scaling", "factor", "stats", "bands", "warp", "band_files")
+        return {name: self.layout.get(name) for name in names}
+
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
         """The files of a folder by scene: files with a band each are joined, and so are the dates of a pair."""
         if self.layout.get("name") == "change":
