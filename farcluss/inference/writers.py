@@ -183,4 +183,4 @@ def to_picture(image: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = shown.min(), shown.max()
     if low < 0 or high > 1:
         shown = (shown - low) / max(high - low, 1e-6)
-    return (255 * shown).round().astype(np.uint8)
+    return np.nan_to_num(255 * shown).round().astype(np.uint8)  # a picture of a broken step may hold anything
