@@ -80,9 +80,13 @@ def note_classes(run: Run, display: Display, host: HostBatch) -> None:
 
 
 def failed_training(run: Run) -> RunError:
-    """The error for a run that skipped most of its steps."""
+    """The error for a run that skipped most of its steps, or whose result is not finite."""
+    reasons = {
+        f"{run.skipped} of {run.step} steps were skipped, as a loss or gradient was not finite": run.skipped,
+        f"weights or output of the {run.recipe.eval.network} are not finite": run.broken,
+    }
     return RunError(
-        f"{run.skipped} of {run.step} steps were skipped, as a loss or gradient was not finite: the training failed.\n"
+        f"The training failed: {'; '.join(reason for reason, holds in reasons.items() if holds)}.\n"
         "Check data.mean, data.std and train.lr; `farcluss check` tries a step and names the likely cause."
     )
 

@@ -15,7 +15,7 @@ from farcluss.runs.folder import RunFolder
 from farcluss.training.interruption import Interruption
 from farcluss.training.watch import Watch
 
-PROGRESS = ("step", "best", "scored", "skipped", "skipped_in_row", "replaced")
+PROGRESS = ("step", "best", "scored", "skipped", "skipped_in_row", "replaced", "broken")
 """Attributes of a `Run` that a checkpoint's manifest stores."""
 
 
@@ -42,6 +42,8 @@ class Run:
     """Whether a checkpoint of this step has been or is being written."""
     skipped: int = 0
     skipped_in_row: int = 0
+    broken: bool = False
+    """Whether the last evaluation found weights, or output of the network to be kept, that are not finite."""
     unseen: set[int] | None = None
     """Classes without a pixel in the labeled crops of this process so far; None before the first."""
     looked_at: int = 0
@@ -67,8 +69,8 @@ class Run:
 
     @property
     def trained(self) -> bool:
-        """Whether at least half of the steps counted; the others were skipped."""
-        return self.step > 0 and 2 * self.skipped <= self.step
+        """Whether at least half of the steps counted, the others were skipped, and the result is finite."""
+        return self.step > 0 and 2 * self.skipped <= self.step and not self.broken
 
     @property
     def rollback(self) -> list[Tensor]:

@@ -39,8 +39,8 @@ def score(run: Run, display: Display) -> None:
     evaluated = {"of": hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]}
     comparable = run.best.get("of") == evaluated["of"]  # the same network on the same images
     before = run.best.get("miou", -1.0) if comparable else -1.0
-    sound = run.trained and not nonfinite_tensors(run.networks[kind])
-    better = sound and kind in scores and scores[kind].miou > before  # False for NaN
+    run.broken = bool(nonfinite_tensors(run.networks[kind]) or (kind in scores and scores[kind].broken))
+    better = run.trained and kind in scores and scores[kind].miou > before  # False for NaN
     if better:
         run.best = {"step": run.step, "miou": scores[kind].miou, **evaluated}
     if scores:

@@ -70,6 +70,16 @@ def test_a_loss_that_is_not_finite_fails_with_its_cause(own, tmp_path, setting, 
     assert not (tmp_path / "run" / "weights" / "best.safetensors").exists()
 
 
+@pytest.mark.parametrize("setting", ["train.lr=1e30", "data.mean=1e30", "data.std=1e-30"])
+@pytest.mark.parametrize(("val", "steps"), [('"val"', 2), ('"none"', 3)])  # the scores show it before the skips do
+def test_a_run_whose_result_is_not_finite_fails(own, tmp_path, setting, val, steps):
+    words = "--set", setting, "--set", f"data.val={val}", "-o", tmp_path / "run"
+    result = cli("run", own(train=f"steps = {steps}\nbatch = 2"), *words)
+    assert result.code == 1 and "The training failed" in result.err and "best" not in result.out, result
+    again = cli("run", own(train=f"steps = {steps}\nbatch = 2"), *words, "--resume")
+    assert again.code == 1 and "The training failed" in again.err, again
+
+
 def test_a_class_without_pixels_is_named_with_the_value_that_it_may_have(own, image_folder, tmp_path):
     recode(image_folder, [0, 255, 255])
     result = cli("check", own('classes = ["land", "water"]'), "--no-step")
