@@ -15,6 +15,7 @@ from farcluss.cli.commands import (
     read_all,
     recipe_options,
 )
+from farcluss.errors import shown
 
 
 @click.command(epilog="Example: farcluss check recipes/camvid_1_8.toml --set data.root=/data/camvid")
@@ -76,7 +77,7 @@ def _report(facts: dict[str, Any], parts: Any) -> None:
 def _conclude(facts: dict[str, Any], cost: dict[str, float]) -> None:
     """Warnings and problems, or what a step costs, and whether the recipe can be run."""
     for warning in facts["warnings"]:
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(shown(f"Warning: {warning}"), err=True)
     if problems := facts["problems"]:
         list_problems(problems)
         click.echo(f"{_counted(problems, 'problem')}: the recipe cannot be run.", err=True)

@@ -55,13 +55,12 @@ def load_recipe(
     """
     table = read_table(path := find_recipe(source))
     merged, origins = dict[str, Any](), Origins()
-    if (base := table.pop("extends", None)) is not None:
-        parent = path.parent / str(base)
-        lower = read_table(parent) if parent.is_file() else None
-        if lower is None or "extends" in lower:
-            reason = "does not exist" if lower is None else "extends another file; only one level is allowed"
-            raise RecipeError(f"{path}: extends: {parent} {reason}.")
+    if parent := base_of(path, table):
+        lower = read_table(parent)
+        if "extends" in lower:
+            raise RecipeError(f"{path}: extends: {parent} extends another file; only one level is allowed.")
         _merge(merged, lower, str(parent), origins)
+    table.pop("extends", None)
     _merge(merged, table, str(path), origins)
     names = [str(merged.get("name") or path.stem)]
     for overlay in overlays:
@@ -118,8 +117,9 @@ def base_of(path: Path, table: dict[str, Any]) -> Path | None:
     """The file that a recipe file with these keys extends; None for none. Raises RecipeError when there is no such."""
     if (base := table.get("extends")) is None:
         return None
-    if not isinstance(base, str) or not (parent := path.parent / base).is_file():
-        raise RecipeError(f"{path}: extends: there is no file {base} in {path.parent}. Give the path of a file.")
+    parent = path.parent / str(base)
+    if not isinstance(base, str) or not parent.is_file():
+        raise RecipeError(f"{path}: extends: {parent} does not exist.")
     return parent
 
 

@@ -1,6 +1,6 @@
 """Remarks of `farcluss medical check` on voxel sizes and intensities that training would suffer from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,9 +31,8 @@ def unusual_sizes(rows: "Sequence[Row]", report: "Report") -> str:
     odd = {row.case: row.spacing for row in rows if not SANE[0] <= min(row.spacing) <= max(row.spacing) <= SANE[1]}
     if not odd:
         return ""
-    first = " x ".join(f"{step:.3g}" for step in next(iter(odd.values())))
     return (
-        f"Unusual voxel sizes: {some(list(odd))} (first {first} mm); scans have {SANE[0]:g} to {SANE[1]:g} mm. Check "
+        f"Unusual voxel sizes: {_cases(odd)}; scans have {SANE[0]:g} to {SANE[1]:g} mm. Check "
         "the affine and its unit, for NIfTI xyzt_units."
     )
 
@@ -43,11 +42,15 @@ def contradicting_pixdim(rows: "Sequence[Row]", report: "Report") -> str:
     odd = {row.case: row.storage.pixdim for row in rows if row.storage.pixdim}
     if not odd:
         return ""
-    first = " x ".join(f"{step:.3g}" for step in next(iter(odd.values())))
     return (
-        f"pixdim and sform disagree about the voxel size: {some(list(odd))} (first {first} mm by pixdim). The sform is "
-        "used here, also for scores; other programs may use pixdim. Make them equal."
+        f"pixdim and sform disagree about the voxel size: {_cases(odd)} by pixdim. The sform is used here, also for "
+        "scores; other programs may use pixdim. Make them equal."
     )
+
+
+def _cases(sizes: Mapping[str, Sequence[float]]) -> str:
+    """Cases by name, with the voxel size of the first."""
+    return f"{some(list(sizes))} (first {' x '.join(f'{step:.3g}' for step in next(iter(sizes.values())))} mm)"
 
 
 def single_slices(rows: "Sequence[Row]", report: "Report") -> str:
