@@ -1,10 +1,9 @@
 """A whole data set in one HDF5 file, chunked so that a crop reads only its window. `farcluss.jobs.packing` writes it.
 
-Layout of the file: attributes have format, origin and defaults of recipe keys; `classes`, `palette`, `items`, `splits`
-and `lines` have the table of contents, `carried` the `[data]` section for weights files, `sizes` the
-spatial size of each image, `pixels/valid` `(images,)` and `pixels/classes` `(masks, C)` numbers of pixels. Arrays
-are in `images/N` `(Cin, *S)`, `masks/N` and `valid/N` `(*S)`, N counting images and masks in the order of `items`.
-Arrays and tables of pixels have their CRC-32 as an attribute.
+Layout of the file: `contents` has the table of contents as JSON, see `Contents`, `sizes` the spatial size of each
+image, `pixels/valid` `(images,)` and `pixels/classes` `(masks, C)` numbers of pixels. Arrays are in `images/N`
+`(Cin, *S)`, `masks/N` and `valid/N` `(*S)`, N counting images and masks in the order of the items. Arrays and tables
+have their CRC-32 as an attribute; what HDF5 keeps on them has checksums of its own, see `LIBRARY`.
 """
 
 import json
@@ -28,14 +27,18 @@ from farcluss.data.masks import recipe_palette
 from farcluss.errors import DataError
 from farcluss.recipes.model import Data, Defaults
 
-FORMAT, VERSION = "farcluss-pack", 5
+FORMAT, VERSION = "farcluss-pack", 6
+LIBRARY = "v108", "v108"
+"""Versions of HDF5 whose format is written. Older ones lack checksums of names and headers, so that a flipped bit can
+make HDF5 run for ever; newer ones refuse a file whose writer was killed.
+"""
 CHECKSUM = "crc32"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _DEFAULTS = TypeAdapter(Defaults)
 PIXELS = "pixels/valid", "pixels/classes"
 _SIDES = {1: (1 << 15,), 2: (128, 256), 3: (16, 32, 64)}
 _CHUNK_BYTES = 1 << 19  # half of HDF5's chunk cache: chunks that don't fit it are read row by row, seven times slower
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 """Exceptions of h5py for a file that is damaged or was changed."""
 
 
@@ -103,71 +106,33 @@ class Contents:
 
     def write(self, file: h5py.File) -> None:
         """Write the table into an empty file."""
-        file.attrs.update({"format": FORMAT, "version": VERSION, CHECKSUM: self.checksum()})
-        file.attrs.update({"root": self.root, "lists_decide": self.lists_decide, "origin": json.dumps(self.origin)})
-        file.attrs["channels"] = self.origin["data.channels"]
-        _write_texts(file, "classes", self.classes)
-        file["palette"] = np.array(self.palette, np.uint8).reshape(-1, 3)
-        _write_texts(file, "items/id", [item.id for item in self.items])
-        _write_texts(file, "items/image", [item.image for item in self.items])
-        _write_texts(file, "items/mask", [item.mask or "" for item in self.items])
-        _write_texts(file, "items/group", [item.group for item in self.items])
-        splits = file.create_group("splits")
-        for split, places in self.splits.items():
-            splits[split] = np.array(places, np.int64)
-        splits.attrs.update(self.missing)
-        _write_texts(file, "lines/text", list(self.lines))
-        _write_texts(file, "lines/items", list(map(json.dumps, self.lines.values())))
-        _write_texts(file, "carried", [json.dumps(self.carried), json.dumps(self.carried_origin)])
-        file.attrs["defaults"] = _DEFAULTS.dump_json(self.defaults).decode()
+        file.attrs.update({"format": np.bytes_(FORMAT), "version": VERSION, "channels": self.origin["data.channels"]})
+        file["contents"] = text = np.frombuffer(self._text(), np.uint8)
+        file["contents"].attrs[CHECKSUM] = checksum(text)
 
     @classmethod
     def read(cls, file: h5py.File) -> "Contents":
         """Read the table from a file. Raises h5py's errors for a damaged one, ValueError for one that is not a pack."""
-        if file.attrs.get("format") != FORMAT:
+        if file.attrs.get("format") != FORMAT.encode():
             raise ValueError("it was not written by `farcluss pack`")
         if file.attrs["version"] != VERSION:
             raise ValueError(f"its format is {file.attrs['version']}, this farcluss reads {VERSION}")
-        columns = [_read_texts(file, f"items/{name}") for name in ("id", "image", "mask", "group")]
-        carried, carried_origin = _read_texts(file, "carried")
-        contents = cls(
-            json.loads(file.attrs["origin"]),
-            file.attrs["root"],
-            bool(file.attrs["lists_decide"]),
-            tuple(_read_texts(file, "classes")),
-            tuple(map(tuple, file["palette"][()].tolist())),
-            tuple(Item(id, image, mask or None, group) for id, image, mask, group in zip(*columns, strict=True)),
-            {split: places[()].tolist() for split, places in file["splits"].items()},
-            dict(file["splits"].attrs),
-            dict(zip(_read_texts(file, "lines/text"), map(json.loads, _read_texts(file, "lines/items")), strict=True)),
-            json.loads(carried),
-            json.loads(carried_origin),
-            _DEFAULTS.validate_json(file.attrs["defaults"]),
+        table = json.loads(read_checked(file["contents"]).tobytes())
+        table["palette"] = tuple(map(tuple, table["palette"]))
+        table["items"] = tuple(Item(*item) for item in table["items"])
+        return cls(
+            **table | {"classes": tuple(table["classes"]), "defaults": _DEFAULTS.validate_python(table["defaults"])}
         )
-        if file.attrs[CHECKSUM] != contents.checksum():
-            raise ValueError("its table of contents does not match its checksum")
-        return contents
-
-    def checksum(self) -> int:
-        """CRC-32 of the whole table."""
-        return zlib.crc32(self._text())
 
     def room(self) -> int:
         """Estimate, on the high side, of its bytes in the file."""
-        return 4 * len(self._text())
+        return 2 * len(self._text())
 
     def _text(self) -> bytes:
         table = {name: value for name, value in vars(self).items() if name not in ("images", "masks")}
+        table["items"] = [(item.id, item.image, item.mask, item.group) for item in self.items]
         table["defaults"] = _DEFAULTS.dump_python(self.defaults, mode="json")
-        return json.dumps(table, sort_keys=True, default=vars).encode()
-
-
-def _write_texts(file: h5py.File, name: str, texts: Any) -> None:
-    file.create_dataset(name, (len(texts),), h5py.string_dtype("utf-8"), data=list(texts) or None)
-
-
-def _read_texts(file: h5py.File, name: str) -> list[str]:
-    return list(file[name].asstr()[()]) if len(file[name]) else []
+        return json.dumps(table, sort_keys=True).encode()
 
 
 class Handle:
@@ -215,13 +180,22 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 def is_hdf5(path: Path) -> bool:
     """Whether a file begins as an HDF5 file does."""
+    return _begin(path).startswith(SIGNATURE)
+
+
+def _begin(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(len(SIGNATURE)) == SIGNATURE
+        return file.read(len(SIGNATURE) + 1)
 
 
 def open_file(path: Path) -> h5py.File:
     """An HDF5 file to read. Raises DataError with the reason if it cannot be opened."""
     try:
+        if _begin(path) in {SIGNATURE + bytes([old]) for old in range(2)}:  # damaged, it could hold HDF5 for ever
+            raise DataError(
+                f"{path} has HDF5's older format, without checksums, which this `farcluss pack` does not write.\n"
+                "Pack the data set again."
+            )
         return h5py.File(path, "r", locking=False)  # nobody writes into it, and some file systems have no locks
     except FileNotFoundError:
         raise DataError(
@@ -308,6 +282,10 @@ class Pack:
         inside = path.relative_to(self.contents.root) if path.is_relative_to(self.contents.root) else path
         return [name, *(os.path.normpath(p).replace(os.sep, "/") for p in (inside, str(path).lstrip("/" + os.sep)))]
 
+    def has_valid(self, number: int) -> bool:
+        """Whether an image, by its number, has pixels that are not valid."""
+        return number in self._valid
+
     def size(self, item: Item) -> tuple[int, ...]:
         """Spatial size `(*S)`; opens nothing."""
         return self._sizes[self._number(item)]
@@ -357,10 +335,10 @@ def read_checked(stored: h5py.Dataset) -> NDArray[Any]:
     return array
 
 
-def is_damaged(stored: h5py.Dataset) -> bool:
-    """Whether an array cannot be read or does not match its checksum."""
+def is_damaged(file: h5py.File, name: str) -> bool:
+    """Whether an array is missing, cannot be read or does not match its checksum."""
     try:
-        read_checked(stored)
+        read_checked(file[name])
     except DAMAGE:
         return True
     return False

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import Dataset, Item, Palette, Sample, Window, defaults_of
-from farcluss.data.pack import CHECKSUM, DAMAGE, PIXELS, Contents, checksum, chunk_shape, is_hdf5, read_checked
+from farcluss.data.pack import CHECKSUM, DAMAGE, LIBRARY, PIXELS, Contents, checksum, chunk_shape, is_hdf5, read_checked
 from farcluss.data.splits import resolve
 from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError, FarclussError, PluginError
@@ -226,12 +226,12 @@ class Packing:
     def _start(self) -> h5py.File:
         with self._writing():
             self.part.unlink(missing_ok=True)
-            file = h5py.File(self.part, "w-")
+            file = h5py.File(self.part, "w-", libver=LIBRARY)
             self._reserve(file, self.contents.room())
             self.contents.write(file)
             for name in ("images", "masks", "valid"):
                 file.create_group(name)
-            file.attrs["compression"] = self.compression or "none"
+            file.attrs["compression"] = np.bytes_(self.compression or "none")
             file.flush()
         return file
 
@@ -244,7 +244,7 @@ class Packing:
         if not self.part.exists():
             return None
         try:
-            file = h5py.File(self.part, "r+")
+            file = h5py.File(self.part, "r+", libver=LIBRARY)
         except OSError as error:
             if "unable to lock" in str(error):
                 raise DataError(f"{self.part} is being written by another process. Wait for it, or stop it.") from None
@@ -252,12 +252,12 @@ class Packing:
             return None
         try:
             same = Contents.read(file) == self.contents
-            if same and file.attrs["compression"] == (self.compression or "none"):
+            if same and file.attrs["compression"] == (self.compression or "none").encode():
                 self._recover(file)
                 self.notes.append(f"{self.part} holds {self.done} of {self.total} images already; continuing.")
                 return file
             self.notes.append(f"{self.part} belongs to other data or another compression; starting over.")
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+        except DAMAGE:
             self.notes.append(f"{self.part} of an interrupted run is damaged; starting over.")
         self.done = 0
         _close(file)

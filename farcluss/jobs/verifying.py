@@ -31,12 +31,12 @@ class Inspection:
             damage: dict[str, bool] = {}
             for item in self._items:
                 number = contents.images[item.image]
-                names = [f"images/{number}", *([f"valid/{number}"] if f"valid/{number}" in file else [])]
+                names = [f"images/{number}", *([f"valid/{number}"] if self.pack.has_valid(number) else [])]
                 if item.mask is not None:
                     names.append(f"masks/{contents.masks[item.image, item.mask]}")
                 for name in names:
                     if name not in damage:
-                        damage[name] = name not in file or is_damaged(file[name])
+                        damage[name] = is_damaged(file, name)
                 damage[names[0]] |= not damage[names[0]] and file[names[0]].shape[1:] != self.pack.size(item)
                 damaged = [name.partition("/")[0].removesuffix("s") for name in names if damage[name]]
                 yield f"{item.id}: damaged {' and '.join(damaged)}" if damaged else None
