@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any
 
-from farcluss.errors import FarclussError, PluginError, suggestion
+from farcluss.errors import FarclussError, PluginError, short, suggestion
 from farcluss.plugins.signatures import Description, describe_object, describe_source, file_module, find_definition
 
 GROUPS = ("augment", "pseudo_label", "weight", "rebalance", "contrast", "network", "dataset", "writer", "command")
@@ -36,7 +36,7 @@ class Plugin:
             return _registered[self.group, self.name][0]
         try:
             return self.entry_point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._broken("fails to import", error) from error
 
     def peek(self) -> str | None:
@@ -61,19 +61,36 @@ class Plugin:
         return describe_object(self.load())
 
     def build(self, options: dict[str, Any], *context: Any) -> Any:
-        """Call it with `context` and valid options. Raises PluginError with the distribution's name on failure."""
+        """Call it with `context` and valid options.
+
+        Raises:
+            PluginError: it fails; where it is the plugin's own code that does, with the values that it refuses.
+        """
         thing = self.load()
         try:
             return thing(*context, **options)
         except FarclussError:
             raise
+        except (ImportError, SystemExit) as error:
+            raise self._broken("fails", error) from error
         except Exception as error:
-            raise self._broken("cannot be built", error) from error
+            if error.__traceback__ is None or error.__traceback__.tb_next is None:  # the call itself is not possible
+                raise self._broken("cannot be called", error) from error
+            given = ", ".join(f"{name} = {value!r}" for name, value in options.items()) or "no options"
+            raise PluginError(
+                f"Plugin {self.group}/{self.name} of {self._owner} cannot be built with {short(given)}:\n"
+                f"{type(error).__name__}: {short(error)}.\n"
+                f"Give other values; if these are right, report it to the authors of {self.distribution}."
+            ) from error
 
-    def _broken(self, how: str, error: Exception) -> PluginError:
-        owner = f"{self.distribution} {self.version}".strip()
-        return PluginError(f"Plugin {self.group}/{self.name} of {owner} {how}: {type(error).__name__}: {error}\n"
-                           f"Repair or uninstall {self.distribution}.")  # fmt: skip
+    @property
+    def _owner(self) -> str:
+        return f"{self.distribution} {self.version}".strip()
+
+    def _broken(self, how: str, error: BaseException) -> PluginError:
+        advice = f"Repair or uninstall {self.distribution}" if self.entry_point else f"Repair {self.distribution}"
+        reason = f"{type(error).__name__}: {short(error)}"
+        return PluginError(f"Plugin {self.group}/{self.name} of {self._owner} {how}: {reason}.\n{advice}.")
 
 
 def find(group: str | None = None) -> Iterator[Plugin]:
@@ -90,7 +107,10 @@ def find(group: str | None = None) -> Iterator[Plugin]:
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
     """The entry points of every group on `sys.path`; cached, as finding them reads files of every distribution."""
-    points = entry_points()
+    try:
+        points = entry_points()
+    except Exception:
+        raise _unreadable() from None
     found = []
     owners: dict[int, tuple[str, str]] = {}  # reading a distribution's name parses its metadata
     for kind, point in ((g, point) for g in GROUPS for point in points.select(group=f"farcluss.{g}")):
@@ -99,6 +119,17 @@ def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
             owners[id(dist)] = (dist.name, dist.version) if dist else ("unknown", "")
         found.append(Plugin(kind, point.name, *owners[id(dist)], point))
     return tuple(found)
+
+
+def _unreadable() -> PluginError:
+    """The error for a distribution whose entry points cannot be read; it ends every search for plugins."""
+    for distribution in distributions():
+        try:
+            list(distribution.entry_points)
+        except Exception as error:
+            name, reason = distribution.name, f"{type(error).__name__}: {short(error)}"
+            return PluginError(f"The entry points of {name} cannot be read: {reason}.\nRepair or uninstall {name}.")
+    return PluginError("The entry points of installed packages cannot be read. Install the packages anew.")
 
 
 def get(group: str, name: str) -> Plugin:
@@ -137,7 +168,7 @@ def build(group: str, name: str, options: dict[str, Any], *context: Any, kind: t
     result = plugin.build(valid, *context)
     if kind is not None and not isinstance(result, kind):
         raise PluginError(f"Plugin {group}/{name} of {plugin.distribution} returns a {type(result).__name__}, "
-                          f"not a {kind.__name__}; see docs/plugins.md.")  # fmt: skip
+                          f"not a {kind.__name__}. See docs/plugins.md.")  # fmt: skip
     return result
 
 
@@ -155,7 +186,11 @@ def unregister(group: str, name: str) -> None:
 
 def load_file(path: str) -> None:
     """Run a local Python file that calls `farcluss.register`. Raises PluginError with its path if it fails."""
+    before = dict(_registered)
     try:
         file_module(path)
-    except Exception as error:
-        raise PluginError(f"--plugin {path} fails: {type(error).__name__}: {error}.") from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"--plugin {path} fails: {type(error).__name__}: {short(error)}. Repair the file.") from error
+    for key, entry in _registered.items():
+        if entry is not before.get(key):
+            _registered[key] = (entry[0], path)

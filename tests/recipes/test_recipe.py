@@ -194,7 +194,9 @@ class TestExtends:
 
     @pytest.mark.parametrize("base", ["'gone.toml'", "5"])
     def test_a_missing_base(self, load, base):
-        with pytest.raises(RecipeError, match=r"mine.toml: extends: .*(gone.toml|5) does not exist\.$"):
+        with pytest.raises(
+            RecipeError, match=r"mine.toml: extends: there is no file (gone.toml|5) in .*\. Give the path"
+        ):
             load(f"extends = {base}\n{STEPS}")
 
     def test_one_level_only(self, write, load):
@@ -285,7 +287,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("setting", ["train.lr", "=5", "train.=5", ".lr=5", ""])
     def test_bad_ones_show_the_form(self, load, setting):
-        with pytest.raises(RecipeError, match=r"^--set .*: write it as key.path=VALUE, .* --set train.lr=0.01$"):
+        with pytest.raises(RecipeError, match=r"^--set .*: write it as key.path=VALUE, .* --set train.lr=0.01\.$"):
             load(STEPS, setting)
 
     def test_the_last_one_counts(self, load):
@@ -313,7 +315,7 @@ class TestFiles:
     def test_a_file_that_is_no_text(self, tmp_path):
         path = tmp_path / "binary.toml"
         path.write_bytes(b"\xff\xfe\x00")
-        with pytest.raises(RecipeError, match=r"binary.toml is not valid TOML"):
+        with pytest.raises(RecipeError, match=r"binary.toml is not UTF-8 text\. Save it as UTF-8\."):
             load_recipe(path)
 
     @pytest.mark.parametrize(("name", "near"), [("quickstrt", "quickstart"), ("camvid_1_9", "camvid_1_8")])
