@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any
 
-from farcluss.errors import FarclussError, PluginError, short, suggestion
+from farcluss.errors import FAILURES, FarclussError, PluginError, short, suggestion
 from farcluss.plugins.signatures import Description, describe_object, describe_source, file_module, find_definition
 
 GROUPS = ("augment", "pseudo_label", "weight", "rebalance", "contrast", "network", "dataset", "writer", "command")
@@ -36,7 +36,7 @@ class Plugin:
             return _registered[self.group, self.name][0]
         try:
             return self.entry_point.load()
-        except (Exception, SystemExit) as error:
+        except FAILURES as error:
             raise self._broken("fails to import", error) from error
 
     def peek(self) -> str | None:
@@ -45,7 +45,7 @@ class Plugin:
             return describe_object(self.load()).summary
         try:
             node, _ = find_definition(self.entry_point.module, self.entry_point.attr)
-        except Exception as error:
+        except FAILURES as error:
             raise self._broken("fails to import", error) from error
         return Description(ast.get_docstring(node) or "").summary if node else None
 
@@ -54,7 +54,7 @@ class Plugin:
         if self.entry_point is not None:
             try:
                 found = describe_source(self.entry_point.module, self.entry_point.attr)
-            except Exception:  # the import below raises the same error, with the name of the distribution
+            except FAILURES:  # the import below raises the same error, with the name of the distribution
                 found = None
             if found is not None:
                 return found
@@ -71,17 +71,22 @@ class Plugin:
             return thing(*context, **options)
         except FarclussError:
             raise
-        except (ImportError, SystemExit) as error:
-            raise self._broken("fails", error) from error
-        except Exception as error:
-            if error.__traceback__ is None or error.__traceback__.tb_next is None:  # the call itself is not possible
-                raise self._broken("cannot be called", error) from error
-            given = ", ".join(f"{name} = {value!r}" for name, value in options.items()) or "no options"
-            raise PluginError(
-                f"Plugin {self.group}/{self.name} of {self._owner} cannot be built with {short(given)}:\n"
-                f"{type(error).__name__}: {short(error)}.\n"
-                f"Give other values; if these are right, report it to the authors of {self.distribution}."
-            ) from error
+        except FAILURES as error:
+            raise self._refused(error, options) from error
+
+    def _refused(self, error: BaseException, options: dict[str, Any]) -> PluginError:
+        """The error for a call that fails: of a plugin that is broken, or that its values make fail."""
+        if not isinstance(error, Exception) or isinstance(error, ImportError):
+            return self._broken("fails", error)
+        # The first frame is that of `build`; without another, the call itself is not possible.
+        if error.__traceback__ is None or error.__traceback__.tb_next is None:
+            return self._broken("cannot be called", error)
+        given = ", ".join(f"{name} = {value!r}" for name, value in options.items()) or "no options"
+        return PluginError(
+            f"Plugin {self.group}/{self.name} of {self._owner} cannot be built with {short(given)}:\n"
+            f"{type(error).__name__}: {short(error)}.\n"
+            f"Give other values; if these are right, report it to the authors of {self.distribution}."
+        )
 
     @property
     def _owner(self) -> str:
@@ -107,10 +112,7 @@ def find(group: str | None = None) -> Iterator[Plugin]:
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
     """The entry points of every group on `sys.path`; cached, as finding them reads files of every distribution."""
-    try:
-        points = entry_points()
-    except Exception:
-        raise _unreadable() from None
+    points = _entry_points()
     found = []
     owners: dict[int, tuple[str, str]] = {}  # reading a distribution's name parses its metadata
     for kind, point in ((g, point) for g in GROUPS for point in points.select(group=f"farcluss.{g}")):
@@ -121,15 +123,19 @@ def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
     return tuple(found)
 
 
-def _unreadable() -> PluginError:
-    """The error for a distribution whose entry points cannot be read; it ends every search for plugins."""
-    for distribution in distributions():
-        try:
-            list(distribution.entry_points)
-        except Exception as error:
-            name, reason = distribution.name, f"{type(error).__name__}: {short(error)}"
-            return PluginError(f"The entry points of {name} cannot be read: {reason}.\nRepair or uninstall {name}.")
-    return PluginError("The entry points of installed packages cannot be read. Install the packages anew.")
+def _entry_points() -> Any:
+    """Those of all distributions. Raises PluginError with the name of one whose `entry_points.txt` is broken."""
+    try:
+        return entry_points()
+    except Exception:
+        for dist in distributions():
+            try:
+                dist.entry_points  # noqa: B018 (which reads the file)
+            except Exception as error:
+                where = dist.locate_file(".")
+                raise PluginError(f"The entry_points.txt of {dist.name} in {where} cannot be read: {error}.\n"
+                                  f"Repair or uninstall {dist.name}.") from None  # fmt: skip
+        raise
 
 
 def get(group: str, name: str) -> Plugin:
@@ -189,7 +195,7 @@ def load_file(path: str) -> None:
     before = dict(_registered)
     try:
         file_module(path)
-    except (Exception, SystemExit) as error:
+    except FAILURES as error:
         raise PluginError(f"--plugin {path} fails: {type(error).__name__}: {short(error)}. Repair the file.") from error
     for key, entry in _registered.items():
         if entry is not before.get(key):

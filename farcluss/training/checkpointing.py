@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from farcluss.errors import RunError, short
-from farcluss.networks.base import misfit
+from farcluss.networks.fitting import misfit
 from farcluss.runs import checkpoints
 from farcluss.runs.checkpoints import Checkpoint
 from farcluss.tensors.distributed import gather_on_main, on_main
@@ -59,7 +59,11 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
             "Resume with the recipe of the run."
         ) from None
     for name in PROGRESS:
-        setattr(run, name, progress.get(name, getattr(run, name)))
+        value = progress.get(name, getattr(run, name))
+        if type(value) is not type(getattr(run, name)):
+            manifest = checkpoint.path.with_suffix(".json")
+            raise RunError(f"{manifest} is damaged: {name} is {value!r:.80}.\nGive --resume an earlier checkpoint.")
+        setattr(run, name, value)
     run.saved = checkpoint.path.resolve() == run.folder.checkpoint(run.step).resolve()
 
 

@@ -92,7 +92,7 @@ def test_without_extension_logits_are_those_of_published_code(size):
 
 
 def test_encoders_that_need_padded_images_refuse_bare_ones():
-    with pytest.raises(PluginError, match="network.extend: test_convnext takes padded images only"):
+    with pytest.raises(PluginError, match=r"network\.extend: test_convnext takes padded images only"):
         small(encoder="test_convnext", extend=False)
 
 
