@@ -77,7 +77,7 @@ def test_shares(text, value):
     assert parse_share(text) == value
 
 
-@pytest.mark.parametrize("text", ["all", "list.txt", "voc-classic-92", "1/0", "nan", "inf", "", "1/2/3", "a/b"])
+@pytest.mark.parametrize("text", ["all", "list.txt", "voc-classic-92", "1/0", "nan", "inf", "", "1/2/3", "a/b", "1e5x"])
 def test_what_is_no_share(text):
     assert parse_share(text) is None
 
@@ -352,6 +352,34 @@ def test_a_held_out_group_takes_no_part_in_training():
     for labeled in ("all", "1/2"):
         splits = resolve(dataset, Data(labeled=labeled, val="val"))
         assert patients([*splits.labeled, *splits.unlabeled]) == {"0", "1"} and ids(splits.val) == ["2c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0000\n" + "x" * 100_000, "list.txt, line 2: 'xxx"),
+        ("0000\n\n" + "x " * 50_000, "list.txt, line 3: 'x x"),
+        ("0000\u2028x", "no image"),
+        ("0000\x850001", "no image"),
+    ],
+)
+def test_lines_that_are_none(text, said):
+    """Lines end at line feeds and carriage returns alone, as names may hold the other separators of Unicode."""
+
+    class Whole(Scenes):
+        def parse(self, line):
+            if line not in self.train:
+                raise DataError(f"there is no image {line!r}.")
+            return super().parse(line)
+
+    write("list.txt", [text])
+    text = refused(Whole(names(4)), labeled="list.txt", val="none")
+    assert said in text and len(text) < 500
+
+
+def test_an_unlabeled_set_is_no_share():
+    text = refused(Scenes(names(4)), unlabeled="1/2", val="none")
+    assert "there is no list file 1/2" in text and 'Give the path of one, or "rest" or "none".' in text
 
 
 def test_lists_that_divide_a_group_are_refused(tmp_path):

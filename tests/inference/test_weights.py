@@ -355,7 +355,7 @@ class TestRefusals:
         [
             ({"dim": 5}, "embed"),
             ({"channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}, "body.0.weight"),
-            ({"dim": 0}, "Unexpected"),
+            ({"dim": 0}, "in the file, absent here"),
         ],
     )
     def test_tensors_that_do_not_fit(self, tmp_path, network, change, word):
