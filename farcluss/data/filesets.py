@@ -127,9 +127,16 @@ def find_images(root: Path, pattern: str) -> list[Path]:
 
 
 def images_in(root: Path, pattern: str) -> Iterator[Path]:
-    """Image files of a folder (with sub-folders) or a glob below `root`, in the order of the file system."""
+    """Image files of a folder (with sub-folders) or a glob below `root`, in the order of the file system.
+
+    Raises:
+        DataError: the pattern is none.
+    """
     path = Path(pattern)
     start, rest = (root / path, "**/*") if (root / path).is_dir() else (root, pattern)
     if path.is_absolute() and start is root:
         start, rest = Path(path.anchor), str(path.relative_to(path.anchor))
-    return (file for file in start.glob(rest) if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    try:
+        yield from (f for f in start.glob(rest) if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    except ValueError as error:  # ** beside other letters, or nothing at all
+        raise DataError(f"{short(pattern)!r} is no pattern for files: {error}. Give a folder or a glob.") from None
