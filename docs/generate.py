@@ -3,8 +3,8 @@
     python docs/generate.py            # write all
     python docs/generate.py --check    # exit code 1 when one is stale
 
-The text of the first three depends on farcluss alone: not on the terminal, nor on plugins that are installed. The page of
-a plugin is left as it is where that is not installed.
+The text of the first three depends on farcluss alone: not on the terminal, nor on plugins that are installed. The page
+of a plugin is left as it is where that is not installed.
 """
 
 import inspect
