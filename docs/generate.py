@@ -1,10 +1,10 @@
-"""Writes the pages of reference from the code: of recipes, of the command line, and one for each of our domain plugins.
+"""Writes the pages of reference from the code: of recipes, commands, messages, and one for each of our domain plugins.
 
     python docs/generate.py            # write all
     python docs/generate.py --check    # exit code 1 when one is stale
 
-The text of the first two depends on farcluss alone: not on the terminal, nor on plugins that are installed. The page of
-a plugin is left as it is where that is not installed.
+The text of the first three depends on farcluss alone: not on the terminal, nor on plugins that are installed. The page
+of a plugin is left as it is where that is not installed.
 """
 
 import inspect
@@ -24,6 +24,7 @@ os.environ["FARCLUSS_PLUGINS"] = ""  # before anything asks for plugins
 import ast
 
 import click
+import messages
 from pydantic.fields import FieldInfo
 
 from farcluss.cli import BUILT_IN, farcluss
@@ -261,6 +262,7 @@ def plugin_reference(domain: str) -> str:
 def pages() -> dict[Path, str]:
     """The generated pages by path."""
     found = {DOCS / "recipe_reference.md": recipe_reference(), DOCS / "cli_reference.md": cli_reference()}
+    found[DOCS / "messages.md"] = "\n\n".join(["# Messages", WRITTEN, messages.page()]) + "\n"
     for domain in DOMAINS:
         name = f"{domain.replace('-', '_')}_reference.md"
         try:

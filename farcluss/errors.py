@@ -97,3 +97,14 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def some(names: Sequence[str], most: int = 3) -> str:
     """The first of many names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `"1 image"`, `"3 images"`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def short(text: object, most: int = 200) -> str:
+    """A text on one line with its middle left out where it is long, as texts of users and libraries may be."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most * 2 // 3]} ... {line[-most // 4 :]}"

@@ -1,6 +1,7 @@
 """The documentation says what the code does: generated pages, links, commands, names and recipes."""
 
 import ast
+import importlib.util
 import os
 import re
 import shlex
@@ -41,7 +42,7 @@ def reference_of(domain):
     return f"{domain.replace('-', '_')}_reference.md"
 
 
-GENERATED = ("recipe_reference.md", "cli_reference.md", *map(reference_of, DOMAINS))
+GENERATED = ("recipe_reference.md", "cli_reference.md", "messages.md", *map(reference_of, DOMAINS))
 
 HIDDEN = """
 import importlib.metadata as metadata
@@ -89,6 +90,10 @@ class TestGenerated:
         path = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         return subprocess.run(command, capture_output=True, text=True, env=os.environ | path | environment)
 
+    def copy(self, folder):
+        shutil.copy(DOCS / "messages.py", folder)
+        return shutil.copy(DOCS / "generate.py", folder)
+
     def test_pages_are_current_whatever_is_installed_and_however_wide_the_terminal(self, tmp_path):
         distribute(tmp_path, "fake-doc", {"weight/half": "fake_doc:Half", "command/odd": "fake_doc:odd"},
                    {"fake_doc": STAGE})  # fmt: skip
@@ -96,7 +101,7 @@ class TestGenerated:
         assert (result.returncode, result.stderr) == (0, "")
 
     def test_check_names_stale_pages_and_a_run_mends_them(self, tmp_path):
-        script = shutil.copy(DOCS / "generate.py", tmp_path)
+        script = self.copy(tmp_path)
         stale = self.generate(script, "--check")
         assert stale.returncode == 1
         assert [name for name in GENERATED if name in stale.stderr] == list(GENERATED)
@@ -109,6 +114,20 @@ class TestGenerated:
         for key, field in Recipe.model_fields.items():
             if key != "name":
                 yield f"## `[{key}]`", field.annotation
+
+    def test_every_message_is_short_and_whole(self):
+        """One to three lines, and a full stop at the end but behind a command; blame is for what is broken alone."""
+        spec = importlib.util.spec_from_file_location("messages", DOCS / "messages.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found = list(module.messages())
+        assert {"data/splits.py", "recipes/reading.py", "runs/checkpoints.py"} <= {message.file for message in found}
+        command = re.compile(r"(pip install|farcluss \w+|--set) \S.*$|--set data\.pack=$")
+        for message in found:
+            where, lines = f"{message.file}:{message.line}", message.text.splitlines()
+            assert len(lines) <= 3, where
+            assert message.text.endswith((".", "}")) or command.search(lines[-1]), where
+            assert not re.search(r"\buninstall\b", message.text) or message.file == "plugins/registry.py", where
 
     def test_every_recipe_key_is_described(self):
         for heading, model in self.sections():
@@ -141,13 +160,13 @@ class TestGenerated:
 
     def test_without_the_domain_plugins_their_pages_are_left_as_they_are(self, tmp_path):
         (tmp_path / "sitecustomize.py").write_text(HIDDEN)
-        script = shutil.copy(DOCS / "generate.py", tmp_path)
+        script = self.copy(tmp_path)
         result = self.generate(script, PYTHONPATH=str(tmp_path))
         assert result.returncode == 0
         for domain in DOMAINS:
             assert f"farcluss-{domain} is not installed" in result.stderr
             assert not (tmp_path / reference_of(domain)).exists()
-        assert [(tmp_path / name).read_text() for name in GENERATED[:2]] == [page(name) for name in GENERATED[:2]]
+        assert [(tmp_path / name).read_text() for name in GENERATED[:3]] == [page(name) for name in GENERATED[:3]]
 
     def test_every_command_and_option_is_listed(self):
         for name, command in tree():

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.errors import FAILURES, DataError, FarclussError, PluginError
+from farcluss.errors import FAILURES, DataError, FarclussError, PluginError, short
 from farcluss.recipes.model import Data as Data  # for plugins, which need no other module for a data set
 from farcluss.recipes.model import Defaults as Defaults
 
@@ -144,7 +144,7 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
     except FarclussError:
         raise
     except FAILURES as error:
-        raise PluginError(f"{name}: reading fails: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{name}: reading fails: {type(error).__name__}: {short(error)}.") from error
     if item.mask is None:  # synthetic data sets return it all the same
         sample = sample._replace(mask=None)
     image, mask = sample.image, sample.mask

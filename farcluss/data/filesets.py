@@ -8,7 +8,7 @@ from pathlib import Path
 from farcluss.data.base import Item, MissingMask, Palette, Reduced, Sample, Window
 from farcluss.data.files import SUFFIXES, FileReader
 from farcluss.data.oddities import oddities
-from farcluss.errors import DataError
+from farcluss.errors import DataError, short
 from farcluss.recipes.model import Defaults
 
 
@@ -53,12 +53,14 @@ class FileDataset:
 
         Raises:
             MissingMask: a list names a mask that does not exist, and the layout has no other.
-            DataError: the file name is not valid UTF-8.
+            DataError: the file name is not valid UTF-8, or has a line break.
         """
         try:
             str(image).encode()
         except UnicodeEncodeError:
             raise DataError(f"The file name {str(image)!r} is not valid UTF-8. Rename the file.") from None
+        if not {"\n", "\r"}.isdisjoint(str(image)):
+            raise DataError(f"The file name {str(image)!r} has a line break, which no list can hold. Rename the file.")
         image = Path(os.path.abspath(image))  # one spelling per image, so that overlaps are found
         if listed and listed.is_file() and self.lists_decide:
             mask: Path | None = listed
@@ -83,7 +85,7 @@ class FileDataset:
                 return self.item(path, (self._find(mask) or self.root / mask) if mask else None)
         image_path = self.image_of(text)
         if image_path is None or not image_path.is_file():
-            raise DataError(f"{text!r} names no image below {self.root}. Check data.root.")
+            raise DataError(f"{short(text)!r} names no image below {self.root}. Check data.root.")
         return self.item(image_path)
 
     def _find(self, name: str) -> Path | None:
@@ -108,14 +110,11 @@ class FileDataset:
 
 
 def pairs(text: str) -> Iterator[tuple[str, str]]:
-    """All ways to read a line as image and mask: at the tab, whole, then at each run of blanks."""
-    if "\t" in text:
-        image, _, mask = text.partition("\t")
-        yield image.strip(), mask.strip()
-        return
+    """All ways to read a line as image and mask: whole, then at each tab, or at each blank where there is no tab."""
+    separator = "\t" if "\t" in text else " "
     yield text, ""
     for place, character in enumerate(text):
-        if character == " ":
+        if character == separator:
             yield text[:place].rstrip(), text[place:].lstrip()
 
 
@@ -128,9 +127,16 @@ def find_images(root: Path, pattern: str) -> list[Path]:
 
 
 def images_in(root: Path, pattern: str) -> Iterator[Path]:
-    """Image files of a folder (with sub-folders) or a glob below `root`, in the order of the file system."""
+    """Image files of a folder (with sub-folders) or a glob below `root`, in the order of the file system.
+
+    Raises:
+        DataError: the pattern is none.
+    """
     path = Path(pattern)
     start, rest = (root / path, "**/*") if (root / path).is_dir() else (root, pattern)
     if path.is_absolute() and start is root:
         start, rest = Path(path.anchor), str(path.relative_to(path.anchor))
-    return (file for file in start.glob(rest) if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    try:
+        yield from (f for f in start.glob(rest) if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    except ValueError as error:  # ** beside other letters, or nothing at all
+        raise DataError(f"{short(pattern)!r} is no pattern for files: {error}. Give a folder or a glob.") from None

@@ -96,6 +96,8 @@ def folder(
         test_masks: their masks; default: looked up as for training.
         image_suffix: ending of image names that mask names do not have, such as `_img`.
     """
+    if not images:
+        raise DataError("data.layout.images is empty. Give a folder, a glob or a list file.")
     root = root_of(data)
     mask_map = build_mask_map(data, {})
     sources = {"train": (images, masks), "val": (val_images, val_masks), "test": (test_images, test_masks)}

@@ -7,12 +7,15 @@ Either way the mask may have any of the layout's extensions; a pattern may name 
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from farcluss.errors import DataError
+from farcluss.errors import DataError, short
+
+_FIELD = re.compile(r"\{(?:stem|dir|up)\}")
 
 
 def stem_of(name: str, extensions: Iterable[str]) -> str:
@@ -83,10 +86,10 @@ class Pattern:
     def find(self, image: Path) -> Path | None:
         """The mask of an image, whose name has neither extension nor suffix. Raises DataError for unknown fields."""
         folder = image.parent.relative_to(self.root) if image.is_relative_to(self.root) else image.parent
-        try:
-            path = self.root / self.text.format(stem=image.name, dir=folder.as_posix(), up=folder.parent.as_posix())
-        except (KeyError, IndexError, ValueError, AttributeError):
-            raise DataError(f"The masks pattern {self.text!r} may hold {{stem}}, {{dir}} and {{up}} only.") from None
+        fields = {"{stem}": image.name, "{dir}": folder.as_posix(), "{up}": folder.parent.as_posix()}
+        if not {"{", "}"}.isdisjoint(_FIELD.sub("", self.text)):
+            raise DataError(f"The masks pattern {short(self.text)!r} may hold {{stem}}, {{dir}} and {{up}} only.")
+        path = self.root / _FIELD.sub(lambda field: fields[field[0]], self.text)
         ends = () if path.name.lower().endswith(tuple(self.extensions)) else self.extensions
         places = (path, *(path.with_name(path.name + end) for end in ends))
         return next((place for place in places if place.is_file()), None)

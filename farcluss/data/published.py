@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from farcluss.errors import DataError, suggestion
+from farcluss.errors import DataError, short, suggestion
 
 TIMEOUT = 30.0
 """Seconds without an answer after which a download fails."""
@@ -112,7 +112,7 @@ def find(name: str) -> PublishedList:
         DataError: there is none; the message suggests a near name.
     """
     if name not in PUBLISHED:
-        raise DataError(f"There is no published list {name!r}{suggestion(name, PUBLISHED)}\n"
+        raise DataError(f"There is no published list {short(name)!r}{suggestion(name, PUBLISHED)}\n"
                         "`farcluss lists` shows the known ones.")  # fmt: skip
     return PUBLISHED[name]
 

@@ -1,17 +1,19 @@
 """Which images are labeled, which are unlabeled and which are held out: from lists, shares and published names."""
 
 import hashlib
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 from farcluss.data import published
 from farcluss.data.base import IGNORE, Dataset, Item, MissingMask, read_sample
-from farcluss.errors import DataError
+from farcluss.errors import DataError, counted, short
 from farcluss.recipes.model import Data
+from farcluss.recipes.texts import read_text
 
 
 @dataclass(frozen=True)
@@ -24,18 +26,24 @@ class Splits:
     names: dict[str, str]
 
 
+_SHARE = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?(/\d+)?", re.ASCII | re.IGNORECASE)
+
+
 def parse_share(text: str) -> float | None:
     """The value of a share such as `"1/8"` or `"0.125"`; None for other texts.
 
     Raises:
         DataError: a share that is not in (0, 1].
     """
+    if not _SHARE.fullmatch(text):
+        return None
+    part, _, whole = text.partition("/")
     try:
-        share = float(Fraction(text))
+        share = float(part) / float(whole or 1)
     except (ValueError, ZeroDivisionError):
         return None
     if not 0 < share <= 1:
-        raise DataError(f"A share must lie in (0, 1], not {text}; write it like 1/8.")
+        raise DataError(f"A share must lie in (0, 1], not {short(text)}. Write it like 1/8.")
     return share
 
 
@@ -102,6 +110,10 @@ def classes_of(dataset: Dataset, unit: Unit) -> set[int]:
     return found
 
 
+LONGEST = 2 * 4096
+"""Characters of a line of a list, image and mask; Linux has no longer paths."""
+
+
 def read_list(path: Path, dataset: Dataset, need_masks: bool = True) -> list[Item]:
     """Items of a list file, one line each; blank lines are skipped.
 
@@ -113,15 +125,14 @@ def read_list(path: Path, dataset: Dataset, need_masks: bool = True) -> list[Ite
     Raises:
         DataError: the list is unreadable or empty, or a line names no image; the message has the line number.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"List {path} cannot be read: {error}.") from None
+    lines = read_text(path, DataError).split("\n")  # not splitlines: names may hold other line separators
     parse = getattr(dataset, "parse_group", lambda line: [dataset.parse(line)])
     items: list[Item] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
+                if len(line) > LONGEST:
+                    raise DataError(f"{short(line, 80)!r} is longer than any two paths. Write one image per line.")
                 items += parse(line)
             except MissingMask as error:
                 if need_masks:
@@ -129,6 +140,8 @@ def read_list(path: Path, dataset: Dataset, need_masks: bool = True) -> list[Ite
                 items.append(error.item)
             except DataError as error:
                 raise DataError(f"{path}, line {number}: {error}") from None
+            except OSError as error:  # such as a name that no file system takes
+                raise DataError(f"{path}, line {number}: {short(line, 80)!r}: {error.strerror}.") from None
     if not items:
         raise DataError(f"List {path} is empty. Each line names an image, or an image and its mask.")
     return items
@@ -136,7 +149,7 @@ def read_list(path: Path, dataset: Dataset, need_masks: bool = True) -> list[Ite
 
 def find_list(text: str, data: Data) -> Path | None:
     """A list file relative to the working directory or to the data set's root."""
-    return next((path for path in (Path(text), data.root / text) if path.is_file()), None)
+    return next((path for path in (Path(text), data.root / text) if os.path.isfile(path)), None)
 
 
 def resolve(dataset: Dataset, data: Data) -> Splits:
@@ -152,7 +165,8 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
     if data.unlabeled == "none":
         unlabeled = []
     elif data.unlabeled != "rest":
-        unlabeled = read_list(_required(data.unlabeled, "data.unlabeled", data), dataset, need_masks=False)
+        path = _required(data.unlabeled, "data.unlabeled", data, '"rest" or "none"')
+        unlabeled = read_list(path, dataset, need_masks=False)
     elif companion is not None:
         unlabeled = read_list(companion, dataset, need_masks=False)
     else:
@@ -162,7 +176,8 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
         bare = [item for item in items if item.mask is None]
         if bare:
             raise DataError(
-                f"{len(bare)} of the {len(items)} images of data.{key} have no mask, the first is {bare[0].image}.\n"
+                f"data.{key} has {counted(len(bare), 'image')} of {len(items):,} without a mask, the first is "
+                f"{bare[0].image}.\n"
                 "Check the layout's masks option, or remove them from the list."
             )
     if not labeled:
@@ -184,7 +199,8 @@ def resolve_val(dataset: Dataset, data: Data) -> list[Item]:
         return dataset.items(data.val)
     if share := parse_share(data.val):
         return draw_share(_masked(dataset.items("train")), share, data.draw_seed, "val")
-    return read_list(_required(data.val, "data.val", data), dataset)
+    path = _required(data.val, "data.val", data, 'a share such as "1/5", "val", "test" or "none"')
+    return read_list(path, dataset)
 
 
 def _resolve_labeled(dataset: Dataset, data: Data, held_out: set[str]) -> tuple[list[Item], Path | None]:
@@ -199,7 +215,7 @@ def _resolve_labeled(dataset: Dataset, data: Data, held_out: set[str]) -> tuple[
     if path := find_list(data.labeled, data):
         return read_list(path, dataset), None
     if data.labeled not in published.PUBLISHED and (Path(data.labeled).suffix or "/" in data.labeled):
-        _required(data.labeled, "data.labeled", data)
+        _required(data.labeled, "data.labeled", data, 'a share such as "1/8", or "all"')
     labeled, unlabeled = published.local(data.labeled)
     return read_list(labeled, dataset), unlabeled
 
@@ -214,11 +230,12 @@ def _masked(items: list[Item]) -> list[Item]:
     return masked
 
 
-def _required(text: str, key: str, data: Data) -> Path:
+def _required(text: str, key: str, data: Data, others: str) -> Path:
     path = find_list(text, data)
     if path is None:
         raise DataError(
-            f"{key}: there is no list file {text}, neither here nor in {data.root}.\nGive its path, or a share."
+            f"{key}: there is no list file {short(text)}, neither here nor in {data.root}.\n"
+            f"Give the path of one, or {others}."
         )
     return path
 
@@ -231,7 +248,7 @@ def _check_disjoint(sets: dict[str, list[Item]]) -> None:
             shared = [item.image for item in sets[second] if item.image in images]
             if shared:
                 raise DataError(
-                    f"{len(shared)} images are both in data.{first} and in data.{second}, the first is {shared[0]}.\n"
+                    f"data.{first} and data.{second} share {counted(len(shared), 'image')}, the first is {shared[0]}.\n"
                     "Take them out of one list, or set data.allow_overlap = true."
                 )
     held_out = {item.group for item in sets["val"]} - {""}
@@ -239,7 +256,7 @@ def _check_disjoint(sets: dict[str, list[Item]]) -> None:
         shared = sorted({item.group for item in sets[name]} & held_out)
         if shared:
             raise DataError(
-                f"{len(shared)} groups are both in data.{name} and in data.val, the first is {shared[0]}: "
+                f"data.{name} and data.val share {counted(len(shared), 'group')}, the first is {shared[0]}: "
                 "scores would be computed on training data.\n"
                 "Keep each group in one set, or set data.allow_overlap = true."
             )

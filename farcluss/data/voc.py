@@ -13,6 +13,7 @@ from farcluss.data.filesets import FileDataset
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.errors import DataError
 from farcluss.recipes.model import Data, Defaults
+from farcluss.recipes.texts import read_text
 
 VOC_CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
@@ -64,7 +65,7 @@ def voc_names(root: Path, split: str) -> list[str]:
     path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not path.is_file():
         raise DataError(f"{path} is missing.\nGive list files in data.labeled, data.unlabeled and data.val.")
-    return [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
+    return [Path(line.split()[0]).stem for line in read_text(path, DataError).split("\n") if line.strip()]
 
 
 def voc_val(dataset: FileDataset) -> list[Item]:

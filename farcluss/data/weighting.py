@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE, Dataset, Item
-from farcluss.errors import FAILURES, DataError, FarclussError, PluginError
+from farcluss.errors import FAILURES, DataError, FarclussError, PluginError, short
 from farcluss.recipes.model import Data
 
 _UNITS = 1 << 24
@@ -140,7 +140,7 @@ def _count(dataset: Dataset, item: Item) -> NDArray[np.int64]:
     except FarclussError:
         raise
     except FAILURES as error:
-        raise PluginError(f"{name}: counting pixels fails: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{name}: counting pixels fails: {type(error).__name__}: {short(error)}.") from error
     wanted = (1 + len(dataset.classes),)
     if counts.shape != wanted or counts.dtype.kind not in "iu" or (counts < 0).any():
         raise PluginError(

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 import farcluss
 from farcluss.data.base import IGNORE, Palette
-from farcluss.errors import RecipeError
+from farcluss.errors import RecipeError, counted
 from farcluss.inference.probs import Blend
 from farcluss.plugins.options import Color, Count, Positive, PositiveInt
 from farcluss.recipes.model import Defaults, Eval, Recipe, Scales, Sides, Stride
@@ -39,7 +39,7 @@ def inference_of(settings: Eval, crop: tuple[int, ...]) -> Inference:
     side = settings.window or crop
     window = (side,) * len(crop) if isinstance(side, int) else side
     if len(window) != len(crop):
-        raise RecipeError(f"eval.window has {len(window)} sides, the images have {len(crop)} axes.")
+        raise RecipeError(f"eval.window has {counted(len(window), 'side')}, the images have {len(crop)} axes.")
     sliding = settings.mode == "sliding"
     return Inference(
         window=window if sliding else None,

@@ -26,6 +26,7 @@ from farcluss.data.files import finite_floats, from_picture, read_image, to_eigh
 from farcluss.errors import DataError, PluginError, WeightsError, some
 from farcluss.inference.card import Card, Inference
 from farcluss.inference.probs import BROKEN, Forward, not_finite, predict_classes, predict_probs
+from farcluss.networks.fitting import misfit
 from farcluss.networks.normalize import Normalize
 from farcluss.plugins import registry
 from farcluss.runs.atomic import write_atomically
@@ -252,11 +253,9 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Mo
                 raise
             reason = str(error.__cause__).partition("\n")[0][:200]
             raise WeightsError(f"{path} describes a {card.network} that cannot be built: {reason}.") from error
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()[:200]
-        raise WeightsError(f"{path} does not fit network {card.network!r}: {reason}") from None
+    if wrong := misfit(network, tensors):
+        raise WeightsError(f"{path} does not fit network {card.network!r}: {wrong}.")
+    network.load_state_dict(tensors)
     return Model(network.eval(), card).to(device)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from farcluss.data.base import Dataset, defaults_of
 from farcluss.data.splits import Splits, resolve
 from farcluss.data.weighting import Chances, check_draw, draw_chances
-from farcluss.errors import DataError, PluginError, RecipeError
+from farcluss.errors import DataError, PluginError, RecipeError, counted
 from farcluss.inference.card import Card, card_of
 from farcluss.inference.weights import build_network
 from farcluss.learning.contracts import Stages
@@ -168,7 +168,7 @@ def crop_sides(crop: int | Sequence[int], axes: int, key: str = "data.crop") -> 
     """Pixels per axis of a crop, or of a window with another `key`. Raises DataError when a list does not fit."""
     sides = (crop,) * axes if isinstance(crop, int) else tuple(crop)
     if len(sides) != axes:
-        raise DataError(f"{key} has {len(sides)} sides, the images have {axes} axes.")
+        raise DataError(f"{key} has {counted(len(sides), 'side')}, the images have {axes} axes.")
     return sides
 
 

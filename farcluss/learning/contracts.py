@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from farcluss.errors import FAILURES, FarclussError, PluginError
+from farcluss.errors import FAILURES, FarclussError, PluginError, short
 from farcluss.stages.base import Augment, Contrast, PseudoLabel, Rebalance, Weight
 from farcluss.tensors.timing import span
 
@@ -42,7 +42,7 @@ class Stages:
         except (FarclussError, torch.OutOfMemoryError):
             raise
         except FAILURES as error:
-            raise PluginError(f"Plugin {self.name(kind)} fails: {type(error).__name__}: {error}") from error
+            raise PluginError(f"Plugin {self.name(kind)} fails: {type(error).__name__}: {short(error)}.") from error
         if not isinstance(result, returns):
             actual, expected = type(result).__name__, returns.__name__
             raise PluginError(f"Plugin {self.name(kind)} returns a {actual}, not a {expected}; see docs/plugins.md.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from farcluss.errors import PluginError, suggestion
+from farcluss.errors import PluginError, short, some, suggestion
 from farcluss.networks.base import Prediction
 from farcluss.networks.pretrained import load_pretrained
 from farcluss.plugins.options import Literal, PositiveInt, Share
@@ -200,9 +200,7 @@ def build_encoder(name: str, in_channels: int, output_stride: int) -> nn.Module:
     Raises:
         PluginError: the encoder is unknown, lacks feature maps for images of any size, or lacks the output stride.
     """
-    if not timm.is_model(name):  # also keeps out names that timm would look up on the network
-        known = suggestion(name, timm.list_models())
-        raise PluginError(f"network.encoder: timm has no encoder {name!r}{known}\n`timm.list_models()` lists them.")
+    check_timm(name)
     strides = _strides(name)
     fine = next((index for index, stride in enumerate(strides) if stride >= 4), 0)
     if strides[fine] >= strides[-1] or timm.get_pretrained_cfg(name).fixed_input_size:
@@ -220,6 +218,20 @@ def build_encoder(name: str, in_channels: int, output_stride: int) -> nn.Module:
                           "Set network.output_stride = 32, or an encoder with dilation, e.g. resnet50s.")  # fmt: skip
     module: nn.Module = encoder
     return module
+
+
+def check_timm(name: str) -> None:
+    """Raise PluginError for a name that timm does not know; timm would look some of them up on the network."""
+    base, _, tag = name.partition(".")
+    if not timm.is_model(base):
+        known = suggestion(base, timm.list_models())
+        raise PluginError(
+            f"network.encoder: timm has no encoder {short(base)!r}{known}\n`timm.list_models()` lists them."
+        )
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{base}.*")]
+    if tag and tag not in tags:
+        hint = f"{suggestion(tag, tags)} Known: {some(tags, 8) or 'none'}."
+        raise PluginError(f"network.encoder: timm has no weights {short(tag)!r} of {base}{hint}")
 
 
 @cache

@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from farcluss.errors import WeightsError, some
+from farcluss.errors import WeightsError, short, some
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _NESTS = ("state_dict_ema", "state_dict", "model")  # EMA weights first: timm evaluates these
 _PREFIXES = ("module.", "backbone.", "encoder.", "model.")
+_SCALAR: list[Any] = [(np.float64(0).__reduce__()[0], f"numpy.{name}.multiarray.scalar") for name in ("_core", "core")]
+"""The function that NumPy's numbers are pickled with, by its names in NumPy 2 and 1."""
 _COUNTER = "num_batches_tracked"  # of batch norms; old files lack it, and it is not used here
 
 
@@ -96,22 +98,37 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"network.pretrained: there is no file {path}.")
     try:
-        safe = path.suffix == ".safetensors"
-        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = load_file(path) if path.suffix == ".safetensors" else load_checkpoint(path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} was refused: it contains more than tensors or is not a checkpoint; no code in it was run.\n"
             "If you trust its source, load it yourself and save its state_dict() as .safetensors."
         ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{path} cannot be read as weights: {type(error).__name__}: {reason}") from error
+    except PermissionError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}. Give it the right to be read.") from error
+    except Exception as error:  # a damaged file makes the readers raise whatever its bytes lead to
+        raise WeightsError(
+            f"{path} cannot be read as weights: it is truncated, damaged or no checkpoint ({type(error).__name__}).\n"
+            "Fetch or copy the file again."
+        ) from error
     while isinstance(content, dict) and (nest := next((k for k in _NESTS if isinstance(content.get(k), dict)), None)):
         content = content[nest]
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not tensors:
-        raise WeightsError(f"{path} contains no named tensors; farcluss needs a state_dict of the encoder.")
+        raise WeightsError(f"{path} contains no named tensors. Give a file with a state_dict of the encoder.")
     return tensors
+
+
+def load_checkpoint(path: Path) -> Any:
+    """What a checkpoint of PyTorch holds: tensors and plain values, NumPy's numbers too, as scores often are.
+
+    Raises:
+        pickle.UnpicklingError: it holds other objects; no code in it was run.
+        Exception: it is damaged; of any type.
+    """
+    numbers = [type(np.dtype(kind)) for kind in "?bhilqBHILQefd"]
+    with torch.serialization.safe_globals([np.dtype, *_SCALAR, *numbers]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def match(
@@ -165,9 +182,9 @@ def adapt_channels(weight: Tensor, channels: int) -> Tensor:
 
 def download_error(name: str, file: str, where: str, error: Exception) -> WeightsError:
     """The error for weights that cannot be downloaded."""
-    reason = str(error).strip().partition("\n")[0][:200]
+    reason = short(error)
     return WeightsError(
-        f"The pretrained weights of {name} cannot be downloaded: {type(error).__name__}: {reason}\n"
+        f"The pretrained weights of {name} cannot be downloaded: {type(error).__name__}: {reason}.\n"
         f"Download {file} from {where} on another machine,\n"
         f'and set network.pretrained = "/path/to/{file}"; or set it to false to train from scratch.'
     )

@@ -1,12 +1,13 @@
 """Networks of segmentation_models_pytorch, adapted to the contract of networks."""
 
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
 
-from farcluss.errors import PluginError, suggestion
+from farcluss.errors import PluginError, short, suggestion
 from farcluss.networks.base import Prediction
-from farcluss.networks.deeplabv3plus import PooledNorm, embedding_head, extend, freeze_unused, resize
+from farcluss.networks.deeplabv3plus import PooledNorm, check_timm, embedding_head, extend, freeze_unused, resize
 from farcluss.networks.pretrained import MatchReport, download_error, load_pretrained
 
 _OURS = {"in_channels", "classes", "encoder_name", "encoder_weights", "activation", "aux_params"}
@@ -40,7 +41,8 @@ def smp(
     """
     library = _library()
     builder = _builder(library, architecture)
-    _check(encoder, options)
+    _check(encoder, library)
+    _check_options(builder, encoder, options)
     # For timm encoders the library downloads weights even with encoder_weights=False: only None disables it.
     native = library.encoders.encoders.get(encoder)
     weights = _native_weights(native) if pretrained is True and native else None
@@ -49,8 +51,11 @@ def smp(
     try:
         model = builder(**arguments, encoder_weights=None)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-        raise PluginError(f"network smp: {architecture} with encoder {encoder} cannot be built:\n{reason}") from error
+        reason = f"{type(error).__name__}: {short(error)}"
+        raise PluginError(
+            f"network smp: {architecture} with encoder {encoder} cannot be built:\n{reason}.\n"
+            "Change the options of [network]."
+        ) from error
     if weights:
         try:
             model = builder(**arguments, encoder_weights=weights)
@@ -125,7 +130,7 @@ def _builder(library: Any, architecture: str) -> Any:
     return known[architecture]
 
 
-def _check(encoder: str, options: dict[str, Any]) -> None:
+def _check(encoder: str, library: Any) -> None:
     if encoder.startswith("mit_"):
         raise PluginError(
             f"network.encoder: {encoder} is refused: its code (mix_transformer, NVIDIA) is licensed for\n"
@@ -133,8 +138,22 @@ def _check(encoder: str, options: dict[str, Any]) -> None:
         )
     if ":" in encoder:
         raise PluginError(f"network.encoder: {encoder!r} is a URL; give a name, such as tu-resnet50s.")
+    if encoder.startswith("tu-"):
+        check_timm(encoder.removeprefix("tu-"))
+    elif encoder not in library.encoders.encoders:
+        known = suggestion(encoder, library.encoders.encoders)
+        raise PluginError(f"network.encoder: smp has no encoder {short(encoder)!r}{known}\nWrite tu-NAME for timm's.")
+
+
+def _check_options(builder: Any, encoder: str, options: dict[str, Any]) -> None:
+    """Refuse what the library would ignore: its architectures take any option, and pass it to the encoder alone."""
     if taken := sorted(_OURS & options.keys()):
         raise PluginError(f"network smp: {', '.join(taken)} cannot be set: farcluss sets or does not use it.")
+    known = {"output_stride", *inspect.signature(builder).parameters} - _OURS - {"kwargs"}
+    unknown = next((name for name in options if name not in known), None)
+    if unknown and not encoder.startswith("tu-"):  # timm's encoders take more, and refuse the rest themselves
+        hint = suggestion(unknown, known)
+        raise PluginError(f"network.{short(unknown)}: {builder.__name__} of smp has no such option{hint}")
 
 
 def _native_weights(native: dict[str, Any]) -> str | None:

@@ -44,6 +44,9 @@ ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 Hue = Annotated[float, Field(ge=0, le=0.5)]
 """A share of the color circle, in either direction."""
 
+Degrees = Annotated[float, Field(ge=0, le=180)]
+"""An angle in degrees, in either direction."""
+
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 """`"#rrggbb"`."""
 
@@ -51,6 +54,7 @@ __all__ = [
     "Annotated",
     "Color",
     "Count",
+    "Degrees",
     "Field",
     "Literal",
     "NonNegative",

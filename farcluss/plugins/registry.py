@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any
 
-from farcluss.errors import FAILURES, FarclussError, PluginError, suggestion
+from farcluss.errors import FAILURES, FarclussError, PluginError, short, suggestion
 from farcluss.plugins.signatures import Description, describe_object, describe_source, file_module, find_definition
 
 GROUPS = ("augment", "pseudo_label", "weight", "rebalance", "contrast", "network", "dataset", "writer", "command")
@@ -61,19 +61,41 @@ class Plugin:
         return describe_object(self.load())
 
     def build(self, options: dict[str, Any], *context: Any) -> Any:
-        """Call it with `context` and valid options. Raises PluginError with the distribution's name on failure."""
+        """Call it with `context` and valid options.
+
+        Raises:
+            PluginError: it fails; where it is the plugin's own code that does, with the values that it refuses.
+        """
         thing = self.load()
         try:
             return thing(*context, **options)
         except FarclussError:
             raise
         except FAILURES as error:
-            raise self._broken("cannot be built", error) from error
+            raise self._refused(error, options) from error
+
+    def _refused(self, error: BaseException, options: dict[str, Any]) -> PluginError:
+        """The error for a call that fails: of a plugin that is broken, or that its values make fail."""
+        if not isinstance(error, Exception) or isinstance(error, ImportError):
+            return self._broken("fails", error)
+        # The first frame is that of `build`; without another, the call itself is not possible.
+        if error.__traceback__ is None or error.__traceback__.tb_next is None:
+            return self._broken("cannot be called", error)
+        given = ", ".join(f"{name} = {value!r}" for name, value in options.items()) or "no options"
+        return PluginError(
+            f"Plugin {self.group}/{self.name} of {self._owner} cannot be built with {short(given)}:\n"
+            f"{type(error).__name__}: {short(error)}.\n"
+            f"Give other values; if these are right, report it to the authors of {self.distribution}."
+        )
+
+    @property
+    def _owner(self) -> str:
+        return f"{self.distribution} {self.version}".strip()
 
     def _broken(self, how: str, error: BaseException) -> PluginError:
-        owner = f"{self.distribution} {self.version}".strip()
-        return PluginError(f"Plugin {self.group}/{self.name} of {owner} {how}: {type(error).__name__}: {error}\n"
-                           f"Repair or uninstall {self.distribution}.")  # fmt: skip
+        advice = f"Repair or uninstall {self.distribution}" if self.entry_point else f"Repair {self.distribution}"
+        reason = f"{type(error).__name__}: {short(error)}"
+        return PluginError(f"Plugin {self.group}/{self.name} of {self._owner} {how}: {reason}.\n{advice}.")
 
 
 def find(group: str | None = None) -> Iterator[Plugin]:
@@ -152,7 +174,7 @@ def build(group: str, name: str, options: dict[str, Any], *context: Any, kind: t
     result = plugin.build(valid, *context)
     if kind is not None and not isinstance(result, kind):
         raise PluginError(f"Plugin {group}/{name} of {plugin.distribution} returns a {type(result).__name__}, "
-                          f"not a {kind.__name__}; see docs/plugins.md.")  # fmt: skip
+                          f"not a {kind.__name__}. See docs/plugins.md.")  # fmt: skip
     return result
 
 
@@ -170,7 +192,11 @@ def unregister(group: str, name: str) -> None:
 
 def load_file(path: str) -> None:
     """Run a local Python file that calls `farcluss.register`. Raises PluginError with its path if it fails."""
+    before = dict(_registered)
     try:
         file_module(path)
     except FAILURES as error:
-        raise PluginError(f"--plugin {path} fails: {type(error).__name__}: {error}.") from error
+        raise PluginError(f"--plugin {path} fails: {type(error).__name__}: {short(error)}. Repair the file.") from error
+    for key, entry in _registered.items():
+        if entry is not before.get(key):
+            _registered[key] = (entry[0], path)

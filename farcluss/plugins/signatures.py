@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from farcluss.errors import suggestion
+from farcluss.errors import short, suggestion
 
 REQUIRED = inspect.Parameter.empty
 _BUILT_IN = {"float": float, "int": int, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict}
@@ -75,7 +75,7 @@ class Description:
                 elif item["type"] == "missing":
                     text = f"{plugin} needs this option."
                 else:
-                    text = f"{item['msg'].removeprefix('Value error, ')}, not {item['input']!r}."
+                    text = f"{item['msg'].removeprefix('Value error, ')}, not {short(repr(item['input']))}."
                 found.setdefault(option, text)
             return {}, list(found.items())
 

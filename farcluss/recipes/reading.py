@@ -11,12 +11,15 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import ValidationError
 
-from farcluss.errors import RecipeError, suggestion
+from farcluss.errors import RecipeError, counted, short, suggestion
 from farcluss.recipes.model import Defaults, Recipe, Section, Train, parts
+from farcluss.recipes.texts import read_text
 
 Key = tuple[str, ...]
 CLASSES = ("data", "classes")
 Origins = dict[Key, str]
+DEEPEST = 20
+"""The most tables inside each other, far more than any plugin has options in."""
 
 
 def recipe_folder() -> Path:
@@ -55,7 +58,7 @@ def load_recipe(
     """
     table = read_table(path := find_recipe(source))
     merged, origins = dict[str, Any](), Origins()
-    if parent := base_of(path, table):
+    if (parent := base_of(path, table)) is not None:
         lower = read_table(parent)
         if "extends" in lower:
             raise RecipeError(f"{path}: extends: {parent} extends another file; only one level is allowed.")
@@ -67,10 +70,11 @@ def load_recipe(
         table = read_table(file := find_recipe(overlay, "methods"))
         names.append(str(table.pop("name", file.stem)))
         _merge(merged, table, str(file), origins)
-    merged["name"] = "-".join(names)
+    merged["name"] = name = "-".join(names)
     batch = _at(merged, ("train", "batch")) or Train.model_fields["batch"].default
     for setting in settings:
-        _merge(merged, _parse_setting(setting), f"--set {setting}", origins)
+        _merge(merged, _parse_setting(setting), f"--set {short(setting, 80)}", origins)
+    merged["name"] = merged["name"] or name  # empty means the default, in --set as in a file
     if _at(merged, ("train", "scale_lr")) is True:
         merged["train"]["scale_lr"] = batch  # the batch size before --set
     return _validate(merged, origins, path)
@@ -88,7 +92,7 @@ def merge_settings(settings: Sequence[str]) -> dict[str, Any]:
     """`a.b=VALUE` texts as one nested table. Raises RecipeError for a text without `=`."""
     merged: dict[str, Any] = {}
     for setting in settings:
-        _merge(merged, _parse_setting(setting), "", {})
+        _merge(merged, _parse_setting(setting), f"--set {short(setting, 80)}", {})
     return merged
 
 
@@ -110,33 +114,45 @@ def _validate(merged: dict[str, Any], origins: Origins, path: Path) -> Recipe:
 
 def report(lines: list[str], path: Path) -> str:
     """All errors of a recipe under one heading."""
-    return "\n".join([f"{len(lines)} error{'s'[: len(lines) > 1]} in recipe {path}:", *(f"  {line}" for line in lines)])
+    return "\n".join([f"{counted(len(lines), 'error')} in recipe {path}:", *(f"  {line}" for line in lines)])
 
 
 def base_of(path: Path, table: dict[str, Any]) -> Path | None:
     """The file that a recipe file with these keys extends; None for none. Raises RecipeError when there is no such."""
     if (base := table.get("extends")) is None:
         return None
-    parent = path.parent / str(base)
-    if not isinstance(base, str) or not parent.is_file():
-        raise RecipeError(f"{path}: extends: {parent} does not exist.")
+    if not isinstance(base, str) or not (parent := path.parent / base).is_file():
+        raise RecipeError(f"{path}: extends: there is no file {short(base)} in {path.parent}. Give the path of a file.")
     return parent
 
 
 def read_table(path: Path) -> dict[str, Any]:
     """The keys of a recipe file alone, without what it extends. Raises RecipeError."""
+    return parse_toml(read_text(path, RecipeError), str(path))
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The table of a TOML text; `where` begins the message. Raises RecipeError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not valid TOML: {error}.") from None
-    except OSError as error:
-        raise RecipeError(f"{path} cannot be read: {error.strerror}.") from None
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{where} is not valid TOML: {error}.") from None
+    except RecursionError:
+        raise RecipeError(f"{where} is nested too deeply. Write it with fewer brackets and dots.") from None
+    except ValueError:  # Python converts no integer of thousands of digits
+        raise RecipeError(f"{where} has a number with too many digits. A number has 64 bits at most.") from None
 
 
 def _merge(into: dict[str, Any], table: dict[str, Any], origin: str, origins: Origins, at: Key = ()) -> None:
-    """Merge `table` into `into`; classes, and plugins with another name, are replaced entirely."""
+    """Merge `table` into `into`; classes, and plugins with another name, are replaced entirely.
+
+    Raises:
+        RecipeError: a key or value that no file or array can hold.
+    """
     for key, value in table.items():
         here, old = (*at, key), into.get(key)
+        if wrong := "is nested too deeply" if len(here) > DEEPEST else _unusable(key) or _unusable(value):
+            raise RecipeError(f"{origin}: {short('.'.join(here), 80)}: {wrong}.")
         origins[here] = origin
         if here in DEFAULT_PARTS and isinstance(value, str):
             value = {"name": value}
@@ -150,14 +166,41 @@ def _merge(into: dict[str, Any], table: dict[str, Any], origin: str, origins: Or
             into[key] = value
 
 
+def _unusable(value: Any) -> str:
+    """Why neither files nor arrays can hold a value; empty for others."""
+    if isinstance(value, list):
+        return next(filter(None, map(_unusable, value)), "")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "has more than 64 bits"
+    if isinstance(value, str) and "\0" in value:
+        return "holds a NUL character"
+    return "is not valid UTF-8" if isinstance(value, str) and not _encodes(value) else ""
+
+
+def _encodes(text: str) -> bool:
+    """Whether a text is one in UTF-8; arguments of the command line need not be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _parse_setting(setting: str) -> dict[str, Any]:
     key, separator, text = setting.partition("=")
-    if not separator or not all(part for part in key.split(".")):
-        raise RecipeError(f"--set {setting}: write it as key.path=VALUE, for example --set train.lr=0.01")
+    shown = f"--set {short(setting, 80)}"
+    if not separator or not all(key.split(".")):
+        raise RecipeError(f"{shown}: write it as key.path=VALUE, for example --set train.lr=0.01.")
+    value: Any = text
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        value = text
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        table = {"value": text}
+    except (RecursionError, ValueError):
+        table = parse_toml(f"value = {text}", shown)  # which raises with what is wrong
+    if table.keys() != {"value"}:
+        raise RecipeError(f"{shown}: sets several keys. Give each key its own --set.")
+    value = table["value"]
     for part in reversed(key.strip().split(".")):
         value = {part: value}
     return value  # type: ignore[no-any-return]
@@ -167,16 +210,17 @@ def _explain(error: Any, merged: dict[str, Any], origins: Origins, path: Path) -
     """One line per pydantic error: file, key path, what is wrong, what is expected."""
     from farcluss.plugins.signatures import readable
 
-    location = tuple(str(part) for part in error["loc"] if "[" not in str(part))
+    unknown = error["type"] == "extra_forbidden"  # else parts in brackets are types, not keys
+    location = tuple(str(part) for part in error["loc"] if unknown or "[" not in str(part))
     key = next((location[:n] for n in range(len(location), 0, -1) if location[:n] in origins), ())
     origin, name, value = origins.get(key, str(path)), ".".join(key or location), _at(merged, key)
-    if error["type"] == "extra_forbidden":
+    if unknown:
         return f"{origin}: unknown key {name}{suggestion(key[-1], getattr(_kind(key[:-1]), 'model_fields', ()))}"
     if error["type"] == "value_error":
         return f"{origin}: {name}: {error['msg'].removeprefix('Value error, ')}."
     kind = _kind(key)
     expected = "a table" if isinstance(kind, type) and issubclass(kind, Section) else readable(kind)
-    return f"{origin}: {name}: must be {expected}, not {value!r}."
+    return f"{origin}: {name}: must be {expected}, not {short(repr(value))}."
 
 
 def _at(table: Any, key: Key) -> Any:

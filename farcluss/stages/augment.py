@@ -8,7 +8,7 @@ from kornia.geometry.transform import warp_affine
 from torch import Tensor, nn
 
 from farcluss.errors import PluginError
-from farcluss.plugins.options import Hue, NonNegative, PositiveRange, Share, ShareRange
+from farcluss.plugins.options import Degrees, Hue, PositiveRange, Share, ShareRange
 from farcluss.stages.base import Augment, PseudoLabels, Views
 from farcluss.stages.mixing import mix, random_boxes
 from farcluss.tensors.draws import common_draws, rows
@@ -96,7 +96,7 @@ class Photometric(Augment):
         grey_p: Share = 0.2,
         blur: PositiveRange = (0.1, 2.0),
         blur_p: Share = 0.5,
-        degrees: NonNegative = 0.0,
+        degrees: Degrees = 0.0,
         translate: Share = 0.0,
         zoom: PositiveRange = (1.0, 1.0),
         cutmix: Share = 0.0,
@@ -104,7 +104,8 @@ class Photometric(Augment):
         cutmix_aspect: PositiveRange = (0.3, 3.3),
     ) -> None:
         super().__init__()
-        side = 2 * int(3 * blur[1]) + 1  # three sigmas to each side
+        self.reach = int(3 * blur[1]) if blur_p > 0 else 0  # three sigmas to each side
+        side = 2 * self.reach + 1
         self.color = nn.ModuleList(
             [
                 K.ColorJitter(*jitter, p=jitter_p),
@@ -118,11 +119,17 @@ class Photometric(Augment):
         self.cutmix, self.cutmix_area, self.cutmix_aspect = cutmix, cutmix_area, cutmix_aspect
 
     def forward(self, images: Tensor, valid: Tensor) -> Views:
-        """One strong view. Raises PluginError for images that are not two-dimensional RGB."""
+        """One strong view. Raises PluginError for images that are not two-dimensional RGB, or too small to blur."""
         if images.dim() != 4 or images.shape[1] != 3:
             raise PluginError(
                 f"augment/photometric needs RGB images (B, 3, H, W), not {tuple(images.shape)}.\n"
                 'Set stages.augment = "intensity", which takes any channels.'
+            )
+        if self.reach >= min(images.shape[2:]):
+            height, width = images.shape[2:]
+            raise PluginError(
+                f"augment/photometric blurs {self.reach} pixels to each side, too far in crops of {height} x {width}.\n"
+                f"Raise data.crop to {self.reach + 1} or more, or lower stages.augment.blur."
             )
         strong = images
         for operation in self.color:

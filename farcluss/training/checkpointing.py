@@ -3,7 +3,8 @@
 from collections import Counter
 from typing import Any
 
-from farcluss.errors import RunError
+from farcluss.errors import RunError, short
+from farcluss.networks.fitting import misfit
 from farcluss.runs import checkpoints
 from farcluss.runs.checkpoints import Checkpoint
 from farcluss.tensors.distributed import gather_on_main, on_main
@@ -44,16 +45,18 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
     state, progress = checkpoint.state, checkpoint.manifest.progress
     try:
         for name, network in run.networks.items():
+            if wrong := misfit(network, state[name]):
+                raise ValueError(f"{wrong} ({name})")
             network.load_state_dict(state[name])
         for name, stage in run.parts.stages.modules().items():
             stage.load_state_dict(state["stages"][name])
         load_optimizer(run.optimizer, state["optimizer"])
         if run.accelerator.scaler and state["scaler"]:
             run.accelerator.scaler.load_state_dict(state["scaler"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise RunError(
-            f"The checkpoint does not fit this recipe: {reason}\nResume with the recipe of the run."
+            f"Checkpoint {checkpoint.path} does not fit this recipe: {short(error)}.\n"
+            "Resume with the recipe of the run."
         ) from None
     for name in PROGRESS:
         value = progress.get(name, getattr(run, name))

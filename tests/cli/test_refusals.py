@@ -137,16 +137,16 @@ BROKEN_SETS = {
     ),
     "missing list": (
         lambda root: ["data.labeled=gone.txt"],
-        ["data.labeled: there is no list file gone.txt", "neither here nor in", "Give its path, or a share"],
+        ["data.labeled: there is no list file gone.txt", "neither here nor in", "Give the path of one, or a share"],
     ),
     "missing image": (missing_image, ["list.txt, line 2: 'images/train/9.png' names no image", "Check data.root"]),
-    "missing mask": (missing_mask, ["1 of the 2 images of data.labeled have no mask", "train/5.png", "masks option"]),
+    "missing mask": (missing_mask, ["data.labeled has 1 image of 2 without a mask", "train/5.png", "masks option"]),
     "missing folder": (lambda root: ["data.root=/no/where"], ["/no/where is not a folder", "--set data.root="]),
     "no images": (no_images, ["There are no images in", "images/train", "Check data.root"]),
     "no masks": (no_masks, ["None of the 6 training images has a mask", "masks option"]),
     "list overlap": (
         overlap,
-        ["1 images are both in data.labeled and in data.val", "images/train/2.png", "data.allow_overlap = true"],
+        ["data.labeled and data.val share 1 image", "images/train/2.png", "data.allow_overlap = true"],
     ),
     "empty list": (empty_list, ["list.txt is empty", "Each line names an image"]),
     "no unlabeled images": (
@@ -242,9 +242,7 @@ class TestAnExistingRun:
         assert "The recipe differs from the checkpoint's in what affects training: " in refusal
         assert "data.layout.name: shapes -> folder; " in refusal and "accept these changes" in refusal
         refusal = run("--resume", "--allow-changes").refusal
-        assert (
-            "The checkpoint does not fit this recipe: " in refusal and "Resume with the recipe of the run." in refusal
-        )
+        assert "does not fit this recipe: " in refusal and "Resume with the recipe of the run." in refusal
         assert snapshot(there) == before
 
     @pytest.mark.parametrize(

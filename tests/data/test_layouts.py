@@ -46,6 +46,34 @@ def refused(function, *args):
 # A folder of one's own: images by folder, glob or list; masks by folder or pattern.
 
 
+@pytest.mark.parametrize(
+    ("images", "masks", "said"),
+    [
+        ("a**b/*.png", "masks", "'a**b/*.png' is no pattern for files"),
+        ("", "masks", "data.layout.images is empty"),
+        ("images", "{stem:>1000000}", "may hold {stem}, {dir} and {up} only"),
+        ("images", "{stem.__class__}", "may hold {stem}, {dir} and {up} only"),
+    ],
+)
+def test_patterns_that_are_none(tmp_path, images, masks, said):
+    picture(tmp_path / "images" / "0.png")
+    assert said in refused(lambda: own(tmp_path, images=images, masks=masks).items("train"))
+
+
+def test_names_that_lists_hold(tmp_path):
+    """Lists as runs write them, image and mask with a tab between, read back whatever a name holds but line breaks."""
+    names = ["plain", "two words", "tab\tin it", "line\u2028separator", "next\x85line", "form\x0cfeed", "a{stem}b"]
+    for name in names:
+        picture(tmp_path / "images" / f"{name}.png"), mask(tmp_path / "masks" / f"{name}.png")
+    dataset = own(tmp_path)
+    items = dataset.items("train")
+    lines = [f"{item.image}\t{item.mask}" for item in items] + [item.image for item in items]
+    (tmp_path / "list.txt").write_text("\r\n".join(lines), newline="")
+    assert read_list(tmp_path / "list.txt", dataset) == items + items and len(items) == len(names)
+    picture(tmp_path / "images" / "two\nlines.png")
+    assert "has a line break, which no list can hold. Rename the file." in refused(dataset.items, "train")
+
+
 def test_folder_by_folder_with_masks_for_some(tmp_path):
     for name in ("0.jpg", "1.JPG", "deep/2.png", "3.tif"):
         picture(tmp_path / "images" / name)

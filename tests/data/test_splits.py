@@ -77,7 +77,7 @@ def test_shares(text, value):
     assert parse_share(text) == value
 
 
-@pytest.mark.parametrize("text", ["all", "list.txt", "voc-classic-92", "1/0", "nan", "inf", "", "1/2/3", "a/b"])
+@pytest.mark.parametrize("text", ["all", "list.txt", "voc-classic-92", "1/0", "nan", "inf", "", "1/2/3", "a/b", "1e5x"])
 def test_what_is_no_share(text):
     assert parse_share(text) is None
 
@@ -216,7 +216,7 @@ def test_labeled_images_need_masks_and_unlabeled_do_not():
     dataset = Scenes(names(6), names(2, 6), bare={"0001", "0002", "0007"})
     write("labeled.txt", names(2))
     text = refused(dataset, labeled="labeled.txt", val="none")
-    assert "1 of the 2 images of data.labeled" in text and "/images/0001.jpg" in text
+    assert "data.labeled has 1 image of 2" in text and "/images/0001.jpg" in text
     assert "data.val" in refused(dataset, labeled="all")
     write("unlabeled.txt", ["0001", "0002"])
     found = resolve(dataset, Data(labeled="all", unlabeled="unlabeled.txt", val="none"))
@@ -236,7 +236,7 @@ def test_overlap_is_an_error_unless_allowed(keys, both):
     write("a.txt", names(3)), write("b.txt", names(3, 1)), write("c.txt", names(3, 6))
     text = refused(dataset, **keys)
     assert all(key in text for key in both)
-    assert text.startswith("2 images") and "/images/0001.jpg" in text and "data.allow_overlap" in text
+    assert "share 2 images" in text and "/images/0001.jpg" in text and "data.allow_overlap" in text
     assert resolve(dataset, Data(**keys, allow_overlap=True)).labeled
 
 
@@ -251,7 +251,7 @@ def test_empty_list(key, lines):
 def test_a_list_that_is_no_text():
     with open("list.txt", "wb") as file:
         file.write(b"\xff\xfe\0\0")
-    assert "list.txt cannot be read" in refused(Scenes(names(3)), labeled="list.txt", val="none")
+    assert "list.txt is not UTF-8 text. Save it as UTF-8." in refused(Scenes(names(3)), labeled="list.txt", val="none")
 
 
 @pytest.mark.parametrize("key", ["labeled", "unlabeled", "val"])
@@ -354,10 +354,38 @@ def test_a_held_out_group_takes_no_part_in_training():
         assert patients([*splits.labeled, *splits.unlabeled]) == {"0", "1"} and ids(splits.val) == ["2c"]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0000\n" + "x" * 100_000, "list.txt, line 2: 'xxx"),
+        ("0000\n\n" + "x " * 50_000, "list.txt, line 3: 'x x"),
+        ("0000\u2028x", "no image"),
+        ("0000\x850001", "no image"),
+    ],
+)
+def test_lines_that_are_none(text, said):
+    """Lines end at line feeds and carriage returns alone, as names may hold the other separators of Unicode."""
+
+    class Whole(Scenes):
+        def parse(self, line):
+            if line not in self.train:
+                raise DataError(f"there is no image {line!r}.")
+            return super().parse(line)
+
+    write("list.txt", [text])
+    text = refused(Whole(names(4)), labeled="list.txt", val="none")
+    assert said in text and len(text) < 500
+
+
+def test_an_unlabeled_set_is_no_share():
+    text = refused(Scenes(names(4)), unlabeled="1/2", val="none")
+    assert "there is no list file 1/2" in text and 'Give the path of one, or "rest" or "none".' in text
+
+
 def test_lists_that_divide_a_group_are_refused(tmp_path):
     dataset = Grouped(visits(range(3)), classes=("a",))
     for name, lines in (("train", ["0a", "1a"]), ("val", ["1b", "2a"])):
         (tmp_path / f"{name}.txt").write_text("\n".join(lines))
     lists = {"labeled": str(tmp_path / "train.txt"), "val": str(tmp_path / "val.txt"), "unlabeled": "none"}
-    assert "1 groups are both in data.labeled and in data.val, the first is patient 1" in refused(dataset, **lists)
+    assert "data.labeled and data.val share 1 group, the first is patient 1" in refused(dataset, **lists)
     assert len(resolve(dataset, Data(**lists, allow_overlap=True)).labeled) == 2

@@ -305,7 +305,8 @@ def test_recipes_have_the_same_bounds(change):
 
 @pytest.mark.parametrize("window", [[4], [4, 4, 4]])
 def test_a_window_of_other_axes(window):
-    with pytest.raises(RecipeError, match=rf"eval.window has {len(window)} sides, the images have 2 axes"):
+    sides = f"{len(window)} side{'s'[: len(window) > 1]}"
+    with pytest.raises(RecipeError, match=rf"eval.window has {sides}, the images have 2 axes"):
         inference_of(Eval(window=window), (32, 32))
 
 
@@ -355,7 +356,7 @@ class TestRefusals:
         [
             ({"dim": 5}, "embed"),
             ({"channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}, "body.0.weight"),
-            ({"dim": 0}, "Unexpected"),
+            ({"dim": 0}, "in the file, absent here"),
         ],
     )
     def test_tensors_that_do_not_fit(self, tmp_path, network, change, word):

@@ -3,6 +3,7 @@
 import os
 import pickle
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from farcluss.errors import WeightsError
 from farcluss.networks.deeplabv3plus import build_encoder, deeplabv3plus
-from farcluss.networks.pretrained import adapt_channels, load_pretrained, read_weights
+from farcluss.networks.pretrained import adapt_channels, load_checkpoint, load_pretrained, read_weights
 
 
 def encoder(name="test_resnet", channels=3, stride=32):
@@ -226,7 +227,9 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, write):
         ("w.onnx", b"", "is not one of"),
         ("w.safetensors", b"nonsense", "cannot be read"),
         ("w.pth", b"nonsense", "no code in it was run"),
-        ("w.pth", b"", "cannot be read"),
+        ("w.pth", b"", "truncated, damaged or no checkpoint"),
+        ("w.pth", b"eight words of text are no weights", "truncated, damaged or no checkpoint"),
+        ("w.pth", b"PK\3\4" + bytes(100), "truncated, damaged or no checkpoint"),
     ],
 )
 def test_files_that_are_no_weights(tmp_path, name, content, said):
@@ -234,6 +237,20 @@ def test_files_that_are_no_weights(tmp_path, name, content, said):
     if content is not None:
         path.write_bytes(content)
     assert said in refused(encoder(), "test_resnet", str(path))
+
+
+def test_scores_of_numpy_beside_the_weights_are_read(tmp_path):
+    """As in the checkpoints of published training code; those of NumPy 1 call their function otherwise."""
+    score = np.float64(71.5)
+    torch.save({"model": {"a": torch.ones(2)}, "best": score, "epoch": np.int64(3)}, tmp_path / "new.pth")
+    tensors = read_weights(tmp_path / "new.pth")
+    assert list(tensors) == ["a"] and load_checkpoint(tmp_path / "new.pth")["best"] == score
+    text = pickle.dumps({"best": score}, protocol=2)
+    assert b"numpy._core.multiarray" in text
+    torch.save({"a": torch.ones(2), "best": score}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "old.pth").read_bytes().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    (tmp_path / "old.pth").write_bytes(old)
+    assert list(read_weights(tmp_path / "old.pth")) == ["a"]
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], torch.ones(2)])

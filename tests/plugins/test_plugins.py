@@ -95,9 +95,15 @@ class TestBroken:
         def fails(data, *, size: int = 1):
             raise ZeroDivisionError("no")
 
-        with registered("dataset", "fails", fails):
-            with pytest.raises(PluginError, match="dataset/fails of a test cannot be built: ZeroDivisionError: no"):
-                registry.build("dataset", "fails", {}, Data())
+        with registered("dataset", "fails", fails), pytest.raises(PluginError) as caught:
+            registry.build("dataset", "fails", {}, Data())
+        assert "fails of a test cannot be built with size = 1:\nZeroDivisionError: no." in str(caught.value)
+        assert "Repair" not in str(caught.value)
+
+    def test_only_what_cannot_be_called_is_to_be_repaired(self):
+        with registered("dataset", "nothing", lambda: None):
+            with pytest.raises(PluginError, match=r"nothing of a test cannot be called: .*\nRepair a test\."):
+                registry.build("dataset", "nothing", {}, Data())
 
     def test_errors_for_the_user_pass_through(self):
         def refuses(data):
@@ -163,6 +169,7 @@ class TestLocalFile:
         registry.load_file(str(file))
         try:
             assert registry.build("weight", "local-half", {"required": 1}).share == 0.5
+            assert registry.get("weight", "local-half").distribution == str(file)
         finally:
             registry.unregister("weight", "local-half")
         with pytest.raises(PluginError, match="no weight plugin 'local-half'"):
@@ -172,6 +179,9 @@ class TestLocalFile:
         file = tmp_path / "mine.py"
         file.write_text("1 / 0")
         with pytest.raises(PluginError, match=r"mine\.py fails: ZeroDivisionError"):
+            registry.load_file(str(file))
+        file.write_text("import sys; sys.exit(0)")
+        with pytest.raises(PluginError, match=r"mine\.py fails: SystemExit: 0"):
             registry.load_file(str(file))
         with pytest.raises(PluginError, match=r"gone\.py fails: FileNotFoundError"):
             registry.load_file(str(tmp_path / "gone.py"))

@@ -196,7 +196,9 @@ class TestExtends:
 
     @pytest.mark.parametrize("base", ["'gone.toml'", "5"])
     def test_a_missing_base(self, load, base):
-        with pytest.raises(RecipeError, match=r"mine.toml: extends: .*(gone.toml|5) does not exist\.$"):
+        with pytest.raises(
+            RecipeError, match=r"mine.toml: extends: there is no file (gone.toml|5) in .*\. Give the path"
+        ):
             load(f"extends = {base}\n{STEPS}")
 
     def test_one_level_only(self, write, load):
@@ -287,7 +289,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("setting", ["train.lr", "=5", "train.=5", ".lr=5", ""])
     def test_bad_ones_show_the_form(self, load, setting):
-        with pytest.raises(RecipeError, match=r"^--set .*: write it as key.path=VALUE, .* --set train.lr=0.01$"):
+        with pytest.raises(RecipeError, match=r"^--set .*: write it as key.path=VALUE, .* --set train.lr=0.01\.$"):
             load(STEPS, setting)
 
     def test_the_last_one_counts(self, load):
@@ -315,8 +317,48 @@ class TestFiles:
     def test_a_file_that_is_no_text(self, tmp_path):
         path = tmp_path / "binary.toml"
         path.write_bytes(b"\xff\xfe\x00")
-        with pytest.raises(RecipeError, match=r"binary.toml is not valid TOML"):
+        with pytest.raises(RecipeError, match=r"binary.toml is not UTF-8 text\. Save it as UTF-8\."):
             load_recipe(path)
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+    def test_a_byte_order_mark_is_no_text(self, tmp_path, encoding):
+        path = tmp_path / "mark.toml"
+        path.write_text(STEPS, encoding=encoding)
+        assert load_recipe(path).name == "mark"
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("x = " + "9" * 5000, "has a number with too many digits"),
+            ("x = 0x" + "f" * 5000, "x: has more than 64 bits"),
+            ("[data.classes]\na = 99999999999999999999", "data.classes.a: has more than 64 bits"),
+            ("data.ignore_index = [1, -9999999999999999999]", "data.ignore_index: has more than 64 bits"),
+            ("x = " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+            ("x = " + "{a=" * 5000 + "1" + "}" * 5000, "is nested too deeply"),
+            (".".join("a" * 5000) + " = 1", "is nested too deeply"),
+            ('data.root = "a\\u0000b"', "data.root: holds a NUL character"),
+            ('data.classes = ["a\\u0000b"]', "data.classes: holds a NUL character"),
+            ("data.crop = 'x" + "y" * 5000 + "'", "data.crop: must be int >= 1"),
+            ('"[train]" = 1', "unknown key [train]; did you mean 'train'?"),
+        ],
+    )
+    def test_what_no_file_or_array_can_hold(self, tmp_path, text, said):
+        """In a file as in `--set`: one message of bounded length, which names the place."""
+        path, plain = tmp_path / "odd.toml", tmp_path / "plain.toml"
+        path.write_text(f"{text}\n{STEPS}" if text[0] != "[" else f"{STEPS}\n{text}")
+        plain.write_text(STEPS)
+        setting = text.strip("[").replace("]\n", ".").replace(" = ", "=", 1).replace('"[train]"', "[train]")
+        for source, settings, place in ((path, (), "odd.toml"), (plain, (setting,), "--set ")):
+            with pytest.raises(RecipeError) as caught:
+                load_recipe(source, settings=settings)
+            assert said in str(caught.value) and place in str(caught.value) and len(str(caught.value)) < 1000
+
+    def test_a_setting_sets_one_key(self, load):
+        with pytest.raises(RecipeError, match=r"sets several keys\. Give each key its own --set\."):
+            load(STEPS, "train.lr=1\ntrain.steps=99")
+
+    def test_an_empty_name_is_the_default(self, load):
+        assert load(STEPS, "name=").name == load(STEPS).name
 
     @pytest.mark.parametrize(("name", "near"), [("quickstrt", "quickstart"), ("camvid_1_9", "camvid_1_8")])
     def test_a_missing_one_with_a_suggestion(self, name, near):

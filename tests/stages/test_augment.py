@@ -42,6 +42,13 @@ class TestIdentity(AugmentTester):
     stage = Identity
 
 
+@pytest.mark.parametrize("side", [1, 6])
+def test_crops_too_small_to_blur(side):
+    with pytest.raises(PluginError, match=r"crops of \d x \d\.\nRaise data\.crop to 7 or more, or lower"):
+        Photometric()(torch.rand(2, 3, side, side), torch.ones(2, side, side, dtype=torch.bool))
+    assert Photometric()(torch.rand(2, 3, 7, 7), torch.ones(2, 7, 7, dtype=torch.bool))
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), batch=st.integers(1, 5), height=st.integers(9, 40), width=st.integers(9, 40))
 def test_labels_in_are_labels_out_plus_invalid(seed, batch, height, width):

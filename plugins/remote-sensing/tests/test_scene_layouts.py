@@ -297,7 +297,7 @@ class TestLists:
         assert [item.id for item in splits.labeled] == ["a"]
         assert [(item.id, item.mask) for item in splits.unlabeled] == [("b", None), ("deep/d", None)]
         data = build(rasters, tmp_path, data={**lists, "labeled": "u.txt", "unlabeled": "none"})
-        assert "have no mask" in refused(resolve, data, data.data)
+        assert "has 2 images of 2 without a mask" in refused(resolve, data, data.data)
 
     def test_a_name_that_no_scene_has(self, tmp_path):
         draw_folders(tmp_path)
