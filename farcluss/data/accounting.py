@@ -24,6 +24,7 @@ class Reason(StrEnum):
     UNREAD = "unread"
     SPECIAL = "special"
     MASK = "mask"
+    UNFIT = "unfit"
     DEEPER = "deeper"
     SEEN = "seen"
 
@@ -32,6 +33,7 @@ WORDS = {
     Reason.UNREAD: ("file is", "files are", "not used, as the ending is not read"),
     Reason.UNOWNED: ("mask is", "masks are", "not used, as no image has the same name"),
     Reason.MASK: ("file among the images is", "files among the images are", "not used as images, but as masks"),
+    Reason.UNFIT: ("file is", "files are", "not used, as the layout expects other names"),
     Reason.DEEPER: ("file is", "files are", "not used, as subfolders are not searched"),
     Reason.SPECIAL: ("entry is", "entries are", "not used, though named like a file that is read"),
     Reason.DENIED: ("folder is", "folders are", "not searched"),

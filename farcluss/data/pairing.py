@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Formatter
 
 from farcluss.data.accounting import Reason, same_name
-from farcluss.data.searching import Found, search
+from farcluss.data.searching import Found, readable, search
 from farcluss.errors import DataError
 
 
@@ -125,7 +125,7 @@ class Pattern:
     def _listed(self, folder: Path) -> dict[str, list[Path]]:
         if folder not in self.folders:
             files = self.folders[folder] = {}
-            for path in sorted(folder.iterdir()) if os.access(folder, os.R_OK | os.X_OK) and folder.is_dir() else []:
+            for path in sorted(folder.iterdir()) if readable(folder) else []:
                 if self._end(path.name) and path.is_file():
                     files.setdefault(same_name(stem_of(path.name, self.extensions)), []).append(path)
         return self.folders[folder]

@@ -41,7 +41,7 @@ def search_glob(root: Path, pattern: str, endings: Iterable[str]) -> Found:
     def entries() -> Iterator[tuple[Path, str]]:
         for depth in range(len(parts)):
             for folder in start.glob("/".join(parts[:depth])) if depth else [start]:
-                if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+                if folder.is_dir() and not readable(folder):
                     yield folder, "permission denied"
         for place in start.glob("/".join(parts)):
             inside = place.relative_to(start).parts
@@ -59,6 +59,11 @@ def search_any(root: Path, pattern: str, endings: Iterable[str]) -> Found:
     if (root / pattern).is_dir():
         return search(root / pattern, endings)
     return search_glob(root, pattern, endings)
+
+
+def readable(folder: Path) -> bool:
+    """Whether a path is a folder that may be searched."""
+    return folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
 
 
 def only_in(folder: Path, found: Found) -> Found:

@@ -377,8 +377,29 @@ def test_scans_use_no_label_that_may_be_another(tmp_path):
     data = Data(root=tmp_path, classes={"background": 0, "tissue": [1, 2, 3]}, on_error="skip")
     dataset = scans(data, cache=str(tmp_path / "cache"), unlabeled="images")
     (problem,) = dataset.findings()
-    assert "are both named c1" in problem
+    assert "labels/c1.nii or " in problem and "labels/c1.nii.gz" in problem
     assert [(item.id, bool(item.mask)) for item in dataset.items("train")] == [("c0", True)]
+
+
+def test_what_lies_in_folders_of_scans_is_used_or_said(tmp_path):
+    draw_scans(tmp_path)
+    others = ["images/sub/9.nii.gz", "images/note.txt", "images/x.png", "images/alone.img", "labels/sub/8.nii.gz"]
+    for name in [*others, "images/dicom/1.dcm", "images/old/1.gipl"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "images/7.nii.gz").mkdir()
+    data = Data(root=tmp_path, classes=BINARY, on_error="skip")
+    dataset = scans(data, cache=str(tmp_path / "cache"), unlabeled="images")
+    account = dataset.account(dataset.items("train"))
+    assert {entry.path.relative_to(tmp_path).as_posix(): entry.reason.value for entry in account.passed} == {
+        "images/sub/9.nii.gz": "deeper",
+        "images/x.png": "unread",
+        "images/alone.img": "unread",
+        "images/old/1.gipl": "unread",
+        "labels/sub/8.nii.gz": "deeper",
+        "images/7.nii.gz": "special",
+    }
+    assert account.used == 5
 
 
 @pytest.mark.parametrize(
@@ -399,7 +420,7 @@ def test_names_that_differ_by_an_ending_are_one_problem_with_its_remedy(
     data = {"on_error": "skip"}
     problems(
         build(scans, tmp_path, classes=BINARY, data=data, unlabeled=unlabeled),
-        ("has no image for", "and 2 more", words),
+        ("and 2 more have no image in", words),
     )
     mended = build(scans, tmp_path, classes=BINARY, unlabeled=unlabeled, **options)
     assert problems(mended) == [] and all(item.mask for item in mended.items("train"))
