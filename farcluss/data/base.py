@@ -46,11 +46,11 @@ class Item:
 
 
 class MissingMask(DataError):
-    """A list names a mask that does not exist; `item` is the image without it, which may still be unlabeled."""
+    """A list names a mask that does not exist; `items` are of the image without it, which may still be unlabeled."""
 
-    def __init__(self, text: str, item: Item) -> None:
+    def __init__(self, text: str, items: Sequence[Item]) -> None:
         super().__init__(text)
-        self.item = item
+        self.items = items
 
 
 class Sample(NamedTuple):

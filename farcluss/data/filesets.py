@@ -74,7 +74,7 @@ class FileDataset:
         inside = image.relative_to(self.root) if image.is_relative_to(self.root) else image
         item = Item(inside.with_suffix("").as_posix(), str(image), str(mask) if mask else None)
         if listed and not mask:
-            raise MissingMask(f"the mask {listed} does not exist. Fix the list, or leave the mask out of it.", item)
+            raise MissingMask(f"the mask {listed} does not exist. Fix the list, or leave the mask out of it.", [item])
         return item
 
     def parse(self, line: str) -> Item:

@@ -127,7 +127,7 @@ def read_list(path: Path, dataset: Dataset, need_masks: bool = True) -> list[Ite
             except MissingMask as error:
                 if need_masks:
                     raise DataError(f"{path}, line {number}: {error}") from None
-                items.append(error.item)
+                items += error.items
             except DataError as error:
                 raise DataError(f"{path}, line {number}: {error}") from None
     if not items:

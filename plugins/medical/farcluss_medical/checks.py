@@ -132,7 +132,7 @@ def _inspect(report: Report) -> Iterator[Row]:
                     report.problems.append(str(error))
             report.rows.append(row)
             yield row
-    if not report.rows:
+    if not report.rows and not report.problems:
         report.problems.append("There is no case that can be read. Check data.root and the layout's options.")
     if report.counts.empty:
         report.problems.append(no_labels("Labels", report.counts.masks))

@@ -155,11 +155,14 @@ class TestPolygons:
         data = build(rasters, tmp_path, field="class", classes=list(CLASSES), outside="town")
         np.testing.assert_array_equal(data.read(data.items("train")[0]).mask, SMALL.classes())
 
-    def test_pixels_go_before_polygons(self, tmp_path):
-        draw_scene(tmp_path / "images/a.tif", SMALL)
+    def test_of_pixels_and_polygons_neither_is_chosen(self, tmp_path):
+        for name in ("a", "b"):
+            draw_scene(tmp_path / f"images/{name}.tif", SMALL)
+            draw_label(tmp_path / f"labels/{name}.tif", SMALL)
         draw_polygons(tmp_path / "labels/a.geojson", SMALL)
-        draw_label(tmp_path / "labels/a.tif", SMALL)
-        assert pairs(build(rasters, tmp_path)) == {"a": ("images/a.tif", "labels/a.tif")}
+        dataset = build(rasters, tmp_path, data={"on_error": "skip"})
+        problems(dataset, ("labels/a.geojson", "labels/a.tif"))
+        assert pairs(dataset) == {"b": ("images/b.tif", "labels/b.tif")}
 
 
 # A file per band.
