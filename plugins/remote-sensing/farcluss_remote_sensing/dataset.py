@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.accounting import Account
+from farcluss.data.accounting import Account, Reason
 from farcluss.data.base import Data, Defaults, Item, MissingMask, Palette, Sample, Window
 from farcluss.data.indexes import in_split, refuse_name
 from farcluss.data.layouts import carry
@@ -18,7 +18,7 @@ from farcluss.errors import DataError
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Scaling
-from farcluss_remote_sensing.scenes import Index, Scene, by_path, find_by_id, find_by_path
+from farcluss_remote_sensing.scenes import Index, Scene, by_path, find_by_id, find_by_path, label_file
 from farcluss_remote_sensing.tiles import name_of, nth, parse_name, tiles, whole
 
 SHRINK = 8
@@ -40,6 +40,7 @@ class SceneDataset:
         min_valid: minimum share of valid pixels of an unlabeled training window.
         inspect: finds wrong metadata of files, and leaks between sets.
         defaults: values of recipe keys that are unset.
+        lists_decide: whether a label that a list names goes before the scene's own.
     """
 
     data: Data
@@ -52,6 +53,7 @@ class SceneDataset:
     min_valid: float
     inspect: Callable[["SceneDataset"], list[str]]
     defaults: Defaults
+    lists_decide: bool = True
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -72,7 +74,8 @@ class SceneDataset:
         """What of the layout's folders is not used where these items are."""
         scenes = {scene.id: scene for item in items for scene in [self.find(item)[0]]}.values()
         used = {path for scene in scenes for path in (*scene.images, scene.label) if path}
-        return Account.of(used, (entry for entry in self.index.passed if str(entry.path) not in used))
+        entries = self.index.passed
+        return Account.of(used, (one for one in entries if one.reason is Reason.MASK or str(one.path) not in used))
 
     def items(self, split: str) -> list[Item]:
         """Windows of a split. Raises DataError when files are missing or contradictory."""

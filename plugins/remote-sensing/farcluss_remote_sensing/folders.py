@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 
 from farcluss.data.accounting import Account, Passed, Reason, unowned
@@ -27,10 +28,8 @@ def look_for(root: Path, pattern: str) -> Found:
     """
     places = [search_any(root, pattern, SUFFIXES)]
     if not (root / pattern).is_dir():
-        start, rest = (
-            (Path(Path(pattern).anchor), pattern.lstrip("/")) if Path(pattern).is_absolute() else (root, pattern)
-        )
-        places += [search(place, SUFFIXES) for place in sorted(start.glob(rest)) if place.is_dir()]
+        folders = [path for name in sorted(glob(str(root / pattern))) if (path := Path(name)).is_dir()]
+        places += [search(folder, SUFFIXES) for folder in folders]
     passed = [entry for found in places for entry in found.passed]
     files = sorted({path for found in places for path in found.files})
     if not files:

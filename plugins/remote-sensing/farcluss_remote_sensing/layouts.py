@@ -19,7 +19,7 @@ from farcluss_remote_sensing.folders import (
     single_files,
 )
 from farcluss_remote_sensing.options import with_scene_options
-from farcluss_remote_sensing.scenes import Index, Scene, vector_label
+from farcluss_remote_sensing.scenes import Index, Scene, label_file
 
 COLUMNS = ("image", "label", "group", "split")
 SPLITS = {"": "train", "train": "train", "val": "val", "test": "test"}
@@ -143,8 +143,7 @@ def _row_problems(root: Path, row: Mapping[str, str], images: list[Path], homes:
     """Problems of a single row, and of the split of its group."""
     split, label, group = (row.get(column, "") for column in ("split", "label", "group"))
     wrong = [] if images else ["the column image is empty."]
-    label_file = (vector_label(label) or (label, ""))[0]
-    paths = [*images, *([root / label_file] if label else [])]
+    paths = [*images, *([root / label_file(label)] if label else [])]
     wrong += [f"{path} does not exist." for path in paths if not path.is_file()]
     if row.get(""):
         wrong.append(f"there are more values than columns: {row['']}.")

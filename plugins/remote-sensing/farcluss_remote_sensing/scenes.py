@@ -71,6 +71,11 @@ def vector_label(label: str) -> tuple[str, str] | None:
     return (path, layer) if path.lower().endswith(VECTORS) else None
 
 
+def label_file(label: str) -> str:
+    """The file of a label, without a layer."""
+    return (vector_label(label) or (label, ""))[0]
+
+
 def find_by_id(scenes: Iterable[Scene]) -> dict[str, Scene]:
     """Scenes by id. Raises DataError: two have the same id."""
     found: dict[str, Scene] = {}
