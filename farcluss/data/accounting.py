@@ -77,6 +77,11 @@ class Account:
             entries.setdefault(entry.path, entry)
         return cls(len(used), tuple(entries.values()))
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether a folder could not be searched, so that nobody knows what lies in it."""
+        return any(entry.reason is Reason.DENIED for entry in self.passed)
+
     def lines(self) -> list[str]:
         """A sentence for each reason, with the number of entries and the first of them."""
         return [_sentence(reason, entries) for reason, entries in self._by_reason()]

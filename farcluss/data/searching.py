@@ -51,7 +51,7 @@ def search_glob(root: Path, pattern: str, endings: Iterable[str]) -> Found:
     try:
         return _sort(entries(), tuple(endings))
     except (ValueError, IndexError, NotImplementedError) as error:
-        raise DataError(f"{pattern!r} is not a valid glob: {error}.") from None
+        raise DataError(f"{pattern!r} is not an image, a folder or a valid glob: {error}.") from None
 
 
 def search_any(root: Path, pattern: str, endings: Iterable[str]) -> Found:
