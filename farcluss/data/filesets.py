@@ -9,9 +9,11 @@ from farcluss.data.accounting import Account, Passed
 from farcluss.data.base import Item, MissingMask, Palette, Reduced, Sample, Window
 from farcluss.data.files import SUFFIXES, FileReader
 from farcluss.data.oddities import oddities
-from farcluss.data.searching import search_any
+from farcluss.data.searching import Found, search_any, whole
 from farcluss.errors import DataError
 from farcluss.recipes.model import Defaults
+
+HINT = "Check data.root and the layout's image options."
 
 
 def nothing_passed(dataset: "FileDataset", used: Collection[str]) -> Iterable[Passed]:
@@ -133,9 +135,16 @@ def pairs(text: str) -> Iterator[tuple[str, str]]:
 
 def find_images(root: Path, pattern: str) -> list[Path]:
     """Image files of a folder (with sub-folders) or a glob below `root`, sorted. Raises DataError for none."""
-    found = search_any(root, pattern, SUFFIXES)
+    found = whole(look_for(root, pattern))
     if not found.files:
         reason = Account.of((), found.passed).lines()[:1]
-        hint = "Check data.root and the layout's image options."
-        raise DataError("\n".join([f"There are no images in {root / pattern}.", *reason, hint]))
+        raise DataError("\n".join([f"There are no images in {root / pattern}.", *reason, HINT]))
     return list(found.files)
+
+
+def look_for(root: Path, pattern: str) -> Found:
+    """Image files of a folder (with sub-folders) or a glob below `root`. Raises DataError for an invalid glob."""
+    try:
+        return search_any(root, pattern, SUFFIXES)
+    except DataError as error:
+        raise DataError(f"{error}\n{HINT}") from None

@@ -8,11 +8,10 @@ from pathlib import Path
 from farcluss.data.accounting import Passed, Reason, unowned
 from farcluss.data.base import Item
 from farcluss.data.files import SUFFIXES, FileReader, array_channels
-from farcluss.data.filesets import FileDataset, find_images
+from farcluss.data.filesets import FileDataset, find_images, look_for
 from farcluss.data.layouts import root_of
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.data.pairing import MaskFinder, Mirror, fixed_part
-from farcluss.data.searching import search_any
 from farcluss.data.splits import read_list
 from farcluss.errors import DataError
 from farcluss.recipes.model import Data, Defaults
@@ -82,7 +81,7 @@ def passed_over(
 ) -> list[Passed]:
     """Entries of the folders of images and masks that are neither in a split nor among the used files."""
     searched = {split: pattern for split, pattern in patterns.items() if not pattern.endswith(".txt")}
-    found = [search_any(dataset.root, pattern, SUFFIXES) for pattern in searched.values()]
+    found = [look_for(dataset.root, pattern) for pattern in searched.values()]
     masks = [finders[split].where.search() for split in searched]
     items = [item for split in patterns for item in dataset.items(split)]
     images = {item.image for item in items}
@@ -151,7 +150,7 @@ def folder(
             # A split below the training images that has no masks option uses the masks option of training.
             below = fixed_part(root, pattern).is_relative_to(fixed_part(root, images)) and not own
             finders[split] = mask_finder(root, images if below else pattern, own or masks, image_suffix)
-    files = search_any(root, images, SUFFIXES).files if data.channels is None else ()
+    files = look_for(root, images).files if data.channels is None else ()
     first = next((path for path in files if not finders["train"].where.claims(path)), None)
     defaults = Defaults(channels=array_channels(str(first)), mask_values=mask_map.values)
     return FileDataset(

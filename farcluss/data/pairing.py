@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Formatter
 
 from farcluss.data.accounting import Reason, same_name
-from farcluss.data.searching import Found, readable, search
+from farcluss.data.searching import TEXTS, Found, readable, search, whole
 from farcluss.errors import DataError
 
 
@@ -61,7 +61,7 @@ class Mirror:
     @classmethod
     def of(cls, base: Path, masks: Path, by_name: bool, extensions: Sequence[str]) -> "Mirror":
         """The masks of a folder."""
-        found = search(masks, extensions)
+        found = whole(search(masks, extensions))
         files: dict[str, list[Path]] = {}
         for path in found.files:
             name = path.relative_to(masks).with_name(stem_of(path.name, extensions)).as_posix()
@@ -109,7 +109,7 @@ class Pattern:
             raise DataError(f"The masks pattern {self.text[:80]!r} may hold {{stem}}, {{dir}} and {{up}} only.")
 
     def find(self, image: Path) -> Sequence[Path]:
-        """All masks of an image, whose name has neither extension nor suffix."""
+        """All masks of an image, whose name has neither extension nor suffix. Raises DataError for a text."""
         folder = image.parent.relative_to(self.root) if image.is_relative_to(self.root) else image.parent
         path = self.root / self.text.format(stem=image.name, dir=folder.as_posix(), up=folder.parent.as_posix())
         path = Path(os.path.normpath(path))
@@ -117,6 +117,8 @@ class Pattern:
             own = self._listed(path.parent).get(same_name(stem_of(path.name, self.extensions)), ())
             return [file for file in own if self._end(file.name) == self._end(path.name)]
         own = self._listed(path.parent).get(same_name(path.name), ())
+        if path.suffix.lower() in TEXTS and path.is_file():
+            raise DataError(f"{path} would be a mask, but is no image. Draw masks from such files first.")
         return [*own, *([path] if path.is_file() and path not in own else [])]
 
     def _end(self, name: str) -> str:

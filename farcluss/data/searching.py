@@ -66,6 +66,17 @@ def readable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
 
 
+def whole(found: Found) -> Found:
+    """What a search found. Raises DataError where a folder that exists could not be searched: sets would differ."""
+    denied = [entry for entry in found.passed if entry.reason is Reason.DENIED and entry.path.exists()]
+    if denied:
+        raise DataError(
+            f"{denied[0].path} cannot be searched: {denied[0].detail}.\n"
+            "Change its rights, or give the layout's option as a glob that leaves it out."
+        )
+    return found
+
+
 def only_in(folder: Path, found: Found) -> Found:
     """What a search found, without the subfolders, whose files become entries that are passed over."""
     deeper = [Passed(path, Reason.DEEPER) for path in found.files if path.parent != folder]

@@ -128,6 +128,7 @@ def test_a_folder_of_masks_inside_that_of_images(tmp_path):
         ([], {"images": "a**b/*.png"}, ["a valid glob"]),
         (["raw/a.avif"], {"images": "raw"}, ["no images in", ".avif (1)"]),
         ([], {"images": "none"}, ["no images in"]),
+        (["images/a.json"], {"masks": "images/{stem}.json"}, ["images/a.json would be a mask"]),
         (["data/a.png"], {"images": "data", "masks": "data/{stem}"}, []),
         (["data/a.png", "data/a.jpg"], {"images": "data", "masks": "data/{stem}"}, ["each of its 2 files is a mask"]),
     ],
@@ -182,6 +183,11 @@ def test_folders_without_rights_are_named(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        for options in ({"images": "in"}, {"masks": "in"}):
+            with pytest.raises(DataError, match=r"in/closed cannot be searched: permission denied"):
+                build(tmp_path, [], **options).items("train")
     monkeypatch.setattr(os, "scandir", refuse)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed)
     for found in (search(tmp_path / "in", [".png"]), search_glob(tmp_path, "in/*/*.png", [".png"])):

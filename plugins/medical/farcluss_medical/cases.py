@@ -9,7 +9,7 @@ from farcluss.data.accounting import Passed
 from farcluss.data.base import Data
 from farcluss.data.layouts import settle_channels
 from farcluss.data.pairing import stem_of
-from farcluss.data.searching import Found, only_in, readable, search
+from farcluss.data.searching import Found, only_in, readable, search, whole
 from farcluss.errors import DataError
 from farcluss_medical.itk import is_series
 from farcluss_medical.volumes import SUFFIXES, VOLUMES, Header, difference, read_header
@@ -66,7 +66,7 @@ def stem(path: str | Path) -> str:
 
 def look_into(folder: Path) -> Found:
     """Volumes directly in a folder, and what else lies in it. A subfolder with DICOM files is a volume of its own."""
-    found = only_in(folder, search(folder, VOLUMES))
+    found = only_in(folder, whole(search(folder, VOLUMES)))
     series = {path for path in (sorted(folder.iterdir()) if readable(folder) else []) if path.name[0] != "."}
     series = {path for path in series if is_series(path)}
     passed = [entry for entry in found.passed if entry.path not in series and entry.path.parent not in series]

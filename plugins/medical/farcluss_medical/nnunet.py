@@ -9,7 +9,7 @@ from typing import Any
 from farcluss.data.accounting import Passed
 from farcluss.data.base import Data
 from farcluss.data.layouts import root_of
-from farcluss.data.searching import Found, only_in, search
+from farcluss.data.searching import Found, only_in, search, whole
 from farcluss.errors import DataError
 from farcluss.plugins.options import Count
 from farcluss_medical.cases import Case, Index
@@ -98,7 +98,7 @@ class _Form:
 
     def _files(self, folder: Path) -> tuple[dict[str, Path], list[Passed]]:
         """Files of a folder by name, and what else lies there."""
-        found = only_in(folder, search(folder, [self.ending])) if folder.is_dir() else Found()
+        found = only_in(folder, whole(search(folder, [self.ending]))) if folder.is_dir() else Found()
         return {path.name[: -len(self.ending)]: path for path in found.files}, list(found.passed)
 
 

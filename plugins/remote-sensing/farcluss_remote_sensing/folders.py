@@ -8,7 +8,7 @@ from pathlib import Path
 
 from farcluss.data.accounting import Account, Passed, Reason, unowned
 from farcluss.data.pairing import MaskFinder, below
-from farcluss.data.searching import Found, search, search_any
+from farcluss.data.searching import Found, search, search_any, whole
 from farcluss.errors import DataError
 from farcluss_remote_sensing.files import SUFFIXES
 from farcluss_remote_sensing.scenes import VECTORS, Scene
@@ -30,7 +30,7 @@ def look_for(root: Path, pattern: str) -> Found:
     if not (root / pattern).is_dir():
         folders = [path for name in sorted(glob(str(root / pattern))) if (path := Path(name)).is_dir()]
         places += [search(folder, SUFFIXES) for folder in folders]
-    passed = [entry for found in places for entry in found.passed]
+    passed = [entry for found in places for entry in whole(found).passed]
     files = sorted({path for found in places for path in found.files})
     if not files:
         reason = Account.of((), passed).lines()[:1]
