@@ -126,6 +126,8 @@ class Pattern:
 
     def _listed(self, folder: Path) -> dict[str, list[Path]]:
         if folder not in self.folders:
+            if folder.is_dir() and not readable(folder):
+                raise DataError(f"{folder} cannot be searched: permission denied. Change its rights.")
             files = self.folders[folder] = {}
             for path in sorted(folder.iterdir()) if readable(folder) else []:
                 if self._end(path.name) and path.is_file():
