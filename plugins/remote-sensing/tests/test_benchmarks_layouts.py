@@ -338,7 +338,8 @@ def test_pairs_that_are_wrong(tmp_path):
     data = published(change, tmp_path, channels=6, data={"on_error": "skip"})
     problems(
         data, ("A/1.png", "no image of the same name", "B"), ("B/0.png", "no image of the same name", "A"),
-        ("train.txt, line 2: '9.png' is not an image"), ("train.txt, line 3: 2 is already in train.txt",), ("val.txt, line 2: 2 is already in train.txt",),
+        ("train.txt, line 2: '9.png' is not an image"), ("train.txt, line 3: 2 is already in train.txt",),
+        ("val.txt, line 2: 2 is already in train.txt",),
         ("A/3.png has no label"),
     )  # fmt: skip
     assert list(pairs(data)) == ["2"]
