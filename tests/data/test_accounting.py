@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from farcluss.data.accounting import Reason
+from farcluss.data.cityscapes import cityscapes
 from farcluss.data.folder import folder
 from farcluss.data.searching import search, search_glob
 from farcluss.data.splits import resolve
+from farcluss.data.voc import voc
 from farcluss.errors import DataError
 from farcluss.recipes.model import Data
 
@@ -194,3 +196,32 @@ def test_folders_without_rights_are_named(tmp_path, monkeypatch):
         assert [(one.path, one.reason, one.detail) for one in found.passed] == [
             (closed, Reason.DENIED, "permission denied")
         ]
+
+
+@pytest.mark.parametrize(
+    ("layout", "entries", "lost"),
+    [
+        (
+            voc,
+            ["JPEGImages/a.jpg", "SegmentationClass/a.png", "SegmentationClass/A.png", "JPEGImages/b.heic"],
+            {"SegmentationClass/A.png": "unowned", "JPEGImages/b.heic": "unread"},
+        ),
+        (
+            cityscapes,
+            [f"{folder}/train/x/{name}" for folder, name in (
+                ("leftImg8bit", "a_leftImg8bit.png"), ("gtFine", "a_gtFine_labelIds.png"),
+                ("gtFine", "b_gtFine_labelIds.png"), ("gtFine", "b_gtFine_color.png"), ("leftImg8bit", "c.jp2"),
+            )],
+            {"gtFine/train/x/b_gtFine_labelIds.png": "unowned", "leftImg8bit/train/x/c.jp2": "unread"},
+        ),
+    ],
+)  # fmt: skip
+def test_public_layouts_share_the_account(tmp_path, layout, entries, lost):
+    for name in entries:
+        put(tmp_path / name)
+    for split, text in (("train", "a\n"), ("val", "")):
+        put(tmp_path / f"ImageSets/Segmentation/{split}.txt")
+        (tmp_path / f"ImageSets/Segmentation/{split}.txt").write_text(text)
+    dataset = layout(Data(root=tmp_path))
+    passed = dataset.account(dataset.items("train")).passed
+    assert {one.path.relative_to(tmp_path).as_posix(): one.reason.value for one in passed} == lost

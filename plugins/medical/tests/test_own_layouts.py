@@ -13,6 +13,7 @@ from farcluss.plugins.signatures import REQUIRED, describe_object
 from farcluss.recipes.model import Data, Recipe, Train
 from farcluss_medical.challenges import brats, left_atrium
 from farcluss_medical.layouts import cases, decathlon, scans
+from farcluss_medical.nnunet import nnunet
 
 
 @pytest.mark.parametrize("layout", [decathlon, brats, left_atrium])
@@ -433,3 +434,17 @@ def test_two_images_of_one_name_are_one_problem(tmp_path):
     for name in "ab":
         write_label(tmp_path / f"labels/{name}.nii.gz", scan, "binary")
     problems(build(scans, tmp_path, classes=BINARY, data={"on_error": "skip"}), ("are both named a",))
+
+
+def test_nnunet_and_brats_use_files_or_say_why_not(tmp_path):
+    scan = phantom(0)
+    for name in ("imagesTr/a_0000.NII.GZ", "imagesTr/b_0000.nii", "ID/ID_flair.nii.gz", "other/x_flair.nii.gz"):
+        write_image(tmp_path / name, scan)
+    write_label(tmp_path / "labelsTr/a.nii.gz", scan, "binary")
+    facts = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    data = Data(root=tmp_path, classes=BINARY, on_error="skip")
+    known = {"nnunet": nnunet(data, cache=str(tmp_path / "c")), "brats": brats(data, modalities=["flair"], cache="")}
+    found = {name: [(e.path.name, e.reason.value) for e in one.account([]).passed] for name, one in known.items()}
+    assert known["nnunet"].items("train")[0].mask and found["nnunet"] == [("b_0000.nii", "unread")]
+    assert ("x_flair.nii.gz", "unfit") in found["brats"] and not any("ID" in name for name, _ in found["brats"])
