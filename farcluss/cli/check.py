@@ -30,6 +30,7 @@ def command(recipe: GivenRecipe, no_step: bool, as_json: bool) -> None:
     """
     loaded = recipe.read()
     from farcluss.jobs.checking import Unusable, check, dry_run, settings
+    from farcluss.training.remarks import account
 
     try:
         parts, findings, reading = check(loaded)
@@ -51,7 +52,8 @@ def command(recipe: GivenRecipe, no_step: bool, as_json: bool) -> None:
     cost = {} if findings.problems else dry_run(parts, steps, say)
     if as_json:
         table = {key: {"value": value, "from": source} for key, (value, source) in known.items()}
-        emit_json({"settings": table, "lists": parts.splits.names, **facts, "dry_run": cost})
+        lists, passed = parts.splits.names, account(parts).to_json()
+        emit_json({"settings": table, "lists": lists, "account": passed, **facts, "dry_run": cost})
     else:
         _conclude(facts, cost)
     if findings.problems:

@@ -43,10 +43,10 @@ def command(
     """Predict INPUTS (images, folders or globs) with WEIGHTS, written by the writer of the recipe.
 
     For pictures it writes an index PNG with the classes' palette. An image that cannot be read does not stop the
-    others; it is reported at the end, with exit code 1.
+    others; it is reported at the end, with exit code 1. What a folder holds besides is counted and named.
     """
     from farcluss.inference.ensemble import load_together, members
-    from farcluss.jobs.prediction import make_folder, plan, predict_files, refuse_existing, refuse_unlike
+    from farcluss.jobs.prediction import make_folder, oddities, plan, predict_files, refuse_existing, refuse_unlike
     from farcluss.plugins import registry
     from farcluss.recipes.model import Part
     from farcluss.recipes.reading import merge_settings
@@ -60,10 +60,12 @@ def command(
     built = registry.build("writer", kind, options, model.card)
     cards = zip(also, members(model)[1:], strict=True)
     refuse_unlike(built, {path: registry.build("writer", kind, options, one.card) for path, one in cards})
-    jobs = plan(inputs, output, built)
+    jobs, account = plan(inputs, output, built)
     if not overwrite:
         refuse_existing(jobs, built)
     make_folder(output)
+    for line in [*account.lines(), *oddities(jobs, built)]:
+        click.echo(shown(f"Note: {line}"), err=True)
     errors, notes = [], []
     with progress("predicting", len(jobs)) as advance:
         for outcome in predict_files(model, jobs, built):
@@ -72,10 +74,11 @@ def command(
                 raise outcome.error
             errors += [(outcome.image, failure(outcome.image, outcome.error))] if outcome.error is not None else []
             notes += [outcome.note] if outcome.note else []
-    click.echo(f"{len(jobs) - len(errors)} of {len(jobs)} images predicted, written to {output}/")
+    others = f"; {len(account.passed)} entries not used, see above" if account.passed else ""
+    click.echo(f"{len(jobs) - len(errors)} of {len(jobs)} images predicted, written to {output}/{others}")
     for note in notes:
         click.echo(shown(f"Note: {note}"), err=True)
     for error in by_cause(errors):
         click.echo(shown(f"Error: {error}"), err=True)
-    if errors:
+    if errors or account.incomplete:
         raise click.exceptions.Exit(1)

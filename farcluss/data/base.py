@@ -1,11 +1,13 @@
 """The interface of a data set: items, and the arrays of an item."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from farcluss.data.accounting import Account
 from farcluss.errors import FAILURES, DataError, FarclussError, PluginError, short
 from farcluss.recipes.model import Data as Data  # for plugins, which need no other module for a data set
 from farcluss.recipes.model import Defaults as Defaults
@@ -44,11 +46,11 @@ class Item:
 
 
 class MissingMask(DataError):
-    """A list names a mask that does not exist; `item` is the image without it, which may still be unlabeled."""
+    """A list names a mask that does not exist; `items` are of the image without it, which may still be unlabeled."""
 
-    def __init__(self, text: str, item: Item) -> None:
+    def __init__(self, text: str, items: Sequence[Item]) -> None:
         super().__init__(text)
-        self.item = item
+        self.items = items
 
 
 class Sample(NamedTuple):
@@ -93,6 +95,7 @@ class Dataset(Protocol):
     - `place(item, lengths, rng) -> tuple[int, ...] | None`: start of a crop of `lengths` pixels, per axis; None means
       a random place. Items of the unlabeled stream come without their mask;
     - `parse_group(line) -> list[Item]`: the items of a list line, which may name several;
+    - `account(items) -> Account`: which entries of its folders are not used where these items are, and why;
     - `findings() -> list[str]`: what `farcluss check` reports besides unreadable items;
     - `oddities(items) -> list[str]`: warnings of `farcluss check` about files that look wrong together;
     - `pixel_counts(item) -> NDArray[np.int64]`, for `data.draw = "balanced"`: `(1 + classes,)`, the number of valid
@@ -123,6 +126,12 @@ class Dataset(Protocol):
 
     def read(self, item: Item, window: Window | None = None) -> Sample:
         """Arrays of `item`, or of `window` of it. Raises DataError that names the file."""
+
+
+def account_of(dataset: Dataset, items: Sequence[Item]) -> Account:
+    """What of its folders a data set does not use where these items are used; nothing where it does not say."""
+    account: Callable[[Sequence[Item]], Account] = getattr(dataset, "account", lambda _: Account())
+    return account(items)
 
 
 def defaults_of(dataset: Dataset) -> Defaults:

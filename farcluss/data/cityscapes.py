@@ -1,14 +1,17 @@
 """Cityscapes."""
 
 import os
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from farcluss.data.accounting import Passed, Reason, unowned
 from farcluss.data.base import Item
-from farcluss.data.files import FileReader
+from farcluss.data.files import SUFFIXES, FileReader
 from farcluss.data.filesets import FileDataset, find_images
 from farcluss.data.masks import Sources, as_list, build_mask_map, choose_palette
+from farcluss.data.searching import search
 from farcluss.errors import DataError
 from farcluss.recipes.model import Data, Defaults
 
@@ -68,7 +71,21 @@ def cityscapes(data: Data, *, labels: Literal["auto", "labelTrainIds", "labelIds
         partial(cityscapes_image, root),
         partial(cityscapes_mask, root, labels),
         defaults=Defaults(mask_values=mask_map.values),
+        passed=partial(cityscapes_passed, labels),
     )
+
+
+def cityscapes_passed(labels: str, dataset: FileDataset, used: Collection[str]) -> list[Passed]:
+    """Entries of the folders of all splits that are not used."""
+    passed: list[Passed] = []
+    for split in (name for name in dataset.splits if (dataset.root / "leftImg8bit" / name).is_dir()):
+        images = search(dataset.root / "leftImg8bit" / split, SUFFIXES)
+        masks = search(dataset.root / "gtFine" / split, [f"_gtFine_{labels}.png".lower()])
+        owned = {cityscapes_mask(dataset.root, labels, image) for image in images.files}
+        lost = [path for path in masks.files if path not in owned]
+        denied = [entry for entry in masks.passed if entry.reason is Reason.DENIED and entry.path.exists()]
+        passed += [*images.passed, *denied, *unowned(lost, (path.name for path in images.files))]
+    return passed
 
 
 def cityscapes_items(split: str, dataset: FileDataset) -> list[Item]:

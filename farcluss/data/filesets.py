@@ -1,15 +1,24 @@
 """Data sets whose items are files below one folder: the base of every layout on disk."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from farcluss.data.accounting import Account, Passed
 from farcluss.data.base import Item, MissingMask, Palette, Reduced, Sample, Window
 from farcluss.data.files import SUFFIXES, FileReader
 from farcluss.data.oddities import oddities
+from farcluss.data.searching import Found, search_any, whole
 from farcluss.errors import DataError, short
 from farcluss.recipes.model import Defaults
+
+HINT = "Check data.root and the layout's image options."
+
+
+def nothing_passed(dataset: "FileDataset", used: Collection[str]) -> Iterable[Passed]:
+    """No entries, for layouts that search no folders."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class FileDataset:
         lists_decide: whether a mask named in a list takes precedence over `mask_of`. False where the layout has
             options that choose among several masks of an image, which published lists cannot know.
         defaults: values of recipe keys that are unset.
+        passed: entries of the layout's folders that are not used where these files are.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +47,7 @@ class FileDataset:
     mask_of: Callable[[Path], Path | None]
     lists_decide: bool = False
     defaults: Defaults = field(default_factory=Defaults)
+    passed: Callable[["FileDataset", Collection[str]], Iterable[Passed]] = nothing_passed
 
     def items(self, split: str) -> list[Item]:
         """Items of a split. Raises DataError when it has none."""
@@ -52,7 +63,7 @@ class FileDataset:
         """The item of an image, with the mask that belongs to it where there is one.
 
         Raises:
-            MissingMask: a list names a mask that does not exist, and the layout has no other.
+            MissingMask: a list names a mask that does not exist, and the layout may not give another.
             DataError: the file name is not valid UTF-8, or has a line break.
         """
         try:
@@ -62,14 +73,12 @@ class FileDataset:
         if not {"\n", "\r"}.isdisjoint(str(image)):
             raise DataError(f"The file name {str(image)!r} has a line break, which no list can hold. Rename the file.")
         image = Path(os.path.abspath(image))  # one spelling per image, so that overlaps are found
-        if listed and listed.is_file() and self.lists_decide:
-            mask: Path | None = listed
-        else:
-            mask = next((path for path in (self.mask_of(image), listed) if path and path.is_file()), None)
+        known = (listed,) if listed and self.lists_decide else (self.mask_of(image), listed)
+        mask = next((path for path in known if path and path.is_file()), None)
         inside = image.relative_to(self.root) if image.is_relative_to(self.root) else image
         item = Item(inside.with_suffix("").as_posix(), str(image), str(mask) if mask else None)
         if listed and not mask:
-            raise MissingMask(f"the mask {listed} does not exist. Fix the list, or leave the mask out of it.", item)
+            raise MissingMask(f"the mask {listed} does not exist. Fix the list, or leave the mask out of it.", [item])
         return item
 
     def parse(self, line: str) -> Item:
@@ -104,6 +113,11 @@ class FileDataset:
         """What the files of items are suspected of together, see `farcluss.data.oddities`."""
         return oddities(items, self.reader.masks)
 
+    def account(self, items: Sequence[Item]) -> Account:
+        """What of the layout's folders is not used where these items are."""
+        used = {path for item in items for path in (item.image, item.mask) if path}
+        return Account.of(used, self.passed(self, used))
+
     def read_reduced(self, item: Item, window: Window, factor: int) -> Reduced | None:
         """A window with its image downsampled by up to `factor`, see `FileReader.read_reduced`."""
         return self.reader.read_reduced(item, window, factor)
@@ -120,23 +134,16 @@ def pairs(text: str) -> Iterator[tuple[str, str]]:
 
 def find_images(root: Path, pattern: str) -> list[Path]:
     """Image files of a folder (with sub-folders) or a glob below `root`, sorted. Raises DataError for none."""
-    found = sorted(images_in(root, pattern))
-    if not found:
-        raise DataError(f"There are no images in {root / pattern}.\nCheck data.root and the layout's image options.")
-    return found
+    found = whole(look_for(root, pattern))
+    if not found.files:
+        reason = Account.of((), found.passed).lines()[:1]
+        raise DataError("\n".join([f"There are no images in {root / pattern}.", *reason, HINT]))
+    return list(found.files)
 
 
-def images_in(root: Path, pattern: str) -> Iterator[Path]:
-    """Image files of a folder (with sub-folders) or a glob below `root`, in the order of the file system.
-
-    Raises:
-        DataError: the pattern is none.
-    """
-    path = Path(pattern)
-    start, rest = (root / path, "**/*") if (root / path).is_dir() else (root, pattern)
-    if path.is_absolute() and start is root:
-        start, rest = Path(path.anchor), str(path.relative_to(path.anchor))
+def look_for(root: Path, pattern: str) -> Found:
+    """Image files of a folder (with sub-folders) or a glob below `root`. Raises DataError for an invalid glob."""
     try:
-        yield from (f for f in start.glob(rest) if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-    except ValueError as error:  # ** beside other letters, or nothing at all
-        raise DataError(f"{short(pattern)!r} is no pattern for files: {error}. Give a folder or a glob.") from None
+        return search_any(root, pattern, SUFFIXES)
+    except DataError as error:
+        raise DataError(f"{error}\n{HINT}") from None

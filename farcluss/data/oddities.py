@@ -57,7 +57,7 @@ def oddities(items: Iterable[Item], masks: MaskMap) -> list[str]:
     pictures = [*(image for image, _, _ in pairs if image), *labels]
     turned = [i for i, mask, path in pairs if path and i and i.turned and not i.telling and not (mask and mask.turned)]
     found = [
-        _counted([one for one in pictures if one.pages > 1], "have several pages, of which the first is used"),
+        _pages(pictures),
         _counted(
             turned,
             "are turned by their EXIF orientation, but their masks are not",
@@ -66,6 +66,16 @@ def oddities(items: Iterable[Item], masks: MaskMap) -> list[str]:
         *([] if masks.colors else [_palettes(labels), _bits(labels, masks)]),
     ]
     return [text for text in found if text]
+
+
+def several_pages(paths: Iterable[str]) -> list[str]:
+    """A warning about files of which only the first page is read, if there are any."""
+    text = _pages([found for path in paths if (found := look(path))])
+    return [text] if text else []
+
+
+def _pages(pictures: Sequence[Look]) -> str:
+    return _counted([one for one in pictures if one.pages > 1], "have several pages, of which the first is used")
 
 
 def _counted(files: Sequence[Look], what: str, advice: str = "") -> str:

@@ -273,7 +273,7 @@ class Pack:
         if known is not None:
             return replace(item, mask=known)
         if item.mask is None or self.contents.lists_decide:
-            raise MissingMask(f"the mask {mask} is not in {self.path}. Pack the data set with that list.", item)
+            raise MissingMask(f"the mask {mask} is not in {self.path}. Pack the data set with that list.", [item])
         return item
 
     def _spellings(self, name: str) -> list[str]:

@@ -3,19 +3,21 @@
 A masks option is a folder that mirrors the images, or a pattern with `{stem}` (name of the image, without
 extension and without the suffix that masks do not have), `{dir}` (folder of the image below the root) and `{up}` (the
 folder above that).
-Either way the mask may have any of the layout's extensions; a pattern may name one.
+Either way the mask may have any of the layout's extensions, in any case; a pattern may name one. Names must be equal in
+case, and in either normal form of Unicode. Two masks for one image are an error.
 """
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+from string import Formatter
 
+from farcluss.data.accounting import Reason, same_name
+from farcluss.data.searching import TEXTS, Found, readable, search, whole
 from farcluss.errors import DataError, short
-
-_FIELD = re.compile(r"\{(?:stem|dir|up)\}")
 
 
 def stem_of(name: str, extensions: Iterable[str]) -> str:
@@ -44,29 +46,41 @@ class Mirror:
 
     Attributes:
         base: folder of the images.
+        folder: of the masks.
+        found: masks in it, and what else lies there.
         files: masks by path below their folder, without extension.
         by_name: whether an image without a mirrored mask may have one directly in that folder, with the same name.
     """
 
     base: Path
-    files: Mapping[str, Path]
+    folder: Path
+    found: Found
+    files: Mapping[str, Sequence[Path]]
     by_name: bool
 
     @classmethod
     def of(cls, base: Path, masks: Path, by_name: bool, extensions: Sequence[str]) -> "Mirror":
-        """The masks of a folder; of two that differ only in extension, the one whose extension comes first."""
-        names = ((path, path.name.lower()) for path in masks.rglob("*"))
-        found = [(rank, path) for path, name in names for rank, end in enumerate(extensions) if name.endswith(end)]
-        files: dict[str, Path] = {}
-        for _, path in sorted(found):
-            inside = path.relative_to(masks)
-            files.setdefault(inside.with_name(stem_of(path.name, extensions)).as_posix(), path)
-        return cls(base, files, by_name)
+        """The masks of a folder."""
+        found = whole(search(masks, extensions))
+        files: dict[str, list[Path]] = {}
+        for path in found.files:
+            name = path.relative_to(masks).with_name(stem_of(path.name, extensions)).as_posix()
+            files.setdefault(same_name(name), []).append(path)
+        return cls(base, masks, found, files, by_name)
 
-    def find(self, image: Path) -> Path | None:
-        """The mask of an image, whose name has neither extension nor suffix."""
+    def find(self, image: Path) -> Sequence[Path]:
+        """All masks of an image, whose name has neither extension nor suffix."""
         inside = image.relative_to(self.base).as_posix() if image.is_relative_to(self.base) else ""
-        return self.files.get(inside) or (self.files.get(image.name) if self.by_name else None)
+        return self.files.get(same_name(inside)) or (self.files.get(same_name(image.name), ()) if self.by_name else ())
+
+    def search(self) -> Found:
+        """Every file that may be the mask of some image."""
+        return self.found
+
+    def claims(self, path: Path) -> bool:
+        """Whether a file is a mask by where it lies, so no image."""
+        apart = self.folder != self.base and not self.base.is_relative_to(self.folder)
+        return apart and path.is_relative_to(self.folder)
 
 
 @dataclass(frozen=True)
@@ -77,22 +91,68 @@ class Pattern:
         root: of the data set.
         text: the pattern.
         extensions: tried where the pattern has none.
+        folders: files by name without extension, in the folders that were looked into.
     """
 
     root: Path
     text: str
     extensions: Sequence[str]
+    folders: dict[Path, dict[str, list[Path]]] = field(default_factory=dict, compare=False, repr=False)
 
-    def find(self, image: Path) -> Path | None:
-        """The mask of an image, whose name has neither extension nor suffix. Raises DataError for unknown fields."""
-        folder = image.parent.relative_to(self.root) if image.is_relative_to(self.root) else image.parent
-        fields = {"{stem}": image.name, "{dir}": folder.as_posix(), "{up}": folder.parent.as_posix()}
-        if not {"{", "}"}.isdisjoint(_FIELD.sub("", self.text)):
+    def __post_init__(self) -> None:
+        """Raise DataError for unknown fields."""
+        try:
+            fields = [part[1:] for part in Formatter().parse(self.text) if part[1] is not None]
+        except ValueError:
+            fields = [("", None, None)]
+        if any(name not in ("stem", "dir", "up") or form or conversion for name, form, conversion in fields):
             raise DataError(f"The masks pattern {short(self.text)!r} may hold {{stem}}, {{dir}} and {{up}} only.")
-        path = self.root / _FIELD.sub(lambda field: fields[field[0]], self.text)
-        ends = () if path.name.lower().endswith(tuple(self.extensions)) else self.extensions
-        places = (path, *(path.with_name(path.name + end) for end in ends))
-        return next((place for place in places if place.is_file()), None)
+
+    def find(self, image: Path) -> Sequence[Path]:
+        """All masks of an image, whose name has neither extension nor suffix. Raises DataError for a text."""
+        folder = image.parent.relative_to(self.root) if image.is_relative_to(self.root) else image.parent
+        path = self.root / self.text.format(stem=image.name, dir=folder.as_posix(), up=folder.parent.as_posix())
+        path = Path(os.path.normpath(path))
+        if self._end(path.name):
+            own = self._listed(path.parent).get(same_name(stem_of(path.name, self.extensions)), ())
+            return [file for file in own if self._end(file.name) == self._end(path.name)]
+        own = self._listed(path.parent).get(same_name(path.name), ())
+        if path.suffix.lower() in TEXTS and path.is_file():
+            raise DataError(f"{path} would be a mask, but is no image. Draw masks from such files first.")
+        return [*own, *([path] if path.is_file() and path not in own else [])]
+
+    def _end(self, name: str) -> str:
+        return name[len(stem_of(name, self.extensions)) :].lower()
+
+    def _listed(self, folder: Path) -> dict[str, list[Path]]:
+        if folder not in self.folders:
+            if folder.is_dir() and not readable(folder):
+                raise DataError(f"{folder} cannot be searched: permission denied. Change its rights.")
+            files = self.folders[folder] = {}
+            for path in sorted(folder.iterdir()) if readable(folder) else []:
+                if self._end(path.name) and path.is_file():
+                    files.setdefault(same_name(stem_of(path.name, self.extensions)), []).append(path)
+        return self.folders[folder]
+
+    def search(self) -> Found:
+        """Every file that may be the mask of some image, and what else fits the pattern or cannot be searched."""
+        found = search(fixed_part(self.root, self.text.format(stem="*", dir="*", up="*")), self.extensions)
+        passed = [entry for entry in found.passed if entry.reason is Reason.DENIED or self._fits(entry.path)]
+        return Found([path for path in found.files if self._fits(path)], passed)
+
+    def claims(self, path: Path) -> bool:
+        """Whether a file is a mask by its name, so no image: the pattern adds something to the name of the image."""
+        name = self.text.rpartition("/")[2]
+        return (name[: -len(self._end(name))] if self._end(name) else name) != "{stem}" and self._fits(path)
+
+    def _fits(self, path: Path) -> bool:
+        """Whether the pattern can give a path, for an image of any name."""
+        anywhere = re.sub(r"\{(dir|up)\}(/\.\.)*", "{up}", self.text)
+        words = {"{up}/": "(?:.*/)?", "{up}": ".*", "{stem}": "[^/]+"}
+        parts = re.split(r"(\{up\}/|\{up\}|\{stem\})", below(self.root / anywhere, self.root))
+        expression = "".join(words.get(part, re.escape(part)) for part in parts)
+        ends = "" if self._end(self.text) else f"(?:{'|'.join(map(re.escape, self.extensions))})"
+        return re.fullmatch(expression + ends, below(path, self.root), re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True)
@@ -129,22 +189,36 @@ class MaskFinder:
             masks: folder or pattern.
             suffix: ending of image names that mask names do not have.
             image_extensions: of images.
-            extensions: of masks; of two masks with the same name, the one whose extension comes first is used.
+            extensions: of masks.
+
+        Raises:
+            DataError: a pattern has unknown fields.
         """
         base, by_name = fixed_part(root, images), not (root / images).is_dir()
         pattern = "{" in masks
-        where = Pattern(root, masks, extensions) if pattern else Mirror.of(base, root / masks, by_name, extensions)
+        folder = Path(os.path.abspath(root / masks))
+        where = Pattern(root, masks, extensions) if pattern else Mirror.of(base, folder, by_name, extensions)
         return cls(base, where, suffix, image_extensions)
 
     def __call__(self, image: Path) -> Path | None:
-        """The mask of an image file; None where there is none. Raises DataError for a pattern with unknown fields."""
-        return self.named(image.with_name(stem_of(image.name, self.image_extensions)))
+        """The mask of an image file; None where there is none. Raises DataError where there are two."""
+        return self.named(image.with_name(stem_of(image.name, self.image_extensions)), [image])
 
-    def named(self, image: Path) -> Path | None:
-        """The same for a path without extension."""
-        return self.where.find(image.with_name(image.name.removesuffix(self.suffix)))
+    def named(self, image: Path, files: Collection[Path] = ()) -> Path | None:
+        """The same for a path without extension, whose files are no masks of it."""
+        found = self.where.find(image.with_name(image.name.removesuffix(self.suffix)))
+        masks = [mask for mask in found if mask not in files]
+        if len(masks) > 1:
+            raise DataError(f"The mask of {image} may be {masks[0]} or {masks[1]}. Remove or rename one of them.")
+        return masks[0] if masks else None
 
-    @property
-    def masks(self) -> Mapping[str, Path]:
-        """All masks of a mirrored folder; none for a pattern."""
-        return self.where.files if isinstance(self.where, Mirror) else {}
+    def all(self, images: Iterable[Path]) -> tuple[dict[Path, Path | None], list[str]]:
+        """Masks by image, and a problem for each image with two masks, which is left out."""
+        masks: dict[Path, Path | None] = {}
+        problems = []
+        for image in images:
+            try:
+                masks[image] = self(image)
+            except DataError as error:
+                problems.append(str(error))
+        return masks, problems

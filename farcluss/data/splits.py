@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from farcluss.data import published
-from farcluss.data.base import IGNORE, Dataset, Item, MissingMask, read_sample
+from farcluss.data.base import IGNORE, Dataset, Item, MissingMask, account_of, read_sample
 from farcluss.errors import DataError, counted, short
 from farcluss.recipes.model import Data
 from farcluss.recipes.texts import read_text
@@ -137,14 +138,26 @@ def read_list(path: Path, dataset: Dataset, need_masks: bool = True) -> list[Ite
             except MissingMask as error:
                 if need_masks:
                     raise DataError(f"{path}, line {number}: {error}") from None
-                items.append(error.item)
+                items += error.items
             except DataError as error:
                 raise DataError(f"{path}, line {number}: {error}") from None
             except OSError as error:  # such as a name that no file system takes
                 raise DataError(f"{path}, line {number}: {short(line, 80)!r}: {error.strerror}.") from None
     if not items:
         raise DataError(f"List {path} is empty. Each line names an image, or an image and its mask.")
+    _refuse_repeated(path, items)
     return items
+
+
+def _refuse_repeated(path: Path, items: Sequence[Item]) -> None:
+    """Raise DataError for images that a list names more than once: they would count more often than others."""
+    counts = Counter(item.image for item in items)
+    if repeated := [image for image, count in counts.items() if count > 1]:
+        number = f"{len(repeated)} images" if repeated[1:] else "an image"
+        raise DataError(
+            f"List {path} names {number} more than once, the first is {repeated[0]} ({counts[repeated[0]]} times).\n"
+            "Remove the repeated lines."
+        )
 
 
 def find_list(text: str, data: Data) -> Path | None:
@@ -181,7 +194,10 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
                 "Check the layout's masks option, or remove them from the list."
             )
     if not labeled:
-        raise DataError("There are no labeled images: data.val takes all that have a mask. Give it a smaller share.")
+        raise DataError(
+            f"There are no labeled images: data.val takes all that have a mask.\n{_first_line(dataset, val)}"
+            "Give it a smaller share."
+        )
     if not data.allow_overlap:
         _check_disjoint({"labeled": labeled, "unlabeled": unlabeled, "val": val})
     names = {"labeled": data.labeled, "unlabeled": data.unlabeled, "val": data.val}
@@ -198,7 +214,7 @@ def resolve_val(dataset: Dataset, data: Data) -> list[Item]:
     if data.val in ("val", "test"):
         return dataset.items(data.val)
     if share := parse_share(data.val):
-        return draw_share(_masked(dataset.items("train")), share, data.draw_seed, "val")
+        return draw_share(_masked(dataset), share, data.draw_seed, "val")
     path = _required(data.val, "data.val", data, 'a share such as "1/5", "val", "test" or "none"')
     return read_list(path, dataset)
 
@@ -206,9 +222,9 @@ def resolve_val(dataset: Dataset, data: Data) -> list[Item]:
 def _resolve_labeled(dataset: Dataset, data: Data, held_out: set[str]) -> tuple[list[Item], Path | None]:
     """Labeled items, and the list of unlabeled ones where a published list has one."""
     if data.labeled == "all":
-        return [item for item in _masked(dataset.items("train")) if item.unit not in held_out], None
+        return [item for item in _masked(dataset) if item.unit not in held_out], None
     if share := parse_share(data.labeled):
-        pool = [item for item in _masked(dataset.items("train")) if item.unit not in held_out]
+        pool = [item for item in _masked(dataset) if item.unit not in held_out]
         units = hash_order(pool, data.draw_seed, "labeled")
         count = max(1, round(len(units) * share))
         return [item for unit in cover_classes(dataset, units[:count], units[count:]) for item in unit], None
@@ -220,14 +236,20 @@ def _resolve_labeled(dataset: Dataset, data: Data, held_out: set[str]) -> tuple[
     return read_list(labeled, dataset), unlabeled
 
 
-def _masked(items: list[Item]) -> list[Item]:
+def _masked(dataset: Dataset) -> list[Item]:
+    items = dataset.items("train")
     masked = [item for item in items if item.mask is not None]
     if not masked:
         raise DataError(
-            f"None of the {len(items)} training images has a mask.\n"
+            f"None of the {len(items)} training images has a mask.\n{_first_line(dataset, items)}"
             "Check data.root and the layout's masks option, or name a list file in data.labeled."
         )
     return masked
+
+
+def _first_line(dataset: Dataset, items: Sequence[Item]) -> str:
+    """What is passed over first, as a line; empty where nothing is."""
+    return "".join(f"{line}\n" for line in account_of(dataset, items).lines()[:1])
 
 
 def _required(text: str, key: str, data: Data, others: str) -> Path:

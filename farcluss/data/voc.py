@@ -1,16 +1,18 @@
 """PASCAL VOC 2012."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from farcluss.data.accounting import Passed, unowned
 from farcluss.data.base import Item
 from farcluss.data.files import FileReader
 from farcluss.data.filesets import FileDataset
 from farcluss.data.masks import build_mask_map, choose_palette
+from farcluss.data.searching import search
 from farcluss.errors import DataError
 from farcluss.recipes.model import Data, Defaults
 from farcluss.recipes.texts import read_text
@@ -47,7 +49,19 @@ def voc(data: Data, *, variant: Literal["classic", "blended"] = "classic") -> Fi
         partial(voc_image, root),
         partial(voc_mask, masks if variant == "classic" else masks[::-1]),
         defaults=Defaults(mask_values=mask_map.values),
+        passed=voc_passed,
     )
+
+
+def voc_passed(dataset: FileDataset, used: Collection[str]) -> list[Passed]:
+    """Entries of the folders that are not used; the lists choose among images."""
+    root = dataset.root
+    images = search(root / "JPEGImages", [".jpg"])
+    names = {path.stem: path.name for path in images.files}
+    folders = [root / name for name in ("SegmentationClass", "SegmentationClassAug") if (root / name).is_dir()]
+    masks = [search(folder, [".png"]) for folder in folders]
+    lost = [path for found in masks for path in found.files if path.stem not in names]
+    return [*(entry for found in (images, *masks) for entry in found.passed), *unowned(lost, names.values())]
 
 
 def voc_image(root: Path, identifier: str) -> Path:
@@ -80,7 +94,7 @@ def voc_train(blended: bool, dataset: FileDataset) -> list[Item]:
     if (root / "ImageSets" / "Segmentation" / "train_aug.txt").is_file():
         extra = voc_names(root, "train_aug")
     else:
-        extra = [path.stem for path in (root / "SegmentationClassAug").glob("*.png")]
+        extra = [path.stem for path in search(root / "SegmentationClassAug", [".png"]).files]
     others = sorted(set(extra) - set(listed) - set(voc_names(root, "val")))
     more = [dataset.item(voc_image(root, name)) for name in others]
     return [dataset.item(voc_image(root, name)) for name in listed] + [

@@ -10,6 +10,7 @@ from PIL import Image
 
 from farcluss.data.files import SUFFIXES, read_image
 from farcluss.data.masks import rgb
+from farcluss.data.oddities import several_pages
 from farcluss.errors import DataError
 from farcluss.inference.probs import check_finite
 from farcluss.plugins.options import Share
@@ -39,7 +40,8 @@ class Writer(Protocol):
         suffixes: file name suffixes of its inputs, in lower case with the dot.
 
     An optional attribute `preparation`, a mapping, says what its card has it do to inputs before the network. Weights
-    are averaged only where it is equal.
+    are averaged only where it is equal. An optional method `oddities(files) -> list[str]` gives notes about input
+    files, known before the first prediction.
     """
 
     suffixes: Sequence[str]
@@ -91,6 +93,10 @@ class PngWriter:
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
         """Each file is a case."""
         return [(path.stem, (path,)) for path in files]
+
+    def oddities(self, files: Sequence[Path]) -> list[str]:
+        """Notes about files of several pages."""
+        return several_pages(map(str, files))
 
     def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> Iterator[Step]:
         """Predict one image and write it. Raises FarclussError that names the file."""

@@ -162,8 +162,8 @@ def check(recipe: Recipe) -> tuple[Parts, Findings, Iterator[int]]:
             raise Unusable(str(error) if _has_images(dataset) else "", found) from None
         raise
     parts = replace(parts, recipe=recipe.with_defaults(defaults_of(parts.dataset)))
-    labels = [*parts.splits.labeled, *parts.splits.val]
-    odd: list[str] = getattr(parts.dataset, "oddities", lambda _: [])(labels)
+    items = [*parts.splits.labeled, *parts.splits.val, *parts.splits.unlabeled]
+    odd: list[str] = getattr(parts.dataset, "oddities", lambda _: [])(items)
     findings = Findings(findings_of(parts.dataset), [*remarks(parts), *odd])
     return parts, findings, inspect(parts, recipe.data.workers, findings)
 

@@ -1,10 +1,12 @@
 """Predicting files: choosing inputs and output paths, and reporting files that cannot be read."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from farcluss.data.accounting import Account, Passed, Reason
+from farcluss.data.searching import search, search_glob
 from farcluss.errors import FAILURES, DataError, WeightsError
 from farcluss.inference.weights import Model
 from farcluss.inference.writers import Writer
@@ -41,21 +43,25 @@ class Outcome:
     image: str = ""
 
 
-def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
-    """Jobs for files, folders (with sub-folders, whose structure is kept) and globs.
+def plan(inputs: Sequence[str], output: Path, writer: Writer) -> tuple[list[Job], Account]:
+    """Jobs for files, folders (with sub-folders, whose structure is kept) and globs; and what of these is not used.
 
     Files in an output folder below an input folder are left out: they are predictions.
 
     Raises:
         DataError: nothing matches, two images would write the same file, or a prediction would replace an image.
     """
-    found = dict.fromkeys(pair for text in inputs for pair in _files(text, output, writer))
+    places = [_files(text, output, writer) for text in inputs]
+    found = dict.fromkeys(pair for files, _ in places for pair in files)
     folders: dict[tuple[Path, Path], list[Path]] = {}
     for path, folder in found:
         folders.setdefault((path.parent, folder), []).append(path)
     jobs = [Job(files, folder / name) for (_, folder), paths in folders.items() for name, files in writer.cases(paths)]
     if not jobs:
         raise DataError(f"{', '.join(inputs)}: no file there is an input of these weights. Check the paths.")
+    used = {path.resolve() for job in jobs for path in job.files}
+    unfit = [path for path, _ in found if used.isdisjoint((path.resolve(), path.resolve().parent))]
+    passed = [*(entry for _, others in places for entry in others), *(Passed(path, Reason.UNFIT) for path in unfit)]
     for job in jobs:
         _refuse_leaving(job, output, writer)
     owners: dict[Path, Path] = {}
@@ -68,7 +74,7 @@ def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
             )
     if lost := replaced(owners, (path for job in jobs for path in job.files)):
         raise DataError(f"The prediction of {owners[lost]} would replace the image {lost}.\nGive another --output.")
-    return jobs
+    return jobs, Account.of(used, passed)
 
 
 def _refuse_leaving(job: Job, output: Path, writer: Writer) -> None:
@@ -83,27 +89,26 @@ def _refuse_leaving(job: Job, output: Path, writer: Writer) -> None:
             )
 
 
-def _files(text: str, output: Path, writer: Writer) -> list[tuple[Path, Path]]:
-    """The files that an input names, each with the folder for its prediction."""
+def _files(text: str, output: Path, writer: Writer) -> tuple[list[tuple[Path, Path]], list[Passed]]:
+    """The files that an input names, each with the folder for its prediction; and what else is there."""
     if not text.strip():
         raise DataError("An input is empty; give an image, a folder or a glob.")
     path = Path(text)
     if path.is_file():
-        return [(path, output)]
+        return [(path, output)], []
     if path.is_dir():
-        below = [p.relative_to(path) for p in _images(path.rglob("*"), writer)]
-        visible = [p for p in below if not any(part.startswith(".") for part in p.parts)]
-        shown = [p for p in visible if not _is_prediction(path / p, path, output)]
-        found = [(path / p, output / p.parent) for p in shown]
+        place = search(path, writer.suffixes)
+        shown = [p for p in place.files if not _is_prediction(p, path, output)]
+        found = [(p, output / p.relative_to(path).parent) for p in shown]
+        passed = [entry for entry in place.passed if not _is_prediction(entry.path, path, output)]
     else:
-        try:
-            matching = _images(Path(path.anchor).glob(str(path.relative_to(path.anchor))), writer)
-        except ValueError as error:
-            raise DataError(f"{text} is not an image, a folder or a valid glob: {error}.") from None
-        found = [(p, output) for p in matching]
+        place = search_glob(Path(), text, writer.suffixes)
+        found, passed = [(p, output) for p in place.files], list(place.passed)
     if not found:
-        raise DataError(f"{text} is not an image, a folder with images or a glob that matches any.")
-    return found
+        reason = Account.of((), passed).lines()[:1]
+        text = f"{text} is not an image, a folder with images or a glob that matches any."
+        raise DataError("\n".join([text, *reason]))
+    return found, passed
 
 
 def _is_prediction(file: Path, folder: Path, output: Path) -> bool:
@@ -112,9 +117,10 @@ def _is_prediction(file: Path, folder: Path, output: Path) -> bool:
     return own != folder.resolve() and own.is_relative_to(folder.resolve()) and file.resolve().is_relative_to(own)
 
 
-def _images(paths: Iterable[Path], writer: Writer) -> list[Path]:
-    ends = tuple(writer.suffixes)
-    return sorted(p for p in paths if p.name.lower().endswith(ends) and not p.name.startswith("."))
+def oddities(jobs: Sequence[Job], writer: Writer) -> list[str]:
+    """What the writer says about the files, before it predicts any."""
+    look: Callable[[Sequence[Path]], list[str]] = getattr(writer, "oddities", lambda files: [])
+    return look([path for job in jobs for path in job.files])
 
 
 def refuse_existing(jobs: list[Job], writer: Writer) -> None:

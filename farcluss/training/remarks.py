@@ -1,12 +1,14 @@
 """What is odd about a run without being an error, known before it starts: shown by `check` and by `run`."""
 
+from farcluss.data.accounting import Account
+from farcluss.data.base import account_of
 from farcluss.learning.build import Parts
 
 
 def remarks(parts: Parts) -> list[str]:
-    """Warnings about the settings of a recipe."""
+    """Warnings about the settings of a recipe, and about files that it does not use."""
     recipe, steps = parts.recipe, parts.steps()
-    found = []
+    found = account(parts).lines()
     if recipe.semi_supervised and recipe.loss.warmup_steps >= steps:
         found.append(
             f"loss.warmup_steps = {recipe.loss.warmup_steps} of {steps} steps: the unlabeled images are never used. "
@@ -18,3 +20,9 @@ def remarks(parts: Parts) -> list[str]:
             "train.lr. Lower it, or raise train.steps."
         )
     return found
+
+
+def account(parts: Parts) -> Account:
+    """What of its folders a recipe does not use."""
+    splits = parts.splits
+    return account_of(parts.dataset, [*splits.labeled, *splits.unlabeled, *splits.val])

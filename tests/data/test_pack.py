@@ -153,7 +153,8 @@ class TestLines:
         for image, bare in (("image 0", False), ("image 6", True)):
             with pytest.raises(MissingMask, match=r"other\.png is not in .*x\.h5") as caught:
                 packed.parse(f"images/{image}.jpg other.png")
-            assert caught.value.item.id == f"images/{image}" and (caught.value.item.mask is None) == bare
+            (item,) = caught.value.items
+            assert item.id == f"images/{image}" and (item.mask is None) == bare
 
     def test_splits_that_do_not_exist_say_what_the_data_set_said(self, tmp_path):
         plain, packed, _ = self.both(tmp_path, "folder, shares")

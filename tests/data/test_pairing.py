@@ -60,13 +60,18 @@ def test_words_of_a_pattern(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_two_masks_the_extension_that_is_named_first_counts(kind, tmp_path):
-    ends = [end for end in KINDS[kind][1] if end not in (".nii", ".hdf5")]
-    image = touch(tmp_path / "images" / f"x{KINDS[kind][0][0]}")
-    made = [touch(tmp_path / "masks" / f"x{end}") for end in reversed(ends)][::-1]
+def test_of_two_masks_none_is_chosen(kind, tmp_path):
+    """Whether they differ in extension, or in the normal form of their names, which nobody sees."""
+    end, ends = KINDS[kind][0][0], KINDS[kind][1]
+    image, other = (touch(tmp_path / "images" / f"{name}{end}") for name in ("caf\u00e9", "x"))
+    mask = touch(tmp_path / "masks" / f"cafe\u0301{ends[0]}")
+    for masks in ("masks", "masks/{stem}", "masks/{stem}" + ends[0]):
+        assert finder(kind, tmp_path, masks)(image) == mask
+    touch(tmp_path / "masks" / f"caf\u00e9{ends[0].upper()}")
+    made = [touch(tmp_path / "masks" / f"x{end}") for end in (ends[0], ends[-1])]
     for masks in ("masks", "masks/{stem}"):
-        assert finder(kind, tmp_path, masks)(image) == made[0]
-    assert set(finder(kind, tmp_path, "masks").masks) == {"x"}
+        found, problems = finder(kind, tmp_path, masks).all([image, other])
+        assert not found and len(problems) == 2 and all(str(path) in problems[1] for path in (other.parent, *made))
 
 
 def test_bare_names_serve_globs_alone(tmp_path):

@@ -103,6 +103,30 @@ class TestInputs:
         assert predict(photos).code == 0
         assert written(tmp_path / "out") == ["a.png", "b.c.png", "in side/a.png"]
 
+    def test_what_else_is_there_is_counted_and_named(self, tmp_path, photos, predict, monkeypatch):
+        (photos / "x.avif").touch()
+        pages = [Image.new("RGB", (9, 7), color) for color in ("red", "blue")]
+        pages[0].save(photos / "pages.tif", save_all=True, append_images=pages[1:])
+        os.mkfifo(photos / "pipe.png")
+        (tmp_path / "elsewhere").mkdir()
+        shutil.copy(photos / "a.jpg", tmp_path / "elsewhere" / "d.jpg")
+        (photos / "link").symlink_to(tmp_path / "elsewhere")
+        result = predict(photos)
+        assert result.code == 0 and "5 of 5 images predicted" in result.out and "2 entries not used" in result.out
+        assert f".avif (1); the first is {photos}/x.avif" in result.err and "pipe.png (pipe" in result.err
+        assert f"several pages, of which the first is used; the first is {photos}/pages.tif." in result.err
+        scan = os.scandir
+
+        def refuse(path):
+            if path == photos / "in side":
+                raise PermissionError(13, "Permission denied", str(path))
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        result = predict(photos, "--overwrite")
+        assert result.code == 1 and f"{photos}/in side (permission denied)" in result.err
+        assert "4 of 4 images predicted" in result.out
+
     def test_an_empty_input(self, predict):
         assert "An input is empty" in predict("").refusal
 

@@ -1,6 +1,8 @@
 """`check` and `run` refuse what trains nothing and say what is odd; settings that do nothing are refused."""
 
+import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -89,6 +91,16 @@ def test_a_class_without_pixels_is_named_with_the_value_that_it_may_have(own, im
     assert cli("check", own(advice), "--no-step").err == ""
     log = cli("run", own('classes = ["land", "water"]', "steps = 1\nbatch = 1"), "-o", tmp_path / "run").out
     assert "no labeled crop of 1 steps has a pixel of 'water'" in log
+
+
+def test_masks_without_images_are_said_by_both(own, image_folder, tmp_path):
+    orphan = image_folder / "masks/train/0_typo.png"
+    shutil.copy(image_folder / "masks/train/0.png", orphan)
+    words = f"Warning: 1 mask is not used, as no image has the same name: {orphan} (did you mean 0."
+    assert words in cli("check", own(), "--no-step").err
+    assert words in cli("run", own(train="steps = 1\nbatch = 1"), "-o", tmp_path / "run").out
+    account = json.loads(cli("check", own(), "--no-step", "--json").out)["account"]
+    assert account["found"] == account["used"] + 1 and account["passed_over"]["unowned"][0]["path"] == str(orphan)
 
 
 @pytest.mark.parametrize("key", ["loss.warmup_steps", "train.lr_warmup_steps"])

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from farcluss.data.accounting import Passed
 from farcluss.data.base import Data
 from farcluss.data.layouts import settle_channels
 from farcluss.data.pairing import stem_of
+from farcluss.data.searching import Found, only_in, readable, search, whole
 from farcluss.errors import DataError
 from farcluss_medical.itk import is_series
-from farcluss_medical.volumes import SUFFIXES, Header, difference, read_header
+from farcluss_medical.volumes import SUFFIXES, VOLUMES, Header, difference, read_header
 
 SPLITS = ("train", "val", "test")
 """A patient in several splits stays only in the last of them, so is not trained on."""
@@ -47,12 +49,14 @@ class Index:
         problems: what is missing or contradictory; these cases are in no split.
         classes: names and label values that the data set itself gives; empty where it gives none.
         options: resolved options of the layout that predictions depend on; stored in weights files.
+        passed: entries of its folders that are not used.
     """
 
     splits: Mapping[str, Sequence[Case]]
     problems: Sequence[str] = ()
     classes: Mapping[str, int | list[int]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    passed: Sequence[Passed] = ()
 
 
 def stem(path: str | Path) -> str:
@@ -60,19 +64,27 @@ def stem(path: str | Path) -> str:
     return stem_of(Path(path).name, SUFFIXES)
 
 
-def volumes_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Volumes in a folder by their stem, without hidden files; stems of several files are left out and reported.
+def look_into(folder: Path) -> Found:
+    """Volumes directly in a folder, and what else lies in it. A subfolder with DICOM files is a volume of its own."""
+    found = only_in(folder, whole(search(folder, VOLUMES)))
+    series = {path for path in (sorted(folder.iterdir()) if readable(folder) else []) if path.name[0] != "."}
+    series = {path for path in series if is_series(path)}
+    passed = [entry for entry in found.passed if entry.path not in series and entry.path.parent not in series]
+    return Found(sorted({*found.files, *series}), passed)
 
-    A subfolder with DICOM files is a volume of its own.
-    """
-    files: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        name = path.name.lower()
-        volume = path.is_file() and name.endswith(SUFFIXES) and not name.endswith(".img")
-        if not name.startswith(".") and (volume or is_series(path)):
-            files.setdefault(stem(path), []).append(path)
-    problems = [f"{p[0]} and {p[1]} are both named {name}. Remove one of them." for name, p in files.items() if p[1:]]
-    return {name: paths[0] for name, paths in files.items() if len(paths) == 1}, problems
+
+def by_stem(files: Iterable[Path]) -> tuple[dict[str, Path], list[str]]:
+    """Volumes by their stem; stems of several files are left out and reported."""
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        found.setdefault(stem(path), []).append(path)
+    problems = [f"{p[0]} and {p[1]} are both named {name}. Remove one of them." for name, p in found.items() if p[1:]]
+    return {name: paths[0] for name, paths in found.items() if len(paths) == 1}, problems
+
+
+def volumes_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Volumes directly in a folder by their stem, and problems, see `by_stem`."""
+    return by_stem(look_into(folder).files)
 
 
 def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:

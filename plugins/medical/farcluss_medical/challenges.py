@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from farcluss.data.accounting import Passed, Reason
 from farcluss.data.base import Data
 from farcluss.data.layouts import root_of
+from farcluss.data.searching import search
 from farcluss.errors import DataError, RecipeError
 from farcluss.plugins.options import Count
 from farcluss_medical.cases import Case, Index, volumes_in
 from farcluss_medical.options import check_channels, with_volume_options
+from farcluss_medical.volumes import VOLUMES
 
 
 class Edition(NamedTuple):
@@ -70,7 +73,9 @@ def brats(
             "Check data.root and data.layout.edition."
         )
     classes = {"background": 0, "necrosis": 1, "edema": 2, "enhancing": form.enhancing}
-    return Index({"train": cases}, problems, classes, {"modalities": chosen})
+    found, known = search(root, VOLUMES), {Path(case.images[0]).parent for case in cases}
+    unfit = [Passed(path, Reason.UNFIT) for path in found.files if path.parent not in known]
+    return Index({"train": cases}, problems, classes, {"modalities": chosen}, [*found.passed, *unfit])
 
 
 @with_volume_options

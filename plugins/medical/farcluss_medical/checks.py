@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from farcluss.data.accounting import Account
 from farcluss.data.base import IGNORE, Data, Sample
 from farcluss.data.labels import LabelCounts, missing_classes, no_labels
 from farcluss.errors import DataError, some
@@ -79,15 +81,22 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    @cached_property
+    def account(self) -> Account:
+        """What of its folders the data set does not use."""
+        splits = [split for split, cases in self.dataset.index.splits.items() if cases]
+        return self.dataset.account([item for split in splits for item in self.dataset.items(split)])
+
     @property
     def notes(self) -> list[str]:
         """Remarks on the cases, with advice."""
-        texts = [note(self.rows, self) for note in _NOTES] if self.rows else ["There is no case that can be read."]
-        return [text for text in texts if text]
+        texts = [note(self.rows, self) for note in _NOTES] if self.rows else []
+        return [*self.account.lines(), *(text for text in texts if text)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"cases": [row.to_json() for row in self.rows], "notes": self.notes, "problems": self.problems}
+        cases, account = [row.to_json() for row in self.rows], self.account.to_json()
+        return {"cases": cases, "account": account, "notes": self.notes, "problems": self.problems}
 
     def option(self, name: str) -> Any:
         """An option of the recipe's layout; None where it is not set."""
@@ -123,6 +132,8 @@ def _inspect(report: Report) -> Iterator[Row]:
                     report.problems.append(str(error))
             report.rows.append(row)
             yield row
+    if not report.rows and not report.problems:
+        report.problems.append("There is no case that can be read. Check data.root and the layout's options.")
     if report.counts.empty:
         report.problems.append(no_labels("Labels", report.counts.masks))
 

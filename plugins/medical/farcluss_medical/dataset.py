@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from farcluss.data.accounting import Account
 from farcluss.data.base import Data, Defaults, Item, Palette, Sample, Window
 from farcluss.data.indexes import in_split, refuse_name
 from farcluss.data.layouts import carry
@@ -67,6 +68,12 @@ class VolumeDataset:
     def findings(self) -> list[str]:
         """What is missing or contradictory among the files."""
         return list(self.index.problems)
+
+    def account(self, items: Sequence[Item]) -> Account:
+        """What of the layout's folders is not used where these items are."""
+        cases = {case.id: case for item in items for case in [self.find(item)[0]]}.values()
+        used = {path for case in cases for path in (*case.images, case.label) if path}
+        return Account.of(used, (entry for entry in self.index.passed if str(entry.path) not in used))
 
     def items(self, split: str) -> list[Item]:
         """Items of a split: a case each, or a slice each. Raises DataError when files are missing or contradictory."""

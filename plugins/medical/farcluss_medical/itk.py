@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from farcluss.data.searching import readable
 from farcluss.errors import DataError, PluginError
 
 FILES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -40,7 +41,7 @@ def is_dicom(path: Path) -> bool:
 
 def is_series(folder: Path) -> bool:
     """Whether a folder holds DICOM files itself, not in its subfolders."""
-    return folder.is_dir() and any(is_dicom(path) for path in folder.iterdir() if not path.name.startswith("."))
+    return readable(folder) and any(is_dicom(path) for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def simple_itk() -> Any:

@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from farcluss.data.accounting import Passed, Reason, unowned
 from farcluss.data.base import Data
 from farcluss.data.layouts import read_table, root_of
-from farcluss.data.pairing import MaskFinder, below
+from farcluss.data.pairing import MaskFinder, Mirror, below
+from farcluss.data.searching import readable, search_glob
 from farcluss.errors import DataError, some
-from farcluss_medical.cases import Case, Index, stem, volumes_in
+from farcluss_medical.cases import Case, Index, by_stem, look_into, stem
 from farcluss_medical.itk import is_series
 from farcluss_medical.options import with_volume_options
-from farcluss_medical.volumes import SUFFIXES
+from farcluss_medical.volumes import SUFFIXES, VOLUMES
 
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
 COLUMNS = ("case", "image", "label", "group", "split")
@@ -127,42 +129,49 @@ def scans(
     """
     root = root_of(data)
     among = bool(unlabeled) and root / unlabeled == root / images
-    train, problems = _pairs(root, images, labels, image_suffix, bare=among)
+    train, problems, passed = _pairs(root, images, labels, image_suffix, bare=among)
     splits = {"train": train}
     if unlabeled and not among:
-        found, more = _images(root, unlabeled, "unlabeled")
+        found, more, others = _images(root, unlabeled, "unlabeled")
         train += [Case(_name(root, path), (str(path),)) for path in found]
         problems += more
+        passed += others
     if test_images:
-        splits["test"], more = _pairs(root, test_images, test_labels, image_suffix, bare=False, key="test_")
+        splits["test"], more, others = _pairs(root, test_images, test_labels, image_suffix, bare=False, key="test_")
         problems += more
-    return Index(_short_names(splits), problems)
+        passed += others
+    return Index(_short_names(splits), problems, passed=passed)
 
 
 def _pairs(
     root: Path, images: str, labels: str, suffix: str, bare: bool, key: str = ""
-) -> tuple[list[Case], list[str]]:
-    """Images and their labels; with `bare`, images may have no label."""
-    found, problems = _images(root, images, f"{key}images")
-    finder = MaskFinder.of(root, images, labels, suffix, SUFFIXES, SUFFIXES)
-    masks = {path: finder(path) for path in found}
-    by_glob, hint = not (root / images).is_dir(), ""
-    if "{" not in labels:
-        folder = _folder(root, labels, f"{key}labels")
-        own, more = volumes_in(folder)
-        used, known = set(masks.values()), set(own.values())
-        twins = {stem(path).removesuffix(suffix) for path in (root / images).iterdir()} if not by_glob else set()
-        lost = [path for path in own.values() if path not in used and stem(path) not in twins]
-        hint = _other_names({stem(path) for path in found}, [stem(path) for path in lost], labels, key)
-        if hint:
-            problems.append(f"{root / images} has no image for {some([str(path) for path in lost], 1)}. {hint}")
-        problems += [*more, *(f"{path} has no image in {root / images}." for path in lost if not hint)]
-        # Of two labels with one name neither counts, and the case is left out.
-        masks = {path: mask for path, mask in masks.items() if mask is None or mask.parent != folder or mask in known}
+) -> tuple[list[Case], list[str], list[Passed]]:
+    """Images and their labels, problems, and what is not used; with `bare`, images may have no label."""
+    found, problems, passed = _images(root, images, f"{key}images")
+    finder = MaskFinder.of(root, images, labels, suffix, SUFFIXES, VOLUMES)
+    if isinstance(finder.where, Mirror):
+        _folder(root, labels, f"{key}labels")
+    masks, twice = finder.all(found)
+    problems += twice
+    hint, passed_labels = "", finder.where.search()
+    if isinstance(finder.where, Mirror):
+        used, folder = set(masks.values()), root / images
+        # Of two images of one name neither counts, which is a problem already.
+        twins = {stem(path).removesuffix(suffix) for path in folder.iterdir()} if readable(folder) else set()
+        own = [path for path in passed_labels.files if path not in used]
+        lost = [path for path in own if path.parent == finder.where.folder and stem(path) not in twins]
+        passed += [Passed(path, Reason.DEEPER) for path in own if path.parent != finder.where.folder]
+        if lost:
+            hint = _other_names({stem(path) for path in found}, [stem(path) for path in lost], labels, key)
+            verb = "have" if lost[1:] else "has"
+            problems.append(f"{some([str(path) for path in lost], 1)} {verb} no image in {folder}. {hint}".strip())
+    else:
+        known = {*masks.values(), *found}
+        passed += unowned([path for path in passed_labels.files if path not in known], [path.name for path in found])
     if not bare and not hint:
         problems += [f"{path} has no label in {root / labels}." for path, mask in masks.items() if mask is None]
     cases = [Case(_name(root, path), (str(path),), str(mask) if mask else None) for path, mask in masks.items()]
-    return [case for case in cases if bare or case.label], problems
+    return [case for case in cases if bare or case.label], problems, [*passed, *passed_labels.passed]
 
 
 def _other_names(images: Collection[str], labels: Sequence[str], option: str, key: str) -> str:
@@ -176,15 +185,17 @@ def _other_names(images: Collection[str], labels: Sequence[str], option: str, ke
     return ""
 
 
-def _images(root: Path, images: str, option: str) -> tuple[list[Path], list[str]]:
-    """Images of a folder or of a glob, and problems of their names. Raises DataError for none."""
+def _images(root: Path, images: str, option: str) -> tuple[list[Path], list[str], list[Passed]]:
+    """Images of a folder or of a glob, problems of their names, and what is not used. Raises DataError for none."""
     if "*" not in images:
-        found, problems = volumes_in(_folder(root, images, option))
-        return list(found.values()), problems
-    files = [path for path in sorted(root.glob(images)) if path.name.lower().endswith(SUFFIXES) or is_series(path)]
-    if not files:
+        found = look_into(_folder(root, images, option))
+        files, problems = by_stem(found.files)
+        return list(files.values()), problems, list(found.passed)
+    found = search_glob(root, images, VOLUMES)
+    volumes = sorted({*found.files, *(path for path in root.glob(images) if is_series(path))})
+    if not volumes:
         raise DataError(f"data.layout.{option} = {images!r} matches no volume in {root}.")
-    return files, []
+    return volumes, [], list(found.passed)
 
 
 def _name(root: Path, path: Path) -> str:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from farcluss.data.accounting import Passed
 from farcluss.data.base import Data
 from farcluss.data.layouts import root_of
+from farcluss.data.searching import Found, only_in, search, whole
 from farcluss.errors import DataError
 from farcluss.plugins.options import Count
 from farcluss_medical.cases import Case, Index
@@ -34,7 +36,7 @@ def nnunet(data: Data, *, fold: Count | None = None, unlabeled: str = "imagesUn"
     facts = read_json(file, dict)
     form = _Form.of(facts, file)
     check_channels(data, f"{file} names", form.channels)
-    train, problems = form.cases(root / IMAGES, root / LABELS)
+    train, problems, passed = form.cases(root / IMAGES, root / LABELS)
     if not train:
         raise DataError(f"{root / IMAGES} has no images CASE_0000{form.ending}. Check data.root.")
     splits, hidden = {"train": list(train.values())}, list[Case]()
@@ -42,7 +44,8 @@ def nnunet(data: Data, *, fold: Count | None = None, unlabeled: str = "imagesUn"
         splits, hidden, more = _of_fold(root / "splits_final.json", fold, train)
         problems += more
     if Path(unlabeled) != Path(IMAGES):
-        alone, more = form.cases(root / unlabeled, None)
+        alone, more, others = form.cases(root / unlabeled, None)
+        passed += others
         if not alone and Path(unlabeled) != Path("imagesUn"):
             raise DataError(f"{root / unlabeled} has no images CASE_0000{form.ending}. Check data.layout.unlabeled.")
         hidden += alone.values()
@@ -51,10 +54,11 @@ def nnunet(data: Data, *, fold: Count | None = None, unlabeled: str = "imagesUn"
         problems += [f'{case.images[0]} has no label; data.layout.unlabeled = "{IMAGES}" allows it.' for case in bare]
         splits = {split: [case for case in cases if case.label] for split, cases in splits.items()}
     splits["train"] += hidden
-    test, more = form.cases(root / "imagesTs", root / "labelsTs")
+    test, more, others = form.cases(root / "imagesTs", root / "labelsTs")
     if scored := [case for case in test.values() if case.label]:
         splits["test"] = scored
-    return Index(splits, problems + more, _classes(facts.get("labels"), file, data))
+    classes = _classes(facts.get("labels"), file, data)
+    return Index(splits, problems + more, classes, passed=[*passed, *(others if scored else [])])
 
 
 @dataclass(frozen=True)
@@ -73,27 +77,29 @@ class _Form:
             raise DataError(f"{file}: files that end in {ending!r} cannot be read; convert them to .nii.gz.")
         return cls([str(name) for name in names.values()], ending)
 
-    def cases(self, images: Path, labels: Path | None) -> tuple[dict[str, Case], list[str]]:
-        """Cases of a folder, with all channels that they should have, and problems of the names."""
+    def cases(self, images: Path, labels: Path | None) -> tuple[dict[str, Case], list[str], list[Passed]]:
+        """Cases of a folder, with all channels that they should have, problems of the names, and what is not used."""
         problems: list[str] = []
+        own, passed = self._files(images)
+        masks, others = self._files(labels) if labels else ({}, [])
         numbers: dict[str, set[int]] = {}
-        for name in self._names(images):
+        for name in own:
             if match := re.fullmatch(r"(.+)_(\d{4})", name):
                 numbers.setdefault(match[1], set()).add(int(match[2]))
             else:
                 problems.append(f"{images / name}{self.ending}: images must be named CASE_0000{self.ending}.")
-        masks = self._names(labels) if labels else []
-        problems += [f"{labels}/{name}{self.ending} has no image in {images}." for name in masks if name not in numbers]
+        problems += [f"{path} has no image in {images}." for name, path in masks.items() if name not in numbers]
         cases = {}
         for name, found in numbers.items():
-            channels = sorted(found | set(range(len(self.channels))))
-            paths = tuple(f"{images / name}_{number:04d}{self.ending}" for number in channels)
-            cases[name] = Case(name, paths, f"{labels}/{name}{self.ending}" if name in masks else None)
-        return cases, problems
+            channels = [f"{name}_{number:04d}" for number in sorted(found | set(range(len(self.channels))))]
+            paths = tuple(str(own.get(channel, images / f"{channel}{self.ending}")) for channel in channels)
+            cases[name] = Case(name, paths, str(masks[name]) if name in masks else None)
+        return cases, problems, [*passed, *others]
 
-    def _names(self, folder: Path) -> list[str]:
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        return [f.name.removesuffix(self.ending) for f in files if f.name.endswith(self.ending) and f.name[0] != "."]
+    def _files(self, folder: Path) -> tuple[dict[str, Path], list[Passed]]:
+        """Files of a folder by name, and what else lies there."""
+        found = only_in(folder, whole(search(folder, [self.ending]))) if folder.is_dir() else Found()
+        return {path.name[: -len(self.ending)]: path for path in found.files}, list(found.passed)
 
 
 def _of_fold(file: Path, fold: int, cases: dict[str, Case]) -> tuple[dict[str, list[Case]], list[Case], list[str]]:

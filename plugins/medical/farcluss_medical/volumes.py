@@ -29,6 +29,8 @@ HDF5 = (".h5", ".hdf5")
 NIBABEL = (".nii.gz", ".nii", ".hdr", ".img")
 SUFFIXES = (*NIBABEL, *HDF5, *itk.FILES)
 """Endings of all volumes, in lower case; a DICOM series is a folder."""
+VOLUMES = tuple(end for end in SUFFIXES if end != ".img")
+"""The same without files that hold the voxels of a header file."""
 DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, ImageFileError)
 """Exceptions raised when reading a damaged file."""
 

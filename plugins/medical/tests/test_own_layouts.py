@@ -13,6 +13,7 @@ from farcluss.plugins.signatures import REQUIRED, describe_object
 from farcluss.recipes.model import Data, Recipe, Train
 from farcluss_medical.challenges import brats, left_atrium
 from farcluss_medical.layouts import cases, decathlon, scans
+from farcluss_medical.nnunet import nnunet
 
 
 @pytest.mark.parametrize("layout", [decathlon, brats, left_atrium])
@@ -377,8 +378,29 @@ def test_scans_use_no_label_that_may_be_another(tmp_path):
     data = Data(root=tmp_path, classes={"background": 0, "tissue": [1, 2, 3]}, on_error="skip")
     dataset = scans(data, cache=str(tmp_path / "cache"), unlabeled="images")
     (problem,) = dataset.findings()
-    assert "are both named c1" in problem
+    assert "labels/c1.nii or " in problem and "labels/c1.nii.gz" in problem
     assert [(item.id, bool(item.mask)) for item in dataset.items("train")] == [("c0", True)]
+
+
+def test_what_lies_in_folders_of_scans_is_used_or_said(tmp_path):
+    draw_scans(tmp_path)
+    others = ["images/sub/9.nii.gz", "images/note.txt", "images/x.png", "images/alone.img", "labels/sub/8.nii.gz"]
+    for name in [*others, "images/dicom/1.dcm", "images/old/1.gipl"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "images/7.nii.gz").mkdir()
+    data = Data(root=tmp_path, classes=BINARY, on_error="skip")
+    dataset = scans(data, cache=str(tmp_path / "cache"), unlabeled="images")
+    account = dataset.account(dataset.items("train"))
+    assert {entry.path.relative_to(tmp_path).as_posix(): entry.reason.value for entry in account.passed} == {
+        "images/sub/9.nii.gz": "deeper",
+        "images/x.png": "unread",
+        "images/alone.img": "unread",
+        "images/old/1.gipl": "unread",
+        "labels/sub/8.nii.gz": "deeper",
+        "images/7.nii.gz": "special",
+    }
+    assert account.used == 5
 
 
 @pytest.mark.parametrize(
@@ -399,7 +421,7 @@ def test_names_that_differ_by_an_ending_are_one_problem_with_its_remedy(
     data = {"on_error": "skip"}
     problems(
         build(scans, tmp_path, classes=BINARY, data=data, unlabeled=unlabeled),
-        ("has no image for", "and 2 more", words),
+        ("and 2 more have no image in", words),
     )
     mended = build(scans, tmp_path, classes=BINARY, unlabeled=unlabeled, **options)
     assert problems(mended) == [] and all(item.mask for item in mended.items("train"))
@@ -412,3 +434,17 @@ def test_two_images_of_one_name_are_one_problem(tmp_path):
     for name in "ab":
         write_label(tmp_path / f"labels/{name}.nii.gz", scan, "binary")
     problems(build(scans, tmp_path, classes=BINARY, data={"on_error": "skip"}), ("are both named a",))
+
+
+def test_nnunet_and_brats_use_files_or_say_why_not(tmp_path):
+    scan = phantom(0)
+    for name in ("imagesTr/a_0000.NII.GZ", "imagesTr/b_0000.nii", "ID/ID_flair.nii.gz", "other/x_flair.nii.gz"):
+        write_image(tmp_path / name, scan)
+    write_label(tmp_path / "labelsTr/a.nii.gz", scan, "binary")
+    facts = {"channel_names": {"0": "MR"}, "labels": {"background": 0, "tumor": 1}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    data = Data(root=tmp_path, classes=BINARY, on_error="skip")
+    known = {"nnunet": nnunet(data, cache=str(tmp_path / "c")), "brats": brats(data, modalities=["flair"], cache="")}
+    found = {name: [(e.path.name, e.reason.value) for e in one.account([]).passed] for name, one in known.items()}
+    assert known["nnunet"].items("train")[0].mask and found["nnunet"] == [("b_0000.nii", "unread")]
+    assert ("x_flair.nii.gz", "unfit") in found["brats"] and not any("ID" in name for name, _ in found["brats"])

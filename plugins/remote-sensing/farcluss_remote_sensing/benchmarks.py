@@ -1,13 +1,15 @@
 """The layouts of public data sets, each an entry point of the group `farcluss.dataset`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from farcluss.data.accounting import Passed, unowned
 from farcluss.data.base import Data
 from farcluss.data.layouts import root_of
 from farcluss.data.masks import Sources
+from farcluss.data.searching import only_in, search, whole
 from farcluss.errors import DataError, RecipeError
 from farcluss_remote_sensing.files import SUFFIXES
 from farcluss_remote_sensing.folders import LABELS, files_in, short_names, single_files
@@ -64,7 +66,9 @@ def loveda(
         found["train"] += bare
     splits, more = _scored(found)
     values: Sources = {name: [value] for value, name in enumerate(LOVEDA, 1)}
-    return Index(short_names(splits), problems + more, values, [0], list(LOVEDA.values()))
+    places = [root / folder / area for folder in ("Train", "Val", "Test") for area in areas]
+    passed = [entry for place in places for entry in _not_used([place / "images_png"], [place / "masks_png"])]
+    return Index(short_names(splits), problems + more, values, [0], list(LOVEDA.values()), passed=passed)
 
 
 def _mirrored(place: Path, images: str, labels: str, prefix: str) -> tuple[list[tuple[str, Scene]], list[str]]:
@@ -76,8 +80,25 @@ def _mirrored(place: Path, images: str, labels: str, prefix: str) -> tuple[list[
 
 
 def _by_stem(folder: Path) -> dict[str, str]:
-    """Files of a folder by their names without extension; empty if there is no folder."""
-    return {path.stem: str(path) for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES}
+    """Files of a folder by their names without extension; empty if there is no folder.
+
+    Raises:
+        DataError: two have one name, or the folder cannot be searched.
+    """
+    found: dict[str, str] = {}
+    for path in only_in(folder, whole(search(folder, SUFFIXES))).files:
+        if (other := found.setdefault(path.stem, str(path))) != str(path):
+            raise DataError(f"{other} and {path} are both named {path.stem}. Remove one of them.")
+    return found
+
+
+def _not_used(images: Iterable[Path], labels: Iterable[Path]) -> list[Passed]:
+    """Entries of folders of images that are not read, and of folders of labels that belong to no image."""
+    own = [search(folder, SUFFIXES) for folder in images if folder.is_dir()]
+    masks = [search(folder, LABELS) for folder in labels if folder.is_dir()]
+    names = {_common(path): path.name for found in own for path in found.files}
+    lost = [path for found in masks for path in found.files if _common(path) not in names]
+    return [*(entry for found in (*own, *masks) for entry in found.passed), *unowned(lost, names.values())]
 
 
 def _scored(found: Mapping[str, list[tuple[str, Scene]]]) -> tuple[dict[str, list[tuple[str, Scene]]], list[str]]:
@@ -204,14 +225,15 @@ def _areas_index(
         )
     classes: Sources = {name: [color] for name, color in ISPRS.items()}
     kept = {split: scenes for split, scenes in found.items() if scenes}
-    return Index(kept, problems, classes, ["#000000"], list(ISPRS.values()))
+    passed = _not_used([root / images], [root / labels])
+    return Index(kept, problems, classes, ["#000000"], list(ISPRS.values()), passed=passed)
 
 
 def _labels(folder: Path) -> dict[str, str]:
     """Labels by the common part of their names and those of images. Raises DataError: two are of the same image."""
     found: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in LABELS and (other := found.setdefault(_common(path), str(path))) != str(path):
+    for path in search(folder, LABELS).files:
+        if (other := found.setdefault(_common(path), str(path))) != str(path):
             raise DataError(f"{other} and {path} are labels of the same image. Keep them in separate folders.")
     return found
 
@@ -261,7 +283,11 @@ def change(data: Data, *, before: str = "A", after: str = "B", labels: str = "la
         problems += more
     found, more = _scored(found)
     classes: Sources = {"unchanged": [0], "changed": [255, 1]}
-    return Index(short_names(found), problems + more, classes, options={"before": before, "after": after})
+    passed = [
+        entry for place in places.values() for entry in _not_used([place / before, place / after], [place / labels])
+    ]
+    dates = {"before": before, "after": after}
+    return Index(short_names(found), problems + more, classes, options=dates, passed=passed)
 
 
 def _pairs(place: Path, folders: tuple[str, str, str], prefix: str) -> tuple[list[tuple[str, Scene]], list[str]]:
@@ -293,9 +319,10 @@ def _by_lists(root: Path, scenes: Mapping[str, Scene]) -> tuple[dict[str, list[t
         path = folder / f"{split}.txt"
         for number, line in enumerate(_lines(path), 1):
             name = line if line in scenes else Path(line).stem
-            if name in scenes and (other := homes.setdefault(name, split)) != split:
-                problems.append(f"{path}, line {number}: {name} is already in {other}.txt.")
+            if name in homes:
+                problems.append(f"{path}, line {number}: {name} is already in {homes[name]}.txt.")
             elif name in scenes:
+                homes[name] = split
                 splits.setdefault(split, []).append((name, scenes[name]))
             elif line:
                 problems.append(f"{path}, line {number}: {line!r} is not an image in {root}.")

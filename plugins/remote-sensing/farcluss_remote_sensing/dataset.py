@@ -9,7 +9,8 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import Data, Defaults, Item, Palette, Sample, Window
+from farcluss.data.accounting import Account, Reason
+from farcluss.data.base import Data, Defaults, Item, MissingMask, Palette, Sample, Window
 from farcluss.data.indexes import in_split, refuse_name
 from farcluss.data.layouts import carry
 from farcluss.data.weighting import count_pixels
@@ -17,7 +18,7 @@ from farcluss.errors import DataError
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Scaling
-from farcluss_remote_sensing.scenes import Index, Scene, by_path, find_by_id, find_by_path
+from farcluss_remote_sensing.scenes import Index, Scene, by_path, find_by_id, find_by_path, label_file
 from farcluss_remote_sensing.tiles import name_of, nth, parse_name, tiles, whole
 
 SHRINK = 8
@@ -39,6 +40,7 @@ class SceneDataset:
         min_valid: minimum share of valid pixels of an unlabeled training window.
         inspect: finds wrong metadata of files, and leaks between sets.
         defaults: values of recipe keys that are unset.
+        lists_decide: whether a label that a list names goes before the scene's own.
     """
 
     data: Data
@@ -51,6 +53,7 @@ class SceneDataset:
     min_valid: float
     inspect: Callable[["SceneDataset"], list[str]]
     defaults: Defaults
+    lists_decide: bool = True
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,6 +70,13 @@ class SceneDataset:
         """Missing or contradictory files, and leaks between sets."""
         return [*self.index.problems, *self.inspect(self)]
 
+    def account(self, items: Sequence[Item]) -> Account:
+        """What of the layout's folders is not used where these items are."""
+        scenes = {scene.id: scene for item in items for scene in [self.find(item)[0]]}.values()
+        used = {path for scene in scenes for path in (*scene.images, scene.label) if path}
+        entries = self.index.passed
+        return Account.of(used, (one for one in entries if one.reason is Reason.MASK or str(one.path) not in used))
+
     def items(self, split: str) -> list[Item]:
         """Windows of a split. Raises DataError when files are missing or contradictory."""
         scenes = in_split(self.index, split, self.data, "scene")
@@ -76,7 +86,8 @@ class SceneDataset:
     def parse_group(self, line: str) -> list[Item]:
         """The windows of a line: those of a scene, or with `SCENE[rows,columns]` those of a part of it.
 
-        A scene is named by its id, or as in public lists by `IMAGE` or `IMAGE LABEL`.
+        A scene is named by its id, or as in public lists by `IMAGE` or `IMAGE LABEL`. Raises MissingMask when that
+        label does not exist.
         """
         name, box = self._parse(line.strip())
         root = os.path.abspath(self.data.root)
@@ -87,6 +98,9 @@ class SceneDataset:
         height, width = self.stacks[scene.id].grid.size
         if box and (box[0].stop > height or box[1].stop > width):
             raise DataError(f"{line.strip()!r} reaches beyond the scene, which has {height} rows and {width} columns.")
+        if scene.label and not os.path.isfile(label_file(scene.label)):
+            text = f"the label {scene.label} does not exist. Fix the list, or leave the label out of it."
+            raise MissingMask(text, self._items(replace(scene, label=None), box))
         found = self._items(scene, box)  # keep at least one, as the line names it
         return self._without_empty(found) or found[:1] if len(found) > 1 else found
 

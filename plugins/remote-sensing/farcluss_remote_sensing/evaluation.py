@@ -67,7 +67,7 @@ def evaluate(
         )
     items = _items(dataset, data if split is None else data.model_copy(update={"val": split}))
     scenes: dict[str, list[Item]] = {}
-    for item in dict.fromkeys(items):
+    for item in items:
         scenes.setdefault(dataset.find(item)[0].id, []).append(item)
     maps = find_maps(predictions, [dataset.find(parts[0])[0] for parts in scenes.values()])
     change = len(dataset.classes) == 2 and (data.layout.name == "change" or dataset.classes == CHANGE)

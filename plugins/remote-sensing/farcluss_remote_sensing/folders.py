@@ -3,34 +3,45 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 
+from farcluss.data.accounting import Account, Passed, Reason, unowned
 from farcluss.data.pairing import MaskFinder, below
+from farcluss.data.searching import Found, search, search_any, whole
 from farcluss.errors import DataError
 from farcluss_remote_sensing.files import SUFFIXES
 from farcluss_remote_sensing.scenes import VECTORS, Scene
 
 LABELS = (*SUFFIXES, *VECTORS)
-"""Extensions of labels; of two labels with the same name, the earlier extension is used."""
+"""Extensions of labels."""
 
 Files = Mapping[Path, tuple[Path, ...]]
 """Files by scene: its key is their path without extension and band."""
 
 
-def files_in(root: Path, pattern: str) -> list[Path]:
-    """Files of scenes in a folder and its subfolders, or matched by a glob of files or folders, sorted.
+def look_for(root: Path, pattern: str) -> Found:
+    """Files of scenes in a folder and its subfolders, or matched by a glob of files or folders; what else lies there.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or the glob is invalid.
     """
-    path = Path(pattern)
-    start, rest = (Path(path.anchor), str(path.relative_to(path.anchor))) if path.is_absolute() else (root, pattern)
-    places = [root / path] if (root / path).is_dir() else list(start.glob(rest))
-    found = {file for place in places for file in (place.rglob("*") if place.is_dir() else [place])}
-    known = sorted(f for f in found if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file())
-    if not known:
-        raise DataError(f"There are no scenes in {root / path}.\nCheck data.root and the layout's image options.")
-    return known
+    places = [search_any(root, pattern, SUFFIXES)]
+    if not (root / pattern).is_dir():
+        folders = [path for name in sorted(glob(str(root / pattern))) if (path := Path(name)).is_dir()]
+        places += [search(folder, SUFFIXES) for folder in folders]
+    passed = [entry for found in places for entry in whole(found).passed]
+    files = sorted({path for found in places for path in found.files})
+    if not files:
+        reason = Account.of((), passed).lines()[:1]
+        hint = "Check data.root and the layout's image options."
+        raise DataError("\n".join([f"There are no scenes in {root / pattern}.", *reason, hint]))
+    return Found(files, passed)
+
+
+def files_in(root: Path, pattern: str) -> list[Path]:
+    """Files of scenes, see `look_for`."""
+    return list(look_for(root, pattern).files)
 
 
 def single_files(files: Iterable[Path]) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
@@ -73,16 +84,41 @@ def label_finder(root: Path, images: str, labels: str, suffix: str) -> MaskFinde
     return MaskFinder.of(root, images, labels, suffix, SUFFIXES, LABELS)
 
 
-def scenes_of(root: Path, base: Path, files: Files, finder: MaskFinder, by_folder: bool) -> list[tuple[str, Scene]]:
-    """Scenes, each with its name below `base`; their ids are their paths below `root`, their groups their folders'."""
-    found = []
+def scenes_of(
+    root: Path, base: Path, files: Files, finder: MaskFinder, by_folder: bool
+) -> tuple[list[tuple[str, Scene]], list[str]]:
+    """Scenes, each with its name below `base`, and a problem for each with two labels, which is left out.
+
+    Their ids are their paths below `root`, their groups those of their folders.
+    """
+    found, problems = [], []
     for path, images in files.items():
-        label = finder.named(path)
+        if any(map(finder.where.claims, images)):
+            continue
+        try:
+            label = finder.named(path, images)
+        except DataError as error:
+            problems.append(str(error))
+            continue
         name, long = (below(path, folder) for folder in (base, root))
         group = below(path.parent, root) if by_folder else ""
         found.append((name, Scene(long, tuple(map(str, images)), str(label) if label else None, group)))
     labels = {scene.label for _, scene in found}
-    return [(name, scene) for name, scene in found if scene.images[0] not in labels]
+    return [(name, scene) for name, scene in found if scene.images[0] not in labels], problems
+
+
+def not_used(found: Sequence[Found], finders: Sequence[MaskFinder], scenes: Sequence[Scene]) -> list[Passed]:
+    """Entries of the folders of scenes and labels that are no part of a scene."""
+    images = {path for scene in scenes for path in scene.images}
+    owned = {scene.label for scene in scenes}
+    labels = [finder.where.search() for finder in finders]
+    lost = [path for one in labels for path in one.files if str(path) not in images | owned]
+    bare = [Path(scene.images[0]).name for scene in scenes if not scene.label]
+    return [
+        *(entry for one in (*found, *labels) for entry in one.passed),
+        *unowned(dict.fromkeys(lost), bare or [Path(scene.images[0]).name for scene in scenes]),
+        *(Passed(path, Reason.MASK) for one in found for path in one.files if str(path) in owned),
+    ]
 
 
 def short_names(splits: Mapping[str, Sequence[tuple[str, Scene]]]) -> dict[str, list[Scene]]:

@@ -6,18 +6,20 @@ from typing import Literal
 
 from farcluss.data.base import Data
 from farcluss.data.layouts import read_table, root_of
-from farcluss.data.pairing import below, fixed_part
+from farcluss.data.pairing import MaskFinder, below, fixed_part
+from farcluss.data.searching import Found
 from farcluss.errors import DataError
 from farcluss_remote_sensing.folders import (
     band_files_of,
-    files_in,
     label_finder,
+    look_for,
+    not_used,
     scenes_of,
     short_names,
     single_files,
 )
 from farcluss_remote_sensing.options import with_scene_options
-from farcluss_remote_sensing.scenes import Index, Scene, vector_label
+from farcluss_remote_sensing.scenes import Index, Scene, label_file
 
 COLUMNS = ("image", "label", "group", "split")
 SPLITS = {"": "train", "train": "train", "val": "val", "test": "test"}
@@ -63,20 +65,27 @@ def rasters(
     splits: dict[str, list[tuple[str, Scene]]] = {}
     taken: set[Path] = set()  # by splits whose folders lie below those of training
     problems: list[str] = []
+    searched: list[Found] = []
+    finders: list[MaskFinder] = []
+    if not images.strip() or not labels.strip():
+        raise DataError('data.layout.images and data.layout.labels must not be empty; "." is data.root itself.')
     for split, (pattern, own) in places.items():
         if not pattern:
             continue
-        files = [path for path in files_in(root, pattern) if path not in taken]
+        searched.append(look_for(root, pattern))
+        files = [path for path in searched[-1].files if path not in taken]
         taken.update(files)
         base = fixed_part(root, pattern)
         inside = not own and base.is_relative_to(fixed_part(root, images))
-        finder = label_finder(root, images if inside else pattern, own or labels, image_suffix)
+        finders.append(label_finder(root, images if inside else pattern, own or labels, image_suffix))
         found, more = band_files_of(files, band_files) if band_files else single_files(files)
         if not found and not more:
             raise DataError(f"No file in {root / pattern} ends in {band_files[0]}. Check data.layout.band_files.")
-        problems += more
-        splits[split] = scenes_of(root, base, found, finder, by_folder=group == "folder")
-    return Index(short_names(dict(reversed(splits.items()))), problems, options={"band_files": band_files})
+        splits[split], twice = scenes_of(root, base, found, finders[-1], by_folder=group == "folder")
+        problems += [*more, *twice]
+    passed = not_used(searched, finders, [scene for pairs in splits.values() for _, scene in pairs])
+    names = short_names(dict(reversed(splits.items())))
+    return Index(names, problems, options={"band_files": band_files}, passed=passed)
 
 
 @with_scene_options
@@ -134,8 +143,7 @@ def _row_problems(root: Path, row: Mapping[str, str], images: list[Path], homes:
     """Problems of a single row, and of the split of its group."""
     split, label, group = (row.get(column, "") for column in ("split", "label", "group"))
     wrong = [] if images else ["the column image is empty."]
-    label_file = (vector_label(label) or (label, ""))[0]
-    paths = [*images, *([root / label_file] if label else [])]
+    paths = [*images, *([root / label_file(label)] if label else [])]
     wrong += [f"{path} does not exist." for path in paths if not path.is_file()]
     if row.get(""):
         wrong.append(f"there are more values than columns: {row['']}.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from farcluss.data.accounting import Passed
 from farcluss.data.filesets import pairs
 from farcluss.data.masks import Sources
 from farcluss.errors import DataError
@@ -49,6 +50,7 @@ class Index:
         ignored: label values or colors that the data set itself ignores.
         palette: one color per class, as #rrggbb; empty for the core's choice.
         options: resolved options of the layout that predictions depend on; stored in weights files.
+        passed: entries of its folders that are not used.
     """
 
     splits: Mapping[str, Sequence[Scene]]
@@ -57,6 +59,7 @@ class Index:
     ignored: Sequence[int | str] = ()
     palette: Sequence[str] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    passed: Sequence[Passed] = ()
 
 
 def vector_label(label: str) -> tuple[str, str] | None:
@@ -66,6 +69,11 @@ def vector_label(label: str) -> tuple[str, str] | None:
         return label, ""
     path, _, layer = label.rpartition(":")
     return (path, layer) if path.lower().endswith(VECTORS) else None
+
+
+def label_file(label: str) -> str:
+    """The file of a label, without a layer."""
+    return (vector_label(label) or (label, ""))[0]
 
 
 def find_by_id(scenes: Iterable[Scene]) -> dict[str, Scene]:
@@ -87,7 +95,7 @@ def find_by_path(text: str, root: str, paths: Mapping[str, Scene], ids: Mapping[
     """The scene of a list's line `IMAGE` or `IMAGE LABEL`; None where it names none.
 
     Paths are absolute or relative to the root, an image with or without extension; a leading slash of a relative path,
-    as in some lists, is ignored. An existing label takes precedence over the scene's own.
+    as in some lists, is ignored. A label takes precedence over the scene's own, and may not exist.
 
     Args:
         text: of the line.
@@ -102,6 +110,5 @@ def find_by_path(text: str, root: str, paths: Mapping[str, Scene], ids: Mapping[
         scene = next((paths[place] for place in places if place in paths), known)
         if scene:
             named = os.path.normpath(os.path.join(root, label.lstrip("/")))
-            file = (vector_label(named) or (named, ""))[0]
-            return replace(scene, label=named) if label and os.path.isfile(file) else scene
+            return replace(scene, label=named) if label else scene
     return None

@@ -333,12 +333,13 @@ def test_pairs_that_are_wrong(tmp_path):
     (tmp_path / "B/1.png").unlink()
     (tmp_path / "label/3.png").unlink()
     (tmp_path / "list").mkdir()
-    (tmp_path / "list/train.txt").write_text("2.png\n9.png\n")
+    (tmp_path / "list/train.txt").write_text("2.png\n9.png\n2.png\n")
     (tmp_path / "list/val.txt").write_text("3.png\n2.png\n")
     data = published(change, tmp_path, channels=6, data={"on_error": "skip"})
     problems(
         data, ("A/1.png", "no image of the same name", "B"), ("B/0.png", "no image of the same name", "A"),
-        ("train.txt, line 2: '9.png' is not an image"), ("val.txt, line 2: 2 is already in train.txt",),
+        ("train.txt, line 2: '9.png' is not an image"), ("train.txt, line 3: 2 is already in train.txt",),
+        ("val.txt, line 2: 2 is already in train.txt",),
         ("A/3.png has no label"),
     )  # fmt: skip
     assert list(pairs(data)) == ["2"]

@@ -155,11 +155,31 @@ class TestPolygons:
         data = build(rasters, tmp_path, field="class", classes=list(CLASSES), outside="town")
         np.testing.assert_array_equal(data.read(data.items("train")[0]).mask, SMALL.classes())
 
-    def test_pixels_go_before_polygons(self, tmp_path):
-        draw_scene(tmp_path / "images/a.tif", SMALL)
+    def test_of_pixels_and_polygons_neither_is_chosen(self, tmp_path):
+        for name in ("a", "b"):
+            draw_scene(tmp_path / f"images/{name}.tif", SMALL)
+            draw_label(tmp_path / f"labels/{name}.tif", SMALL)
         draw_polygons(tmp_path / "labels/a.geojson", SMALL)
-        draw_label(tmp_path / "labels/a.tif", SMALL)
-        assert pairs(build(rasters, tmp_path)) == {"a": ("images/a.tif", "labels/a.tif")}
+        dataset = build(rasters, tmp_path, data={"on_error": "skip"})
+        problems(dataset, ("labels/a.geojson", "labels/a.tif"))
+        assert pairs(dataset) == {"b": ("images/b.tif", "labels/b.tif")}
+
+
+@pytest.mark.parametrize(("labels", "own"), [("labels/{stem}_gt", "labels"), ("{dir}/{stem}_gt", "images")])
+def test_what_lies_in_folders_of_scenes_is_used_or_said(tmp_path, labels, own):
+    for name in ("a", "b"):
+        draw_scene(tmp_path / f"images/{name}.TIF", SMALL)
+    for name in ("a", "B"):
+        draw_label(tmp_path / f"{own}/{name}_gt.TIF", SMALL)
+    for name in ("images/a.tfw", "images/a.TIF.ovr", "images/d.nc", "images/.x/e.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    dataset = build(rasters, tmp_path, labels=labels)
+    items = dataset.items("train")
+    assert [(item.id, bool(item.mask)) for item in items] == [("a", True), ("b", False)]
+    passed = {str(entry.path.relative_to(tmp_path)): entry.reason.value for entry in dataset.account(items).passed}
+    among = {"images/a_gt.TIF": "mask"} if own == "images" else {}
+    assert passed == {"images/d.nc": "unread", f"{own}/B_gt.TIF": "unowned"} | among
 
 
 # A file per band.
@@ -261,7 +281,6 @@ class TestLists:
             "./images/deep/c",
             "images/deep/c.png labels/deep/c.tif",
             "images/deep/c.png\tlabels/deep/c.tif",
-            "images/deep/c.png labels/deep/c_that_is_nowhere.tif",
             "{root}/images/deep/c.png",
             "  deep/c  ",
         ],
@@ -270,6 +289,11 @@ class TestLists:
         draw_folders(tmp_path)
         data = build(rasters, tmp_path)
         assert data.parse(line.format(root=tmp_path)) == data.items("train")[2]
+
+    def test_a_label_that_is_nowhere_is_no_other(self, tmp_path):
+        draw_folders(tmp_path)
+        text = refused(build(rasters, tmp_path).parse, "images/deep/c.png labels/deep/nowhere.tif")
+        assert "labels/deep/nowhere.tif does not exist" in text
 
     def test_a_part_of_a_scene_by_its_path(self, tmp_path):
         draw_folders(tmp_path)
@@ -297,7 +321,7 @@ class TestLists:
         assert [item.id for item in splits.labeled] == ["a"]
         assert [(item.id, item.mask) for item in splits.unlabeled] == [("b", None), ("deep/d", None)]
         data = build(rasters, tmp_path, data={**lists, "labeled": "u.txt", "unlabeled": "none"})
-        assert "has 2 images of 2 without a mask" in refused(resolve, data, data.data)
+        assert "u.txt, line 1: the label " in refused(resolve, data, data.data)
 
     def test_a_name_that_no_scene_has(self, tmp_path):
         draw_folders(tmp_path)
