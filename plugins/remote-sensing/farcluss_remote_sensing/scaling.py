@@ -84,6 +84,17 @@ class Scaling:
                 )
 
 
+def undeclared(stats: Sequence[Mapping[str, Any]]) -> str:
+    """Why statistics contain missing data as measurements; empty without evidence."""
+    values = {band.get("apart") for band in stats}
+    if len(values) != 1 or (value := values.pop()) is None:
+        return ""
+    return (
+        f"All bands have values of {value:g}, farther from all others than those are from each other: missing data, "
+        f"measured as if they were valid.\nSet data.layout.nodata = {value:g}, and run `farcluss rs stats` again."
+    )
+
+
 def build_scaling(
     mode: Mode, factor: float, stats: Sequence[Mapping[str, Any]], channels: int, fill: Sequence[float]
 ) -> Scaling:
