@@ -55,11 +55,9 @@ def _of_projected(polygons: NDArray[Any], grid: Grid, axis: float, flattening: f
     """
     center, half = np.array([grid.width, grid.height]) / 2, np.array([grid.width, grid.height]) / 2
 
-    def pixel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _pixel_areas(center[0] + half[0] * x, center[1] + half[1] * y, grid, axis, flattening)
-
     nodes = chebyshev.chebpts1(DEGREE)
-    values = pixel(*np.meshgrid(nodes, nodes, indexing="ij"))
+    across, down = np.meshgrid(*(at + side * nodes for at, side in zip(center, half, strict=True)), indexing="ij")
+    values = _pixel_areas(across, down, grid, axis, flattening)
     if not np.isfinite(values).all():
         return np.full(len(polygons), np.nan)
     to_terms = np.linalg.inv(chebyshev.chebvander(nodes, DEGREE - 1))
@@ -68,7 +66,8 @@ def _of_projected(polygons: NDArray[Any], grid: Grid, axis: float, flattening: f
     terms = terms[: np.flatnonzero(kept.any(1))[-1] + 1, : np.flatnonzero(kept.any(0))[-1] + 1]
     whole = chebyshev.chebint(chebyshev.chebint(terms, axis=0), axis=1) * half.prod()
     _, vertices, (ring_ends, polygon_ends) = shapely.to_ragged_array(shapely.normalize(polygons))
-    summed = chebyshev.chebval2d(*((vertices - center) / half).T, whole)
+    x, y = ((vertices - center) / half).T
+    summed = chebyshev.chebval2d(x, y, whole)
     upright = vertices[1:, 0] == vertices[:-1, 0]
     parts = np.append(np.where(upright, np.diff(summed), 0), 0)
     parts[ring_ends[1:] - 1] = 0  # from a ring's end to the next
@@ -96,11 +95,11 @@ def _pixel_areas(
     step = max(grid.size) / 1000
     try:
         with np.errstate(invalid="ignore"):
-            sides = [
+            across, down = (
                 (place(columns + x, rows + y) - place(columns - x, rows - y)) / (2 * step)
                 for x, y in ((step, 0), (0, step))
-            ]
-            found = np.linalg.norm(np.cross(*sides), axis=-1)
+            )
+            found = np.linalg.norm(np.cross(across, down), axis=-1)
     except (RasterioError, CPLE_BaseError):
         found = np.full(columns.size, np.nan)
     return np.asarray(found).reshape(columns.shape)

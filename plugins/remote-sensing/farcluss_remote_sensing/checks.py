@@ -127,10 +127,8 @@ def _files(dataset: SceneDataset) -> Iterator[str]:
         if text := order_problem(stack.names, known, scene.images[0]):
             yield text
         try:
-            texts = [
-                *(frame_problem(header, stack.bands, stack.nodata) for header in stack.headers),
-                *_label(scene, dataset),
-            ]
+            frames = (frame_problem(header, stack.bands, stack.nodata) for header in stack.headers)
+            texts = [*frames, *_label(scene, dataset)]
         except DataError as error:  # a file that could be read earlier, when its header was
             texts = [str(error)]
         yield from filter(None, texts)

@@ -71,7 +71,7 @@ class SceneDataset:
         for band in range(scenes[0].count if scenes else 0):
             facts = {"dtype": {one.dtypes[band] for one in scenes}, "name": {one.names[band] for one in scenes}}
             tables.append({key: min(values) for key, values in facts.items() if len(values) == 1 and min(values)})
-        stats = self.scaling.stats or [{}] * len(tables)
+        stats: Sequence[Mapping[str, Any]] = self.scaling.stats or [{}] * len(tables)
         return [table | dict(band) for table, band in zip(tables, stats, strict=False)]
 
     def findings(self) -> list[str]:

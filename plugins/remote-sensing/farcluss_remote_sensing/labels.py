@@ -71,7 +71,7 @@ class LabelReader:
             if len(values) > 1 and (values != values[:1]).any():
                 raise DataError(
                     f"{label} is a color mask, but the classes of this recipe are values.\n"
-                    'Give the colors, [data.classes] with name = "#rrggbb", or the band of labels, data.layout.label_band = 1.'
+                    'Give the colors, [data.classes] with name = "#rrggbb", or the band, data.layout.label_band = 1.'
                 )
             return values[0], valid
         if len(values) >= 3:

@@ -78,8 +78,9 @@ class Scaling:
             )
         for number, (dtype, band) in enumerate(zip(dtypes, self.stats, strict=False), 1):
             if band.get("dtype", dtype) != dtype:
+                known = band["dtype"]
                 raise DataError(
-                    f"{name}: band {number} is {dtype}, but the statistics are of {band['dtype']}: the units differ.\n"
+                    f"{name}: band {number} is {dtype}, but training and statistics are of {known}: the units differ.\n"
                     "Convert it, or measure again with `farcluss rs stats` and train again."
                 )
 
