@@ -55,11 +55,9 @@ def _of_projected(polygons: NDArray[Any], grid: Grid, axis: float, flattening: f
     """
     center, half = np.array([grid.width, grid.height]) / 2, np.array([grid.width, grid.height]) / 2
 
-    def pixel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _pixel_areas(center[0] + half[0] * x, center[1] + half[1] * y, grid, axis, flattening)
-
     nodes = chebyshev.chebpts1(DEGREE)
-    values = pixel(*np.meshgrid(nodes, nodes, indexing="ij"))
+    across, down = np.meshgrid(*(at + side * nodes for at, side in zip(center, half, strict=True)), indexing="ij")
+    values = _pixel_areas(across, down, grid, axis, flattening)
     if not np.isfinite(values).all():
         return np.full(len(polygons), np.nan)
     to_terms = np.linalg.inv(chebyshev.chebvander(nodes, DEGREE - 1))

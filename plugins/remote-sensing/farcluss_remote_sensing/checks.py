@@ -1,6 +1,6 @@
 """Problems of scenes: within and between files, and between the sets of a recipe."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from farcluss.data.base import IGNORE, Data
@@ -11,14 +11,16 @@ from farcluss_remote_sensing.files import Stack, read_header
 from farcluss_remote_sensing.frames import frame_problem
 from farcluss_remote_sensing.leaks import leaks
 from farcluss_remote_sensing.matching import difference, unplaceable, vector_problem
-from farcluss_remote_sensing.scaling import Scaling
+from farcluss_remote_sensing.scaling import Scaling, undeclared
 from farcluss_remote_sensing.scenes import Index, Scene, find_by_id, vector_label
 
 BANDS = "data.layout.bands selects the bands of each file, even one marked as alpha, as infrared is in some files."
 ADVICE = "Resample it onto that grid, or set data.layout.warp = true."
 
 
-def usable(index: Index, data: Data, bands: tuple[int, ...], warp: bool) -> tuple[Index, dict[str, Stack], int]:
+def usable(
+    index: Index, data: Data, bands: tuple[int, ...], warp: bool, nodata: float | None = None
+) -> tuple[Index, dict[str, Stack], int]:
     """The scenes of an index whose files match, and their bands; the other scenes become problems.
 
     Args:
@@ -26,11 +28,12 @@ def usable(index: Index, data: Data, bands: tuple[int, ...], warp: bool) -> tupl
         data: section of the recipe, which may say how many bands scenes have.
         bands: numbers (from 1) of the bands to read from each file; empty for all.
         warp: whether files may be on several grids.
+        nodata: value that means no data, besides the files' own.
 
     Returns:
         The index, bands by scene, and how many there are.
     """
-    stacks = {scene.id: Stack(scene.images, bands, warp) for own in index.splits.values() for scene in own}
+    stacks = {scene.id: Stack(scene.images, bands, warp, nodata) for own in index.splits.values() for scene in own}
     index, stacks = _without(
         index, stacks, lambda scene: "" if stacks[scene.id].count else f"{scene.images[0]} has no bands."
     )
@@ -101,15 +104,31 @@ def _misplaced(path: str, stack: Stack, what: str) -> str:
 
 def inspect(dataset: SceneDataset) -> list[str]:
     """Leaks between the sets of a recipe, and metadata of its files that cannot be right."""
-    return [*_files(dataset), *leaks(dataset)]
+    text = undeclared(dataset.scaling.stats)
+    return [*([text] if text else []), *_files(dataset), *leaks(dataset)]
+
+
+def order_problem(names: Sequence[str], known: Sequence[str], where: str) -> str:
+    """Why bands are in another order than `known` ones, by their names; empty without evidence."""
+    if list(names) == list(known) or sorted(names) != sorted(known) or not all(names):
+        return ""
+    return (
+        f"{where} has the bands {', '.join(names)}, but in training they are {', '.join(known)}, in this order.\n"
+        "Reorder them, for example with gdal_translate -b."
+    )
 
 
 def _files(dataset: SceneDataset) -> Iterator[str]:
     scenes = find_by_id(scene for scenes in dataset.index.splits.values() for scene in scenes)
+    known: tuple[str, ...] = ()
     for scene in scenes.values():
         stack = dataset.stacks[scene.id]
+        known = known or stack.names
+        if text := order_problem(stack.names, known, scene.images[0]):
+            yield text
         try:
-            texts = [*(frame_problem(header, stack.bands) for header in stack.headers), *_label(scene, dataset)]
+            frames = (frame_problem(header, stack.bands, stack.nodata) for header in stack.headers)
+            texts = [*frames, *_label(scene, dataset)]
         except DataError as error:  # a file that could be read earlier, when its header was
             texts = [str(error)]
         yield from filter(None, texts)
@@ -125,10 +144,11 @@ def _label(scene: Scene, dataset: SceneDataset) -> Iterator[str]:
             f"{scene.label} has lossy compression, which changes labels along their borders. Use the original, "
             "or save it as PNG or with compress=deflate."
         )
+    nodata = header.nodata if dataset.labels.nodata is None else dataset.labels.nodata
     values = dict(zip(masks.codes.tolist(), masks.targets.tolist(), strict=True))
-    if not masks.colors and (hidden := values.get(header.nodata, IGNORE)) != IGNORE:
+    if not masks.colors and (hidden := values.get(nodata, IGNORE)) != IGNORE:
         yield (
-            f"{scene.label} declares {header.nodata:g} as nodata, but that is the class {masks.names[hidden]}, none of "
-            f"whose pixels would count.\nIf it is that class: gdal_edit.py -unsetnodata {scene.label}; if not: set "
-            f"data.ignore_index = {header.nodata:g} and leave the class out."
+            f"{scene.label} declares {nodata:g} as nodata, but that is the class {masks.names[hidden]}, none of "
+            "whose pixels would count.\nIf it is that class: set data.layout.label_nodata to another value; if not: "
+            f"set data.ignore_index = {nodata:g} and leave the class out."
         )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +64,18 @@ class SceneDataset:
     @property
     def carried(self) -> Data:
         """The section as stored in weights files: usable without the statistics file and without the data."""
-        options = {**self.index.options, "stats": [dict(band) for band in self.scaling.stats]}
+        options = {**self.index.options, "stats": self._bands()}
         return carry(self.data, self.labels.masks, options)
+
+    def _bands(self) -> list[dict[str, Any]]:
+        """A table per band for weights files: its statistics, and the type and name that all scenes agree on."""
+        scenes = list(self.stacks.values())
+        tables: list[dict[str, Any]] = []
+        for band in range(scenes[0].count if scenes else 0):
+            facts = {"dtype": {one.dtypes[band] for one in scenes}, "name": {one.names[band] for one in scenes}}
+            tables.append({key: min(values) for key, values in facts.items() if len(values) == 1 and min(values)})
+        stats: Sequence[Mapping[str, Any]] = self.scaling.stats or [{}] * len(tables)
+        return [table | dict(band) for table, band in zip(tables, stats, strict=False)]
 
     def findings(self) -> list[str]:
         """Missing or contradictory files, and leaks between sets."""

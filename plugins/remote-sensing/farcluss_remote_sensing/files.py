@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.dtypes import in_dtype_range
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.vrt import WarpedVRT
@@ -85,6 +86,7 @@ class Header:
         path: of the file.
         grid: of its pixels.
         dtypes: type of each band to read.
+        names: description of each band to read; empty for a band without.
         nodata: value that means no data; None if the file has none.
         masked: whether a pixel may be invalid: a nodata value, an alpha band, a mask.
         lossy: whether its compression changes values.
@@ -93,6 +95,7 @@ class Header:
     path: str
     grid: Grid
     dtypes: tuple[str, ...]
+    names: tuple[str, ...]
     nodata: float | None
     masked: bool
     lossy: bool
@@ -118,7 +121,8 @@ def read_header(path: str, bands: Sequence[int] = ()) -> Header:
         jpeg = file.driver == "JPEG" or "JPEG" in facts.get("COMPRESSION", "")
         lossy = jpeg or facts.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
         dtypes = tuple(file.dtypes[band - 1] for band in chosen)
-        return Header(path, grid, dtypes, file.nodata, _is_masked(file, chosen), lossy)
+        names = tuple(file.descriptions[band - 1] or "" for band in chosen)
+        return Header(path, grid, dtypes, names, file.nodata, _is_masked(file, chosen), lossy)
 
 
 def _choose_bands(path: str, file: Any, bands: Sequence[int]) -> list[int]:
@@ -152,9 +156,11 @@ def reading(path: str) -> Iterator[None]:
         raise DataError(text) from None
 
 
-def _open(path: str, grid: Grid | None = None, resampling: Resampling = Resampling.nearest) -> Any:
+def _open(
+    path: str, grid: Grid | None = None, resampling: Resampling = Resampling.nearest, nodata: float | None = None
+) -> Any:
     """An open file of this process; with a `grid`, resampled onto it. Reopened if it has changed."""
-    key, facts = (path, grid, resampling), os.stat(path)
+    key, facts = (path, grid, resampling, nodata), os.stat(path)
     stamp = facts.st_mtime_ns, facts.st_size, facts.st_ino
     if key in _handles and _handles[key][0] != stamp:
         _handles.pop(key)[1].close()
@@ -166,7 +172,9 @@ def _open(path: str, grid: Grid | None = None, resampling: Resampling = Resampli
         file = rasterio.open(path)
         if grid is not None:
             place = {"crs": grid.crs, "transform": rasterio.Affine(*grid.transform)}
-            alpha = file.nodata is None and ColorInterp.alpha not in file.colorinterp
+            if nodata is not None and in_dtype_range(nodata, file.dtypes[0]):
+                place |= {"src_nodata": nodata, "nodata": nodata}
+            alpha = "nodata" not in place and file.nodata is None and ColorInterp.alpha not in file.colorinterp
             size = {"height": grid.height, "width": grid.width}
             file = WarpedVRT(file, resampling=resampling, add_alpha=alpha, **place, **size)
     _handles[key] = stamp, file
@@ -183,6 +191,7 @@ def read_file(
     grid: Grid | None = None,
     resampling: Resampling = Resampling.nearest,
     shrink: int = 1,
+    nodata: float | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """A window of a file.
 
@@ -196,6 +205,7 @@ def read_file(
         grid: resample onto this grid, of which `window` is then a part.
         resampling: method.
         shrink: read only every n-th row and column, from overviews if there are any.
+        nodata: value that means no data, besides the file's own.
 
     Returns:
         Values `(C, ceil(h / shrink), ceil(w / shrink))` in the file's own type (one that holds all values, where bands
@@ -207,7 +217,7 @@ def read_file(
     rows, columns = window
     box = Box(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)  # type: ignore[no-untyped-call,unused-ignore]
     with reading(path):
-        file = _open(path, grid, resampling)
+        file = _open(path, grid, resampling, nodata)
         chosen = _choose_bands(path, file, bands)
         shape = tuple(-(-(part.stop - part.start) // shrink) for part in window)
         if len({file.dtypes[band - 1] for band in chosen}) == 1:
@@ -218,6 +228,10 @@ def read_file(
         if _is_masked(file, chosen):
             masks = file.read_masks(chosen, window=box, out_shape=(len(chosen), *shape)) > 0
             valid = masks.any(0) if values.dtype == np.uint8 else masks.all(0)
+    if nodata is not None:
+        empty = values == nodata
+        there = ~(empty.all(0) if values.dtype == np.uint8 else empty.any(0))
+        valid = there if valid is None else valid & there
     if np.issubdtype(values.dtype, np.floating):
         finite = np.isfinite(values).all(0)
         valid = finite if valid is None else valid & finite
@@ -241,11 +255,13 @@ class Stack:
         files: their paths.
         bands: numbers (from 1) of the bands to read from each file; empty for all but alpha.
         warp: whether files on other grids are resampled (bilinear) onto that of the first.
+        nodata: value that means no data, besides the files' own.
     """
 
     files: tuple[str, ...]
     bands: tuple[int, ...] = ()
     warp: bool = False
+    nodata: float | None = None
 
     @cached_property
     def headers(self) -> tuple[Header, ...]:
@@ -268,10 +284,17 @@ class Stack:
         return tuple(dtype for header in self.headers for dtype in header.dtypes)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Description of each band; empty for a band without."""
+        return tuple(name for header in self.headers for name in header.names)
+
+    @property
     def masked(self) -> bool:
         """Whether a pixel may be invalid."""
         deep = any(np.issubdtype(np.dtype(dtype), np.floating) for dtype in self.dtypes)
-        return deep or any(header.masked or header.grid != self.grid for header in self.headers)
+        return (
+            deep or self.nodata is not None or any(header.masked or header.grid != self.grid for header in self.headers)
+        )
 
     def read(self, window: Window, shrink: int = 1) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Values `(C, h, w)` of a window in the files' own type, and where they are valid in all bands `(h, w)`.
@@ -285,6 +308,7 @@ class Stack:
         for header in self.headers:
             grid = self.grid if self.warp and header.grid != self.grid else None
             how = {"bands": self.bands, "grid": grid, "resampling": Resampling.bilinear, "shrink": shrink}
+            how |= {"nodata": self.nodata}
             values, known = read_file(header.path, window, **how)
             parts.append(values)
             if known is not None:

@@ -14,9 +14,9 @@ SHARE = 0.05
 """Contiguous share of the border with one value: no measurement is so constant."""
 
 
-def frame_problem(header: Header, bands: tuple[int, ...]) -> str:
+def frame_problem(header: Header, bands: tuple[int, ...], nodata: float | None = None) -> str:
     """Why missing data of a file would be taken for measurements; empty without evidence. Raises DataError."""
-    if header.masked:
+    if header.masked or nodata is not None:
         return ""
     values = border_values(header, bands)
     share, value = longest_run(values)
@@ -24,8 +24,8 @@ def frame_problem(header: Header, bands: tuple[int, ...]) -> str:
         return ""
     return (
         f"{header.path}: {100 * share:.0f} % of the border is {value:g} in all bands, but the file has no nodata "
-        f"value: missing data would be learned as measurements. Set one: gdal_edit.py -a_nodata {value:g} "
-        f"{header.path} (or: rio edit-info --nodata {value:g} {header.path})"
+        f"value: missing data would be learned as measurements. Set data.layout.nodata = {value:g}, or "
+        f"declare it in the file: rio edit-info --nodata {value:g} {header.path}"
     )
 
 

@@ -23,12 +23,16 @@ class LabelReader:
         field: attribute of polygons with their class; empty if all have one class, the first that is not `outside`.
         outside: class of pixels that no polygon covers; empty to ignore them.
         warp: whether labels on other grids are resampled (nearest) onto that of the scene.
+        nodata: value of pixels without a label, in place of the files' own; None for that.
+        band: number (from 1) of the band of labels; None for files whose bands are equal.
     """
 
     masks: MaskMap
     field: str = ""
     outside: str = ""
     warp: bool = False
+    nodata: float | None = None
+    band: int | None = None
 
     def read(self, label: str, grid: Grid, window: Window, shrink: int = 1) -> NDArray[np.uint8]:
         """Class indices `(h, w)` of a window, `IGNORE` where there is no label.
@@ -59,12 +63,15 @@ class LabelReader:
 
     def _values(self, label: str, grid: Grid | None, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Values `(h, w)`, or colors `(h, w, 3)` if classes are colors; and where they are valid."""
-        values, valid = read_file(label, window, grid=grid)
+        bands = [self.band] if self.band else []
+        values, valid = read_file(label, window, bands=bands, grid=grid, nodata=self.nodata)
+        if self.nodata is not None and grid is None:
+            valid = np.isfinite(values[0]) & (values[0] != self.nodata)
         if not self.masks.colors:
             if len(values) > 1 and (values != values[:1]).any():
                 raise DataError(
                     f"{label} is a color mask, but the classes of this recipe are values.\n"
-                    'Give the colors: [data.classes] with name = "#rrggbb".'
+                    'Give the colors, [data.classes] with name = "#rrggbb", or the band, data.layout.label_band = 1.'
                 )
             return values[0], valid
         if len(values) >= 3:

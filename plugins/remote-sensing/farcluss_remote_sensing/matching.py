@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # PROJ's errors, which rasterio does not wrap
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
@@ -86,7 +87,10 @@ def moved(shapes: Any, crs: str, target: str) -> Any:
 
     bounds = shapely.bounds(shapes)
     lengths = (bounds[..., 2:] - bounds[..., :2]).max(-1) / STEPS
-    found = shapely.transform(shapely.segmentize(shapes, lengths), move)
+    try:
+        found = shapely.transform(shapely.segmentize(shapes, lengths), move)
+    except CPLE_BaseError:  # coordinates that their system does not have, such as meters as degrees
+        found = np.full(np.shape(shapes), shapely.Polygon(), object)[()]
     return np.where(np.isfinite(shapely.bounds(found)).all(-1), found, shapely.Polygon())[()]
 
 
@@ -101,9 +105,10 @@ def vector_problem(path: str, layer: str, grid: Grid) -> str:
         return ""
     inside = ", ".join(f"{value:.9g}" for value in bounds)
     west, south, east, north = outline(grid, "").bounds
+    degrees = "; GeoJSON without a member `crs` is in degrees" if path.lower().endswith("json") else ""
     return (
         f"its polygons lie elsewhere: within {inside} ({crs_name(crs)}), the scene within {west:.9g}, {south:.9g}, "
-        f"{east:.9g}, {north:.9g} ({crs_name(grid.crs)})"
+        f"{east:.9g}, {north:.9g} ({crs_name(grid.crs)}){degrees}"
     )
 
 

@@ -29,6 +29,9 @@ def scene_dataset(
     outside: str = "",
     warp: bool = False,
     min_valid: Share = 0.5,
+    nodata: float | None = None,
+    label_nodata: float | None = None,
+    label_band: PositiveInt | None = None,
 ) -> SceneDataset:
     """A data set of the scenes of an index.
 
@@ -45,21 +48,25 @@ def scene_dataset(
         warp: resample files and labels onto the grid of the scene's first file where theirs differs, instead of
             reporting an error.
         min_valid: share of valid pixels below which an unlabeled window is left out of training.
+        nodata: value of images that means no data, besides those that files declare.
+        label_nodata: value of labels that means no label, in place of those that files declare.
+        label_band: number (from 1) of the band with the labels, in files of several bands.
     """
     masks = build_mask_map(_with_ignored(data, index), index.classes)
     if outside and outside not in masks.names:
         raise RecipeError(f"data.layout.outside = {outside!r} is no class; classes are {', '.join(masks.names)}.")
     known = _read_stats(stats, data) if isinstance(stats, str) else stats
-    index, stacks, channels = usable(index, data, tuple(bands), warp)
+    index, stacks, channels = usable(index, data, tuple(bands), warp, nodata)
     defaults = _defaults(channels, scaling)
     data = data.with_defaults(defaults)
     built = build_scaling(scaling, factor, known, channels, data.channel_mean)
     index, stacks = scalable(index, stacks, built)
     palette = choose_palette(data, _palette(index, len(masks.names)), len(masks.names), masks)
-    labels = LabelReader(masks, field, outside, warp)
+    labels = LabelReader(masks, field, outside, warp, label_nodata, label_band)
     # Stored in weights, as defaults may change in later versions.
     carried = {"window": window, "bands": bands, "scaling": scaling, "factor": factor, "field": field}
-    carried |= {"outside": outside, "warp": warp, "min_valid": min_valid}
+    carried |= {"outside": outside, "warp": warp, "min_valid": min_valid, "nodata": nodata}
+    carried |= {"label_nodata": label_nodata, "label_band": label_band}
     index = replace(index, options={**index.options, **carried})
     return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid, inspect, defaults)
 

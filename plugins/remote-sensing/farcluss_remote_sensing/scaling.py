@@ -78,10 +78,22 @@ class Scaling:
             )
         for number, (dtype, band) in enumerate(zip(dtypes, self.stats, strict=False), 1):
             if band.get("dtype", dtype) != dtype:
+                known = band["dtype"]
                 raise DataError(
-                    f"{name}: band {number} is {dtype}, but the statistics are of {band['dtype']}: the units differ.\n"
+                    f"{name}: band {number} is {dtype}, but training and statistics are of {known}: the units differ.\n"
                     "Convert it, or measure again with `farcluss rs stats` and train again."
                 )
+
+
+def undeclared(stats: Sequence[Mapping[str, Any]]) -> str:
+    """Why statistics contain missing data as measurements; empty without evidence."""
+    values = {band.get("apart") for band in stats}
+    if len(values) != 1 or (value := values.pop()) is None:
+        return ""
+    return (
+        f"All bands have values of {value:g}, farther from all others than those are from each other: missing data, "
+        f"measured as if they were valid.\nSet data.layout.nodata = {value:g}, and run `farcluss rs stats` again."
+    )
 
 
 def build_scaling(

@@ -12,7 +12,7 @@ from farcluss.data.masks import Sources
 from farcluss.errors import DataError
 from farcluss_remote_sensing.files import SUFFIXES
 
-VECTORS = (".geojson", ".json", ".gpkg", ".shp")
+VECTORS = (".geojson", ".json", ".gpkg", ".shp", ".fgb")
 """Labels that are polygons."""
 
 

@@ -143,12 +143,24 @@ class Band:
         low = 0 if self.coarse else int(np.searchsorted(np.cumsum(self.lower[half]), rank, side="right"))
         return from_key(half << BITS | low, self.dtype)
 
+    def apart(self) -> float | None:
+        """The smallest or largest value, if it is farther from all others than those are from each other."""
+        there = np.flatnonzero(self.upper).tolist()
+        if len(there) < 3:
+            return None
+        first, second, before, last = (from_key(int(n) << BITS, self.dtype) for n in (*there[:2], *there[-2:]))
+        if second - first > last - second:
+            return self.least
+        return self.most if last - before > before - first else None
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         ends = {"min": self.least, "max": self.most}
         bounds = {key: self.percentile(share) for key, share in PERCENTILES.items()}
         moments = {"mean": self.mean, "std": math.sqrt(self.squares / self.count)}
-        return {"dtype": self.dtype, "count": self.count, **moments, **ends, **bounds}
+        apart = self.apart()
+        alone = {} if apart is None else {"apart": apart}
+        return {"dtype": self.dtype, "count": self.count, **moments, **ends, **bounds, **alone}
 
 
 def fits(dtype: str) -> bool:

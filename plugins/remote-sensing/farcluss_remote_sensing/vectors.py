@@ -128,10 +128,12 @@ def read_polygons(path: str, layer: str, field: str, grid: Grid) -> Polygons:
     try:
         layer = _layer(path, layer, [str(name) for name in pyogrio.list_layers(path)[:, 0]])
         facts = pyogrio.read_info(path, layer=layer)
-        _check_field(path, field, [str(name) for name in facts["fields"]])
+        known = field in facts["fields"]
+        if facts["features"]:  # GeoJSON without features has no attributes either
+            _check_field(path, field, [str(name) for name in facts["fields"]])
         crs = _crs(path, facts["crs"], grid)
         box = _bounds(path, crs, grid)
-        chosen: dict[str, Any] = {"columns": [field] if field else [], "bbox": box, "force_2d": True}
+        chosen: dict[str, Any] = {"columns": [field] if known else [], "bbox": box, "force_2d": True}
         _, _, geometry, values = pyogrio.raw.read(path, layer=layer, **chosen)
     except (RuntimeError, OSError) as error:  # all of pyogrio's errors are RuntimeErrors
         raise DataError(_unreadable(path, error)) from None
@@ -142,7 +144,8 @@ def read_polygons(path: str, layer: str, field: str, grid: Grid) -> Polygons:
         raise DataError(f"{path} holds geometries of type {strange[0]}; labels are polygons. Buffer or remove them.")
     shapes = _on_pixels(path, shapes, crs, box, grid)
     full = ~shapely.is_empty(shapes)
-    return Polygons(shapes[full], values[0][there][full] if field else None, shapely.STRtree(shapes[full]))
+    named = (values[0] if known else np.array([], object))[there][full] if field else None
+    return Polygons(shapes[full], named, shapely.STRtree(shapes[full]))
 
 
 def _unreadable(path: str, error: Exception) -> str:

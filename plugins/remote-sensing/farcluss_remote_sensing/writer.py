@@ -105,6 +105,11 @@ class GeoTiffWriter:
         """Name endings of files with a band each; empty if files have all bands."""
         return tuple(self.layout.get("band_files", ()))
 
+    @property
+    def _names(self) -> list[str]:
+        """The names of the bands in training; empty for bands without."""
+        return [band.get("name", "") for band in self.scaling.stats]
+
     def outputs(self, target: Path) -> list[Path]:
         """The files that `predict` makes for `target`, a path without extension."""
         maps = (f"_{name}.tif" for name in self.extras)
@@ -132,17 +137,18 @@ class GeoTiffWriter:
         except OSError as error:
             reason = error.strerror or error
             raise DataError(f"{target.parent} cannot be written: {reason}. Choose another --output.") from None
-        yield Step(1.0, _remark(target.name, facts, self.scaling))
+        remarks = [_remark(target.name, facts, self.scaling), _renamed(target.name, stack.names, self._names)]
+        yield Step(1.0, "\n".join(filter(None, remarks)))
 
     def _stack(self, files: tuple[Path, ...]) -> Stack:
         """The bands of a scene. Raises DataError: they do not fit the network."""
-        from farcluss_remote_sensing.checks import BANDS, problem
+        from farcluss_remote_sensing.checks import BANDS, order_problem, problem
         from farcluss_remote_sensing.scenes import Scene
 
         problems = band_files_of(files, self._band_files)[1]
         if problems:
             raise DataError(problems[0])
-        stack = Stack(tuple(map(str, files)), tuple(self.bands), self.warp)
+        stack = Stack(tuple(map(str, files)), tuple(self.bands), self.warp, self.layout.get("nodata"))
         if text := problem(Scene("", stack.files), stack):
             raise DataError(text)
         if stack.count != self.card.channels:
@@ -150,6 +156,8 @@ class GeoTiffWriter:
                 f"{', '.join(stack.files)}: {stack.count} bands, but the network takes {self.card.channels}.\n{BANDS}"
             )
         self.scaling.check(stack.dtypes, ", ".join(stack.files))
+        if text := order_problem(stack.names, self._names, ", ".join(stack.files)):
+            raise DataError(text)
         return stack
 
     def _task(self, stack: Stack, settings: "Inference", target: Path) -> "Task":
@@ -256,6 +264,13 @@ def _fingerprint(model: "Model") -> list[Any]:
     tensors = model.network.state_dict().values()
     sums = [tensor.view(whole[tensor.element_size()]).sum(dtype=torch.int64) for tensor in tensors]
     return [hashlib.sha256(model.card.model_dump_json().encode()).hexdigest(), torch.stack(sums).tolist()]
+
+
+def _renamed(name: str, names: Sequence[str], known: Sequence[str]) -> str:
+    """A warning if the bands of a scene have other names than in training; else empty."""
+    if list(names) == list(known) or not (known and all(names) and all(known)):
+        return ""
+    return f"{name}: the bands are named {', '.join(names)}, in training {', '.join(known)}: check which they are."
 
 
 def _remark(name: str, facts: Sequence[tuple[int, Sequence[float]]], scaling: Scaling) -> str:

@@ -124,6 +124,19 @@ class TestMeasured:
         np.testing.assert_allclose(images.std(1), 1, atol=1e-4)
 
 
+@pytest.mark.parametrize("value", [-9999, 0, 30_000])
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_missing_data_that_no_file_declares_is_said(tmp_path, dtype, value):
+    recipe = write_recipe(draw_tree(tmp_path, labeled=1, unlabeled=0), val="none")
+    values = (Drawing().values() + 9000).astype(dtype)
+    values[:, 20:30, 20:30] = value
+    write(tmp_path / "images" / "s0.tif", values, Drawing())
+    result = cli("rs", "stats", recipe, "-o", tmp_path / "stats.json")
+    assert f"data.layout.nodata = {value}" in result.err
+    assert all(band["apart"] == value for band in json.loads((tmp_path / "stats.json").read_text())["bands"])
+    assert "apart" not in measure(recipe, f"data.layout.nodata={value}")[0]["bands"][0]
+
+
 class TestPercentiles:
     @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "int32", "float32"])
     @pytest.mark.parametrize("count", [1, 2, 199, 1000, 4567])

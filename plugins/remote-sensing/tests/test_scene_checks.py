@@ -193,6 +193,14 @@ class TestPolygons:
         path.write_text('{"type": "FeatureCollection", "features": []}')
         assert problem(Scene("a", (image,), str(path)), Stack((image,))) == ""
 
+    def test_meters_that_geojson_calls_degrees(self, tmp_path):
+        image, path = str(draw_scene(tmp_path / "a.tif")), draw_polygons(tmp_path / "a.geojson")
+        content = json.loads(path.read_text())
+        content.pop("crs")
+        path.write_text(json.dumps(content))
+        found = problem(Scene("a", (image,), str(path)), Stack((image,)))
+        assert "a.geojson" in found and "lie elsewhere" in found and "is in degrees" in found
+
     @pytest.mark.parametrize("text", ["hello", None])
     def test_files_that_are_none(self, tmp_path, text):
         image = str(draw_scene(tmp_path / "a.tif"))
@@ -310,7 +318,7 @@ class TestFrames:
         (found,) = findings(
             tmp_path, {"train": [scene(tmp_path, "a", drawing)]}, val="none", channels=drawing.bands
         )  # fmt: skip
-        assert "a.tif" in found and "is 0 in all bands" in found and "gdal_edit.py -a_nodata 0" in found
+        assert "a.tif" in found and "is 0 in all bands" in found and "data.layout.nodata = 0" in found
         share = float(found.split(": ")[1].split(" %")[0])
         assert share == pytest.approx(100 * (70 + 2 * 6) / (2 * (70 + 53)), abs=4)
 
@@ -320,7 +328,7 @@ class TestFrames:
         values[:, rows + columns < 60] = 65535
         image = str(write(tmp_path / "a.tif", values, Drawing()))
         (found,) = findings(tmp_path, {"train": [Scene("a", (image,), None), scene(tmp_path, "b")]}, val="none")
-        assert "is 65535 in all bands" in found and "-a_nodata 65535" in found
+        assert "is 65535 in all bands" in found and "data.layout.nodata = 65535" in found
 
     def test_some_pixels_or_one_band_may_be_constant(self, tmp_path):
         values = Drawing(size=(100, 100)).values()
@@ -350,7 +358,52 @@ class TestFrames:
             assert sides[1] / len(boxes) == pytest.approx(size[0] / 2 / sum(size), abs=0.05)
 
 
+class TestBands:
+    """What weights files say of the bands of training, and scenes whose bands are others."""
+
+    @pytest.fixture
+    def named(self, tmp_path):
+        def draw(name, bands):
+            one = scene(tmp_path, name)
+            with rasterio.open(one.images[0], "r+") as file:
+                file.descriptions = bands
+            return one
+
+        return draw
+
+    def test_type_and_names_are_kept_without_statistics(self, tmp_path, named):
+        index = Index({"train": [named("a", "BGRNS"), named("b", "BGRNS")]})
+        carried = scene_dataset(data_of(tmp_path), index, scaling="scale").carried
+        assert carried.layout.options["stats"] == [{"dtype": "uint16", "name": name} for name in "BGRNS"]
+
+    def test_another_order_is_a_problem(self, tmp_path, named):
+        (found,) = findings(tmp_path, {"train": [named("a", "BGRNS"), named("b", "RGBNS")]}, val="none")
+        assert "b.tif has the bands R, G, B, N, S, but in training they are B, G, R, N, S" in found
+
+    def test_a_value_apart_from_all_others_is_a_problem(self, tmp_path):
+        bands = [{"mean": 1.0, "std": 1.0, "apart": -9999} for _ in range(5)]
+        index = Index({"train": [scene(tmp_path, "a")]})
+        (found,) = scene_dataset(data_of(tmp_path, val="none"), index, stats=bands).findings()
+        assert "data.layout.nodata = -9999" in found
+
+    def test_a_frame_that_the_recipe_calls_nodata(self, tmp_path):
+        one = scene(tmp_path, "a", Drawing(collar=6))
+        dataset = scene_dataset(data_of(tmp_path, val="none"), Index({"train": [one]}), scaling="scale", nodata=0)
+        assert dataset.findings() == []
+        valid = dataset.read(dataset.items("train")[0]).valid
+        np.testing.assert_array_equal(valid, ~Drawing(collar=6).invalid())
+
+
 class TestLabels:
+    def test_nodata_and_band_of_the_recipe(self, tmp_path):
+        one = scene(tmp_path, "a", PLAIN)
+        label = np.stack([PLAIN.classes() * 0 + 9, PLAIN.classes() + 1]).astype(np.uint8)
+        write(tmp_path / "a-label.tif", label, Drawing(), nodata=1)
+        how = {"scaling": "scale", "label_nodata": 2, "label_band": 2}
+        dataset = scene_dataset(data_of(tmp_path, val="none"), Index({"train": [one]}), **how)
+        mask = dataset.read(dataset.items("train")[0]).mask
+        np.testing.assert_array_equal(mask, np.where(PLAIN.classes() == 1, 255, PLAIN.classes()))
+
     @pytest.mark.parametrize("profile", [{"compress": "jpeg"}, {"driver": "JPEG"}, {"driver": "JP2OpenJPEG"}])
     def test_losses(self, tmp_path, profile):
         one = scene(tmp_path, "a")
@@ -372,7 +425,7 @@ class TestLabels:
         with rasterio.open(one.label, "r+") as file:
             file.nodata = nodata
         found = findings(tmp_path, {"train": [one]}, val="none")
-        assert [text in each and "-unsetnodata" in each for each in found] == ([True] if text else [])
+        assert [text in each and "label_nodata" in each for each in found] == ([True] if text else [])
 
     def test_unknown_values_are_named_with_their_file(self, tmp_path):
         root = tree_of(tmp_path, labeled=2, unlabeled=1)

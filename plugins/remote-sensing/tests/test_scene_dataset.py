@@ -271,5 +271,5 @@ class TestRefusals:
 
     def test_bands_of_another_type_than_the_statistics_are_of(self, tree):
         stats = [{"dtype": "uint8", "mean": 1.0, "std": 2.0}] * 5
-        with pytest.raises(DataError, match=r"band 1 is uint16, but the statistics are of uint8"):
+        with pytest.raises(DataError, match=r"band 1 is uint16, but training and statistics are of uint8"):
             rasters(section(tree), stats=stats).items("train")

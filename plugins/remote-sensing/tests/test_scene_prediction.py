@@ -10,6 +10,7 @@ from multiprocessing import active_children
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from commandline import cli
 from drawn_scenes import Drawing, draw_scene, write
@@ -182,8 +183,22 @@ class TestRefusals:
 
     def test_another_type(self, tmp_path):
         model = Model(tiny(), card(stats=[{"dtype": "float32"}] * 5))
-        with pytest.raises(DataError, match=r"s\.tif: band 1 is uint16, but the statistics are of float32"):
+        with pytest.raises(DataError, match=r"s\.tif: band 1 is uint16, but training and statistics are of float32"):
             predict(draw_scene(tmp_path / "s.tif"), tmp_path / "out", model)
+
+    @pytest.mark.parametrize(("names", "said"), [("EDCBA", "Reorder them"), ("VWXYZ", "")])
+    def test_bands_of_other_names(self, tmp_path, names, said):
+        """Those of training in another order are refused, others are said."""
+        model = Model(tiny(), card(stats=[{"name": name} for name in "ABCDE"]))
+        scene = draw_scene(tmp_path / "s.tif")
+        with rasterio.open(scene, "r+") as file:
+            file.descriptions = names
+        if said:
+            with pytest.raises(DataError, match=rf"s\.tif has the bands E, D, C, B, A.*\n{said}"):
+                predict(scene, tmp_path / "out", model)
+        else:
+            note = predict(scene, tmp_path / "out", model)[-1].note
+            assert "named V, W, X, Y, Z, in training A, B, C, D, E" in note
 
     def test_geojson_without_a_place(self, tmp_path):
         """Said before hours of prediction."""

@@ -86,7 +86,7 @@ class TestPixels:
             np.testing.assert_array_equal(*by)
 
 
-@pytest.mark.parametrize("suffix", ["geojson", "gpkg", "shp"])
+@pytest.mark.parametrize("suffix", ["geojson", "gpkg", "shp", "fgb"])
 def test_formats(tmp_path, suffix):
     path = str(draw_polygons(tmp_path / f"label.{suffix}"))
     grid = read_header(str(draw_scene(tmp_path / "scene.tif"))).grid
@@ -279,3 +279,9 @@ class TestRefusals:
         far = Drawing(crs="EPSG:4326", transform=Affine(1e-3, 0, 105, 0, -1e-3, 0))
         with pytest.raises(DataError, match=r"cannot be transformed.*\n.*ogr2ogr -t_srs"):
             drawn(path, far)
+
+
+def test_geojson_of_nothing_has_no_attributes_either(tmp_path):
+    path = tmp_path / "label.geojson"
+    path.write_text('{"type": "FeatureCollection", "features": []}')
+    assert (drawn(str(path), field="class", outside="field") == 1).all()

@@ -20,6 +20,7 @@ def command(recipe: GivenRecipe, output: Path) -> None:
     All valid pixels count, once each. Validation data of RECIPE is never read.
     """
     loaded = recipe.read()
+    from farcluss_remote_sensing.scaling import undeclared
     from farcluss_remote_sensing.statistics import empty_bands, measure, passes, scenes_of, to_text, training_parts
 
     dataset = scenes_of(loaded.data)
@@ -30,6 +31,8 @@ def command(recipe: GivenRecipe, output: Path) -> None:
     write_result(output, to_text(scenes, bands))
     click.echo(f"wrote {output}: {scenes} scenes, {bands[0].count:,} valid pixels")
     _print_table(bands)
+    if text := undeclared([band.to_json() for band in bands]):
+        click.echo(f"Warning: {text}", err=True)
     click.echo(f"For the recipe: --set data.layout.stats={output}")
 
 
