@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,114 +51,57 @@ ODD: list[Any] = [
         [None],
     ),
 ]
-KEYS = [
+KEYS = """
+data.root data.layout data.layout.images data.layout.masks data.layout.name data.classes data.ignore_index data.val
+data.labeled data.unlabeled data.crop data.scale data.flip data.flip_axes data.turns data.mean data.std data.channels
+data.workers data.pack data.on_error data.palette network.name network.encoder network.pretrained
+network.output_stride network.aspp_channels network.head_channels network.aspp_dilations stages.augment
+stages.pseudo_label stages.weight stages.rebalance stages.contrast loss.supervised loss.unsupervised loss.contrastive
+loss.warmup_steps loss.ramp_steps train.steps train.batch train.lr train.head_lr train.optimizer train.momentum
+train.schedule train.ema train.seed train.accumulate train.clip train.trackers train.mixed_precision train.log_every
+train.keep_checkpoints train.checkpoint_every train.max_skipped eval.every eval.mode eval.window eval.stride
+eval.blend eval.scales eval.flip eval.network eval.batch eval.writer name extends data train foo.bar
+""".split()
+WORDS = [
     *(
-        "data.root",
-        "data.layout",
-        "data.layout.images",
-        "data.layout.masks",
-        "data.layout.name",
-        "data.classes",
-        "data.ignore_index",
-        "data.val",
+        "--overwrite",
+        "--resume",
+        "--json",
+        "--probs",
+        "--entropy",
+        "--overlay",
+        "--debug=1",
+        "-o",
+        "-o=",
+        "",
+        "-",
+        "--",
     ),
     *(
-        "data.labeled",
-        "data.unlabeled",
-        "data.crop",
-        "data.scale",
-        "data.flip",
-        "data.flip_axes",
-        "data.turns",
-        "data.mean",
-        "data.std",
+        "nope",
+        "\udcff",
+        "--set",
+        "--with",
+        "--with=r.toml",
+        "--plugin=r.toml",
+        "--device=cuda:9",
+        "--device=",
+        "é",
+        ".",
     ),
-    *(
-        "data.channels",
-        "data.workers",
-        "data.pack",
-        "data.on_error",
-        "data.palette",
-        "network.name",
-        "network.encoder",
-        "network.pretrained",
-    ),
-    *(
-        "network.output_stride",
-        "network.aspp_channels",
-        "network.head_channels",
-        "network.aspp_dilations",
-        "stages.augment",
-        "stages.pseudo_label",
-    ),
-    *(
-        "stages.weight",
-        "stages.rebalance",
-        "stages.contrast",
-        "loss.supervised",
-        "loss.unsupervised",
-        "loss.contrastive",
-        "loss.warmup_steps",
-    ),
-    *(
-        "loss.ramp_steps",
-        "train.steps",
-        "train.batch",
-        "train.lr",
-        "train.head_lr",
-        "train.optimizer",
-        "train.momentum",
-        "train.schedule",
-    ),
-    *(
-        "train.ema",
-        "train.seed",
-        "train.accumulate",
-        "train.clip",
-        "train.trackers",
-        "train.mixed_precision",
-        "train.log_every",
-        "train.keep_checkpoints",
-    ),
-    *(
-        "train.checkpoint_every",
-        "train.max_skipped",
-        "eval.every",
-        "eval.mode",
-        "eval.window",
-        "eval.stride",
-        "eval.blend",
-        "eval.scales",
-    ),
-    *("eval.flip", "eval.network", "eval.batch", "eval.writer", "name", "extends", "data", "train", "foo.bar"),
+    *("--workers=-1", "--split=nope", "--split=", "--data=images", "--writer=nope", "é"),
 ]
-WORDS = ["--overwrite", "--resume", "--json", "--probs", "--entropy", "--overlay", "--debug=1", "-o", "-o=", "", "-", "--", "nope", "\udcff", "a\0b", "--set", "--with",
-         "--with=r.toml", "--plugin=r.toml", "--device=cuda:9", "--device=", "--workers=-1", "--split=nope", "--split=", "--data=images", "--writer=nope", "é", "."]  # fmt: skip
-NAMES = ["I0.png", "i0.PNG", "i0", ".png", "i0.png.png", " i0.png", "i0 .png", "i\n0.png", "i0.jpg", "i0.npy", "i0.tif", "i0.avif", "-i0.png", "[i0].png", "{i0}.png",
-         unicodedata.normalize("NFD", "ü.png"), "ü.png", "a\u2028b.png", ".hidden/i0.png", "sub/i0.png", "CON.png", "i0_mask.png", "n" * 250 + ".png", "i0.nii", "i0.geojson"]  # fmt: skip
-DTYPES = [
-    "u1",
-    "u2",
-    "u4",
-    "u8",
-    "i1",
-    "i2",
-    "i4",
-    "i8",
-    "f2",
-    "f4",
-    "f8",
-    "c8",
-    "?",
-    "S3",
-    "U3",
-    ">u2",
-    ">f4",
-    "M8[D]",
-    "O",
+NAMES = [
+    *("I0.png", "i0.PNG", "i0", ".png", "i0.png.png", " i0.png", "i0 .png", "i\n0.png", "i0.jpg", "i0.npy", "i0.tif"),
+    *("i0.avif", "-i0.png", "[i0].png", "{i0}.png", "u\u0308.png", "\u00fc.png", "a\u2028b.png", ".hidden/i0.png"),
+    *("sub/i0.png", "CON.png", "i0_mask.png", "n" * 250 + ".png", "i0.nii", "i0.geojson"),
 ]
-SHAPES = [(0, 7), (1, 1), (32,), (32, 32), (32, 32, 1), (32, 32, 2), (32, 32, 3), (32, 32, 4), (32, 32, 5), (3, 32, 32), (16, 16), (7, 9), (32, 32, 0), (), (2, 2, 2, 2),
-          (1, 3000), (20, 18, 16), (20, 18), (20, 18, 16, 2), (20, 18, 16, 1, 1)]  # fmt: skip
+DTYPES = "u1 u2 u4 u8 i1 i2 i4 i8 f2 f4 f8 c8 ? S3 U3 >u2 >f4 M8[D] O".split()
+SHAPES = [
+    *((0, 7), (1, 1), (32,), (32, 32), (32, 32, 1), (32, 32, 2), (32, 32, 3), (32, 32, 4), (32, 32, 5), (3, 32, 32)),
+    *((16, 16), (7, 9), (32, 32, 0), (), (2, 2, 2, 2), (1, 3000), (20, 18, 16), (20, 18), (20, 18, 16, 2)),
+    (20, 18, 16, 1, 1),
+]
 
 
 def pick(rng: Rng, values: Any) -> Any:
@@ -269,7 +211,8 @@ def break_text(path: Path, rng: Rng) -> str:
     else:
         lines[at] = pick(rng, ["", "[data]", "a = b", "....", "x = [1,", "= 3", "images/i0.png masks/i9.png", "﻿"])
     path.write_text("\n".join(lines), "utf-8")
-    return f"line {at} {('lost', 'repeated', 'cut', 'longer', 'replaced')[how]}: {lines[at][:60] if at < len(lines) else ''!r}"
+    now = lines[at][:60] if at < len(lines) else ""
+    return f"line {at} {('lost', 'repeated', 'cut', 'longer', 'replaced')[how]}: {now!r}"
 
 
 def toml(value: Any) -> str:
@@ -304,7 +247,7 @@ def set_key(folder: Path, rng: Rng) -> tuple[str, list[str]]:
 def word(folder: Path, rng: Rng) -> tuple[str, list[str]]:
     """A further word."""
     found = pick(rng, WORDS)
-    return f"word {found!r}", [] if "\0" in found else [found]
+    return f"word {found!r}", [found]
 
 
 def inside(value: Any, rng: Rng) -> str:
@@ -455,8 +398,14 @@ WEIGHTS = [
     for each in (break_card, break_card, break_card, break_bytes, break_tensors, break_name)
 ]
 LISTS = [on_file("*.txt")(each) for each in (break_text, break_text, break_bytes, break_name)]
-RUN = [on_file(f"run/{place}")(each) for place, each in [("checkpoints/*.pt", break_bytes), ("checkpoints/*", break_name), ("checkpoints/*.json", break_json), ("*.jsonl", break_json),
-       ("*.jsonl", break_bytes), ("recipe.toml", break_text), ("*.*", break_name), ("lists/*", break_text), ("lock", break_name)]]  # fmt: skip
+RUN = [
+    on_file(f"run/{place}")(each)
+    for place, each in [
+        *(("checkpoints/*.pt", break_bytes), ("checkpoints/*", break_name), ("checkpoints/*.json", break_json)),
+        *(("*.jsonl", break_json), ("*.jsonl", break_bytes), ("recipe.toml", break_text), ("*.*", break_name)),
+        *(("lists/*", break_text), ("lock", break_name)),
+    ]
+]
 PACK = [on_file("p.h5")(break_bytes)] * 3 + [on_file("p.h5")(break_name)]
 SCANS = [
     on_file(f"{kind}/*.nii.gz")(each)

@@ -1,4 +1,4 @@
-"""The side of `trials.py` and `fuzz.py`: a server of forked commands, what came of each, and folders before and after."""
+"""The side of `trials.py` and `fuzz.py`: a server of forked commands, what came of each, folders before and after."""
 
 import hashlib
 import json

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 from breaking import COMMANDS, Break
-from cases import kit
 from forks import Ended, Forks, touched, tree
 from recording import record
 from trials import prepare

@@ -10,8 +10,29 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cases.kit import READY, Case, and_then, changed, image, labels, masks, moved, photos, picture, recipe, refused
-from cases.kit import RECIPE, file, left_out, run, save, told, trial, weights, write
+from cases.kit import (
+    READY,
+    RECIPE,
+    Case,
+    and_then,
+    changed,
+    file,
+    image,
+    labels,
+    left_out,
+    masks,
+    moved,
+    photos,
+    picture,
+    recipe,
+    refused,
+    run,
+    save,
+    told,
+    trial,
+    weights,
+    write,
+)
 
 CHECK = "check r.toml"
 PREDICT = "predict w.safetensors images -o out"

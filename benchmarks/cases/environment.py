@@ -11,6 +11,20 @@ from cases.kit import READY, Case, and_then, left_out, photos, picture, refused,
 NOBODY = {"uid": 65534}
 PREDICT = "predict w.safetensors images -o out"
 
+LONG_TMPDIR = f"""
+import os
+os.environ["TMPDIR"] = os.path.abspath("t" * 150)
+{kit.CALLS}
+sys.exit(go("run", "r.toml", "-o", "o"))
+"""
+LITTLE_MEMORY = """
+import resource
+from pathlib import Path
+size = int(Path("/proc/self/statm").read_text().split()[0]) * 4096 + 700 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (size, size))
+sys.exit(go("predict", "w.safetensors", "images", "-o", "out"))
+"""
+
 
 def theirs(*makes: kit.Make, first: kit.Make = photos) -> kit.Make:
     """Files that belong to the user that a case runs as."""
@@ -204,10 +218,7 @@ CASES: list[Case] = [
         and_then(
             lambda d: (d / ("t" * 150)).mkdir(), lambda d: write(d / "r.toml", kit.changed(kit.RECIPE, workers="2"))
         ),
-        [
-            "python",
-            "import os, sys; os.environ['TMPDIR'] = os.path.abspath('t' * 150); sys.argv = ['farcluss', 'run', 'r.toml', '-o', 'o']\nfrom farcluss.cli import main\nmain()",
-        ],
+        ["python", LONG_TMPDIR],
         "TMPDIR|best",
         limit=60,
     ),
@@ -303,12 +314,7 @@ CASES: list[Case] = [
         "xtr-mem-mix",
         "an image of 9000 x 9000 before six good ones, 700 MiB more of memory",
         and_then(lambda d: save(d / "images/a.npy", np.zeros((9000, 9000, 3), np.uint8)), first=weights),
-        [
-            "python",
-            "import resource, sys\nsize = int(open('/proc/self/statm').read().split()[0]) * 4096 + 700 * 2**20\n"
-            "resource.setrlimit(resource.RLIMIT_AS, (size, size))\nsys.argv = ['farcluss', *'predict w.safetensors images -o out'.split()]\n"
-            "from farcluss.cli import main\nmain()",
-        ],
+        ["python", kit.CALLS + LITTLE_MEMORY],
         "a.npy",
         "6 of 7",
         limit=90,

@@ -53,6 +53,27 @@ log_every = 1
 every = 2
 """
 
+CALLS = """
+import sys, farcluss.cli as c
+def go(*words):
+    sys.argv = ["farcluss", *words]
+    try:
+        c.main()
+    except SystemExit as stop:
+        return stop.code or 0
+"""
+"""Code before that of a case which calls several commands: `go` gives the exit code of one."""
+TRIES = """
+import numpy as np, farcluss
+model = farcluss.load("w.safetensors")
+def tried(array):
+    try:
+        print("SAME", model.predict(array).shape)
+    except farcluss.errors.FarclussError as error:
+        print("REFUSED", error)
+"""
+"""Code before that of a case which gives something to `model.predict`."""
+
 Make = Callable[[Path], object]
 Proof = Callable[[Path, Ended], str]
 """Gives what is wrong with what a command left, or nothing."""
@@ -149,7 +170,7 @@ def write(path: Path, text: str | bytes) -> Path:
 
 
 def photos(folder: Path, images: int = 6, masks: int = 4, side: int = SIDE, **recipe: str) -> Path:
-    """`images/i0.png` and so on, `masks/` for the first ones, and `r.toml`; `recipe`: lines that replace `key = ...`."""
+    """`images/i0.png` and so on, `masks/` for the first ones, and `r.toml`; `recipe`: other values for its keys."""
     for number in range(images):
         save(folder / f"images/i{number}.png", picture(number, side))
         if number < masks:

@@ -6,20 +6,18 @@ from pathlib import Path
 
 import h5py
 
+from cases import kit
 from cases.kit import (
     READY,
     Case,
     Make,
     and_then,
-    labels,
     left_out,
     pack,
     photos,
-    picture,
     recipe,
     refused,
     run,
-    save,
     told,
     trial,
     write,
@@ -70,6 +68,10 @@ def attributes_gone(folder: Path) -> None:
             del file.attrs[name]
 
 
+OWN_LISTS = """
+own = [word for name in ("labeled", "val") for word in ("--set", f'data.{name}="o/lists/{name}.txt"')]
+sys.exit(go("run", "r.toml", "-o", "o") or go("check", "r.toml", *own))
+"""
 FOUR = "".join(f"images/i{n}.png\n" for n in range(4))
 
 CASES: list[Case] = [
@@ -190,13 +192,7 @@ CASES: list[Case] = [
             f"lst-{name}",
             f"a file name with {name}, and the lists that a run writes",
             named(file),
-            [
-                "python",
-                "import sys, farcluss.cli as c\n"
-                "def go(*words):\n    sys.argv = ['farcluss', *words]\n    try:\n        c.main()\n    except SystemExit as stop:\n        return stop.code\n"
-                "first = go('run', 'r.toml', '-o', 'o')\n"
-                "sys.exit(0 if first else go('check', 'r.toml', '--set', 'data.labeled=\"o/lists/labeled.txt\"', '--set', 'data.val=\"o/lists/val.txt\"'))",
-            ],
+            ["python", kit.CALLS + OWN_LISTS],
         )
         for name, file in {
             "u2028-name": "a\u2028b.png",

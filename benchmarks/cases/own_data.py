@@ -15,7 +15,6 @@ from cases.kit import (
     labels,
     left_out,
     masks,
-    photos,
     picture,
     recipe,
     refused,
@@ -43,6 +42,17 @@ TINY = " ".join(
         'data.val="1/4"',
     )
 )
+OVERLAY = """
+import numpy as np
+from PIL import Image
+code = go("predict", "w.safetensors", "images", "-o", "out", "--overlay")
+kept = []
+for n in range(6):
+    rest = np.asarray(Image.open(f"out/i{n}.png")) == 0
+    over = np.asarray(Image.open(f"out/i{n}_overlay.png").convert("RGB"))
+    kept.append((over[rest] == np.asarray(Image.open(f"images/i{n}.png"))[rest]).all())
+print("KEPT", all(kept))
+"""
 BINARY = np.where(labels(0) > 0, 255, 0).astype(np.uint8)
 COLORS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)[labels(0)]
 
@@ -89,30 +99,23 @@ def one_folder(pattern: str) -> kit.Make:
 def round_trip(classes: str, values: list[int]) -> Case:
     """Predictions laid where masks were."""
     code = f"""
-import sys, shutil, farcluss.cli as c
+import shutil
 import numpy as np
 from PIL import Image
-def go(*words):
-    sys.argv = ["farcluss", *words]
-    try:
-        c.main()
-    except SystemExit as stop:
-        if stop.code:
-            sys.exit(stop.code)
 go("run", "r.toml", "-o", "o")
 go("predict", "o/weights/last.safetensors", "images", "-o", "out")
 found = set(np.unique([np.asarray(Image.open(f"out/i{{n}}.png")) for n in range(6)]).tolist())
 print("VALUES", found <= {set(values)!r}, found)
 for n in range(4):
     shutil.copy(f"out/i{{n}}.png", f"masks/i{{n}}.png")
-go("check", "r.toml")
+sys.exit(go("check", "r.toml"))
 """
     array = np.array(values, np.uint8)[(labels(0) > 0).astype(int)]
     return trial(
         f"own-roundtrip-{'-'.join(map(str, values))}",
         f"predict, put back as masks: {classes}",
         masks(array, classes=classes),
-        ["python", code],
+        ["python", kit.CALLS + code],
         "VALUES True",
         changes=("masks",),
         code=(0, 1),
@@ -164,11 +167,7 @@ CASES: list[Case] = [
         "own-F5-float-255",
         "`model.predict` of floats 0..255",
         weights,
-        [
-            "python",
-            "import numpy as np, farcluss\nm = farcluss.load('w.safetensors')\ntry:\n    m.predict(np.full((3, 32, 32), 200, np.float32))\n    print('TAKEN')\n"
-            "except farcluss.errors.FarclussError as error:\n    print('REFUSED', error)",
-        ],
+        ["python", kit.TRIES + "tried(np.full((3, 32, 32), 200, np.float32))"],
         "REFUSED",
     ),
     round_trip("{ background = 0, object = 255 }", [0, 255]),
@@ -177,14 +176,7 @@ CASES: list[Case] = [
         "own-F8-overlay",
         "--overlay leaves class 0 as it is",
         weights,
-        [
-            "python",
-            "import sys, numpy as np, farcluss.cli as c\nfrom PIL import Image\nsys.argv = 'farcluss predict w.safetensors images -o out --overlay'.split()\n"
-            "try:\n    c.main()\nexcept SystemExit:\n    pass\n"
-            "rest = [np.asarray(Image.open(f'out/i{n}.png')) == 0 for n in range(6)]\n"
-            "pairs = [(np.asarray(Image.open(f'out/i{n}_overlay.png').convert('RGB')), np.asarray(Image.open(f'images/i{n}.png'))) for n in range(6)]\n"
-            "print('KEPT', all((a[r] == b[r]).all() for (a, b), r in zip(pairs, rest)))",
-        ],
+        ["python", kit.CALLS + OVERLAY],
         "KEPT True",
     ),
     told(
@@ -195,21 +187,14 @@ CASES: list[Case] = [
         "own-F12-path",
         "`model.predict` of a path",
         weights,
-        [
-            "python",
-            "import farcluss\nm = farcluss.load('w.safetensors')\ntry:\n    print('SAME', m.predict('images/i0.png').shape)\n"
-            "except farcluss.errors.FarclussError as error:\n    print('REFUSED', error)",
-        ],
+        ["python", kit.TRIES + "tried('images/i0.png')"],
         "SAME|REFUSED",
     ),
     trial(
         "own-F12-read_image",
         "`model.predict` of what `read_image` gives",
         weights,
-        [
-            "python",
-            "import farcluss\nfrom farcluss.data.files import read_image\nm = farcluss.load('w.safetensors')\nfrom pathlib import Path\nprint('SAME', m.predict(read_image(Path('images/i0.png'), 3)).shape)",
-        ],
+        ["python", kit.TRIES + "tried(__import__('farcluss.data.files').data.files.read_image('images/i0.png', 3))"],
         "SAME",
     ),
     refused(

@@ -163,18 +163,11 @@ def trained(make: kit.Make, *arguments: str, keys: tuple[str, ...] = ()) -> tupl
     """Scenes, and code that trains on them and predicts `arguments`."""
     settings = [word for key in keys for word in ("--set", key)]
     code = f"""
-import sys, farcluss.cli as c
-def go(*words):
-    sys.argv = ["farcluss", *words]
-    try:
-        c.main()
-    except SystemExit as stop:
-        return stop.code or 0
 if go("run", "r.toml", "-o", "o", *{settings!r}):
     sys.exit(9)
 sys.exit(go("predict", "o/weights/last.safetensors", *{list(arguments)!r}, "-o", "out"))
 """
-    return make, ["python", code]
+    return make, ["python", kit.CALLS + code]
 
 
 def mercator(folder: Path) -> None:
@@ -342,7 +335,7 @@ CASES: list[Case] = [
             lambda d: [tif(d / f"images/b{n}.tif", bands(n)[2:].astype(np.float32), place(n)) for n in range(5)],
             first=stacked,
         ),
-        CHECK,
+        CHECK + " --set 'data.layout.scaling=\"scale\"' --set data.layout.factor=255.0",
         "b0.tif",
         proof=lambda d, e: (
             "names the wrong file" if "a0.tif has values of type float32" in " ".join(e.text.split()) else ""
