@@ -1,5 +1,6 @@
 """What a case is, and the small files that many cases begin with."""
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -25,6 +26,7 @@ NEVER = (
 )
 READY = "ready to run"
 SIDE = 32
+TYPES = {"F32": "float32", "F16": "float16", "I64": "int64", "U8": "uint8"}
 RECIPE = """
 [data]
 root = "."
@@ -273,6 +275,8 @@ def card(change: Callable[[dict[str, Any]], object] | None = None, raw: str | No
         if change:
             change(facts)
         header["__metadata__"]["farcluss"] = json.dumps(facts) if raw is None else raw
+        if raw is None:
+            reseal(header, content[8 + size :])
         write(folder / "w.safetensors", sealed(header, content[8 + size :]))
 
     return make
@@ -310,4 +314,17 @@ def tensors(change: Callable[[NDArray[np.float32]], object]) -> Make:
 
 
 def reseal(header: dict[str, Any], tensors: bytes) -> None:
-    """Renew the checksums in the metadata of a weights file, so that its other contents are looked at."""
+    """Renew the checksum in the metadata of a weights file, so that what else is in it is looked at.
+
+    It is a SHA-256 over the JSON before it and the tensors, each with name, type and shape.
+    """
+    facts = json.loads(header["__metadata__"]["farcluss"])
+    if not isinstance(facts, dict) or facts.pop("checksum", None) is None:
+        return
+    text = json.dumps(facts)
+    digest = hashlib.sha256(text.encode())
+    for name, entry in sorted((name, entry) for name, entry in header.items() if name != "__metadata__"):
+        start, end = entry["data_offsets"]
+        digest.update(f"{name} torch.{TYPES[entry['dtype']]} {tuple(entry['shape'])}".encode())
+        digest.update(tensors[start:end])
+    header["__metadata__"]["farcluss"] = f'{text[:-1]},"checksum":"{digest.hexdigest()}"}}'
