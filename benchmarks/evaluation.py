@@ -31,8 +31,9 @@ from torch.utils.data import DataLoader
 
 from farcluss import load_recipe
 from farcluss.data.base import IGNORE, Dataset, Item
+from farcluss.inference.card import card_of
 from farcluss.inference.evaluation import evaluate
-from farcluss.inference.weights import Model, build_network, card_of
+from farcluss.inference.weights import Model, build_network
 from farcluss.learning.build import build_dataset
 from farcluss.recipes.model import Recipe
 

@@ -18,7 +18,8 @@ import torch
 from recording import record
 from torch import Tensor, nn
 
-from farcluss.inference.weights import Card, Inference, Model
+from farcluss.inference.card import Card, Inference
+from farcluss.inference.weights import Model
 from farcluss.networks.base import Prediction
 from farcluss_remote_sensing.writer import GeoTiffWriter
 

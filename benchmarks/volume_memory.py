@@ -20,7 +20,8 @@ import torch
 from recording import record
 from torch import Tensor, nn
 
-from farcluss.inference.weights import Card, Inference, Model
+from farcluss.inference.card import Card, Inference
+from farcluss.inference.weights import Model
 from farcluss.networks.base import Prediction
 from farcluss_medical.writer import NiftiWriter
 
@@ -53,7 +54,7 @@ def card(classes: int, spacing: list[float] | None) -> Card:
     recipe = {"data": {"layout": layout, "classes": {name: [index] for index, name in enumerate(names)}}}
     inference = Inference(window=(128, 128, 128), stride=0.5, blend="gaussian")
     return Card(network="layer", options={}, channels=1, dim=0, classes=names, palette=((0, 0, 0),) * classes,
-                mean=[0.0], std=[1.0], inference=inference, recipe=recipe)  # fmt: skip
+                mean=[0.0], std=[1.0], axes=3, inference=inference, recipe=recipe)  # fmt: skip
 
 
 def peak() -> float:

@@ -47,6 +47,47 @@ class Stopped(RunError):
         return self.text
 
 
+FAILURES = (Exception, SystemExit)
+"""How code of a plugin fails: one that calls `sys.exit` must not end the command, least of all as a success."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, NumPy or PyTorch says that memory is used up, of the host or of a device."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "allocate memory" in str(error)
+
+
+def failure(name: object, error: BaseException) -> str:
+    """What to say of one file whose processing failed, with its name; what nobody foresaw is to be reported."""
+    if isinstance(error, FarclussError):
+        return str(error)
+    if is_out_of_memory(error):
+        return f"{name}: memory is used up. Give smaller pieces of it, or use a machine with more memory."
+    text = str(error).strip().partition("\n")[0]
+    if isinstance(error, OSError):
+        return f"{name}: {error.strerror or text}{f': {error.filename}' if error.filename else ''}."
+    return (
+        f"{name}: unexpected {type(error).__name__}: {text:.200}\n"
+        "Run `farcluss --debug ...` on it alone for the traceback, and report it."
+    )
+
+
+def by_cause(errors: Iterable[tuple[str, str]]) -> list[str]:
+    """One text per cause, of errors given as name of the file and text: the first, and how many more are like it."""
+    causes: dict[str, list[str]] = {}
+    for name, text in errors:
+        causes.setdefault(text.replace(name, "") if name else text, []).append(text)
+    return [
+        texts[0] + (f"\nThe same holds for {len(texts) - 1:,} more." if len(texts) > 1 else "")
+        for texts in causes.values()
+    ]
+
+
+def shown(text: str) -> str:
+    """A text with control characters, which names from elsewhere may have, as escapes: terminals obey the others."""
+    return "".join(each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` when a known name is similar, else `"."`."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -7,8 +7,9 @@ from torch import nn
 
 from farcluss.data.base import Item, Sample
 from farcluss.errors import DataError
+from farcluss.inference.card import Card, Inference
 from farcluss.inference.evaluation import evaluate
-from farcluss.inference.weights import Card, Inference, Model
+from farcluss.inference.weights import Model
 from farcluss.networks.base import Prediction
 
 CLASSES = ("a", "b", "c", "never")

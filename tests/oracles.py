@@ -118,13 +118,13 @@ def cross_entropy(logits, masks):
 
 
 def ohem(logits, masks, threshold, min_kept, slack=0.0):
-    """Cross-entropy over hard pixels; `slack` widens the bound that `min_kept` sets."""
-    found = true_log_probs(logits, masks)
-    if len(found) <= min_kept:
-        return -found.sum(), float(len(found))
-    bound = np.sort(np.exp(found))[min_kept - 1] + slack if min_kept else 0.0
-    hard = found[np.exp(found) <= max(threshold, bound)]
-    return -hard.sum(), float(len(hard))
+    """Cross-entropy over hard pixels; `slack` is the share by which losses may be below the bound of `min_kept`."""
+    losses = -true_log_probs(logits, masks)
+    if len(losses) <= min_kept:
+        return losses.sum(), float(len(losses))
+    bound = np.sort(losses)[-min_kept] * (1 - slack) if min_kept else np.inf
+    hard = losses[(losses >= bound) | (np.exp(-losses) <= threshold)]
+    return hard.sum(), float(len(hard))
 
 
 def cosine(a, b):

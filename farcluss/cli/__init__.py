@@ -5,13 +5,15 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N.
 
 import os
 import sys
+import traceback
 from importlib import import_module
 from typing import Any
 
 import click
 
 from farcluss.cli.groups import LazyGroup
-from farcluss.errors import FarclussError, PluginError, SampleError, Stopped
+from farcluss.cli.place import STDOUT, outlive_reader, require_place
+from farcluss.errors import FarclussError, PluginError, SampleError, Stopped, is_out_of_memory, shown
 
 BUILT_IN = {
     "bench": "Time the data loading and training step of a recipe, and suggest changes.",
@@ -50,7 +52,13 @@ def _load(name: str) -> click.Command | None:
     if name in _plugin_commands():
         from farcluss.plugins import registry
 
-        loaded: click.Command = registry.get("command", name).load()
+        plugin = registry.get("command", name)
+        loaded = plugin.load()
+        if not isinstance(loaded, click.Command):
+            raise PluginError(
+                f"Plugin command/{name} of {plugin.distribution} is a {type(loaded).__name__}, not a click command; "
+                "see docs/plugins.md."
+            )
         return loaded
     return None
 
@@ -75,8 +83,11 @@ def main() -> None:
     """Run the command line and exit."""
     debug = "--debug" in sys.argv
     try:
-        code = farcluss.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)  # a command that stops early returns its exit code
+        require_place()
+        outlive_reader()
+        code = _call(farcluss)
+        if sys.stdout:
+            sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):
         _print_error("Interrupted.")
         sys.exit(130)
@@ -94,14 +105,29 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.filename == STDOUT:
+            sys.stdout = open(os.devnull, "w")  # what is left to be written would fail again at the exit
         _print_error(f"Error: {_explain(error)}", everywhere=True)
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)  # a command that stops early returns its exit code
+
+
+def _call(command: click.Command) -> Any:
+    """Call a command. Raises PluginError where foreign code exits, which would pass for success."""
+    try:
+        return command.main(standalone_mode=False)
+    except SystemExit as stop:
+        frame = traceback.extract_tb(stop.__traceback__)[-1]
+        raise PluginError(
+            f"{frame.filename}, line {frame.lineno}, ended the program: {frame.line}. Not all work is done.\n"
+            "A plugin must raise an error or return instead."
+        ) from stop
 
 
 def _explain(error: Exception) -> str:
     """Message for an exception that is not a FarclussError."""
-    if type(error).__name__ == "OutOfMemoryError":
-        return "The device is out of memory. Lower train.batch or data.crop, or raise train.accumulate."
+    if is_out_of_memory(error):
+        return "Memory is used up. Lower train.batch or data.crop, or raise train.accumulate."
     if type(error).__name__ == "DistBackendError" or "onnection closed by peer" in str(error):
         return "Another process of this run has failed; see its own message."
     if isinstance(error, OSError):
@@ -112,5 +138,6 @@ def _explain(error: Exception) -> str:
 
 def _print_error(text: str, everywhere: bool = False) -> None:
     """Print to stderr, on the main process only unless `everywhere`."""
-    if everywhere or os.environ.get("RANK", "0") == "0":
-        click.echo(text, err=True)
+    launched = "LOCAL_RANK" in os.environ  # a rank alone may be left over from another job
+    if everywhere or not launched or os.environ.get("RANK", "0") == "0":
+        click.echo(shown(text), err=True)

@@ -7,8 +7,10 @@ import functools
 import json
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from farcluss.cli.groups import lazy_group
-from farcluss.errors import RunError
+from farcluss.errors import RunError, shown
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -38,6 +40,7 @@ __all__ = [
     "percent",
     "pick_device",
     "print_table",
+    "progress",
     "read_all",
     "recipe_options",
     "split_option",
@@ -51,6 +54,12 @@ Command = Callable[..., Any]
 
 SHOWN = 20
 """Maximum number of problems to list."""
+STEPS = 1000
+"""Steps of a progress bar per thing: a large image takes hours."""
+QUIET = 60.0
+"""Seconds between two lines of progress where there is no terminal."""
+NARROWEST = 8
+"""Columns of a terminal per column of a table, so that a number is not broken into its digits."""
 FOR_GREP = 200
 """Columns of a table that does not go to a terminal: a line per row."""
 
@@ -130,6 +139,11 @@ def add_options(command: Command, *options: Callable[[Command], Command]) -> Com
     return functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
+def debugging() -> bool:
+    """Whether `--debug` was given, which shows tracebacks."""
+    return bool(click.get_current_context().find_root().params.get("debug"))
+
+
 def pick_device(name: str) -> Any:
     """The device to run on: `auto` takes CUDA, then MPS, then the CPU. Raises RunError for an unknown one."""
     import torch
@@ -185,11 +199,11 @@ def print_table(
         whole = heads[-1] not in numbers and head != heads[-1]
         table.add_column(head, justify="right" if head in numbers else "left", no_wrap=whole, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # no cell is markup
+        table.add_row(*(Text(shown(cell)) if isinstance(cell, str) else cell for cell in row))  # no cell is markup
     console = Console()
     if not (console.is_terminal or "COLUMNS" in os.environ):
         least = max(least, FOR_GREP)
-    console.width = max(console.width, least)
+    console.width = max(console.width, least, NARROWEST * len(heads))
     console.print(table)
 
 
@@ -201,15 +215,36 @@ def percent(share: float | None, otherwise: str = "absent") -> str:
 def list_problems(problems: Sequence[str]) -> None:
     """Print the first problems to stderr, and how many more there are."""
     for problem in problems[:SHOWN]:
-        click.echo(f"Problem: {problem}", err=True)
+        click.echo(shown(f"Problem: {problem}"), err=True)
     if len(problems) > SHOWN:
         click.echo(f"... and {len(problems) - SHOWN} more; --json lists all.", err=True)
 
 
 def read_all(reading: Iterable[Any], label: str, total: int, *, quiet: bool = False) -> None:
-    """Exhaust an iterator that does its work as it goes, with a progress bar unless `quiet`."""
-    with click.progressbar(reading, length=total, label=label, hidden=quiet) as bar:
-        deque(bar, maxlen=0)
+    """Exhaust an iterator that does its work as it goes, with progress unless `quiet`."""
+    with progress(label, total, quiet=quiet) as advance:
+        for number, _ in enumerate(reading, 1):
+            advance(number)
+
+
+@contextmanager
+def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[float], None]]:
+    """Show progress: a bar on a terminal, elsewhere the label, then a line per minute on stderr.
+
+    Yields:
+        A function that is called with how many of `total` are done; a share of one may be.
+    """
+    silent, spoke = not (quiet or (sys.stdout and sys.stdout.isatty())), time.monotonic()
+    with click.progressbar(length=STEPS * total, label=label, hidden=quiet) as bar:
+
+        def advance(done: float) -> None:
+            nonlocal spoke
+            bar.update(round(STEPS * done) - bar.pos)
+            if silent and time.monotonic() - spoke > QUIET:
+                spoke = time.monotonic()
+                click.echo(f"{label}: {int(done)} of {total} done", err=True)
+
+        yield advance
 
 
 def tracked(things: Sequence[T], label: str = "Scoring") -> Iterable[T]:

@@ -37,6 +37,9 @@ def command(
     keys = merge_settings(settings)
     if unknown := sorted(set(keys) - {"data", "eval"}):
         raise click.UsageError(f"--set {unknown[0]}: only keys of [data] and [eval] affect the scores.")
+    for section, table in keys.items():
+        if not isinstance(table, dict):
+            raise click.UsageError(f"--set {section} is a table: set a key of it, such as data.root or eval.flip.")
     if root is not None:
         keys["data"] = {"pack": None} | keys.get("data", {}) | {"root": root}  # read these files, not the pack
     if split is not None:

@@ -29,13 +29,18 @@ def command(source: Path, output: Path, network: str, onnx: Path | None, size: i
     """Write SOURCE, a run directory or a weights file, as one self-contained .safetensors file."""
     from farcluss.errors import WeightsError
     from farcluss.inference.weights import save_weights
-    from farcluss.jobs.exporting import export_onnx, load_source
+    from farcluss.jobs.exporting import export_onnx, files_of, load_source
+    from farcluss.runs.outputs import replaced
 
     if onnx is not None and onnx.resolve() == output.resolve():
         raise click.UsageError("--output and --onnx name the same file; give two different names.")
     for path in (output, onnx):
         if path is not None and path.exists() and not overwrite:
             raise WeightsError(f"{path} exists already. Use --overwrite, or another name.")
+    if path := replaced(filter(None, (output, onnx)), files_of(source)):
+        raise WeightsError(f"{path} is what is exported: it would be replaced. Give another name.")
+    if onnx is not None and replaced([onnx], [output]):
+        raise WeightsError(f"{output} and {onnx} are one file. Give two different names.")
     model = load_source(source, network)
     if onnx is not None:
         crop = model.card.recipe["data"]["crop"]

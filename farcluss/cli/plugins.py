@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,25 @@ def new(name: str, folder: Path | None) -> None:
 
 
 def write_template(name: str, folder: Path) -> None:
-    """Copy the template to `folder`, with its placeholder NAME replaced in texts and file names."""
+    """Copy the template to a new `folder`, with its placeholder NAME replaced in texts and file names.
+
+    Raises:
+        PluginError: it cannot be written; nothing is left of it.
+    """
+    from farcluss.runs.atomic import UNFINISHED, reason
+
+    aside = folder.with_name(f".{folder.name}{UNFINISHED}")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        _fill(aside, name)
+        aside.rename(folder)
+    except OSError as error:
+        raise PluginError(f"{folder} cannot be written: {reason(error)}. Choose another --folder.") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _fill(folder: Path, name: str) -> None:
     package = f"farcluss_{name.replace('-', '_')}"
     for source in sorted(TEMPLATE.rglob("*")):
         if source.is_dir() or "__pycache__" in source.parts:

@@ -4,15 +4,19 @@ from pathlib import Path
 
 import click
 
-from farcluss.cli.commands import device_option, output_option, overwrite_option, pick_device
-
-STEPS = 1000
-"""Steps of the progress bar per image: a large image takes hours."""
+from farcluss.cli.commands import debugging, device_option, output_option, overwrite_option, pick_device, progress
+from farcluss.errors import FarclussError, by_cause, failure, shown
 
 
 @click.command(epilog="Example: farcluss predict runs/quickstart/weights/best.safetensors photos/ -o masks --overlay")
 @click.argument("weights")
 @click.argument("inputs", nargs=-1, required=True)
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="WEIGHTS",
+    help="Average the probabilities with those of another weights file; repeatable.",
+)
 @output_option("predictions", folder=True, help="Output folder.")
 @click.option("--overlay", is_flag=True, default=False, help="Also blend the prediction over the image.")
 @click.option("--probs", is_flag=True, default=False, help="Also write probabilities; png: float16 .npy (C, H, W).")
@@ -26,6 +30,7 @@ STEPS = 1000
 def command(
     weights: str,
     inputs: tuple[str, ...],
+    also: tuple[str, ...],
     output: Path,
     overlay: bool,
     probs: bool,
@@ -40,32 +45,37 @@ def command(
     For pictures it writes an index PNG with the classes' palette. An image that cannot be read does not stop the
     others; it is reported at the end, with exit code 1.
     """
-    from farcluss.inference.weights import load
-    from farcluss.jobs.prediction import make_folder, plan, predict_files, refuse_existing
+    from farcluss.inference.ensemble import load_together, members
+    from farcluss.jobs.prediction import make_folder, plan, predict_files, refuse_existing, refuse_unlike
     from farcluss.plugins import registry
     from farcluss.recipes.model import Part
     from farcluss.recipes.reading import merge_settings
 
-    model = load(weights, pick_device(device))
+    model = load_together((weights, *also), pick_device(device))
     default = Part.model_validate(model.card.recipe.get("eval", {}).get("writer") or "png")
     options = default.options if writer in (None, default.name) else {}
     options |= {name: True for name, wanted in (("overlay", overlay), ("probs", probs), ("entropy", entropy)) if wanted}
     options |= merge_settings(settings)
-    built = registry.build("writer", writer or default.name, options, model.card)
+    kind = writer or default.name
+    built = registry.build("writer", kind, options, model.card)
+    cards = zip(also, members(model)[1:], strict=True)
+    refuse_unlike(built, {path: registry.build("writer", kind, options, one.card) for path, one in cards})
     jobs = plan(inputs, output, built)
     if not overwrite:
         refuse_existing(jobs, built)
     make_folder(output)
     errors, notes = [], []
-    with click.progressbar(length=STEPS * len(jobs), label="predicting") as bar:
+    with progress("predicting", len(jobs)) as advance:
         for outcome in predict_files(model, jobs, built):
-            bar.update(round(STEPS * outcome.done) - bar.pos)
-            errors += [outcome.error] if outcome.error else []
+            advance(outcome.done)
+            if outcome.error is not None and debugging() and not isinstance(outcome.error, FarclussError):
+                raise outcome.error
+            errors += [(outcome.image, failure(outcome.image, outcome.error))] if outcome.error is not None else []
             notes += [outcome.note] if outcome.note else []
     click.echo(f"{len(jobs) - len(errors)} of {len(jobs)} images predicted, written to {output}/")
     for note in notes:
-        click.echo(f"Note: {note}", err=True)
-    for error in errors:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(shown(f"Note: {note}"), err=True)
+    for error in by_cause(errors):
+        click.echo(shown(f"Error: {error}"), err=True)
     if errors:
         raise click.exceptions.Exit(1)

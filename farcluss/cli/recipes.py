@@ -1,13 +1,13 @@
 """`farcluss recipes`."""
 
-import tomllib
 from pathlib import Path
 
 import click
 
 from farcluss.cli.commands import emit_json, json_option
 from farcluss.errors import RecipeError
-from farcluss.recipes.reading import find_recipe, recipe_folder
+from farcluss.recipes.reading import base_of, find_recipe, read_table, recipe_folder
+from farcluss.recipes.texts import read_text
 
 
 def headline(path: Path) -> str:
@@ -41,7 +41,7 @@ def list_recipes(as_json: bool) -> None:
 @click.argument("name")
 def show_recipe(name: str) -> None:
     """Print a recipe, comments and all."""
-    click.echo(_find(name).read_text(encoding="utf-8"), nl=False)
+    click.echo(read_text(_find(name), RecipeError), nl=False)
 
 
 @command.command("copy", epilog="Example: farcluss recipes copy quickstart mine.toml")
@@ -49,20 +49,39 @@ def show_recipe(name: str) -> None:
 @click.argument("target", default="", required=False)
 def copy_recipe(name: str, target: str) -> None:
     """Copy a recipe to TARGET, by default ./NAME.toml; the recipe it extends is copied to base/ beside it."""
-    source = _find(name)
-    copies = {Path(target or f"{source.stem}.toml"): source}
-    if base := tomllib.loads(source.read_text(encoding="utf-8")).get("extends"):
-        copies[next(iter(copies)).parent / base] = source.parent / base
-    taken = [str(path) for path in copies if path.exists() and path.read_bytes() != copies[path].read_bytes()]
+    from farcluss.runs.atomic import reason, write_atomically
+
+    copies = _copies(_find(name), target)
+    taken = [str(path) for path, content in copies.items() if path.exists() and not _holds(path, content)]
     if taken:
         raise RecipeError(f"{', '.join(taken)} exists already and differs; give another target.")
-    for path, original in copies.items():
+    for path, content in copies.items():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(original.read_bytes())
+            write_atomically(path, content)
         except OSError as error:
-            raise RecipeError(f"{path} cannot be written: {error.strerror}. Give another target.") from None
+            raise RecipeError(f"{path} cannot be written: {reason(error)}. Give another target.") from None
         click.echo(f"wrote {path}")
+
+
+def _copies(source: Path, target: str) -> dict[Path, bytes]:
+    """Contents of a copy of a recipe by path. Raises RecipeError: a file cannot be read, or would lie outside."""
+    copy = Path(target or f"{source.stem}.toml")
+    table = read_table(source)
+    copies = {copy: source.read_bytes()}
+    if base := base_of(source, table):
+        below = copy.parent / table["extends"]
+        if not below.resolve().is_relative_to(copy.parent.resolve()):
+            raise RecipeError(
+                f"{source} extends {table['extends']}, whose copy would lie outside of {copy.parent}.\n"
+                "Copy both files by hand, and set extends to where the base is."
+            )
+        read_table(base)
+        copies[below] = base.read_bytes()
+    return copies
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
 
 
 def _find(name: str) -> Path:

@@ -1,12 +1,12 @@
 """The interface of a data set: items, and the arrays of an item."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.errors import DataError, FarclussError, PluginError
+from farcluss.errors import FAILURES, DataError, FarclussError, PluginError
 from farcluss.recipes.model import Data as Data  # for plugins, which need no other module for a data set
 from farcluss.recipes.model import Defaults as Defaults
 
@@ -94,6 +94,7 @@ class Dataset(Protocol):
       a random place. Items of the unlabeled stream come without their mask;
     - `parse_group(line) -> list[Item]`: the items of a list line, which may name several;
     - `findings() -> list[str]`: what `farcluss check` reports besides unreadable items;
+    - `oddities(items) -> list[str]`: warnings of `farcluss check` about files that look wrong together;
     - `pixel_counts(item) -> NDArray[np.int64]`, for `data.draw = "balanced"`: `(1 + classes,)`, the number of valid
       pixels of the item, then of those of each class (zeros for an item without a mask). They may be estimates, as only
       ratios matter. Items of the unlabeled stream come without their mask; one without a valid
@@ -134,7 +135,7 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
     """Read an item and check the arrays; the mask becomes `IGNORE` where the image is not valid.
 
     Raises:
-        FarclussError: raised by the data set about its files.
+        FarclussError: raised by the data set about its files; or the image has no pixels.
         PluginError: the data set raises another error, or returns arrays that violate `Sample`; names the item.
     """
     name = f"Data set {type(dataset).__name__}, item {item.id}"
@@ -142,11 +143,12 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
         sample = dataset.read(item, window)
     except FarclussError:
         raise
-    except Exception as error:
+    except FAILURES as error:
         raise PluginError(f"{name}: reading fails: {type(error).__name__}: {error}") from error
     if item.mask is None:  # synthetic data sets return it all the same
         sample = sample._replace(mask=None)
     image, mask = sample.image, sample.mask
+    _refuse_no_pixels(dataset, item, image)
     if image.dtype not in (np.uint8, np.float32):
         raise PluginError(f"{name}: the image is {image.dtype}; it must be uint8 or float32.")
     for what, array in (("mask", mask), ("valid", sample.valid)):
@@ -161,3 +163,9 @@ def read_sample(dataset: Dataset, item: Item, window: Window | None = None) -> S
     if mask is not None and sample.valid is not None:
         sample = sample._replace(mask=np.where(sample.valid, mask, np.uint8(IGNORE)))
     return sample
+
+
+def _refuse_no_pixels(dataset: Dataset, item: Item, image: NDArray[Any]) -> None:
+    """Raise DataError for an image without pixels; a window may be empty."""
+    if not image.size and 0 in (size := dataset.size(item)):
+        raise DataError(f"{item.image} has no pixels: its size is {' x '.join(map(str, size))}. Take it out.")

@@ -10,7 +10,7 @@ from farcluss.data.files import FileReader
 from farcluss.data.filesets import FileDataset, find_images
 from farcluss.data.masks import Sources, as_list, build_mask_map, choose_palette
 from farcluss.errors import DataError
-from farcluss.recipes.model import Data
+from farcluss.recipes.model import Data, Defaults
 
 # Name, labelId and color of the 19 classes that are scored, in the order of their labelTrainIds.
 CITYSCAPES_CLASSES: dict[str, tuple[int, tuple[int, int, int]]] = {
@@ -67,6 +67,7 @@ def cityscapes(data: Data, *, labels: Literal["auto", "labelTrainIds", "labelIds
         {split: partial(cityscapes_items, split) for split in ("train", "val", "test")},
         partial(cityscapes_image, root),
         partial(cityscapes_mask, root, labels),
+        defaults=Defaults(mask_values=mask_map.values),
     )
 
 

@@ -1,12 +1,13 @@
 """Data sets whose items are files below one folder: the base of every layout on disk."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from farcluss.data.base import Item, MissingMask, Palette, Reduced, Sample, Window
 from farcluss.data.files import SUFFIXES, FileReader
+from farcluss.data.oddities import oddities
 from farcluss.errors import DataError
 from farcluss.recipes.model import Defaults
 
@@ -96,6 +97,10 @@ class FileDataset:
     def read(self, item: Item, window: Window | None = None) -> Sample:
         """Arrays of an item, see `FileReader.read`."""
         return self.reader.read(item, window)
+
+    def oddities(self, items: Sequence[Item]) -> list[str]:
+        """What the files of items are suspected of together, see `farcluss.data.oddities`."""
+        return oddities(items, self.reader.masks)
 
     def read_reduced(self, item: Item, window: Window, factor: int) -> Reduced | None:
         """A window with its image downsampled by up to `factor`, see `FileReader.read_reduced`."""

@@ -108,7 +108,7 @@ def folder(
             below = fixed_part(root, pattern).is_relative_to(fixed_part(root, images)) and not own
             finders[split] = mask_finder(root, images if below else pattern, own or masks, image_suffix)
     first = min(images_in(root, images), default=None) if data.channels is None else None
-    defaults = Defaults(channels=array_channels(str(first)))
+    defaults = Defaults(channels=array_channels(str(first)), mask_values=mask_map.values)
     return FileDataset(
         mask_map.names,
         choose_palette(data, None, len(mask_map.names), mask_map),

@@ -4,9 +4,13 @@ The order of samples is arithmetic on the step, so a run resumes by starting at 
 to save, and neither the number of processes nor of workers changes what a step sees.
 """
 
+import multiprocessing.queues
 import os
 import re
 import signal
+import socket
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -24,7 +28,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from farcluss.data.base import IGNORE, Dataset, Item
 from farcluss.data.crops import draw_crop
 from farcluss.data.weighting import Chances, multiplicities
-from farcluss.errors import FarclussError, SampleError
+from farcluss.errors import FarclussError, RunError, SampleError
 from farcluss.recipes.model import Data
 
 LABELED, UNLABELED = 0, 1
@@ -34,6 +38,8 @@ REPLACEMENTS = 10
 
 PATIENCE = 20
 """Seconds that a loader process keeps running after a SIGTERM."""
+LONGEST_SOCKET, SOCKET_NAME = 107 if sys.platform == "linux" else 103, len("/pymp-xxxxxxxx/listener-xxxxxxxx")
+"""Most bytes of a socket's path, and those of Python's own names for the sockets that loader processes send by."""
 
 
 class Address(NamedTuple):
@@ -202,6 +208,26 @@ def collate(samples: list[Drawn]) -> HostBatch:
     return HostBatch(stacked[0], stacked[1], stacked[2], labeled, [drawn.id for drawn in samples], "", unreadable)
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def loader_processes(workers: int) -> int:
+    """How many loader processes to start where `workers` are wanted: not more than there are cores.
+
+    Raises:
+        RunError: the folder for temporary files has a name too long for the sockets that they send by.
+    """
+    folder = tempfile.gettempdir()
+    if workers and hasattr(socket, "AF_UNIX") and len(os.fsencode(folder)) > LONGEST_SOCKET - SOCKET_NAME:
+        raise RunError(
+            f"The folder for temporary files, {folder}, has a name too long for the sockets of loader processes.\n"
+            f"Set TMPDIR to one of at most {LONGEST_SOCKET - SOCKET_NAME} bytes, such as /tmp; or set data.workers = 0."
+        )
+    return min(workers, cores())
+
+
 def host_batches(
     crops: PairedCrops, addresses: Iterator[list[Address]], workers: int, pin_memory: bool
 ) -> Generator[HostBatch, None, None]:
@@ -210,6 +236,7 @@ def host_batches(
     Raises:
         SampleError: an item cannot be read; or a worker died.
     """
+    workers = loader_processes(workers)
     crops = replace(crops, diary=Diary(workers))
     loader: DataLoader[Any] = DataLoader(
         crops,  # type: ignore[arg-type]
@@ -269,6 +296,7 @@ def start_worker(worker: int) -> None:
     checkpoint. So SIGTERM ends it only after the training process has had time to stop it properly.
     """
     torch.set_num_threads(1)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_die)  # type: ignore[attr-defined]
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -277,8 +305,18 @@ def start_worker(worker: int) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
+def _die(error: Exception, batch: object) -> None:
+    """End a loader process that cannot send a batch: without, the training process would wait for it forever."""
+    os.write(2, f"A loader process cannot send its batch: {type(error).__name__}: {error}\n".encode())
+    _kill_oneself()
+
+
 def _end_with(parent: int) -> None:
     """Exit when the parent does: if it is killed, nobody reads the pipe, and this process would wait forever."""
     while os.getppid() == parent:
         time.sleep(1)
+    _kill_oneself()
+
+
+def _kill_oneself() -> None:
     os.kill(os.getpid(), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE, Palette
-from farcluss.errors import DataError, RecipeError
+from farcluss.errors import DataError, RecipeError, some
 from farcluss.plugins.options import Color
 from farcluss.recipes.model import Data
 
@@ -34,16 +34,26 @@ class MaskMap:
     names: tuple[str, ...]
     first: tuple[Code, ...]
 
+    @property
+    def values(self) -> list[int | Color]:
+        """A mask value of each class, or its color: predictions with these are read back as the same classes."""
+        return [f"#{code:06x}" if self.colors else code for code in self.first]
+
+    @property
+    def white(self) -> int:
+        """Value of white in masks of one bit per pixel: 1, or 255 where that alone is a class, as viewers show it."""
+        classes = self.codes[self.targets != IGNORE]
+        return 255 if 255 in classes and 1 not in self.codes else 1
+
     def apply(self, array: NDArray[Any], path: str) -> NDArray[np.uint8]:
         """Class indices `(H, W)` of a mask `(H, W)`, or `(H, W, 3)` when colors are mapped.
 
         Raises:
             DataError: the mask contains values that no class has; names the file and the values.
         """
-        if array.dtype.kind not in "biu" and (array != np.floor(array)).any():
-            raise DataError(f"{path} holds fractions; a mask holds whole numbers. Convert it.")
+        array = whole_numbers(array, path)
         if array.dtype == np.uint8 and not self.colors:
-            return self._look_up(array, path)
+            return self._look_up(array.astype(np.uint8, copy=False), path)
         codes = array.astype(np.int64)
         if self.colors:
             codes = (codes[..., 0] << 16) | (codes[..., 1] << 8) | codes[..., 2]
@@ -66,12 +76,39 @@ class MaskMap:
         shown = ", ".join(f"#{code:06x}" if self.colors else str(code) for code in codes[:5])
         more = f" and {len(codes) - 5} more" if len(codes) > 5 else ""
         kind, noun = ("colors", "color") if self.colors else ("values", "value")
-        known = self.codes[self.targets != IGNORE]
-        span = "" if self.colors or not len(known) else f" (values {known.min()} to {known.max()})"
+        span = "" if self.colors else f" ({self._values()})"
+        advice = "Set data.ignore_index if they mean nothing, or data.classes if they mean a class."
+        if path.lower().endswith((".jpg", ".jpeg")):
+            advice = "JPEG changes values where colors meet: save masks as PNG."
         return (
             f"{path} holds the {kind if len(codes) > 1 else noun} {shown}{more}, which none of the {len(self.names)} "
-            f"classes has{span}.\nSet data.ignore_index if they mean nothing, or data.classes if they mean a class."
+            f"classes has{span}.\n{advice}"
         )
+
+    def _values(self) -> str:
+        known: list[int] = self.codes[self.targets != IGNORE].tolist()
+        whole = len(known) > 2 and known[-1] - known[0] == len(known) - 1
+        return f"values {known[0]} to {known[-1]}" if whole else f"values {some([str(code) for code in known], 6)}"
+
+
+def whole_numbers(array: NDArray[Any], path: str) -> NDArray[np.integer]:
+    """A mask's values as integers that 64 bits hold.
+
+    Raises:
+        DataError: they are no numbers, not finite, fractions or too large; names the file and a value.
+    """
+    kind, wide = array.dtype.kind, 2.0**63
+    if kind not in "biuf":
+        raise DataError(f"{path} holds values of type {array.dtype}; a mask holds whole numbers. Convert it.")
+    if kind in "bi" or (kind == "u" and array.dtype.itemsize < 8):
+        return array
+    odd = (array >= np.uint64(2**63)) if kind == "u" else ~((abs(array) < wide) & (array == np.floor(array)))
+    if odd.any():
+        value = array[odd][0]
+        fraction = kind == "f" and abs(value) < wide
+        shown = f"fractions, such as {value:g}" if fraction else f"the value {value}"
+        raise DataError(f"{path} holds {shown}; a mask holds whole numbers of 64 bits at most. Convert it.")
+    return array.astype(np.int64)
 
 
 def _code(value: int | Color) -> Code:
@@ -133,7 +170,13 @@ def build_mask_map(data: Data, default: Sources) -> MaskMap:
     if data.ignore_index is None and not colors and not any(IGNORE in values for values in sources.values()):
         ignored = [IGNORE]
     if any(isinstance(value, str) != colors for value in ignored):
-        raise RecipeError('data.ignore_index must be of the same kind as the classes: values, or colors "#rrggbb".')
+        raise RecipeError(
+            'data.ignore_index must be of the same kind as the classes: values, or colors "#rrggbb".\n'
+            "Leave it out if there are no such pixels."
+        )
+    for value in [*ignored, *(value for values in sources.values() for value in values)]:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise RecipeError(f"data.classes or data.ignore_index has the value {value}; masks have 64 bits at most.")
     codes = {_code(value): IGNORE for value in [*ignored, *([0] if data.reduce_zero_label else [])]}
     owners = dict.fromkeys(codes, "data.ignore_index")
     for index, (name, values) in enumerate(sources.items()):

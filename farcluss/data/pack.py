@@ -30,6 +30,7 @@ from farcluss.recipes.model import Data, Defaults
 
 FORMAT, VERSION = "farcluss-pack", 5
 CHECKSUM = "crc32"
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _DEFAULTS = TypeAdapter(Defaults)
 PIXELS = "pixels/valid", "pixels/classes"
 _SIDES = {1: (1 << 15,), 2: (128, 256), 3: (16, 32, 64)}
@@ -210,6 +211,12 @@ def _close_all() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(before=_close_all)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file begins as an HDF5 file does."""
+    with path.open("rb") as file:
+        return file.read(len(SIGNATURE)) == SIGNATURE
 
 
 def open_file(path: Path) -> h5py.File:

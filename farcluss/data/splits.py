@@ -145,7 +145,7 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
     Raises:
         DataError: a list is missing, empty or contradictory, a set is empty, sets overlap, or a mask is missing.
     """
-    val = _resolve_val(dataset, data)
+    val = resolve_val(dataset, data)
     held_out = {item.unit for item in val}
     labeled, companion = _resolve_labeled(dataset, data, held_out)
     taken = {item.image for item in labeled}
@@ -176,7 +176,8 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
     return Splits(labeled, unlabeled, val, names)
 
 
-def _resolve_val(dataset: Dataset, data: Data) -> list[Item]:
+def resolve_val(dataset: Dataset, data: Data) -> list[Item]:
+    """The images that are scored; the lists of those to train on are not needed. Raises DataError, see `resolve`."""
     if data.val == "none":
         return []
     if data.val in ("val", "test"):

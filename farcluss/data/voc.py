@@ -12,7 +12,7 @@ from farcluss.data.files import FileReader
 from farcluss.data.filesets import FileDataset
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.errors import DataError
-from farcluss.recipes.model import Data
+from farcluss.recipes.model import Data, Defaults
 
 VOC_CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
@@ -45,6 +45,7 @@ def voc(data: Data, *, variant: Literal["classic", "blended"] = "classic") -> Fi
         {"train": partial(voc_train, variant == "blended"), "val": voc_val},
         partial(voc_image, root),
         partial(voc_mask, masks if variant == "classic" else masks[::-1]),
+        defaults=Defaults(mask_values=mask_map.values),
     )
 
 

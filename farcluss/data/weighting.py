@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE, Dataset, Item
-from farcluss.errors import DataError, FarclussError, PluginError
+from farcluss.errors import FAILURES, DataError, FarclussError, PluginError
 from farcluss.recipes.model import Data
 
 _UNITS = 1 << 24
@@ -139,7 +139,7 @@ def _count(dataset: Dataset, item: Item) -> NDArray[np.int64]:
         counts = np.asarray(dataset.pixel_counts(item))  # type: ignore[attr-defined]
     except FarclussError:
         raise
-    except Exception as error:
+    except FAILURES as error:
         raise PluginError(f"{name}: counting pixels fails: {type(error).__name__}: {error}") from error
     wanted = (1 + len(dataset.classes),)
     if counts.shape != wanted or counts.dtype.kind not in "iu" or (counts < 0).any():

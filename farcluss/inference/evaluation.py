@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from farcluss.data.base import IGNORE, Dataset, Item, Sample, read_sample
-from farcluss.data.loader import Diary, guarded, start_worker
+from farcluss.data.loader import Diary, guarded, loader_processes, start_worker
 from farcluss.errors import Cancelled, FarclussError, SampleError
-from farcluss.inference.probs import CPU_PIXELS, images_per_forward
+from farcluss.inference.probs import BROKEN, CPU_PIXELS, images_per_forward, not_finite
 from farcluss.tensors.distributed import all_sum
 
 if TYPE_CHECKING:
@@ -35,13 +35,14 @@ def confusion_matrix(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
     """Pixel counts by true class (row) and predicted class (column).
 
     Args:
-        predicted: `(...)` integer, class index.
+        predicted: `(...)` integer, class index, or `BROKEN`.
         masks: `(...)` integer, class index or `IGNORE`.
         classes: C, below `IGNORE`.
 
     Returns:
         `(C, C)` int64, on the device of `predicted`.
     """
+    masks = masks.where(predicted != BROKEN, IGNORE)
     # Ignored pixels fall in the last of 256 rows, which is dropped. Selecting the others would make the host wait for
     # a GPU, and so would a bincount, which reads the largest value.
     pairs = (masks.int() * classes + predicted.int()).flatten()
@@ -51,10 +52,15 @@ def confusion_matrix(predicted: Tensor, masks: Tensor, classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a confusion matrix `(C, C)`; a class that is neither true nor predicted anywhere is absent (NaN)."""
+    """Scores of a confusion matrix `(C, C)`; a class that is neither true nor predicted anywhere is absent (NaN).
+
+    Attributes:
+        broken: pixels at which the network's output is not finite; if there are any, all classes are absent.
+    """
 
     confusion: NDArray[np.int64]
     classes: tuple[str, ...]
+    broken: int = 0
 
     def _share(self, over: NDArray[np.int64], factor: int = 1) -> NDArray[np.float64]:
         hits = np.diag(self.confusion)
@@ -149,7 +155,7 @@ def read_images(
         convert: applied by a loader process to each item and its `Sample` or error; None for nothing.
         pin_memory: return tensors in pinned memory.
     """
-    processes = min(workers, len(items))
+    processes = min(loader_processes(workers), len(items))
     source: Any = WholeImages(dataset, items, Diary(processes))
     loader: DataLoader[Any] = DataLoader(
         source,
@@ -206,8 +212,16 @@ def _pixels(group: list[LabeledImage]) -> int:
 
 
 def evaluate(model: "Model", dataset: Dataset, items: Sequence[Item], **options: Any) -> Scores:
-    """Evaluate a model on `items`, each counted once for any number of processes; see `evaluate_all`."""
-    return evaluate_all([model], dataset, items, **options)[0]
+    """Evaluate a model on `items`, each counted once for any number of processes; see `evaluate_all`.
+
+    Raises:
+        SampleError, Cancelled: see `evaluate_all`.
+        WeightsError: the network's output is not finite.
+    """
+    scores = evaluate_all([model], dataset, items, **options)[0]
+    if scores.broken:
+        raise not_finite(f"{scores.broken:,} pixels")
+    return scores
 
 
 def evaluate_all(
@@ -242,7 +256,7 @@ def evaluate_all(
         Cancelled: `cancelled` returned True on any process; raised on all.
     """
     classes, device = len(models[0].classes), models[0].device
-    counts = torch.zeros(len(models), classes, classes, dtype=torch.int64, device=device)
+    counts = torch.zeros(len(models), classes**2 + 1, dtype=torch.int64, device=device)
     cancellations = torch.zeros(1, dtype=torch.int64, device=device)
     with closing(read_images(dataset, items[rank::world], workers, to_labeled_image, device.type == "cuda")) as samples:
         try:
@@ -259,18 +273,26 @@ def evaluate_all(
     totals = all_sum(torch.cat([counts.flatten(), cancellations])).cpu().numpy()
     _raise_if(lambda: bool(totals[-1]))
     tables = totals[:-1].reshape(counts.shape)
-    return [Scores(table, tuple(model.classes)) for table, model in zip(tables, models, strict=True)]
+    return [_scores(table, tuple(model.classes)) for table, model in zip(tables, models, strict=True)]
+
+
+def _scores(counts: NDArray[np.int64], classes: tuple[str, ...]) -> Scores:
+    """Scores of a flat confusion matrix with the broken pixels behind it."""
+    broken = int(counts[-1])
+    return Scores(counts[:-1].reshape(len(classes), -1) * (not broken), classes, broken)
 
 
 def _count(models: Sequence["Model"], group: list[LabeledImage], cancelled: Callable[[], bool]) -> Tensor:
-    """Confusion matrices `(M, C, C)` of each model on images of one size. Raises Cancelled."""
+    """Confusion matrix and broken pixels `(M, C * C + 1)` of each model on images of one size. Raises Cancelled."""
     device, classes = models[0].device, len(models[0].classes)
     parts = zip(*group, strict=True)
     images, masks = (torch.stack([each.to(device, non_blocking=True) for each in part]) for part in parts)
     tables = []
     for model in models:
         _raise_if(cancelled)
-        tables.append(confusion_matrix(model.classify(images), masks, classes))
+        predicted = model.classify(images)
+        matrix = confusion_matrix(predicted, masks, classes)
+        tables.append(torch.cat([matrix.flatten(), (predicted == BROKEN).sum().view(1)]))
     return torch.stack(tables)
 
 

@@ -5,11 +5,17 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from farcluss.errors import WeightsError
 from farcluss.tensors.precision import wide, wide_softmax
+
+BROKEN = -1
+"""Class index of pixels at which the network's output is not finite."""
 
 Forward = Callable[[Tensor], Tensor]
 """From normalized images `(B, Cin, *S)` to probabilities or logits `(B, C, *S)`; each image independently."""
@@ -152,11 +158,30 @@ def predict_classes(network: Forward, images: Tensor, **settings: Any) -> Tensor
         settings: options of `predict_probs`.
 
     Returns:
-        `(B, *S)` int64.
+        `(B, *S)` int64, `BROKEN` where the network's output is not finite.
     """
     if settings.get("window") is None and not settings.get("flip") and tuple(settings.get("scales", (1.0,))) == (1.0,):
-        return in_parts(lambda views: argmax(network(views)), images)
-    return argmax(predict_probs(lambda views: wide_softmax(network(views)), images, **settings))
+        return in_parts(lambda views: _finite_argmax(network(views)), images)
+    return _finite_argmax(predict_probs(lambda views: wide_softmax(network(views)), images, **settings))
+
+
+def _finite_argmax(scores: Tensor) -> Tensor:
+    values, indices = scores.max(1)  # not a number if any is
+    return indices.where(values.isfinite(), BROKEN)
+
+
+def check_finite(probs: NDArray[Any], name: str) -> None:
+    """Raise WeightsError unless probabilities are finite; `name` says of what."""
+    if not np.isfinite(probs.sum()):
+        raise not_finite(name)
+
+
+def not_finite(name: str) -> WeightsError:
+    """The error for an output that is not finite."""
+    return WeightsError(
+        f"The network's output for {name} is not finite, so there is no prediction.\n"
+        "Its weights, or the values of the image, are too large."
+    )
 
 
 def argmax(scores: Tensor) -> Tensor:

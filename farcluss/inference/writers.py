@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from farcluss.data.files import SUFFIXES, read_image
+from farcluss.data.masks import rgb
 from farcluss.errors import DataError
+from farcluss.inference.probs import check_finite
 from farcluss.plugins.options import Share
+from farcluss.runs.atomic import atomic_file
 
 if TYPE_CHECKING:
-    from farcluss.inference.weights import Card, Model
+    from farcluss.inference.card import Card
+    from farcluss.inference.weights import Model
 
 
 class Step(NamedTuple):
@@ -33,6 +37,9 @@ class Writer(Protocol):
 
     Attributes:
         suffixes: file name suffixes of its inputs, in lower case with the dot.
+
+    An optional attribute `preparation`, a mapping, says what its card has it do to inputs before the network. Weights
+    are averaged only where it is equal.
     """
 
     suffixes: Sequence[str]
@@ -52,10 +59,12 @@ class Writer(Protocol):
 
 
 class PngWriter:
-    """Index PNG with the classes' colors as palette; overlay, probability and entropy maps by option.
+    """PNG with the training masks' values and the classes' colors; overlay, probability and entropy maps by option.
 
-    For an image `a/b.jpg` it writes `a/b.png`, and beside it `a/b_overlay.png` (image and colors blended),
-    `a/b_probs.npy` (float16, `(C, H, W)`) and `a/b_entropy.png` (normalized entropy, 0 black to 1 white).
+    For an image `a/b.jpg` it writes `a/b.png`, which can serve as a mask, and beside it `a/b_overlay.png` (image and
+    colors blended, but for black ones), `a/b_probs.npy` (float16, `(C, H, W)`) and `a/b_entropy.png` (normalized
+    entropy, 0 black to 1 white). Classes that masks give as colors have their index, and these colors. Values above 255
+    make a gray PNG of 16 bits. Where a value is below 0 or above 65535, class indices are written, and it says so.
 
     Args:
         overlay: also blend the prediction over the image.
@@ -76,16 +85,21 @@ class PngWriter:
         alpha: Share = 0.5,
     ) -> None:
         self.colors = np.array(card.palette, np.uint8)
+        self.values, self.shown, self.note = mask_format(card)
         self.overlay, self.probs, self.entropy, self.alpha = overlay, probs, entropy, alpha
 
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
         """Each file is a case."""
         return [(path.stem, (path,)) for path in files]
 
-    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> None:
+    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> Iterator[Step]:
         """Predict one image and write it. Raises FarclussError that names the file."""
         image = read_image(str(files[0]), model.card.channels)
-        self.write(target, image, model.probs(image).cpu().numpy())
+        probs = model.probs(image).cpu().numpy()
+        check_finite(probs, str(files[0]))
+        self.write(target, image, probs)
+        yield Step(1.0, self.note)
+        self.note = ""  # once is enough
 
     def outputs(self, target: Path) -> list[Path]:
         """The files that `write` writes for `target`, a path without extension."""
@@ -93,30 +107,57 @@ class PngWriter:
         return [target.with_name(target.name + end) for end in (".png", *(end for end, on in extras.items() if on))]
 
     def write(self, target: Path, image: NDArray[Any], probs: NDArray[np.float32]) -> None:
-        """Write one prediction.
+        """Write one prediction; each file is whole, or not there.
 
         Args:
             target: path without extension.
-            image: `(Cin, H, W)` uint8, or float in [0, 1].
+            image: `(Cin, H, W)` uint8, or float.
             probs: `(C, H, W)`.
+
+        Raises:
+            DataError: a file cannot be written.
         """
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            classes = probs.argmax(0).astype(np.uint8)
-            picture = Image.fromarray(classes)
-            picture.putpalette(self.colors.tobytes())
-            for path in self.outputs(target):
-                kind = path.name.removeprefix(target.name)
-                if kind == ".png":
-                    picture.save(path)
-                elif kind == "_overlay.png":
-                    Image.fromarray(blend(image, self.colors[classes], self.alpha)).save(path)
-                elif kind == "_probs.npy":
-                    np.save(path, probs.astype(np.float16))
-                else:
-                    Image.fromarray((255 * normalized_entropy(probs)).round().astype(np.uint8)).save(path)
-        except OSError as error:
-            raise DataError(f"{target.parent} cannot be written: {error.strerror}. Choose another --output.") from None
+        classes = probs.argmax(0)
+        for path in self.outputs(target):
+            try:
+                with atomic_file(path) as file:
+                    kind = path.name.removeprefix(target.name)
+                    if kind == ".png":
+                        self._mask(classes).save(file, "PNG")
+                    elif kind == "_overlay.png":
+                        Image.fromarray(blend(image, self.colors[classes], self.alpha)).save(file, "PNG")
+                    elif kind == "_probs.npy":
+                        np.save(file, probs.astype(np.float16))
+                    else:
+                        entropy = (255 * normalized_entropy(probs)).round()
+                        Image.fromarray(entropy.astype(np.uint8)).save(file, "PNG")
+            except OSError as error:
+                raise DataError(f"{path} cannot be written: {error.strerror or error}.") from None
+
+    def _mask(self, classes: NDArray[np.int64]) -> Image.Image:
+        picture = Image.fromarray(self.values[classes])
+        if self.values.dtype == np.uint8:
+            palette = np.zeros((int(self.values.max()) + 1, 3), np.uint8)
+            palette[self.values] = self.shown
+            picture.putpalette(palette.tobytes())
+        return picture
+
+
+def mask_format(card: "Card") -> tuple[NDArray[Any], NDArray[np.uint8], str]:
+    """How a prediction looks as a mask of the training data.
+
+    Returns:
+        Value of each class `(C,)`, uint8 or uint16; its color `(C, 3)`; and why values are not those of the masks,
+        empty if they are.
+    """
+    given = card.mask_values or list(range(len(card.classes)))
+    values, colors, note = [value for value in given if isinstance(value, int)], list(card.palette), ""
+    if not values:
+        colors = [rgb(int(str(color).removeprefix("#"), 16)) for color in given]
+    elif min(values) < 0 or max(values) > 65535:
+        note = f"Predictions hold class indices: no PNG holds the mask values {min(values)} to {max(values)}."
+    values = list(range(len(given))) if note or not values else values
+    return np.array(values, np.uint8 if max(values) < 256 else np.uint16), np.array(colors, np.uint8), note
 
 
 def normalized_entropy(probs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -126,7 +167,20 @@ def normalized_entropy(probs: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def blend(image: NDArray[Any], colors: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
-    """Blend colors `(H, W, 3)` over an image `(Cin, H, W)`, shown by its first three channels or its only one."""
-    picture = np.moveaxis(image[:3] if len(image) >= 3 else np.repeat(image[:1], 3, axis=0), 0, 2)
-    picture = picture if picture.dtype == np.uint8 else (255 * picture.clip(0, 1)).round().astype(np.uint8)
-    return ((1 - alpha) * picture + alpha * colors).round().astype(np.uint8)
+    """Blend colors `(H, W, 3)` over an image `(Cin, H, W)`; black, the usual background, leaves it as it is."""
+    opacity = alpha * colors.any(-1, keepdims=True)
+    return ((1 - opacity) * to_picture(image) + opacity * colors).round().astype(np.uint8)
+
+
+def to_picture(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """An image `(Cin, H, W)` as `(H, W, 3)`: its first three channels, or the first in gray.
+
+    Floats that are not in [0, 1] are scaled from their smallest to their largest value.
+    """
+    shown = np.moveaxis(image[:3] if len(image) >= 3 else np.repeat(image[:1], 3, axis=0), 0, 2)
+    if shown.dtype == np.uint8:
+        return shown
+    low, high = shown.min(), shown.max()
+    if low < 0 or high > 1:
+        shown = (shown - low) / max(high - low, 1e-6)
+    return (255 * shown).round().astype(np.uint8)

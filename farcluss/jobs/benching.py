@@ -1,7 +1,6 @@
 """Timing the parts of a training step on this machine, with advice on how to make it faster."""
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from farcluss.data.loader import LABELED, UNLABELED, Address, HostBatch, PairedCrops
+from farcluss.data.loader import LABELED, UNLABELED, Address, HostBatch, PairedCrops, cores, loader_processes
 from farcluss.errors import FarclussError
 from farcluss.jobs.trial import trial
 from farcluss.learning.build import Parts
@@ -104,8 +103,8 @@ def bench(parts: Parts, steps: int) -> Figures:
             parts={name: median(each.get(name, 0.0) for each in timed) for name in PARTS},
             load=load,
             images=len(load) * recipe.train.batch // run.accelerator.num_processes,
-            workers=recipe.data.workers,
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            workers=loader_processes(recipe.data.workers),
+            cores=cores(),
             processes=run.accelerator.num_processes,
             memory_gib=used,
             memory_share=used / total if total else None,

@@ -15,6 +15,11 @@ from farcluss.runs.checkpoints import read_newest
 from farcluss.runs.folder import RunFolder
 
 
+def files_of(source: Path) -> list[Path]:
+    """The files that an export of a run directory or weights file may read."""
+    return [path for name in ("weights", "checkpoints") for path in (source / name).glob("*")] or [source]
+
+
 def load_source(source: Path, network: str) -> Model:
     """The model of a run directory (its newest checkpoint), or of a weights file.
 

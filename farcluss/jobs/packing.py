@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import Dataset, Item, Palette, Sample, Window, defaults_of
-from farcluss.data.pack import CHECKSUM, DAMAGE, PIXELS, Contents, checksum, chunk_shape, read_checked
+from farcluss.data.pack import CHECKSUM, DAMAGE, PIXELS, Contents, checksum, chunk_shape, is_hdf5, read_checked
 from farcluss.data.splits import resolve
 from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError, FarclussError, PluginError
@@ -21,6 +21,7 @@ from farcluss.inference.evaluation import read_images
 from farcluss.learning.build import build_dataset, carried_keys, data_origin
 from farcluss.recipes.model import Data
 from farcluss.runs.atomic import UNFINISHED, rename_durably
+from farcluss.runs.outputs import replaced
 
 SPLITS = ("train", "val", "test")
 FLUSH_EVERY = 16
@@ -177,7 +178,7 @@ class Packing:
         """Collect what has to be packed.
 
         Raises:
-            FarclussError: `output` cannot be written, or the recipe's data set or lists are invalid.
+            FarclussError: `output` cannot be written or is an input, or the recipe's data set or lists are invalid.
         """
         if not output.parent.is_dir():
             raise DataError(f"{output.parent} is not a folder. Create it, or choose another with -o.")
@@ -185,10 +186,15 @@ class Packing:
             raise DataError(f"{output} is a folder. Give a file name, such as {output / 'data.h5'}.")
         if output.exists() and not overwrite:
             raise DataError(f"{output} exists already. Use --overwrite, or another name.")
+        if output.exists() and not is_hdf5(output):
+            raise DataError(f"{output} is no pack, so it is not overwritten. Give another name with -o.")
         self.output, self.part = output, output.with_name(output.name + UNFINISHED)
         self.compression = None if compression == "none" else compression
         self.workers = data.workers
         self.dataset, self.contents, self.items = collect(data)
+        names = (name for item in self.items for name in (item.image, item.mask) if name)
+        if replaced([output], (file for name in names for file in (name, name.partition("#")[0]))):  # FILE#SLICE
+            raise DataError(f"{output} is a file of this data set: it would be replaced. Give another name with -o.")
         self.total, self.done = len(self.items), 0
         self.sizes: dict[int, tuple[int, ...]] = {}
         self.valid, self.pixels = dict[int, Any](), dict[int, Any]()  # pixel counts, by number of image and mask

@@ -1,13 +1,14 @@
 """Predicting files: choosing inputs and output paths, and reporting files that cannot be read."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from farcluss.errors import DataError, FarclussError
+from farcluss.errors import FAILURES, DataError, WeightsError
 from farcluss.inference.weights import Model
 from farcluss.inference.writers import Writer
+from farcluss.runs.outputs import replaced
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,15 @@ class Outcome:
 
     Attributes:
         done: number of jobs done, plus the share of the current one.
-        error: why the last job failed; empty if it did not.
+        error: why the last job failed; None if it did not.
         note: message of the writer for the user; empty for none.
+        image: first file of the job, as text.
     """
 
     done: float
-    error: str = ""
+    error: BaseException | None = None
     note: str = ""
+    image: str = ""
 
 
 def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
@@ -55,17 +58,16 @@ def plan(inputs: Sequence[str], output: Path, writer: Writer) -> list[Job]:
         raise DataError(f"{', '.join(inputs)}: no file there is an input of these weights. Check the paths.")
     for job in jobs:
         _refuse_leaving(job, output, writer)
-    images = {path.resolve() for job in jobs for path in job.files}
     owners: dict[Path, Path] = {}
     for path, image in ((path, job.image) for job in jobs for path in writer.outputs(job.target)):
-        if path.resolve() in images:
-            raise DataError(f"The prediction of {image} would replace the image {path}.\nGive another --output.")
         other = owners.setdefault(path, image)
         if other != image:
             raise DataError(
                 f"{other} and {image} would both be written to {path}.\n"
                 "Predict them separately, or give their common folder."
             )
+    if lost := replaced(owners, (path for job in jobs for path in job.files)):
+        raise DataError(f"The prediction of {owners[lost]} would replace the image {lost}.\nGive another --output.")
     return jobs
 
 
@@ -124,6 +126,24 @@ def refuse_existing(jobs: list[Job], writer: Writer) -> None:
         )
 
 
+def refuse_unlike(writer: Writer, others: Mapping[str, Writer]) -> None:
+    """Raise WeightsError when weights that are to be averaged prepare images differently.
+
+    Args:
+        writer: built for the first weights.
+        others: built for the others, by their path.
+    """
+    facts: Mapping[str, object] = getattr(writer, "preparation", {})
+    for path, other in others.items():
+        theirs: Mapping[str, object] = getattr(other, "preparation", {})
+        if differing := [name for name in facts if facts[name] != theirs[name]]:
+            name = differing[0]
+            raise WeightsError(
+                f"{path} cannot be averaged with the first weights, they differ in {', '.join(differing)}.\n"
+                f"{name} is {theirs[name]} there, {facts[name]} here."
+            )
+
+
 def make_folder(output: Path) -> None:
     """Create the folder for predictions. Raises DataError when it cannot be created or written."""
     try:
@@ -136,12 +156,20 @@ def make_folder(output: Path) -> None:
 
 
 def predict_files(model: Model, jobs: list[Job], writer: Writer) -> Iterator[Outcome]:
-    """Predict and write every job, step by step; a failed job is reported and does not stop the others."""
+    """Predict and write every job, step by step; a job that fails in any way does not stop the others."""
     for number, job in enumerate(jobs):
         try:
+            _refuse_pipes(job)
             for step in writer.predict(model, job.files, job.target) or ():
                 yield Outcome(number + step.share, note=step.note)
-        except FarclussError as error:
-            yield Outcome(number + 1, str(error))
+        except FAILURES as error:
+            yield Outcome(number + 1, error, image=str(job.image))
         else:
             yield Outcome(number + 1)
+
+
+def _refuse_pipes(job: Job) -> None:
+    """Raise DataError for a pipe or a device, from which one would read for ever."""
+    for path in job.files:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise DataError(f"{path} is a pipe or a device, not a file. Take it out.")

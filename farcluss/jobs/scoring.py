@@ -2,12 +2,23 @@
 
 from typing import Any
 
-from farcluss.data.splits import find_list, read_list, resolve
-from farcluss.errors import RecipeError
+from farcluss.data.labels import no_labels
+from farcluss.data.splits import resolve_val
+from farcluss.errors import DataError, RecipeError
+from farcluss.inference.card import inference_of
 from farcluss.inference.evaluation import Scores, evaluate
-from farcluss.inference.weights import inference_of, load
+from farcluss.inference.weights import load
 from farcluss.learning.build import build_dataset, crop_sides
+from farcluss.recipes.model import Recipe
 from farcluss.recipes.reading import validate
+
+USED = {
+    "data": {"layout", "root", "pack", "val", "draw_seed", "classes", "ignore_index", "reduce_zero_label", "channels",
+             "crop", "on_error"},
+    "eval": {"mode", "window", "stride", "blend", "flip", "scales"},
+}  # fmt: skip
+"""Keys that scores depend on. The others are for training, or those of the weights count."""
+OF_WINDOWS = ("window", "stride", "blend")
 
 
 def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", workers: int = 0) -> Scores:
@@ -15,28 +26,52 @@ def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", wo
 
     Args:
         weights: `.safetensors` file.
-        changes: keys of the file's recipe to override: `data.root`, `data.val`, `eval.*`.
+        changes: keys of the file's recipe to override, of those in `USED`.
         device: where to run.
         workers: processes that decode images.
 
     Raises:
-        FarclussError: the file, the data set or an overridden key is invalid.
+        FarclussError: the file, the data set or an overridden key is invalid, or no pixel can be scored.
     """
     model = load(weights, device)
-    recipe = validate(model.card.recipe, changes)
+    # Only what is used is validated: stages and writers of plugins that are not installed do not matter.
+    own = model.card.recipe
+    settings = {key: value for key, value in own.get("eval", {}).items() if key in USED["eval"]}
+    recipe = validate({"data": own.get("data", {}), "eval": settings, "train": {"steps": 1}}, changes)
+    refuse_idle(recipe, changes)
     dataset = build_dataset(recipe.data)
     if list(dataset.classes) != model.classes:
         raise RecipeError(
             f"{weights} predicts {len(model.classes)} classes ({', '.join(model.classes[:4])} ...), the data set has "
             f"{len(dataset.classes)} ({', '.join(dataset.classes[:4])} ...).\nUse data with the same classes."
         )
-    if path := find_list(recipe.data.val, recipe.data):
-        items = read_list(path, dataset)
-    elif recipe.data.val in ("val", "test"):
-        items = dataset.items(recipe.data.val)
-    else:
-        items = resolve(dataset, recipe.data).val
+    items = resolve_val(dataset, recipe.data)
     if not items:
         raise RecipeError("There are no images to evaluate; give --split val, test or a list file.")
-    crop = crop_sides(recipe.data.crop, len(dataset.size(items[0])))
-    return evaluate(model.with_inference(inference_of(recipe.eval, crop)), dataset, items, workers=workers)
+    axes = len(dataset.size(items[0]))
+    crop = crop_sides(recipe.data.crop, axes)
+    if recipe.eval.window is not None:
+        crop_sides(recipe.eval.window, axes, "eval.window")
+    scores = evaluate(model.with_inference(inference_of(recipe.eval, crop)), dataset, items, workers=workers)
+    if not scores.confusion.any():
+        raise DataError(no_labels("There is nothing to score", len(items)))
+    return scores
+
+
+def refuse_idle(recipe: Recipe, changes: dict[str, Any]) -> None:
+    """Raise RecipeError when an overridden key changes no score: whoever sets it expects that it does."""
+    given = {section: set(changes.get(section) or ()) for section in USED}
+    for section, used in USED.items():
+        if idle := sorted(given[section] - used):
+            keys = ", ".join(sorted(used))
+            raise RecipeError(f"--set {section}.{idle[0]} changes no score: of [{section}], eval uses only {keys}.")
+    windows = [key for key in OF_WINDOWS if key in given["eval"]]
+    if windows and recipe.eval.mode != "sliding":
+        raise RecipeError(
+            f"--set eval.{windows[0]} changes no score, as whole images are predicted. Add --set eval.mode=sliding."
+        )
+    if "root" in given["data"] and recipe.data.pack is not None:
+        raise RecipeError(
+            f"--set data.root changes no score, as images are read from the pack {recipe.data.pack}.\n"
+            "Give the folder by --data instead, or another pack by --set data.pack=FILE."
+        )

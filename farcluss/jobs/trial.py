@@ -13,17 +13,21 @@ from farcluss.training.state import Run
 
 
 @contextmanager
-def trial(parts: Parts, steps: int, workers: int) -> Iterator[Run]:
-    """A run of `steps` steps without warm-up or ramp, its encoder from scratch.
+def trial(parts: Parts, steps: int, workers: int, download: bool = False) -> Iterator[Run]:
+    """A run of `steps` steps without warm-up or ramp.
 
     Args:
         parts: of the recipe.
         steps: length of the run.
         workers: loader processes.
+        download: load pretrained weights as a run does; else those to download are left out.
+
+    Raises:
+        FarclussError: as at the start of a run.
     """
     recipe = parts.recipe
     network = recipe.network
-    if network.pretrained is True:
+    if network.pretrained is True and not download:
         network = network.model_copy(update={"pretrained": False})
     loss = recipe.loss.model_copy(update={"warmup_steps": 0, "ramp_steps": 0})
     train = recipe.train.model_copy(update={"steps": steps, "epochs": None, "trackers": []})

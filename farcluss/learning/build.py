@@ -1,6 +1,7 @@
 """Builds the parts of a recipe from their plugins: data set, splits, stages and networks."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ from farcluss.data.base import Dataset, defaults_of
 from farcluss.data.splits import Splits, resolve
 from farcluss.data.weighting import Chances, check_draw, draw_chances
 from farcluss.errors import DataError, PluginError, RecipeError
-from farcluss.inference.weights import Card, build_network, card_of
+from farcluss.inference.card import Card, card_of
+from farcluss.inference.weights import build_network
 from farcluss.learning.contracts import Stages
 from farcluss.networks.normalize import Normalize
 from farcluss.plugins import registry
@@ -58,8 +60,9 @@ class Parts:
         """The metadata of this recipe's weights files."""
         recipe, dataset = self.recipe, self.dataset
         carried: Data = getattr(dataset, "carried", recipe.data)
-        recipe = recipe.model_copy(update={"data": carried.with_defaults(defaults_of(dataset))})
-        return card_of(recipe, dataset.classes, dataset.palette, self.dim, self.crop)
+        known = defaults_of(dataset)
+        recipe = recipe.model_copy(update={"data": carried.with_defaults(known)})
+        return card_of(recipe, known, dataset.classes, dataset.palette, self.dim, self.crop)
 
 
 ORIGIN = ("classes", "ignore_index", "reduce_zero_label", "channels")
@@ -68,11 +71,18 @@ ORIGIN = ("classes", "ignore_index", "reduce_zero_label", "channels")
 
 def build_dataset(data: Data) -> Dataset:
     """The data set of a `[data]` section: its pack, or the one built by its layout. Raises FarclussError."""
+    dataset: Dataset
     if data.pack is not None:
         from farcluss.data.pack import open_pack  # imported here, as most recipes use no pack
 
-        return open_pack(data, data_origin(data))
-    dataset: Dataset = registry.build("dataset", data.layout.name, data.layout.options, data)
+        dataset = open_pack(data, data_origin(data))
+    else:
+        dataset = registry.build("dataset", data.layout.name, data.layout.options, data)
+    if len(dataset.classes) < 2:
+        raise RecipeError(
+            f"data.classes: {', '.join(map(repr, dataset.classes))} is one class, two are the least.\n"
+            "Name what is around it too, as in classes = { background = 0, object = 1 }."
+        )
     return dataset
 
 
@@ -130,6 +140,8 @@ def build_parts(recipe: Recipe) -> Parts:
         )
     axes = len(dataset.size(splits.labeled[0]))
     sides = crop_sides(recipe.data.crop, axes)
+    if recipe.eval.window is not None:
+        crop_sides(recipe.eval.window, axes, "eval.window")
     check_axes(recipe.data, axes)
     normalize = Normalize(recipe.data.channel_mean, recipe.data.channel_std)
     return Parts(recipe, dataset, splits, stages, normalize, sides)
@@ -152,11 +164,11 @@ def check_images(recipe: Recipe, known: Defaults, stages: Stages) -> None:
         )
 
 
-def crop_sides(crop: int | list[int], axes: int) -> tuple[int, ...]:
-    """Pixels per axis of a crop. Raises DataError when a list does not fit the images."""
+def crop_sides(crop: int | Sequence[int], axes: int, key: str = "data.crop") -> tuple[int, ...]:
+    """Pixels per axis of a crop, or of a window with another `key`. Raises DataError when a list does not fit."""
     sides = (crop,) * axes if isinstance(crop, int) else tuple(crop)
     if len(sides) != axes:
-        raise DataError(f"data.crop has {len(sides)} sides, the images have {axes} axes.")
+        raise DataError(f"{key} has {len(sides)} sides, the images have {axes} axes.")
     return sides
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from farcluss.errors import FarclussError, PluginError
+from farcluss.errors import FAILURES, FarclussError, PluginError
 from farcluss.stages.base import Augment, Contrast, PseudoLabel, Rebalance, Weight
 from farcluss.tensors.timing import span
 
@@ -41,7 +41,7 @@ class Stages:
                 result = stage(*arguments)
         except (FarclussError, torch.OutOfMemoryError):
             raise
-        except Exception as error:
+        except FAILURES as error:
             raise PluginError(f"Plugin {self.name(kind)} fails: {type(error).__name__}: {error}") from error
         if not isinstance(result, returns):
             actual, expected = type(result).__name__, returns.__name__

@@ -31,6 +31,7 @@ def deeplabv3plus(
     low_level_channels: PositiveInt = 48,
     head_channels: PositiveInt = 256,
     dropout: Share = 0.0,
+    extend: bool = True,
 ) -> "DeepLabV3Plus":
     """DeepLabV3+ with a timm encoder.
 
@@ -49,9 +50,12 @@ def deeplabv3plus(
         low_level_channels: channels that the stride-4 map is reduced to.
         head_channels: channels of the decoder's features, the input of classifier and embedding head.
         dropout: dropout probability at the output of the ASPP.
+        extend: pad images to a size at which upsampling causes no shift; false scores any size as most published code
+            does, for comparing weights that were trained there.
 
     Raises:
-        PluginError: the encoder is unknown, returns no feature maps of several strides, or lacks the output stride.
+        PluginError: the encoder is unknown, returns no feature maps of several strides, lacks the output stride, or
+            needs padded images.
         WeightsError: the pretrained weights are missing or do not fit.
     """
     backbone = build_encoder(encoder, in_channels, output_stride)
@@ -62,7 +66,11 @@ def deeplabv3plus(
     decoder = Decoder(aspp, low, aspp_channels, low_level_channels, head_channels)
     head = nn.Conv2d(head_channels, classes, 1)
     embed = embedding_head(head_channels, dim) if dim else None
-    network = DeepLabV3Plus(backbone, decoder, head, embed, _centers(backbone, in_channels), report.summary())
+    centers = _centers(backbone, in_channels)
+    if not (extend or centers):
+        raise PluginError(f"network.extend: {encoder} takes padded images only: its maps tile the image.\n"
+                          "Remove network.extend, or set network.encoder to a ResNet, e.g. resnet50s.")  # fmt: skip
+    network = DeepLabV3Plus(backbone, decoder, head, embed, centers, extend, report.summary())
     freeze_unused(network, in_channels)
     return network
 
@@ -79,6 +87,9 @@ class DeepLabV3Plus(nn.Module):
         multiple of the output stride plus one (321, 513 and 801 need no padding at stride 16), and corners are
         aligned. In patch-based encoders such as ConvNeXt, the cells tile the image: that size is a multiple of the
         output stride, and corners are not aligned.
+
+        Without `extended`, images keep their size and corners are aligned on it, which shifts maps by less than a cell
+        where a side is not a multiple of the output stride plus one. Only sides of less than two cells are padded.
     """
 
     def __init__(
@@ -88,11 +99,12 @@ class DeepLabV3Plus(nn.Module):
         classifier: nn.Module,
         embed: nn.Module | None,
         centers: bool,
+        extended: bool = True,
         report: str = "",
     ) -> None:
         super().__init__()
         self.encoder, self.decoder, self.classifier, self.embed = encoder, decoder, classifier, embed
-        self.centers, self.pretrained_report = centers, report
+        self.centers, self.extended, self.pretrained_report = centers, extended, report
         info: Any = encoder.feature_info
         self.fine_stride, self.coarse_stride = (int(stride) for stride in info.reduction())
 
@@ -104,7 +116,7 @@ class DeepLabV3Plus(nn.Module):
             pixel `4 * i`. (4 is the stride of the finest map used; few encoders have a larger one.)
         """
         height, width = images.shape[-2:]
-        padded = extend(images, *(_aligned(size, self.coarse_stride, self.centers) for size in (height, width)))
+        padded = extend(images, self._padded(height), self._padded(width))
         features = self.decoder(*self.encoder(padded), self.centers)
         logits = resize(self.classifier(features), padded.shape[-2:], self.centers)[..., :height, :width]
         if self.embed is None:
@@ -115,6 +127,12 @@ class DeepLabV3Plus(nn.Module):
     def head_parameters(self) -> list[str]:
         """Names of all parameters outside the encoder."""
         return [name for name, _ in self.named_parameters() if not name.startswith("encoder.")]
+
+    def _padded(self, size: int) -> int:
+        """The padded size, see the convention; at least two cells, so that norms see several values."""
+        stride = self.coarse_stride
+        cells = -(-(size - self.centers) // stride) * stride + self.centers
+        return max(2 * stride + self.centers, cells if self.extended else size)
 
 
 class Decoder(nn.Module):
@@ -260,11 +278,6 @@ def _centers(encoder: nn.Module, in_channels: int) -> bool:
     finally:
         encoder.train()
     return all(m.shape[-1] == (size - 1) // stride + 1 for m, stride in zip(maps, strides, strict=True))
-
-
-def _aligned(size: int, stride: int, centers: bool) -> int:
-    """The padded size, see the convention of `DeepLabV3Plus`; at least two cells, so that norms see several values."""
-    return max(2 * stride, -(-(size - centers) // stride) * stride) + centers
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -36,7 +36,7 @@ class MatchReport:
         total: number of the encoder's tensors, without batch counters.
         missing: names of the encoder that were not found.
         unexpected: names of the source that the encoder lacks, such as a classifier's.
-        mismatched: names found with another shape, and both shapes.
+        mismatched: names found with another shape or type, and both; or with values that are not finite.
         adapted: how the first convolution was adapted to the image channels; empty if it was not.
     """
 
@@ -138,6 +138,10 @@ def match(
             given = adapt_channels(given, tensor.shape[1])
         if given.shape != tensor.shape:
             mismatched.append(f"{key} {tuple(given.shape)} instead of {tuple(tensor.shape)}")
+        elif tensor.is_floating_point() and not given.is_floating_point():  # quantized: its scale is not in the file
+            mismatched.append(f"{key} of {given.dtype} instead of {tensor.dtype}")
+        elif not given.isfinite().all():
+            mismatched.append(f"{key} with values that are not finite")
         else:
             found[key] = given
     names = tuple(missing), tuple(state), tuple(mismatched)
@@ -216,7 +220,7 @@ def _deeper(report: MatchReport, encoder: nn.Module) -> tuple[str, ...]:
 
 def _misfit(report: MatchReport, deeper: tuple[str, ...]) -> str:
     lines = [f"{report.source} fits {report.matched} of {report.total} tensors of encoder {report.encoder}."]
-    parts = {"Missing": report.missing, "other shape": report.mismatched}
+    parts = {"Missing": report.missing, "other shape, type or values": report.mismatched}
     parts["deeper blocks than the encoder's" if deeper else "not in the encoder"] = deeper or report.unexpected
     lines.append("; ".join(f"{title}: {some(names)}" for title, names in parts.items() if names) + ".")
     return "\n".join([*lines, "Set network.encoder to the network that the file was made for, or give another file."])

@@ -3,15 +3,29 @@
 This module imports neither torch nor any plugin, so that options can be read and checked before either is loaded.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
         raise ValueError("the lower bound comes first")
     return bounds
+
+
+def no_bool_for_a_number(cls: Any, value: Any, info: ValidationInfo) -> Any:
+    """Refuse `true` where a number is wanted, which Python would read as 1; a validator of every field of a model."""
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(each, bool) for each in values) and not _takes_bool(cls.model_fields[info.field_name].annotation):
+        raise PydanticCustomError("bool", "Input should be a number")
+    return value
+
+
+def _takes_bool(kind: Any) -> bool:
+    """Whether a type has a place for a bool."""
+    return kind in (bool, Any, object, list, tuple) or any(map(_takes_bool, get_args(kind)))
 
 
 Share = Annotated[float, Field(ge=0, le=1)]

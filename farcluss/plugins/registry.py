@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any
 
-from farcluss.errors import FarclussError, PluginError, suggestion
+from farcluss.errors import FAILURES, FarclussError, PluginError, suggestion
 from farcluss.plugins.signatures import Description, describe_object, describe_source, file_module, find_definition
 
 GROUPS = ("augment", "pseudo_label", "weight", "rebalance", "contrast", "network", "dataset", "writer", "command")
@@ -36,7 +36,7 @@ class Plugin:
             return _registered[self.group, self.name][0]
         try:
             return self.entry_point.load()
-        except Exception as error:
+        except FAILURES as error:
             raise self._broken("fails to import", error) from error
 
     def peek(self) -> str | None:
@@ -45,7 +45,7 @@ class Plugin:
             return describe_object(self.load()).summary
         try:
             node, _ = find_definition(self.entry_point.module, self.entry_point.attr)
-        except Exception as error:
+        except FAILURES as error:
             raise self._broken("fails to import", error) from error
         return Description(ast.get_docstring(node) or "").summary if node else None
 
@@ -54,7 +54,7 @@ class Plugin:
         if self.entry_point is not None:
             try:
                 found = describe_source(self.entry_point.module, self.entry_point.attr)
-            except Exception:  # the import below raises the same error, with the name of the distribution
+            except FAILURES:  # the import below raises the same error, with the name of the distribution
                 found = None
             if found is not None:
                 return found
@@ -67,10 +67,10 @@ class Plugin:
             return thing(*context, **options)
         except FarclussError:
             raise
-        except Exception as error:
+        except FAILURES as error:
             raise self._broken("cannot be built", error) from error
 
-    def _broken(self, how: str, error: Exception) -> PluginError:
+    def _broken(self, how: str, error: BaseException) -> PluginError:
         owner = f"{self.distribution} {self.version}".strip()
         return PluginError(f"Plugin {self.group}/{self.name} of {owner} {how}: {type(error).__name__}: {error}\n"
                            f"Repair or uninstall {self.distribution}.")  # fmt: skip
@@ -90,7 +90,7 @@ def find(group: str | None = None) -> Iterator[Plugin]:
 @lru_cache(maxsize=1)
 def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
     """The entry points of every group on `sys.path`; cached, as finding them reads files of every distribution."""
-    points = entry_points()
+    points = _entry_points()
     found = []
     owners: dict[int, tuple[str, str]] = {}  # reading a distribution's name parses its metadata
     for kind, point in ((g, point) for g in GROUPS for point in points.select(group=f"farcluss.{g}")):
@@ -99,6 +99,21 @@ def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
             owners[id(dist)] = (dist.name, dist.version) if dist else ("unknown", "")
         found.append(Plugin(kind, point.name, *owners[id(dist)], point))
     return tuple(found)
+
+
+def _entry_points() -> Any:
+    """Those of all distributions. Raises PluginError with the name of one whose `entry_points.txt` is broken."""
+    try:
+        return entry_points()
+    except Exception:
+        for dist in distributions():
+            try:
+                dist.entry_points  # noqa: B018 (which reads the file)
+            except Exception as error:
+                where = dist.locate_file(".")
+                raise PluginError(f"The entry_points.txt of {dist.name} in {where} cannot be read: {error}.\n"
+                                  f"Repair or uninstall {dist.name}.") from None  # fmt: skip
+        raise
 
 
 def get(group: str, name: str) -> Plugin:
@@ -157,5 +172,5 @@ def load_file(path: str) -> None:
     """Run a local Python file that calls `farcluss.register`. Raises PluginError with its path if it fails."""
     try:
         file_module(path)
-    except Exception as error:
+    except FAILURES as error:
         raise PluginError(f"--plugin {path} fails: {type(error).__name__}: {error}.") from error

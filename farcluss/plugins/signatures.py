@@ -80,7 +80,9 @@ class Description:
             return {}, list(found.items())
 
     def _model(self) -> Any:
-        from pydantic import ConfigDict, create_model
+        from pydantic import ConfigDict, create_model, field_validator
+
+        from farcluss.plugins.options import no_bool_for_a_number
 
         wanted: dict[str, Any] = {
             key: (option.annotation, ... if option.default is REQUIRED else option.default)
@@ -89,7 +91,8 @@ class Description:
         config = ConfigDict(
             extra="allow" if self.open else "forbid", arbitrary_types_allowed=True, protected_namespaces=()
         )
-        return create_model("Options", __config__=config, **wanted)
+        checks: Any = {"numbers": field_validator("*", mode="before")(no_bool_for_a_number)}
+        return create_model("Options", __config__=config, __validators__=checks, **wanted)
 
 
 def source_of(module: str) -> bytes | None:
@@ -325,10 +328,10 @@ def readable(annotation: Any) -> str:
     if origin in (Union, UnionType, Literal):
         texts = [_quoted(a) if origin is Literal else readable(a) for a in arguments]
         return ", ".join(texts[:-1]) + " or " + texts[-1] if len(texts) > 1 else texts[0]
-    if origin is list:
+    if origin is list or Ellipsis in arguments:
         return f"list of {readable(arguments[0])}"
     if origin is tuple:
-        return f"[{', '.join('...' if a is Ellipsis else readable(a) for a in arguments)}]"
+        return f"[{', '.join(map(readable, arguments))}]"
     if annotation in (Any, NoneType):
         return "any value" if annotation is Any else "unset"
     return getattr(annotation, "__name__", None) or str(annotation)

@@ -6,16 +6,32 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from farcluss.plugins.options import Color, Count, NonNegative, Positive, PositiveInt, PositiveRange, Share
+from farcluss.plugins.options import (
+    Color,
+    Count,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    PositiveRange,
+    Share,
+    no_bool_for_a_number,
+)
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)]
 """A string that may be written as a number, such as a share."""
+
+Sides = Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=3)]
+Stride = Annotated[float, Field(ge=0.05, le=1)]
+Scales = Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Field(min_length=1, max_length=16)]
+"""Settings of inference, in recipes and in weights files: pixels of a window, its step as a share, image scales."""
 
 
 class Section(BaseModel):
     """Base of every table of a recipe: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    _numbers = field_validator("*", mode="before")(no_bool_for_a_number)
 
 
 class Part(Section):
@@ -50,6 +66,7 @@ class Defaults:
         turns: planes, as pairs of axes, in which a rotated image is as plausible as the original.
         writer: writer plugin of `farcluss predict`.
         value_range: bounds of the pixel values; None: any values. Strong views for other bounds are refused.
+        mask_values: what masks store for each class, a value or a color, for predictions; None: the class index.
     """
 
     channels: int | None = None
@@ -59,6 +76,7 @@ class Defaults:
     turns: list[tuple[int, int]] | None = None
     writer: str | None = None
     value_range: tuple[float, float] | None = (0.0, 1.0)
+    mask_values: list[int | Color] | None = None
 
 
 GENERAL = Defaults(channels=3, flip_axes=[-1], turns=[], writer="png")
@@ -138,6 +156,13 @@ class Data(Section):
     on_error: Literal["stop", "skip"] = Field(
         default="stop", description="skip: replace an unreadable training image by another, and report it"
     )
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_have_names(cls, classes: Any) -> Any:
+        if wrong := [name for name in classes or () if not (name.strip() and name.isprintable())]:
+            raise ValueError(f"{wrong[0]!r} is not a name; give every class one that can be printed")
+        return classes
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> "Data":
@@ -232,7 +257,9 @@ class Train(Section):
     steps: PositiveInt | None = Field(default=None, description="optimizer steps; set either steps or epochs")
     epochs: PositiveInt | None = Field(default=None, description="passes over the unlabeled images")
     batch: PositiveInt = Field(
-        default=8, description="labeled images per step over all processes; the same number of unlabeled images"
+        default=8,
+        le=2**16,
+        description="labeled images per step over all processes; the same number of unlabeled images",
     )
     accumulate: PositiveInt = Field(
         default=1, description="micro-batches per step and process (gradient accumulation), to save memory"
@@ -299,18 +326,16 @@ class Eval(Section):
     mode: Literal["whole", "sliding"] = Field(
         default="whole", description="predict the whole image at once, or by sliding window"
     )
-    window: PositiveInt | list[PositiveInt] | None = Field(
+    window: PositiveInt | Sides | None = Field(
         default=None, description="pixels per side of the sliding window; default: data.crop"
     )
-    stride: Share = Field(default=2 / 3, description="step of the window as a share of its side")
+    stride: Stride = Field(default=2 / 3, description="step of the window as a share of its side")
     blend: Literal["mean", "gaussian"] = Field(
         default="mean",
         description="how overlapping windows are averaged; gaussian: with more weight near the center of a window",
     )
     flip: bool = Field(default=False, description="average with the prediction of the flipped image")
-    scales: list[Positive] = Field(
-        default=[1.0], min_length=1, description="average the predictions at these image scales"
-    )
+    scales: Scales = Field(default=(1.0,), description="average the predictions at these image scales")
     network: Literal["teacher", "student"] = Field(
         default="teacher", description="network that weights/*.safetensors contain"
     )

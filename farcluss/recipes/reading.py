@@ -53,11 +53,11 @@ def load_recipe(
     Raises:
         RecipeError: with one line per error, each with file and key path.
     """
-    table = _read(path := find_recipe(source))
+    table = read_table(path := find_recipe(source))
     merged, origins = dict[str, Any](), Origins()
     if (base := table.pop("extends", None)) is not None:
         parent = path.parent / str(base)
-        lower = _read(parent) if parent.is_file() else None
+        lower = read_table(parent) if parent.is_file() else None
         if lower is None or "extends" in lower:
             reason = "does not exist" if lower is None else "extends another file; only one level is allowed"
             raise RecipeError(f"{path}: extends: {parent} {reason}.")
@@ -65,7 +65,7 @@ def load_recipe(
     _merge(merged, table, str(path), origins)
     names = [str(merged.get("name") or path.stem)]
     for overlay in overlays:
-        table = _read(file := find_recipe(overlay, "methods"))
+        table = read_table(file := find_recipe(overlay, "methods"))
         names.append(str(table.pop("name", file.stem)))
         _merge(merged, table, str(file), origins)
     merged["name"] = "-".join(names)
@@ -114,7 +114,17 @@ def report(lines: list[str], path: Path) -> str:
     return "\n".join([f"{len(lines)} error{'s'[: len(lines) > 1]} in recipe {path}:", *(f"  {line}" for line in lines)])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def base_of(path: Path, table: dict[str, Any]) -> Path | None:
+    """The file that a recipe file with these keys extends; None for none. Raises RecipeError when there is no such."""
+    if (base := table.get("extends")) is None:
+        return None
+    if not isinstance(base, str) or not (parent := path.parent / base).is_file():
+        raise RecipeError(f"{path}: extends: there is no file {base} in {path.parent}. Give the path of a file.")
+    return parent
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The keys of a recipe file alone, without what it extends. Raises RecipeError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,7 +1,8 @@
 """Atomic writes: a file is either the old or the complete new one, even after a crash."""
 
+import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,19 +15,23 @@ UNFINISHED = ".part"
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Write to a temporary file, which replaces `path` when the block ends without an error.
 
-    Content and name are then on the disk, not only in the system's cache.
+    Content and name are then on the disk, not only in the system's cache. Permissions follow the umask.
+
+    Raises:
+        OSError: its `filename` is `path`, unless it is of a folder above it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        rename_durably(Path(temporary), path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        rename_durably(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -45,6 +50,16 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file with `atomic_file`."""
     with atomic_file(path) as file:
         file.write(content)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no room for more bytes: on the disk, or in the user's share of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def reason(error: OSError) -> str:
+    """Why a file cannot be written, as text, from errors of the system or of libraries above it."""
+    return error.strerror or str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -22,7 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from farcluss.errors import RunError
-from farcluss.runs.atomic import atomic_file, write_atomically
+from farcluss.runs.atomic import atomic_file, is_full, reason, write_atomically
 
 
 class Manifest(BaseModel):
@@ -154,11 +154,14 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
 
 
 def _write_error(path: Path, state: dict[str, Any], error: OSError) -> str:
+    name = error.filename or path
+    if not is_full(error):
+        return f"Checkpoint {name} cannot be written: {reason(error)}.\nMend that there, then resume with --resume."
     free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
     sizes = f"it needs about {mebibytes(_size(state))} MiB, {mebibytes(free)} MiB are free"
     last = newest_intact(path.parent)
     advice = f"resume with --resume: {last} is intact" if last else "start over with --overwrite: there is none"
-    return f"Checkpoint {path} cannot be written: {error.strerror}; {sizes}.\nFree space there, then {advice}."
+    return f"Checkpoint {name} cannot be written: {reason(error)}; {sizes}.\nFree space there, then {advice}."
 
 
 def newest_intact(folder: Path) -> Path | None:

@@ -31,7 +31,9 @@ from farcluss.data.splits import Splits
 from farcluss.errors import RunError
 from farcluss.recipes.model import Recipe
 from farcluss.runs import checkpoints
-from farcluss.runs.atomic import remove_unfinished, write_atomically
+from farcluss.runs.atomic import is_full, reason, remove_unfinished, write_atomically
+
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 
 
 class RunFolder:
@@ -46,10 +48,10 @@ class RunFolder:
     def refuse_existing(self, overwrite: bool) -> None:
         """Raise RunError when there is a run already and `overwrite` is False."""
         if self.exists() and not overwrite:
-            raise RunError(
-                f"{self.path} holds a run already. Continue it with --resume, replace it with --overwrite,\n"
-                "or choose another folder with --output."
-            )
+            ways = "Continue it with --resume, replace it with --overwrite,"
+            if not self.has_checkpoint():
+                ways = "It has no checkpoint to continue from: replace it with --overwrite,"
+            raise RunError(f"{self.path} holds a run already. {ways}\nor choose another folder with --output.")
 
     def exists(self) -> bool:
         """Whether the folder holds a run."""
@@ -68,7 +70,7 @@ class RunFolder:
     def refuse_other(self, recipe: Recipe) -> None:
         """Raise RunError when the folder holds a run of another recipe, which ended before its first checkpoint."""
         path = self.path / "recipe.toml"
-        if path.exists() and path.read_text() != recipe_text(recipe):
+        if path.exists() and path.read_bytes() != recipe_text(recipe).encode():
             raise RunError(
                 f"{self.path} holds a run of another recipe, without a checkpoint. Replace it with --overwrite,\n"
                 "or choose another folder with --output."
@@ -88,7 +90,7 @@ class RunFolder:
                 self.checkpoints.replace(aside)
             shutil.rmtree(aside, ignore_errors=True)
             for name in ("metrics.jsonl", "log.txt"):
-                (self.path / name).write_text("")
+                write_atomically(self.path / name, b"")  # which follows no link
             old = [path for pattern in ("pictures/step-*.png", "broken/step-*.npz") for path in self.path.glob(pattern)]
             for stale in (*old, self.last, self.best):
                 stale.unlink(missing_ok=True)
@@ -96,15 +98,18 @@ class RunFolder:
 
     def concerns(self, error: OSError) -> bool:
         """Whether an OSError concerns this folder or its disk."""
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
         inside = isinstance(error.filename, str) and Path(error.filename).is_relative_to(self.path)
-        return error.errno in full or inside
+        disk = is_full(error) or error.errno == errno.EROFS
+        return inside or (disk and error.filename is None)
 
     def write_error(self, error: OSError, started: bool) -> RunError:
         """The error for a folder that cannot be written, before or after the run has started."""
-        text = f"The run directory {self.path} cannot be written: {error.strerror or error}."
-        if not started:
-            return RunError(f"{text}\nChoose another with --output.")
+        entry = error.filename if error.filename and Path(error.filename) != self.path else None
+        text = f"The run directory {self.path} cannot be written: {reason(error)}{f': {entry}' if entry else ''}."
+        if entry and error.errno in IN_THE_WAY:
+            return RunError(f"{text}\nMove what is in the way there, or choose another folder with --output.")
+        if not started or not is_full(error):
+            return RunError(f"{text}\nChoose another with --output, or make this one writable.")
         free = checkpoints.mebibytes(shutil.disk_usage(self.path).free)
         intact = checkpoints.newest_intact(self.checkpoints)
         advice = f"resume from {intact} with --resume" if intact else "start over with --overwrite: none exists"
@@ -142,9 +147,9 @@ class RunFolder:
         """
         checkpoints.drop_after(self.checkpoints, step)
         path = self.path / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_bytes().splitlines() if path.exists() else []
         kept = [line for line in lines if _is_before(line, step, scored)]
-        write_atomically(path, "".join(line + "\n" for line in kept).encode())
+        write_atomically(path, b"".join(line + b"\n" for line in kept))
 
     def flush(self) -> None:
         """Sync metrics.jsonl to the disk, so that it is never older than a checkpoint."""
@@ -185,7 +190,7 @@ def recipe_text(recipe: Recipe) -> str:
     return to_toml(recipe.model_dump(mode="json"))
 
 
-def _is_before(line: str, step: int, scored: bool) -> bool:
+def _is_before(line: bytes, step: int, scored: bool) -> bool:
     """Whether a line of metrics.jsonl is complete and of something that a run resumed at `step` will not repeat."""
     try:
         entry = json.loads(line)

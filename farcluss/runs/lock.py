@@ -37,11 +37,13 @@ class Lock:
             A message if the last holder died or locking is impossible, else an empty string.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds it, or it is a link.
         """
         if self.path.resolve() in _held:
             raise RunError(f"{self.path.parent} is in use by another run of this process; choose another folder.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.is_symlink():  # locking empties the file
+            raise RunError(f"{self.path} is a link, to {self.path.resolve()}. Remove it, then start again.")
         file = self.path.open("a+", errors="replace")
         file.seek(0)
         before = file.read()

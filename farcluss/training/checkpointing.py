@@ -56,7 +56,11 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
             f"The checkpoint does not fit this recipe: {reason}\nResume with the recipe of the run."
         ) from None
     for name in PROGRESS:
-        setattr(run, name, progress.get(name, getattr(run, name)))
+        value = progress.get(name, getattr(run, name))
+        if type(value) is not type(getattr(run, name)):
+            manifest = checkpoint.path.with_suffix(".json")
+            raise RunError(f"{manifest} is damaged: {name} is {value!r:.80}.\nGive --resume an earlier checkpoint.")
+        setattr(run, name, value)
     run.saved = checkpoint.path.resolve() == run.folder.checkpoint(run.step).resolve()
 
 

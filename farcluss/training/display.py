@@ -8,9 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from farcluss.errors import shown
 from farcluss.runs.folder import RunFolder
 
+QUIET = 60.0
+"""Seconds after which a line shows that a run is alive, where there is no panel."""
 LOSSES = ("total", "supervised", "unsupervised", "unsupervised_dice", "contrastive")
 
 
@@ -20,7 +24,7 @@ class Display:
     def __init__(self, folder: RunFolder, first: int, steps: int, shown: bool) -> None:
         """`shown` is False on all but the main process; they print nothing."""
         self.folder, self.first, self.steps, self.shown = folder, first, steps, shown
-        self.start = time.perf_counter()
+        self.start = self.spoke = time.perf_counter()
         self.score = ""
         console = Console(stderr=False)
         live = shown and console.is_terminal
@@ -42,16 +46,28 @@ class Display:
         if not self.shown:
             return
         self.folder.log(text)
+        self.spoke = time.perf_counter()
         if self.live:
-            self.live.console.print(text, highlight=False, markup=False)
+            self.live.console.print(shown(text), highlight=False, markup=False)
         else:
-            print(text)
+            print(shown(text))
             sys.stdout.flush()
 
     def log_scores(self, text: str) -> None:
         """Log the scores of an evaluation, and keep them on the panel."""
         self.score = text
         self.log(text)
+
+    def show_life(self, step: int) -> None:
+        """Log that the first step is done, and without a panel, one line per minute in which nothing else is logged.
+
+        It reads nothing from the device, so a step need not have ended there.
+        """
+        now = time.perf_counter()
+        if step == self.first + 1 or (not self.live and now - self.spoke > QUIET):
+            each = (now - self.start) / (step - self.first)
+            left = timedelta(seconds=int((self.steps - step) * each))
+            self.log(f"step {step}/{self.steps}  {each:.2f} s per step  left {left}")
 
     def log_step(self, step: int, values: dict[str, Any]) -> None:
         """Log a step: losses, learning rate, speed, time left, memory."""
@@ -63,6 +79,7 @@ class Display:
         speed = f"{values['images_per_second']:.1f} images/s"
         line = f"step {step}/{self.steps}  {parts}  lr {values['lr']:.2e}  {speed}  left {left}"
         self.folder.log(line)
+        self.spoke = time.perf_counter()
         if self.live:
             self.live.update(self._panel(step, values, speed, left))
         else:
@@ -77,5 +94,5 @@ class Display:
             if name in values:
                 table.add_row(name, f"{values[name]:.4f}")
         if self.score:
-            table.add_row("last score", self.score)
+            table.add_row("last score", Text(shown(self.score)))
         return table

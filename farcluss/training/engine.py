@@ -4,6 +4,7 @@ Accelerate wraps the student and the optimizer; it does not handle the loader, t
 which are functions of the step. Only the main process accesses the run directory, which machines need not share.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -16,8 +17,17 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, GradientAccumulationPlugin
 
-from farcluss.data.loader import LABELED, UNLABELED, HostBatch, PairedCrops, host_batches, step_addresses
-from farcluss.errors import PluginError, RunError, Stopped, WeightsError
+from farcluss.data.labels import refuse_unlabeled
+from farcluss.data.loader import (
+    LABELED,
+    UNLABELED,
+    HostBatch,
+    PairedCrops,
+    host_batches,
+    loader_processes,
+    step_addresses,
+)
+from farcluss.errors import PluginError, RunError, Stopped, WeightsError, some
 from farcluss.inference.weights import read_card
 from farcluss.learning.averaging import join_buffers
 from farcluss.learning.build import Parts, build_parts
@@ -31,12 +41,12 @@ from farcluss.tensors.distributed import on_main, world_size
 from farcluss.training.checkpointing import restore, save_checkpoint
 from farcluss.training.display import Display
 from farcluss.training.interruption import Interruption
-from farcluss.training.logs import log_end, log_start, log_step, note_outcomes
+from farcluss.training.logs import failed_training, log_end, log_start, log_step, note_classes, note_outcomes
 from farcluss.training.optimization import build_optimizer
 from farcluss.training.startup import gc_paused
 from farcluss.training.state import Run
 from farcluss.training.steps import one_step, to_device
-from farcluss.training.validation import save_picture, score
+from farcluss.training.validation import nonfinite_tensors, save_picture, score
 from farcluss.training.watch import Watch
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -76,6 +86,8 @@ def train(
             on_main(lambda: folder.refuse_existing(overwrite))
         parts = build_parts(recipe)
         recipe = parts.recipe
+        for name in ("labeled", "val"):
+            refuse_unlabeled(parts.dataset, getattr(parts.splits, name), f"data.{name}")
         expected = fingerprint(recipe, parts.splits, parts.steps(), accelerator.mixed_precision)
         start = on_main(lambda: find_start(folder, recipe, resume, expected, allow_changes))
         run = prepare(recipe, parts, accelerator, folder)
@@ -94,6 +106,8 @@ def train(
         lock.release()
     if run.stop:
         raise Stopped(folder.how_to_resume(run.step, run.stop), run.stop)
+    if not run.trained:
+        raise failed_training(run)
     return folder.path
 
 
@@ -140,7 +154,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         RunError: FSDP or DeepSpeed is configured, the device lacks the precision, or the batch cannot be split.
         PluginError: a tracker is not installed.
     """
-    _refuse_configuration(recipe)
+    refuse_configuration(recipe)
     accelerator = Accelerator(
         mixed_precision=recipe.train.mixed_precision,
         log_with=list(recipe.train.trackers) or None,
@@ -170,8 +184,14 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     return accelerator
 
 
-def _refuse_configuration(recipe: Recipe) -> None:
-    """Refuse Accelerate configurations that this loop does not support, before Accelerate applies them."""
+def refuse_configuration(recipe: Recipe) -> None:
+    """Refuse what this machine lacks, and Accelerate configurations that this loop does not support.
+
+    Raises:
+        PluginError: a tracker is not installed.
+        RunError: the model would be sharded, trained in fp8, or loader processes could not send.
+    """
+    loader_processes(recipe.data.workers)
     for tracker in recipe.train.trackers:
         if find_spec(tracker) is None:
             raise PluginError(
@@ -191,10 +211,34 @@ def _sharding_error(name: str) -> RunError:
     )
 
 
+def refuse_batch(parts: Parts, processes: int) -> None:
+    """Raise RunError when the images of a step alone do not fit into this machine's memory, as 32-bit numbers."""
+    batch, channels = parts.recipe.train.batch, parts.recipe.data.channel_count
+    images = batch // processes * (2 if parts.recipe.semi_supervised else 1)
+    needed = 4 * images * channels * math.prod(parts.crop) / 2**30
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else math.inf
+    if needed > have:
+        raise RunError(
+            f"A step of train.batch = {batch} and data.crop = {' x '.join(map(str, parts.crop))} has images of "
+            f"{needed:,.0f} GiB, this machine has {have:,.0f} GiB of memory.\nLower train.batch or data.crop."
+        )
+
+
 def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunFolder) -> Run:
-    """Build networks, optimizer and learner on the device."""
+    """Build networks, optimizer and learner on the device.
+
+    Raises:
+        RunError: a batch does not fit into memory, or `train.compile` does not work here.
+        WeightsError: the initial weights are missing, do not fit, or are not finite.
+    """
+    refuse_batch(parts, accelerator.num_processes)
     torch.manual_seed(recipe.train.seed)
     student, teacher = parts.build_networks()
+    if broken := nonfinite_tensors(student):
+        raise WeightsError(
+            f"The initial weights of {recipe.network.name} are not finite: {some(broken)}.\n"
+            "Check the file of network.pretrained, or set it to false."
+        )
     if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
         student = synchronize_batch_norm(student)
     optimizer = build_optimizer(student, recipe.train)
@@ -250,12 +294,15 @@ def run_steps(run: Run, display: Display) -> None:
             logging = (run.step + 1) % train.log_every == 0 or run.step + 1 == run.steps
             semi = run.recipe.semi_supervised and run.step >= run.recipe.loss.warmup_steps
             host = next(batches)
+            note_classes(run, display, host)
             done = one_step(run, host, semi, logging)
             run.advance(run.accelerator.num_processes * len(host.images), host.unreadable)
             run.watch.push(run.step, done.flags, host)
             note_outcomes(run, display, wait=logging or run.evaluation_due() or run.checkpoint_due())
             if logging:
                 log_step(run, display, done.losses, done.statistics)
+            else:
+                display.show_life(run.step)
             do_what_is_due(run, display, host if semi else None)
     note_outcomes(run, display, wait=True)
     if not run.saved:

@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from farcluss.errors import RunError, SampleError
+from farcluss.data.loader import HostBatch
+from farcluss.errors import RunError, SampleError, some
 from farcluss.tensors.distributed import all_sum
 from farcluss.training.display import Display
+from farcluss.training.remarks import remarks
 from farcluss.training.state import Run
 from farcluss.training.watch import Outcome
 
 NAMED = 8
 """Images that an error message names."""
+LOOKED_AT = 50
+"""Steps whose labeled crops are searched for every class."""
 
 
 def log_step(run: Run, display: Display, losses: dict[str, Tensor], statistics: dict[str, Tensor]) -> None:
@@ -57,6 +61,30 @@ def note_outcomes(run: Run, display: Display, wait: bool) -> None:
             display.log(f"step {outcome.step} skipped: its {nonfinite_parts(outcome)} is not finite")
         if run.skipped_in_row >= run.recipe.train.max_skipped:
             raise divergence_error(run, outcome)
+
+
+def note_classes(run: Run, display: Display, host: HostBatch) -> None:
+    """Name the classes of which the first labeled crops have no pixel, after `LOOKED_AT` steps; masks on the host."""
+    if run.unseen is None:
+        run.unseen = set(range(len(run.parts.dataset.classes)))
+    if not run.unseen or run.looked_at >= LOOKED_AT:
+        return
+    run.unseen -= set(torch.bincount(host.masks[: host.labeled].flatten()).nonzero().flatten().tolist())
+    run.looked_at += 1
+    if run.unseen and run.looked_at == min(LOOKED_AT, run.steps):
+        names = [repr(run.parts.dataset.classes[index]) for index in sorted(run.unseen)]
+        display.log(
+            f"Warning: no labeled crop of {run.looked_at} steps has a pixel of {some(names)}. If the masks have none, "
+            "check data.classes and data.ignore_index; `farcluss check` counts them."
+        )
+
+
+def failed_training(run: Run) -> RunError:
+    """The error for a run that skipped most of its steps."""
+    return RunError(
+        f"{run.skipped} of {run.step} steps were skipped, as a loss or gradient was not finite: the training failed.\n"
+        "Check data.mean, data.std and train.lr; `farcluss check` tries a step and names the likely cause."
+    )
 
 
 def nonfinite_parts(outcome: Outcome) -> str:
@@ -119,6 +147,8 @@ def log_start(run: Run, display: Display, notes: Sequence[str]) -> None:
         f"{run.recipe.network.name} {millions:.3f} M parameters on {run.accelerator.device} x "
         f"{run.accelerator.num_processes}, {run.steps} steps, run directory {run.folder.path}"
     )
+    for remark in remarks(run.parts):
+        display.log(f"Warning: {remark}")
     if report := getattr(network, "pretrained_report", ""):
         display.log(report)
     if train.scaled_lr != train.lr:
@@ -138,7 +168,10 @@ def _batch_norms(network: nn.Module) -> bool:
 
 
 def log_end(run: Run, display: Display) -> None:
-    """Log skipped steps and replaced images of the whole run."""
+    """Log which weights are the best, and skipped steps and replaced images of the whole run."""
+    if run.best:
+        score = f"mIoU {100 * run.best['miou']:.2f}"
+        display.log(f"{run.folder.best}: {run.recipe.eval.network} of step {run.best['step']}, {score}")
     if run.skipped:
         display.log(f"{run.skipped} steps were skipped because a loss or gradient was not finite; see metrics.jsonl")
     if run.replaced:

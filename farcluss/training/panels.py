@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from farcluss.data.base import IGNORE, Palette
+from farcluss.inference.writers import to_picture
 from farcluss.learning.batches import Batch
 from farcluss.learning.learner import Learner
 from farcluss.runs.atomic import write_atomically
@@ -46,7 +47,7 @@ def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> tuple[NDArra
         _pictures(_plane(views.weak, 2)),
         _pictures(_plane(views.strong[0], 2)),
         colors[_plane(labels.where(batch.valid, IGNORE), 1).cpu()],
-        _pictures(_plane(normalized_entropy(probs).unsqueeze(1), 2)),
+        _pictures(_plane(normalized_entropy(probs).clamp(0, 1).unsqueeze(1), 2)),
         colors[_plane(predicted.where(batch.valid, IGNORE), 1).cpu()],
     ]
     if bool((batch.truth != IGNORE).any()):
@@ -62,15 +63,8 @@ def _plane(tensor: Tensor, leading: int) -> Tensor:
 
 
 def _pictures(images: Tensor) -> Tensor:
-    """`(B, Cin, H, W)` as `(B, H, W, 3)` uint8; the first channel in gray unless there are three.
-
-    An image not in [0, 1] is scaled from its smallest to its largest value.
-    """
-    shown = images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
-    low, high = shown.amin((1, 2, 3), keepdim=True), shown.amax((1, 2, 3), keepdim=True)
-    unit = (low >= 0) & (high <= 1)
-    shown = torch.where(unit, shown, (shown - low) / (high - low).clamp(min=1e-6))
-    return (shown * 255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).cpu()
+    """`(B, Cin, H, W)` as `(B, H, W, 3)` uint8, see `to_picture`."""
+    return torch.from_numpy(np.stack([to_picture(image) for image in images.float().cpu().numpy()]))
 
 
 def _grid(columns: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

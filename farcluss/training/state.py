@@ -42,6 +42,10 @@ class Run:
     """Whether a checkpoint of this step has been or is being written."""
     skipped: int = 0
     skipped_in_row: int = 0
+    unseen: set[int] | None = None
+    """Classes without a pixel in the labeled crops of this process so far; None before the first."""
+    looked_at: int = 0
+    """Steps whose labeled crops were searched for them."""
     replaced: dict[str, int] = field(default_factory=dict)
     """How often each unreadable sample was replaced, summed over processes on the main one at each checkpoint."""
     newly_replaced: Counter[str] = field(default_factory=Counter)
@@ -60,6 +64,11 @@ class Run:
     def networks(self) -> dict[str, nn.Module]:
         """Teacher and student, unwrapped."""
         return {"teacher": self.learner.teacher, "student": self.accelerator.unwrap_model(self.learner.student)}
+
+    @property
+    def trained(self) -> bool:
+        """Whether at least half of the steps counted; the others were skipped."""
+        return self.step > 0 and 2 * self.skipped <= self.step
 
     @property
     def rollback(self) -> list[Tensor]:

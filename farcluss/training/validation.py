@@ -5,6 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from farcluss.errors import Cancelled
 from farcluss.inference.evaluation import Scores, evaluate_all
 from farcluss.inference.weights import Model, save_weights
@@ -36,15 +39,24 @@ def score(run: Run, display: Display) -> None:
     evaluated = {"of": hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]}
     comparable = run.best.get("of") == evaluated["of"]  # the same network on the same images
     before = run.best.get("miou", -1.0) if comparable else -1.0
-    better = kind in scores and scores[kind].miou > before  # False for NaN
+    sound = run.trained and not nonfinite_tensors(run.networks[kind])
+    better = sound and kind in scores and scores[kind].miou > before  # False for NaN
     if better:
         run.best = {"step": run.step, "miou": scores[kind].miou, **evaluated}
     if scores:
-        text = ", ".join(f"{name} mIoU {100 * value.miou:.2f}" for name, value in scores.items())
-        display.log_scores(f"step {run.step}: {text}{' (best)' if better else ''}")
+        marks = {name: " (best)" if better and name == kind else "" for name in scores}
+        text = ", ".join(f"{name} mIoU {100 * value.miou:.2f}{marks[name]}" for name, value in scores.items())
+        display.log_scores(f"step {run.step}: {text}")
     run.scored = True
     on_main(lambda: _write_scores(run, scores, summary, better))
     run.clock += time.perf_counter() - start  # the logged speed is that of training alone
+
+
+def nonfinite_tensors(network: nn.Module) -> list[str]:
+    """Names of a network's tensors that are not finite. Waits for the device."""
+    tensors = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
+    finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    return [name for name, good in zip(tensors, finite, strict=True) if not good]
 
 
 def _write_scores(run: Run, scores: dict[str, Scores], summary: dict[str, float], better: bool) -> None:

@@ -295,7 +295,7 @@ class TestUsage:
         [
             (ZeroDivisionError("division by zero\nmore"), "Error: unexpected ZeroDivisionError: division by zero\nRun"),
             (OSError(28, "No space left on device", "runs/x"), "Error: No space left on device: runs/x."),
-            (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "Error: The device is out of memory. Lower"),
+            (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "Error: Memory is used up. Lower"),
         ],
     )
     def test_what_nobody_has_foreseen(self, error, said, monkeypatch):
@@ -317,6 +317,8 @@ class TestUsage:
 
     def test_other_processes_of_a_run_are_silent(self, monkeypatch):
         monkeypatch.setenv("RANK", "1")
+        assert "quickstrt" in cli("run", "quickstrt").refusal  # left over from another job
+        monkeypatch.setenv("LOCAL_RANK", "1")
         assert cli("run", "quickstrt") == (1, "", "")
 
     def test_an_interrupt(self, monkeypatch):

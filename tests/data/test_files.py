@@ -1,4 +1,5 @@
 import io
+import os
 import random
 import warnings
 from contextlib import suppress
@@ -246,6 +247,39 @@ def test_missing_file(tmp_path, name):
     for function in (image_size, lambda path: read_image(path, 3)):
         text = refused(function, str(tmp_path / name))
         assert str(tmp_path / name) in text and "does not exist" in text and "data.root" in text
+
+
+def test_what_is_no_file_is_said_by_name(tmp_path):
+    """Never as the name of an exception; nothing but pictures is given to Pillow, which starts programs for some."""
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "folder.npy").mkdir()
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "eps.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    np.save(tmp_path / "cut.npy", noise(40, 50))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:500])
+    (tmp_path / "huge.npy").write_bytes((tmp_path / "cut.npy").read_bytes().replace(b"(40, 50)", b"(10**22,)"))
+    words = {"folder.png": "a folder", "folder.npy": "a folder", "loop.png": "too many levels", "pipe.png": "regular"}
+    words |= {"eps.png": "not an image of BMP", "cut.npy": "truncated", "huge.npy": "damaged", "a\0b.png": "name"}
+    for name, word in words.items():
+        for function in (image_size, lambda path: read_image(path, 3)):
+            text = refused(function, str(tmp_path / name))
+            assert word in text and str(tmp_path / name) in text and "Error" not in text, name
+
+
+@pytest.mark.parametrize("array", [np.full((3, 4), 25_000_000, np.int32), np.full((3, 4), 9, np.int32)])
+def test_integers_of_unknown_range_are_no_image(tmp_path, array):
+    for path in (saved(tmp_path / "x.tif", array), str(tmp_path / "x.npy")):
+        np.save(tmp_path / "x.npy", array)
+        assert "int" in refused(read_image, path, 1)
+
+
+@pytest.mark.parametrize("kind", [">u2", ">f4", "f8", "f2"])
+def test_numbers_of_other_sizes_and_orders_are_converted(tmp_path, kind):
+    array = (noise(3, 4) / 256).astype(kind) if "f" in kind else noise(3, 4, dtype=np.uint16).astype(kind)
+    np.save(tmp_path / "x.npy", array)
+    wanted = array.astype(np.float32) / (65535 if "u" in kind else 1)
+    assert np.array_equal(read_image(str(tmp_path / "x.npy"), 1)[0], wanted)
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 3, 4, 5), np.uint8), np.zeros(4, np.uint8)])

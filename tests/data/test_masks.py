@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +23,7 @@ def mapped(array, **keys):
 
 def read(path, **keys):
     masks = build_mask_map(Data(**keys), {})
-    return masks.apply(read_mask(str(path), masks.colors), str(path)).tolist()
+    return masks.apply(read_mask(str(path), masks.colors, white=masks.white), str(path)).tolist()
 
 
 def palette_file(path, indices, colors):
@@ -130,12 +133,71 @@ def test_npy_masks(tmp_path):
     assert read(tmp_path / "c.npy", classes={"blue": HEX[BLUE], "red": HEX[RED]}) == [[1, 0]]
 
 
-def test_fractions_in_a_mask_are_refused_not_cut_off(tmp_path):
-    np.save(tmp_path / "f.npy", np.array([[0.5, 1.0]], np.float32))
-    np.save(tmp_path / "n.npy", np.array([[np.nan, 1.0]], np.float32))
-    for name in ("f", "n"):
-        path = tmp_path / f"{name}.npy"
-        refused(str(path), DataError, read, path, classes=["a", "b"])
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.array([[0.5, 1.0]], np.float32), "fractions, such as 0.5"),
+        (np.array([[np.nan, 1.0]]), "the value nan"),
+        (np.array([[1.0, np.inf]]), "the value inf"),
+        (np.array([[1e30, 1.0]]), "the value 1e+30"),
+        (np.array([[2**64 - 1, 1]], np.uint64), "the value 18446744073709551615"),
+        (np.array([[1j, 0]]), "type complex128"),
+        (np.array([["a", "b"]]), "type <U1"),
+        (np.zeros((1, 2), "M8[s]"), "type datetime64[s]"),
+        (np.zeros((1, 2), [("a", "i4")]), "type [('a', '<i4')]"),
+        (np.zeros((0, 2), np.uint8), "no pixels"),
+        (np.zeros((1, 2, 0), np.uint8), "no pixels"),
+    ],
+)
+def test_what_is_no_whole_number_is_named_as_what_it_is(tmp_path, recwarn, array, words):
+    path = tmp_path / "f.npy"
+    np.save(path, array)
+    text = refused(words, DataError, read, path, classes=["a", "b"])
+    assert str(path) in text and not recwarn.list
+    if array.size and array.ndim == 2 and array.dtype.kind in "uf":  # equal channels are values too
+        np.save(path, np.repeat(array[..., None], 3, axis=2))
+        refused(words, DataError, read, path, classes=["a", "b"])
+
+
+def gray_png(path, values, bits):
+    """A gray PNG of `bits` per sample, which Pillow does not write."""
+    rows = b"".join(
+        b"\0" + np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :].ravel()).tobytes() for row in values
+    )
+    head = struct.pack(">IIBBBBB", *values.shape[::-1], bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    )
+
+
+@pytest.mark.parametrize("most", [1, 3, 15, 200, 255, 300, 65535])
+def test_gray_values_are_read_as_they_are_stored(tmp_path, most):
+    """Pillow stretches those of files with few bits, or another maximum, to 255 or 65535."""
+    values = np.array([[0, most, most // 2], [1, most - 1, most]])
+    kind, end = (np.uint8, "B") if most < 256 else (np.uint16, "H")
+    (tmp_path / "m.pgm").write_bytes(f"P5 3 2 {most}\n".encode() + struct.pack(f">6{end}", *values.ravel()))
+    (tmp_path / "t.pgm").write_text(f"P2 3 2 {most}\n{' '.join(map(str, values.ravel()))}\n")
+    names = ["m.pgm", "t.pgm"]
+    if most < 16:
+        gray_png(tmp_path / "m.png", values.astype(np.uint8), most.bit_length())
+        names.append("m.png")
+    for name in names:
+        found = read_mask(str(tmp_path / name), False)
+        assert found.tolist() == values.astype(kind).tolist(), name
+        part = read_mask(str(tmp_path / name), False, (slice(1, 2), slice(0, 2)))
+        assert part.tolist() == values[1:, :2].tolist()
+
+
+def test_white_of_one_bit_is_the_value_that_the_classes_have(tmp_path):
+    """Programs that shrink files store 0 and 255 in one bit, in some files of a folder."""
+    Image.fromarray(np.array([[False, True]])).save(tmp_path / "bit.png")
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "byte.png")
+    both = {"classes": {"a": 0, "b": 255}}
+    assert read(tmp_path / "bit.png", **both) == read(tmp_path / "byte.png", **both) == [[0, 1]]
+    assert read(tmp_path / "bit.png", classes={"a": 0, "b": 255, "c": 1}) == [[0, 2]]
+    refused("the value 1", DataError, read, tmp_path / "bit.png", classes={"a": 0, "b": 2})
 
 
 def test_value_37_in_a_set_of_11_classes(tmp_path):
@@ -143,6 +205,12 @@ def test_value_37_in_a_set_of_11_classes(tmp_path):
     text = refused("37", DataError, read, tmp_path / "seg.png", classes=[f"c{i}" for i in range(11)])
     assert str(tmp_path / "seg.png") in text
     assert "11 classes" in text and "0 to 10" in text and "data.ignore_index" in text
+
+
+def test_the_values_of_the_classes_are_no_range_unless_all_are_in_it(tmp_path):
+    Image.fromarray(np.array([[0, 37]], np.uint8)).save(tmp_path / "m.jpg")
+    text = refused("(values 0, 255)", DataError, read, tmp_path / "m.jpg", classes={"a": 0, "b": 255})
+    assert "as PNG" in text
 
 
 def test_many_unknown_values_are_counted_not_listed():
@@ -183,6 +251,8 @@ def test_mask_without_colors_is_refused_where_colors_are_mapped(tmp_path):
         ({"classes": {"a": 0, "b": 1}, "reduce_zero_label": True}, "belongs to 'data.ignore_index' already"),
         ({"classes": ["a", "a"]}, "twice"),
         ({"classes": ["a"], "ignore_index": "#000000"}, "data.ignore_index"),
+        ({"classes": {"a": 2**63}}, "64 bits"),
+        ({"classes": ["a"], "ignore_index": 10**30}, "64 bits"),
         ({"classes": [f"c{i}" for i in range(255)]}, "254 is the most"),
     ],
 )

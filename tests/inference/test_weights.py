@@ -2,19 +2,24 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pydantic import ValidationError
 from registered import registered
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_network import TinyNetwork
 
 import farcluss
-from farcluss.errors import WeightsError
-from farcluss.inference.weights import Card, Inference, Model, inference_of, load, read_card, save_weights
+from farcluss.errors import FarclussError, RecipeError, WeightsError
+from farcluss.inference.card import Card, Inference, inference_of
+from farcluss.inference.probs import BROKEN
+from farcluss.inference.weights import Model, load, read_card, save_weights
 from farcluss.recipes.model import Eval
 from farcluss.recipes.reading import load_recipe
 from farcluss.runs.atomic import write_atomically
@@ -129,15 +134,6 @@ def test_inference_is_stored(trained_run):
     assert inference_of(recipe.eval, (32, 32)) == Inference(flip=True, scales=(0.5, 2.0), blend="gaussian")
 
 
-def test_a_file_from_before_blends_has_the_mean(tmp_path, network):
-    path = saved(tmp_path, network)
-    with safe_open(path, framework="pt") as file:
-        card = json.loads(file.metadata()["farcluss"])
-    del card["inference"]["blend"]
-    save_file(network.state_dict(), path, {"farcluss": json.dumps(card)})
-    assert load(path).card.inference.blend == "mean"
-
-
 class TestModel:
     def test_another_way_of_predicting(self, network, image):
         model = Model(network, CARD)
@@ -165,12 +161,152 @@ class TestModel:
         assert not Model(network, CARD).probs(image).requires_grad
 
     def test_wrong_channels(self, network):
-        with pytest.raises(WeightsError, match=r"The image has 3 channels, the network takes 2\."):
+        with pytest.raises(WeightsError, match=r"The image has shape \(3, 4, 4\), the network takes \(2, H, W\)\.$"):
             Model(network, CARD).probs(np.zeros((3, 4, 4), np.uint8))
 
     def test_to_moves_and_returns_it(self, network):
         model = Model(network, CARD)
         assert model.to("cpu") is model
+
+
+PICTURE = np.random.default_rng(1).integers(0, 256, (3, 9, 7), np.uint8)
+UNIT = PICTURE / 255
+COLOR = CARD.model_copy(update={"channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3})
+MOVED = "numpy.moveaxis(image, -1, 0)"
+
+
+class TestImages:
+    """What `predict` takes is predicted as the same picture in 8 bits is; all else is refused."""
+
+    @pytest.fixture
+    def model(self):
+        torch.manual_seed(3)
+        return Model(TinyNetwork(3, 3, 4, False), COLOR)
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize("kind", ["f8", "f4", "f2", ">f8", ">f4", "u2", ">u2", "path", "str", "PIL", "palette"])
+    def test_one_picture_in_many_forms(self, tmp_path, model, kind):
+        picture = PICTURE % 8 * 36 if kind == "palette" else PICTURE
+        pil = Image.fromarray(np.moveaxis(picture, 0, 2))
+        pil.save(tmp_path / "x.png")
+        image = {"path": tmp_path / "x.png", "str": str(tmp_path / "x.png"), "PIL": pil, "palette": pil}.get(kind)
+        if kind == "palette":
+            image = pil.quantize(256)
+        elif image is None:
+            image = (picture.astype(int) * 257 if "u" in kind else picture / 255).astype(kind)
+            image.flags.writeable = False
+        torch.testing.assert_close(
+            model.probs(image), model.probs(picture), atol=2e-3 if kind == "f2" else 1e-5, rtol=0
+        )
+        assert (model.predict(image) == model.predict(picture)).mean() > 0.98
+
+    @pytest.mark.parametrize(
+        ("image", "words"),
+        [
+            *[(PICTURE.astype(kind), f"type {np.dtype(kind)}") for kind in ("i8", "i4", "i2", "u4", "?", "c8")],
+            (PICTURE.astype(np.float32), "from 2 to 255"),
+            (UNIT - 0.5, "float images must lie in [0, 1]"),
+            (np.where(UNIT > 0.5, np.nan, UNIT), "not finite, such as nan"),
+            (np.where(UNIT > 0.5, np.inf, UNIT), "not finite, such as inf"),
+            (np.moveaxis(PICTURE, 0, 2), MOVED),
+            (PICTURE[0], r"(9, 7), the network takes (3, H, W)"),
+            (PICTURE[:, :0], "no pixels"),
+            ("gone.png", "gone.png does not exist"),
+        ],
+    )
+    def test_what_is_no_such_picture(self, model, image, words):
+        with pytest.raises(FarclussError) as caught:
+            model.predict(image)
+        assert words in str(caught.value)
+
+    def test_images_of_any_range(self):
+        card = COLOR.model_copy(update={"value_range": None})
+        torch.manual_seed(3)
+        model = Model(TinyNetwork(3, 3, 4, False), card)
+        assert np.array_equal(model.predict(UNIT * 300 - 7), model.predict((UNIT * 300 - 7).astype(np.float32)))
+        with pytest.raises(FarclussError, match="not finite"):
+            model.predict(UNIT * 1e300)
+
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_an_output_that_is_not_finite_is_no_class(self, network, image, flip):
+        network.classifier.bias.data[1] = torch.nan
+        model = Model(network, CARD).with_inference(Inference(flip=flip))
+        assert (model.classify(torch.from_numpy(image)[None]) == BROKEN).all()
+        with pytest.raises(WeightsError, match="output for the image is not finite"):
+            model.predict(image)
+
+
+class TestDamage:
+    def test_any_changed_byte_is_noticed(self, tmp_path, network):
+        """Whatever a byte becomes: the file is refused, or it was in a name that nothing reads."""
+        whole = saved(tmp_path, network).read_bytes()
+        path, rng = tmp_path / "bad.safetensors", np.random.default_rng(0)
+        for place in [*rng.integers(0, len(whole), 150), len(whole) - 1]:
+            content = bytearray(whole)
+            content[place] ^= int(rng.integers(1, 256))
+            path.write_bytes(content)
+            with pytest.raises(FarclussError, match=re.escape(str(path))):
+                load(path)
+
+    def test_files_of_one_model_are_equal(self, tmp_path, network):
+        first = saved(tmp_path, network).read_bytes()
+        assert all(saved(tmp_path, network).read_bytes() == first for _ in range(5))
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_values_that_are_not_finite(self, tmp_path, network, value):
+        network.classifier.weight.data[0] = value
+        with pytest.raises(WeightsError, match=r"not finite, in classifier\.weight\."):
+            load(saved(tmp_path, network))
+
+    def test_a_huge_network_is_not_built(self, tmp_path, network):
+        path = saved(tmp_path, network, CARD.model_copy(update={"options": {"width": 10**7}}))
+        with pytest.raises(WeightsError, match=r"model.safetensors describes a network of [\d,]+ or more parameters"):
+            load(path)
+
+    def test_a_network_that_cannot_be_built(self, tmp_path, network):
+        path = saved(tmp_path, network, CARD.model_copy(update={"options": {"width": 10**30}}))
+        with pytest.raises(WeightsError, match=r"model.safetensors describes a tiny that cannot be built") as caught:
+            load(path)
+        assert "uninstall" not in str(caught.value)
+
+
+CARDS = [
+    {"mean": [0.5]}, {"mean": [0.5] * 3}, {"std": [0.5]}, {"std": [0, 1]}, {"std": [-1, 1]}, {"mean": [1e999, 0]},
+    {"channels": 0}, {"channels": 10**30}, {"dim": -1}, {"dim": 10**9}, {"classes": []}, {"classes": ["a"] * 255},
+    {"palette": []}, {"palette": [[0, 0, 0]]}, {"palette": [[0, 0, 0]] * 7}, {"palette": [[0, 0, 256]] * 3},
+    {"axes": 4}, {"mask_values": [0]}, {"mask_values": [0, 1, "red"]}, {"recipe": []}, {"recipe": {"eval": []}},
+    {"recipe": {"eval": {"writer": 5}}}, {"recipe": {"eval": {"stride": 0}}}, {"recipe": {"data": 3}},
+]  # fmt: skip
+INFERENCE = [
+    {"window": [0, 4]}, {"window": [-3, 4]}, {"window": [4]}, {"window": [4, 4, 4]}, {"window": []}, {"stride": 0},
+    {"stride": -1}, {"stride": 2}, {"stride": "x"}, {"scales": []}, {"scales": [0]}, {"scales": [-1]},
+    {"scales": [1e5]}, {"scales": [1e999]}, {"scales": [1] * 99}, {"blend": "hann"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [*CARDS, *({"inference": change} for change in INFERENCE)])
+def test_impossible_cards(tmp_path, network, change):
+    """They are refused when the card is read, in two lines that name file and key, before anything is built."""
+    table = CARD.model_dump(mode="json")
+    path = tmp_path / "card.safetensors"
+    save_file(network.state_dict(), path, {"farcluss": json.dumps({**table, **change})})
+    with pytest.raises(WeightsError) as caught:
+        read_card(path)
+    text = str(caught.value)
+    assert str(path) in text and next(iter(change)) in text.replace("the window", "inference") and len(text) < 400
+    assert len(text.splitlines()) == 2
+
+
+@pytest.mark.parametrize("change", [one for one in INFERENCE if one not in ({"window": [4]}, {"window": [4] * 3})])
+def test_recipes_have_the_same_bounds(change):
+    with pytest.raises(ValidationError):
+        Eval(**change)
+
+
+@pytest.mark.parametrize("window", [[4], [4, 4, 4]])
+def test_a_window_of_other_axes(window):
+    with pytest.raises(RecipeError, match=rf"eval.window has {len(window)} sides, the images have 2 axes"):
+        inference_of(Eval(window=window), (32, 32))
 
 
 class TestRefusals:
@@ -192,11 +328,19 @@ class TestRefusals:
             load(path)
 
     def test_a_folder(self, tmp_path):
-        with pytest.raises(WeightsError, match="is not a readable safetensors file"):
+        with pytest.raises(WeightsError, match=r"is a folder, not a weights file\. .*RUN/weights/"):
             load(tmp_path)
 
     @pytest.mark.parametrize(
-        "metadata", [None, {"other": "x"}, {"farcluss": "{"}, {"farcluss": "[]"}, {"farcluss": '{"network": "x"}'}]
+        "metadata",
+        [
+            None,
+            {"other": "x"},
+            {"farcluss": "{"},
+            {"farcluss": "[]"},
+            {"farcluss": '{"network": "x"}'},
+            {"farcluss": "[" * 10**5},
+        ],
     )
     def test_not_ours(self, tmp_path, metadata):
         path = tmp_path / "foreign.safetensors"
@@ -207,7 +351,12 @@ class TestRefusals:
         assert len(str(caught.value).splitlines()) == 2
 
     @pytest.mark.parametrize(
-        ("change", "word"), [({"dim": 5}, "embed"), ({"channels": 3}, "body.0.weight"), ({"dim": 0}, "Unexpected")]
+        ("change", "word"),
+        [
+            ({"dim": 5}, "embed"),
+            ({"channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}, "body.0.weight"),
+            ({"dim": 0}, "Unexpected"),
+        ],
     )
     def test_tensors_that_do_not_fit(self, tmp_path, network, change, word):
         path = saved(tmp_path, network, CARD.model_copy(update=change))

@@ -54,7 +54,7 @@ class TestGood:
             line = next(line for line in result.out.splitlines() if line.startswith(f"{name} "))
             assert (f"{100 * count / sum(counts.values()):.2f}" if count else "none") in line
         last = result.out.strip().splitlines()[-1]
-        assert last.startswith("one step: ") and last.endswith("The recipe is ready to run.")
+        assert last.startswith("one step: ") and last.endswith("The recipe is ready to run, with 1 warning.")
         for word in (" s, ", " GiB peak, ", " M parameters, ", "loss "):
             assert word in last
 
@@ -114,7 +114,7 @@ class TestBad:
         assert len(problems) == 4
         for place, reason in damaged.items():
             assert any(line.startswith(f"Problem: {place}") and reason in line for line in problems), problems
-        assert result.err.strip().endswith("4 files cannot be used.")
+        assert result.err.strip().endswith("4 problems: the recipe cannot be run.")
         assert "ready to run" not in result.out and "Traceback" not in result.err
 
     def test_as_json(self, recipe, damaged):

@@ -1,5 +1,6 @@
 """`farcluss predict`: what it writes equals what the model says; what it never does is overwrite or give up."""
 
+import os
 import shutil
 
 import numpy as np
@@ -11,10 +12,14 @@ from registered import registered
 from tiny_network import TinyNetwork
 
 import farcluss
+from farcluss.data.files import read_mask
+from farcluss.data.masks import build_mask_map, rgb
 from farcluss.errors import DataError
-from farcluss.inference.weights import Card, Inference, save_weights
-from farcluss.inference.writers import Step
+from farcluss.inference.card import Card, Inference
+from farcluss.inference.weights import save_weights
+from farcluss.inference.writers import PngWriter, Step, blend
 from farcluss.plugins import registry
+from farcluss.recipes.model import Data
 
 PALETTE = ((10, 20, 30), (200, 100, 0), (0, 0, 255), (255, 255, 255))
 
@@ -162,6 +167,51 @@ class TestContent:
         assert np.abs(shown - 255 * entropy).max() <= 0.51 and np.ptp(shown) > 20
         blended = (np.moveaxis(image, 0, 2).astype(float) + np.array(PALETTE)[probs.argmax(0)]) / 2
         assert np.abs(opened(out / "b.c_overlay.png") - blended).max() <= 0.51
+
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {"classes": list("abcd")},
+            {"classes": {"a": 0, "b": 255, "c": [7, 8], "d": 3}},
+            {"classes": {"d": 3, "c": 2, "b": 1, "a": 0}},
+            {"classes": list("abcd"), "reduce_zero_label": True},
+            {"classes": {"a": 9, "b": 300, "c": 65535, "d": 1}},
+            {"classes": {"a": "#ff0000", "b": "#000000", "c": "#00ff00", "d": ["#0000ff", "#0000fe"]}},
+            {"classes": {"a": "#0a141e", "b": "#c86400", "c": "#ffffff", "d": "#0000ff"}},
+        ],
+    )
+    def test_a_prediction_is_a_mask_of_the_same_classes(self, tmp_path, keys):
+        """Put into `masks/`, it reads as what was predicted, however the recipe names its classes."""
+        masks = build_mask_map(Data(**keys), {})
+        card = Card(network="tiny", options={}, channels=3, dim=0, classes=list(masks.names), palette=PALETTE,
+                    mean=[0.5] * 3, std=[0.25] * 3, inference=Inference(), mask_values=masks.values)  # fmt: skip
+        classes = np.arange(24).reshape(4, 6) % 4
+        image = np.full((3, 4, 6), 100, np.uint8)
+        PngWriter(card, overlay=True).write(tmp_path / "p", image, np.eye(4, dtype=np.float32)[:, classes])
+        path = str(tmp_path / "p.png")
+        np.testing.assert_array_equal(masks.apply(read_mask(path, masks.colors), path), classes)
+        shown = Image.open(path)
+        if shown.mode == "P":
+            wanted = [rgb(code) for code in masks.first] if masks.colors else PALETTE
+            np.testing.assert_array_equal(np.asarray(shown.convert("RGB")), np.array(wanted)[classes])
+        assert sorted(os.listdir(tmp_path)) == ["p.png", "p_overlay.png"]
+
+    def test_black_is_not_painted_over_the_photo(self):
+        image, colors = np.full((3, 1, 2), 100, np.uint8), np.array([[[0, 0, 0], [200, 0, 0]]], np.uint8)
+        assert blend(image, colors, 0.5).tolist() == [[[100, 100, 100], [150, 50, 50]]]
+        wide = np.array([-3.0, 1.0], np.float32).reshape(1, 1, 2)
+        assert blend(wide, colors, 0.0).tolist() == [[[0] * 3, [255] * 3]]  # any range is shown from dark to light
+
+    @pytest.mark.parametrize("room", [0, 100])
+    def test_a_full_disk_leaves_nothing_torn(self, tmp_path, photos, predict, monkeypatch, room):
+        def full(file, array):
+            file.write(bytes(room))
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(np, "save", full)
+        result = predict(photos / "a.jpg", "--probs")
+        assert f"{tmp_path / 'out' / 'a_probs.npy'} cannot be written: No space left on device." in result.err
+        assert written(tmp_path / "out") == ["a.png"]
 
     def test_another_writer(self, tmp_path, photos, predict):
         class Note:

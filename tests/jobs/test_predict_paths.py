@@ -12,7 +12,8 @@ from PIL import Image
 from registered import registered
 from tiny_network import TinyNetwork
 
-from farcluss.inference.weights import Card, Inference, save_weights
+from farcluss.inference.card import Card, Inference
+from farcluss.inference.weights import save_weights
 
 AWAY = "../../evil"
 

@@ -16,7 +16,8 @@ from farcluss.stages.rebalance import MedianFrequency
 from farcluss.stages.weight import EntropyWeight
 from farcluss.tensors import chunks
 
-BIN = 1 / 4096
+BIN = 2**-8
+"""Relative width of the widest bin of losses."""
 
 
 @pytest.fixture(autouse=True, params=[None, 20], ids=["whole", "chunks"])
@@ -117,7 +118,7 @@ def test_ohem_keeps_the_exact_set_or_a_bin_more(space, c, threshold, min_kept):
     masks = oracles.random_masks(space, c=c)
     known = oracles.rows(logits), oracles.rows(masks, False), threshold, min_kept
     found = pair(ohem(logits, masks, threshold=threshold, min_kept=min_kept))
-    least, most = oracles.ohem(*known), oracles.ohem(*known, slack=BIN + 1e-9)
+    least, most = oracles.ohem(*known), oracles.ohem(*known, slack=BIN)
     assert all(a - 1e-6 <= x <= b + 1e-6 for a, x, b in zip(least, found, most, strict=True))
 
 
@@ -136,6 +137,17 @@ def test_ohem_of_certain_and_wrong_pixels():
     masks = torch.zeros(1, 1, 2, dtype=torch.int64)
     assert pair(ohem(logits, masks, threshold=0.7, min_kept=1)) == [1000, 1]
     assert pair(ohem(logits, masks, threshold=0.7, min_kept=2)) == [1000, 2]
+
+
+@pytest.mark.parametrize("exponent", [-30, -4, 0, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ohem_keeps_its_number_however_sure_the_pixels_are(exponent, dtype):
+    """The losses of all pixels may be as small or as large as they like: no scale of losses shares one bin."""
+    losses = (torch.rand(2, 60, 50, generator=torch.Generator().manual_seed(0), dtype=dtype) + 0.5) * 10.0**exponent
+    for wanted in (1, 700, 5999, 6001):
+        kept = hard_pixels(losses, torch.zeros(2, 60, 50, dtype=torch.uint8), threshold=0.0, min_kept=wanted)
+        bound = losses.flatten().sort(descending=True).values[min(wanted, 6000) - 1]
+        assert kept[losses >= bound].all() and not kept[losses < bound * (1 - BIN)].any()
 
 
 def test_ohem_gradient_is_that_of_cross_entropy_on_kept_pixels():
@@ -264,6 +276,22 @@ def test_float64_passes_gradcheck(space):
     pixel_weight = omegas(space, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: cross_entropy(x, masks)[0], logits)
     assert torch.autograd.gradcheck(lambda x: fuzzy_kl(x, labels, pixel_weight), logits)
+
+
+def test_gradients_in_float64_are_of_that_precision():
+    """Also where weights are of float32, as those of hard labels are."""
+    logits = oracles.random_logits((3, 4), dtype=torch.float64).requires_grad_()
+    masks, labels = oracles.random_masks((3, 4)), oracles.random_labels((3, 4), dtype=torch.float64)
+    pixel_weight = omegas((3, 4), dtype=torch.float64)
+    total = 0.7 * cross_entropy(logits, masks)[0] + 0.3 * fuzzy_kl(logits, labels, pixel_weight)
+    gradient = torch.autograd.grad(total, logits)[0]
+    expected = oracles.rows(logits.detach().softmax(1))  # per pixel, a class's probability minus its share of the label
+    true, valid = oracles.rows(masks, False), oracles.rows(labels.valid, False)
+    hard = np.where((true != oracles.IGNORE)[:, None], expected - np.eye(256)[true][:, : expected.shape[1]], 0)
+    q = oracles.dense_labels(labels, expected.shape[1])
+    weight = np.where(valid, oracles.rows(labels.weight, False) * oracles.rows(pixel_weight, False), 0)[:, None]
+    soft = weight * (q.sum(1, keepdims=True) * expected - q)
+    np.testing.assert_allclose(oracles.rows(gradient), 0.7 * hard + 0.3 * soft, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -74,6 +74,28 @@ def test_extension_is_edge_padding_to_a_multiple_plus_one(size, padded):
     torch.testing.assert_close(short.embeddings, long.embeddings[..., :rows, :columns])
 
 
+@pytest.mark.parametrize("size", [(33, 49), (60, 71), (50, 34)])
+def test_without_extension_logits_are_those_of_published_code(size):
+    """Encoder on the bare image, bilinear upsampling with aligned corners; equal to the extended one at 16 n + 1."""
+    network = small(extend=False).eval()
+    images = torch.randn(1, 3, *size)
+    low, high = network.encoder(images)
+    context = functional.interpolate(network.decoder.aspp(high), low.shape[-2:], mode="bilinear", align_corners=True)
+    fused = network.decoder.fuse(torch.cat([context, network.decoder.reduce(low)], 1))
+    expected = functional.interpolate(network.classifier(fused), size, mode="bilinear", align_corners=True)
+    found = network(images)
+    torch.testing.assert_close(found.logits, expected)
+    assert found.embeddings.shape[-2:] == low.shape[-2:]
+    extended = small().eval()
+    extended.load_state_dict(network.state_dict())
+    assert torch.equal(extended(images).logits, found.logits) == (size == (33, 49))
+
+
+def test_encoders_that_need_padded_images_refuse_bare_ones():
+    with pytest.raises(PluginError, match=r"network\.extend: test_convnext takes padded images only"):
+        small(encoder="test_convnext", extend=False)
+
+
 class Stub(nn.Module):
     """An encoder whose maps are the image itself, sampled or averaged: what comes back must be the image."""
 
@@ -122,7 +144,7 @@ def test_where_cells_sit_is_found_out(encoder, centers):
 
 
 @pytest.mark.parametrize("size", SIZES[:2])
-@pytest.mark.parametrize("build", [small, small_smp])
+@pytest.mark.parametrize("build", [small, small_smp, lambda: small(extend=False)])
 def test_a_batch_of_one_trains_and_gradients_reach_every_parameter(build, size):
     network = build()
     assert network.training

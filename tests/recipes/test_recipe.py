@@ -123,10 +123,12 @@ class TestTypesAndRanges:
             ("train=5", "a table, not 5"),
             ("train.lr=fast", "float > 0, not 'fast'"),
             ("train.lr=inf", "float > 0, not inf"),
-            ("train.batch=1.5", "int >= 1, not 1.5"),
+            ("train.lr=true", "float > 0, not True"),
+            ("data.scale=[true, 2]", "[float > 0, float > 0], not [True, 2]"),
+            ("train.batch=1.5", "int in [1, 65536], not 1.5"),
             ("train.optimizer=adam", '"sgd" or "adamw", not \'adam\''),
             ('train.trackers=["csv"]', 'list of "tensorboard" or "wandb", not [\'csv\']'),
-            ("eval.scales=[]", "list of float > 0, not []"),
+            ("eval.scales=[]", "list of float in [0.1, 10], not []"),
         ],
     )
     def test_are_named(self, refused, setting, expected):

@@ -9,7 +9,6 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -278,15 +277,10 @@ def without_room(file, room: int) -> MagicMock:
 @pytest.fixture
 def fill(monkeypatch):
     """Fills the disk for files whose names contain a text, after so many bytes; `fill.empty()` makes room again."""
-    real_open, mkstemp, handles, full = io.open, tempfile.mkstemp, {}, {}
-
-    def make(*arguments, **options):
-        handle, name = mkstemp(*arguments, **options)
-        handles[handle] = name
-        return handle, name
+    real_open, full = io.open, {}
 
     def opened(path, mode="r", *arguments, **options):
-        name = handles.pop(path, "") if isinstance(path, int) else os.path.basename(path)
+        name = "" if isinstance(path, int) else os.path.basename(path)
         file = real_open(path, mode, *arguments, **options)
         rooms = [room for text, room in full.items() if text in name and set(mode) & set("wax+")]
         return without_room(file, rooms[0]) if rooms else file
@@ -295,7 +289,6 @@ def fill(monkeypatch):
         full[text] = room
 
     start.empty = full.clear
-    monkeypatch.setattr(tempfile, "mkstemp", make)
     for place in ("io.open", "builtins.open"):
         monkeypatch.setattr(place, opened)
     return start

@@ -210,3 +210,12 @@ def test_a_start_that_fails_leaves_no_lock_behind(trained, tmp_path):
     (run / "recipe.toml").mkdir(parents=True)  # where a file is to be written
     assert str(run) in cli("run", trained / "tiny.toml", "-o", run, "--overwrite").refusal
     assert free(run / "lock") == ""
+
+
+def test_a_lock_that_is_a_link_is_refused_and_what_it_names_stays(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").symlink_to("../notes.txt")
+    with pytest.raises(RunError, match=r"lock is a link, to .*notes.txt"):
+        Lock(tmp_path / "run" / "lock").acquire()
+    assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -271,8 +271,9 @@ class TestADeadLoaderProcess:
 
     def test_also_while_a_step_is_computed(self, home, monkeypatch):
         go = home.recipe.with_name("go")
-        # Two steps are loaded; in the third the process waits until the second is computed.
-        kill_reader(monkeypatch, PICTURE, lambda reads: reads > 2 * 2 * BATCH and wait_for(go.exists))
+        # Two images are looked at before. Two steps are loaded; in the third the process waits until the second is
+        # computed.
+        kill_reader(monkeypatch, PICTURE, lambda reads: reads > 2 + 2 * 2 * BATCH and wait_for(go.exists))
         # The sleep ends early when the death is noticed.
         patch_step(monkeypatch, lambda step: (go.touch(), time.sleep(2)) if step == 1 else None)
         assert f"died while reading {home.images / PICTURE}" in home.run("run", "data.workers=1").refusal

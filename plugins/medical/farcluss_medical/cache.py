@@ -22,9 +22,9 @@ from farcluss.errors import DataError
 from farcluss_medical.cases import Case
 from farcluss_medical.crops import foreground, nonzero_box
 from farcluss_medical.preprocessing import Preprocessing
-from farcluss_medical.volumes import read_header, read_image, read_label
+from farcluss_medical.volumes import parts, read_header, read_image, read_label
 
-VERSION = 2
+VERSION = 3
 """Raise it when preprocessing changes."""
 SPOTS = 10_000
 """Maximum number of foreground voxels stored per class."""
@@ -114,7 +114,8 @@ class Cache:
 
 def _key(kind: str, files: tuple[str, ...], facts: dict[str, Any]) -> str:
     try:
-        stats = [(os.path.abspath(path), (s := os.stat(path)).st_size, s.st_mtime_ns) for path in files]
+        own = [part for path in files for part in parts(path)]
+        stats = [(os.path.abspath(path), (s := os.stat(path)).st_size, s.st_mtime_ns) for path in own]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}. Check data.root and the lists.") from None
     text = json.dumps([VERSION, kind, facts, stats], sort_keys=True)
@@ -135,7 +136,7 @@ def _write(path: Path, array: NDArray[Any]) -> None:
 
 def make_image(case: Case, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """The preprocessed image `(C, *S)` of a case, from its files. Raises DataError that names them."""
-    return preprocessing.image(read_image(case.images))
+    return preprocessing.image(read_image(case.images, preprocessing.zero_nan))
 
 
 def make_mask(case: Case, preprocessing: Preprocessing, masks: MaskMap) -> NDArray[np.uint8]:

@@ -9,9 +9,9 @@ from farcluss.data.base import Data
 from farcluss.data.layouts import settle_channels
 from farcluss.data.pairing import stem_of
 from farcluss.errors import DataError
-from farcluss_medical.volumes import Header, difference, read_header
+from farcluss_medical.itk import is_series
+from farcluss_medical.volumes import SUFFIXES, Header, difference, read_header
 
-SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".h5", ".hdf5")
 SPLITS = ("train", "val", "test")
 """A patient in several splits stays only in the last of them, so is not trained on."""
 
@@ -61,11 +61,15 @@ def stem(path: str | Path) -> str:
 
 
 def volumes_in(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Volumes in a folder by their stem, without hidden files; stems of several files are left out and reported."""
+    """Volumes in a folder by their stem, without hidden files; stems of several files are left out and reported.
+
+    A subfolder with DICOM files is a volume of its own.
+    """
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         name = path.name.lower()
-        if path.is_file() and not name.startswith(".") and name.endswith(SUFFIXES) and not name.endswith(".img"):
+        volume = path.is_file() and name.endswith(SUFFIXES) and not name.endswith(".img")
+        if not name.startswith(".") and (volume or is_series(path)):
             files.setdefault(stem(path), []).append(path)
     problems = [f"{p[0]} and {p[1]} are both named {name}. Remove one of them." for name, p in files.items() if p[1:]]
     return {name: paths[0] for name, paths in files.items() if len(paths) == 1}, problems
@@ -111,7 +115,7 @@ def verify(index: Index, data: Data) -> tuple[Index, dict[str, Header], int]:
 def _defects(case: Case) -> tuple[list[str], Sequence[Header]]:
     """Problems of a single case's files, and the headers of its images."""
     names = [*case.images, *([case.label] if case.label else [])]
-    missing = [f"{path} does not exist (case {case.id})." for path in dict.fromkeys(names) if not Path(path).is_file()]
+    missing = [f"{path} does not exist (case {case.id})." for path in dict.fromkeys(names) if not Path(path).exists()]
     if missing:
         return missing, ()
     try:

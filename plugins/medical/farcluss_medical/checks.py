@@ -7,12 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import IGNORE, Data
+from farcluss.data.base import IGNORE, Data, Sample
+from farcluss.data.labels import LabelCounts, missing_classes, no_labels
 from farcluss.errors import DataError, some
 from farcluss_medical.cases import Case
 from farcluss_medical.dataset import VolumeDataset
 from farcluss_medical.fingerprint import volumes_of
 from farcluss_medical.preprocessing import ANISOTROPIC, coarse_axis
+from farcluss_medical.remarks import (
+    contradicting_pixdim,
+    flattened,
+    is_flattened,
+    single_slices,
+    unusual_sizes,
+    without_contrast,
+)
 from farcluss_medical.volumes import Header, Orientation, Storage, read_image, read_label, read_storage
 
 AXES = ("right", "anterior", "superior")
@@ -37,6 +46,7 @@ class Row:
         intensities: minimum and maximum per channel; empty if the image cannot be read.
         labels: voxels per label value, as the file has them; empty without a readable label.
         foreground: voxels of all classes but the first; None if unknown.
+        flattened: whether outliers of a channel leave its other voxels no contrast.
     """
 
     split: str
@@ -49,6 +59,7 @@ class Row:
     intensities: list[tuple[float, float]] = field(default_factory=list)
     labels: dict[int, int] = field(default_factory=dict)
     foreground: int | None = None
+    flattened: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -64,6 +75,7 @@ class Report:
 
     data: Data
     dataset: VolumeDataset
+    counts: LabelCounts
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -86,7 +98,8 @@ def check(data: Data) -> tuple[Report, Iterator[Row]]:
     """Prepare the report of a recipe's cases, of all splits; the iterator does the reading. Raises FarclussError."""
     # With "skip", the data set lists the cases that it leaves out as findings: one report names everything.
     dataset = volumes_of(data.model_copy(update={"on_error": "skip"}))
-    report = Report(data, dataset, problems=dataset.findings())
+    counts = LabelCounts(np.zeros(len(dataset.classes) + 1, np.int64))
+    report = Report(data, dataset, counts, problems=dataset.findings())
     return report, _inspect(report)
 
 
@@ -101,7 +114,7 @@ def _inspect(report: Report) -> Iterator[Row]:
             except DataError as error:
                 report.problems.append(str(error))
                 continue
-            channels = report.data.channel_count
+            channels = report.dataset.data.channel_count
             row = Row(split, case.id, bool(case.label), orientation.size(), spacing, channels, storage)
             for read in (_read_image, _read_label):
                 try:
@@ -110,24 +123,27 @@ def _inspect(report: Report) -> Iterator[Row]:
                     report.problems.append(str(error))
             report.rows.append(row)
             yield row
+    if report.counts.empty:
+        report.problems.append(no_labels("Labels", report.counts.masks))
 
 
 def _read_image(row: Row, case: Case, header: Header, report: Report) -> None:
-    voxels = read_image(case.images).voxels
+    voxels = read_image(case.images, report.dataset.preprocessing.zero_nan).voxels
     row.intensities = [(float(channel.min()), float(channel.max())) for channel in voxels]
+    row.flattened = any(map(is_flattened, voxels))
 
 
 def _read_label(row: Row, case: Case, header: Header, report: Report) -> None:
     if case.label is None:
         return
     label = read_label(case.label, case.images[0], header)
-    if (label == np.floor(label)).all():
-        row.labels = count(label)
+    row.labels = count(label)
     classes = report.dataset.masks.apply(label, case.label)
+    report.counts.add(Sample(classes[None], classes))
     row.foreground = int(((classes > 0) & (classes != IGNORE)).sum())
 
 
-def count(label: NDArray[np.float64]) -> dict[int, int]:
+def count(label: NDArray[np.integer]) -> dict[int, int]:
     """Voxels per value of an array of whole numbers, in order of value."""
     low, high = int(label.min()), int(label.max())
     if high - low >= 2**16:
@@ -155,8 +171,9 @@ def _unplaced(rows: Sequence[Row], report: Report) -> str:
     if not lost:
         return ""
     return (
-        f"Orientation unknown: {some(lost)} {'has' if len(lost) == 1 else 'have'} sform_code and qform_code 0. Left "
-        "and right may be swapped. Compare with other cases in a viewer, and write the correct affine into the files."
+        f"Orientation unknown: {some(lost)} {'does' if len(lost) == 1 else 'do'} not say how the scan lies (NIfTI: "
+        "sform_code and qform_code 0; NRRD: no space). Left and right may be swapped. Compare with other cases in a "
+        "viewer, and write the correct affine into the files."
     )
 
 
@@ -203,10 +220,13 @@ def _anisotropic(rows: Sequence[Row], report: Report) -> str:
 
 def _scales(rows: Sequence[Row], report: Report) -> str:
     for channel in range(max(len(row.intensities) for row in rows)):
-        peaks = {row.case: row.intensities[channel][1] for row in rows if row.intensities}
+        usable = (row for row in rows if row.intensities and not row.flattened)
+        peaks = {row.case: row.intensities[channel][1] for row in usable if len(set(row.intensities[channel])) > 1}
+        if not peaks:
+            continue
         low, high = min(peaks, key=peaks.__getitem__), max(peaks, key=peaks.__getitem__)
         if peaks[high] > FAR_APART * max(peaks[low], 1.0):
-            where = f" of channel {channel}" if report.data.channel_count > 1 else ""
+            where = f" of channel {channel}" if report.dataset.data.channel_count > 1 else ""
             done = (report.option("normalize") or "zscore") == "zscore"
             advice = "The current zscore corrects this case by case" if done else 'Set data.layout.normalize = "zscore"'
             return (
@@ -240,13 +260,25 @@ def _empty(rows: Sequence[Row], report: Report) -> str:
     )
 
 
+def _missing(rows: Sequence[Row], report: Report) -> str:
+    if report.counts.empty:
+        return ""
+    return missing_classes(report.dataset.classes, report.counts, report.data, "any label", "voxel")
+
+
 _NOTES: tuple[Callable[[Sequence[Row], Report], str], ...] = (
     _unplaced,
     _disagreeing,
+    contradicting_pixdim,
+    unusual_sizes,
+    single_slices,
     _mixed_orientations,
     _different_spacings,
     _anisotropic,
+    without_contrast,
+    flattened,
     _scales,
     _computed_tomography,
+    _missing,
     _empty,
 )

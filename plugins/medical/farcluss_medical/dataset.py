@@ -170,4 +170,4 @@ class VolumeDataset:
 
     def without_normalization(self) -> "VolumeDataset":
         """The same cases without normalization and resampling, for statistics."""
-        return replace(self, preprocessing=replace(self.preprocessing, normalize="none", spacing=None, fingerprint=()))
+        return replace(self, preprocessing=Preprocessing("none", zero_nan=self.preprocessing.zero_nan))

@@ -1,24 +1,22 @@
 """Score NIfTI files of predictions against those of ground truths, case by case."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from farcluss.data.pairing import stem_of
 from farcluss.errors import DataError
+from farcluss_medical.cases import stem
 from farcluss_medical.metrics import Protocol, Scores, score
+from farcluss_medical.volumes import SUFFIXES, Header, difference, read_header, read_label, spacing_of
 
-ENDINGS = (".nii.gz", ".nii", ".h5", ".hdf5")
 TRUTH = re.compile(r"(.+)[_-]seg")
 """Name of a ground truth in the same folder as its images, as in BraTS."""
-SAME_AFFINE = 1e-3  # mm
-MILLIMETERS = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 Labels = NDArray[np.integer]
 
@@ -74,8 +72,7 @@ class Volume:
     """A label volume with its geometry; `labels` and `spacing` (mm) leave out axes of one voxel."""
 
     path: Path
-    shape: tuple[int, ...]
-    affine: NDArray[np.float64]
+    header: Header
     labels: Labels
     spacing: tuple[float, ...]
 
@@ -100,52 +97,71 @@ def pair_files(truths: Path, predictions: Path, only: Collection[str] | None = N
     if not set(true_files) <= set(predicted_files):
         among = {match[1]: path for case, path in true_files.items() if (match := TRUTH.fullmatch(case))}
         true_files = among or true_files
+    maps = {f"{case}{end}" for case in predicted_files for end in ("_probs", "_entropy")}  # what `predict` adds
+    predicted_files = {case: path for case, path in predicted_files.items() if case not in maps}
     if only is not None:
         true_files, predicted_files = _among(only, true_files, truths), _among(only, predicted_files, predictions)
+    for case in set(true_files) - set(predicted_files):  # a DICOM series ID is predicted as ID/ID
+        if path := predicted_files.pop(f"{case}/{Path(case).name}", None):
+            predicted_files[case] = path
     if missing := sorted(set(true_files) - set(predicted_files)):
         raise DataError(
             f"{predictions}: {len(missing)} of {len(true_files)} ground truths lack a prediction, first {missing[0]}.\n"
             "Predictions must be named like their ground truths; predict the others, or give fewer ground truths."
         )
     pairs = [Pair(case, path, predicted_files[case]) for case, path in sorted(true_files.items())]
-    maps = {f"{case}{end}" for case in predicted_files for end in ("_probs", "_entropy")}  # what `predict` adds
-    return pairs, sorted(set(predicted_files) - set(true_files) - maps)
+    return pairs, sorted(set(predicted_files) - set(true_files))
+
+
+def read_cases(path: Path) -> list[str]:
+    """Cases of a list, one per line, in the forms that data sets have: `ID`, `ID.nii.gz`, `ID,other columns`.
+
+    Raises:
+        DataError: the list cannot be read, or is empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"List {path} cannot be read: {error}.") from None
+    names = [stem_of(line.partition(",")[0].strip(), SUFFIXES) for line in lines]
+    if not any(names):
+        raise DataError(f"List {path} names no case; give one per line.")
+    return list(dict.fromkeys(filter(None, names)))
 
 
 def _among(only: Collection[str], files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
-    """The files of some cases. Raises DataError when a case has no file."""
-    if missing := sorted(set(only) - set(files)):
+    """The files of some cases: of their name, or the only one in a folder of their name.
+
+    Raises:
+        DataError: a case has no file, or several in its folder.
+    """
+    inside: dict[str, list[str]] = {}
+    for name in files:
+        for part in Path(name).parent.parts:
+            inside.setdefault(part, []).append(name)
+    found = {case: [case] if case in files else inside.get(case, []) for case in only}
+    if missing := sorted(case for case, names in found.items() if not names):
         raise DataError(f"{folder} has no file for {len(missing)} of {len(only)} listed cases, first {missing[0]}.")
-    return {case: files[case] for case in only}
+    if several := next((case for case, names in found.items() if len(names) > 1), None):
+        raise DataError(
+            f"{folder}: the listed case {several} may be {found[several][0]} or {found[several][1]}.\n"
+            "List cases by their files, below the folder and without extension."
+        )
+    return {case: files[names[0]] for case, names in found.items()}
 
 
 def read_labels(path: Path) -> Volume:
-    """Read a label volume; from an HDF5 file its `label`, whose unknown spacing is taken as 1.
+    """Read a label volume as training does; from an HDF5 file its `label`, whose unknown spacing is taken as 1.
 
     Raises:
         DataError: The file is not a readable volume, or has values that are not integers.
     """
-    from farcluss_medical import volumes
-
-    if path.name.endswith(volumes.HDF5):
-        header = volumes.read_header(str(path), "label")
-        labels = _integers(path, volumes.read_label(str(path), str(path), header))
-        return _without_single(path, labels, header.affine, (1.0,) * labels.ndim)
-    with volumes.reading(str(path)):
-        image = volumes.checked(str(path))
-        values = np.asanyarray(image.dataobj)
-        zooms, unit = image.header.get_zooms(), image.header.get_xyzt_units()[0]
-    spacing = tuple(float(zoom) * MILLIMETERS[unit] for zoom in zooms)
-    return _without_single(path, _integers(path, values), np.asarray(image.affine, dtype=np.float64), spacing)
-
-
-def _without_single(path: Path, labels: Labels, affine: NDArray[np.float64], spacing: tuple[float, ...]) -> Volume:
-    """A volume, its labels and spacing without axes of one voxel. Raises DataError for a size of 0."""
+    header = read_header(str(path), "label")
+    labels = read_label(str(path), str(path), header)
     kept = [axis for axis, size in enumerate(labels.shape) if size > 1] or [0]
-    steps = tuple(spacing[axis] for axis in kept)
-    if not all(0 < step < math.inf for step in steps):
-        raise DataError(f"{path}: the header gives the spacing {spacing}; voxel sizes must be above 0.")
-    return Volume(path, labels.shape, affine, labels.reshape([labels.shape[axis] for axis in kept]), steps)
+    steps = spacing_of(header.affine)
+    thick = labels.reshape([labels.shape[axis] for axis in kept])
+    return Volume(path, header, thick, tuple(steps[axis] for axis in kept))
 
 
 def evaluate(
@@ -197,10 +213,10 @@ def _files(path: Path) -> dict[str, Path]:
     candidates = [path] if path.is_file() else sorted(path.rglob("*"))
     files: dict[str, Path] = {}
     for file in candidates:
-        ending = next((ending for ending in ENDINGS if file.name.endswith(ending)), None)
-        if ending is None or file.name.startswith(".") or not file.is_file():
+        name = file.name.lower()
+        if not name.endswith(SUFFIXES) or name.startswith(".") or name.endswith(".img") or not file.is_file():
             continue
-        case = (file.name if file == path else file.relative_to(path).as_posix()).removesuffix(ending)
+        case = stem(file) if file == path else file.relative_to(path).with_name(stem(file)).as_posix()
         if case in files:
             raise DataError(f"{path}: the case {case} exists as both {files[case].name} and {file.name}; remove one.")
         files[case] = file
@@ -209,46 +225,15 @@ def _files(path: Path) -> dict[str, Path]:
     return files
 
 
-def _integers(path: Path, values: NDArray[Any]) -> Labels:
-    """Values as integers; scaling by the header may have introduced rounding errors."""
-    if np.issubdtype(values.dtype, np.integer):
-        return values
-    if not np.issubdtype(values.dtype, np.floating):
-        raise DataError(f"{path}: holds {values.dtype} values, not one label per voxel.")
-    rounded = np.rint(values)
-    with np.errstate(invalid="ignore"):
-        wrong = ~((np.abs(values - rounded) < 1e-3) & (np.abs(rounded) < 2**31))
-    if wrong.any():
-        raise DataError(
-            f"{path}: {np.count_nonzero(wrong):,} voxels are not integers, e.g. {values[wrong][0]:g}.\n"
-            "Scoring needs label volumes: threshold the probabilities or take their argmax first."
-        )
-    labels: Labels = rounded.astype(np.int32)
-    return labels
-
-
 def _read_pair(pair: Pair, ignore: int | None) -> tuple[Labels, Labels, tuple[float, ...]]:
     """Labels of ground truth and prediction, with ignored voxels as background, and the spacing in mm."""
     truth, prediction = read_labels(pair.truth), read_labels(pair.prediction)
-    if truth.shape != prediction.shape:
-        raise DataError(
-            f"{pair.prediction}: has shape {prediction.shape}, its ground truth {truth.shape} ({pair.truth}).\n"
-            "Predictions are scored on the grid of their ground truth: resample them first."
-        )
-    if not np.allclose(truth.affine, prediction.affine, rtol=0, atol=SAME_AFFINE):
-        raise DataError(
-            f"{pair.prediction}: has a different affine than its ground truth {pair.truth}; they must agree:\n"
-            f"ground truth {_rows(truth.affine)}\nprediction   {_rows(prediction.affine)}"
-        )
+    if text := difference(str(truth.path), truth.header, str(prediction.path), prediction.header):
+        raise DataError(text)
     if ignore is None:
         return truth.labels, prediction.labels, truth.spacing
     valid = truth.labels != ignore
     return truth.labels * valid, prediction.labels * valid, truth.spacing
-
-
-def _rows(affine: NDArray[np.float64]) -> str:
-    """The rows of an affine in one line, the constant last one left out."""
-    return "; ".join(" ".join(f"{value:.6g}" for value in row) for row in affine[:3])
 
 
 def _present(labels: Labels) -> set[int]:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from farcluss.inference.card import Inference
 from farcluss.inference.probs import Forward, argmax, running_mean
-from farcluss.inference.weights import Inference, Model
+from farcluss.inference.weights import Model
 
 SLAB = 16
 """Planes or slices per batch."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 from farcluss.data.base import Data
 from farcluss.data.layouts import read_table, root_of
 from farcluss.data.pairing import MaskFinder, below
-from farcluss.errors import DataError
-from farcluss_medical.cases import SUFFIXES, Case, Index, stem, volumes_in
+from farcluss.errors import DataError, some
+from farcluss_medical.cases import Case, Index, stem, volumes_in
+from farcluss_medical.itk import is_series
 from farcluss_medical.options import with_volume_options
+from farcluss_medical.volumes import SUFFIXES
 
 Kind = TypeVar("Kind", dict[str, Any], list[Any])
 COLUMNS = ("case", "image", "label", "group", "split")
@@ -144,17 +146,34 @@ def _pairs(
     found, problems = _images(root, images, f"{key}images")
     finder = MaskFinder.of(root, images, labels, suffix, SUFFIXES, SUFFIXES)
     masks = {path: finder(path) for path in found}
+    by_glob, hint = not (root / images).is_dir(), ""
     if "{" not in labels:
         folder = _folder(root, labels, f"{key}labels")
         own, more = volumes_in(folder)
         used, known = set(masks.values()), set(own.values())
-        problems += [*more, *(f"{path} has no image in {root / images}." for path in own.values() if path not in used)]
+        twins = {stem(path).removesuffix(suffix) for path in (root / images).iterdir()} if not by_glob else set()
+        lost = [path for path in own.values() if path not in used and stem(path) not in twins]
+        hint = _other_names({stem(path) for path in found}, [stem(path) for path in lost], labels, key)
+        if hint:
+            problems.append(f"{root / images} has no image for {some([str(path) for path in lost], 1)}. {hint}")
+        problems += [*more, *(f"{path} has no image in {root / images}." for path in lost if not hint)]
         # Of two labels with one name neither counts, and the case is left out.
         masks = {path: mask for path, mask in masks.items() if mask is None or mask.parent != folder or mask in known}
-    if not bare:
+    if not bare and not hint:
         problems += [f"{path} has no label in {root / labels}." for path, mask in masks.items() if mask is None]
     cases = [Case(_name(root, path), (str(path),), str(mask) if mask else None) for path, mask in masks.items()]
     return [case for case in cases if bare or case.label], problems
+
+
+def _other_names(images: Collection[str], labels: Sequence[str], option: str, key: str) -> str:
+    """What to set where the labels without an image are called like images but for a common ending; else empty."""
+    for end in ("_0000", "_image", "_img"):
+        if labels and all(f"{name}{end}" in images for name in labels):
+            return f'Images end in {end}: set data.layout.image_suffix = "{end}", or use the layout nnunet.'
+    for end in ("_seg", "-seg", "_label", "_labels", "_mask", "_gt"):
+        if labels and all(name.removesuffix(end) in images and name.endswith(end) for name in labels):
+            return f'Labels end in {end}: set data.layout.{key}labels = "{option}/{{stem}}{end}".'
+    return ""
 
 
 def _images(root: Path, images: str, option: str) -> tuple[list[Path], list[str]]:
@@ -162,7 +181,7 @@ def _images(root: Path, images: str, option: str) -> tuple[list[Path], list[str]
     if "*" not in images:
         found, problems = volumes_in(_folder(root, images, option))
         return list(found.values()), problems
-    files = [path for path in sorted(root.glob(images)) if path.name.lower().endswith(SUFFIXES)]
+    files = [path for path in sorted(root.glob(images)) if path.name.lower().endswith(SUFFIXES) or is_series(path)]
     if not files:
         raise DataError(f"data.layout.{option} = {images!r} matches no volume in {root}.")
     return files, []
@@ -223,7 +242,7 @@ def _row_problems(root: Path, row: Mapping[str, str], images: Sequence[str]) -> 
     wrong = [] if row["case"] else ["the column case is empty."]
     wrong += [f"the column {column} is empty." for column in images if not row[column]]
     paths = [root / row[column] for column in (*images, "label") if row.get(column)]
-    wrong += [f"{path} does not exist." for path in paths if not path.is_file()]
+    wrong += [f"{path} does not exist." for path in paths if not path.exists()]
     if row.get(""):
         wrong.append(f"there are more values than columns: {row['']}.")
     if split not in SPLITS:

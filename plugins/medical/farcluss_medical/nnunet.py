@@ -10,9 +10,10 @@ from farcluss.data.base import Data
 from farcluss.data.layouts import root_of
 from farcluss.errors import DataError
 from farcluss.plugins.options import Count
-from farcluss_medical.cases import SUFFIXES, Case, Index
+from farcluss_medical.cases import Case, Index
 from farcluss_medical.layouts import read_json
 from farcluss_medical.options import check_channels, with_volume_options
+from farcluss_medical.volumes import SUFFIXES
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
 

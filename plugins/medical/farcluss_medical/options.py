@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 from farcluss.data.base import Data, Defaults
 from farcluss.data.layouts import built_by, read_option
 from farcluss.data.masks import build_mask_map, choose_palette
-from farcluss.errors import RecipeError
+from farcluss.errors import DataError, RecipeError
 from farcluss.plugins.options import Positive, Share
 from farcluss_medical.cache import Cache
 from farcluss_medical.cases import Index, verify
@@ -30,6 +31,8 @@ def volumes(
     normalize: Normalization = "zscore",
     spacing: list[Positive] | Literal["fingerprint"] | None = None,
     fingerprint: str | Fingerprint = "",
+    clip: list[float] | None = None,
+    nan: Literal["refuse", "zero"] = "refuse",
     foreground: Share = 1 / 3,
     cache: str = "farcluss-cache",
 ) -> VolumeDataset:
@@ -43,6 +46,9 @@ def volumes(
         spacing: millimeters per voxel (right, anterior, superior) that cases are resampled to, or `fingerprint` for the
             spacing that the fingerprint suggests; unset: keep the spacing of each case.
         fingerprint: file of `farcluss medical fingerprint`; weights files carry its content.
+        clip: percentiles of the nonzero voxels that `zscore` clips each channel of each case to first, such as
+            `[0.5, 99.5]` for MR with outliers; unset: no clipping.
+        nan: `zero` reads NaN as 0, for images with a border of NaN; `refuse` reports such images.
         foreground: probability that a labeled crop contains a voxel of a class other than the first.
         cache: folder for preprocessed volumes, relative to the working directory.
     """
@@ -53,7 +59,12 @@ def volumes(
     masks = build_mask_map(data, {name: _values(value) for name, value in index.classes.items()})
     if masks.colors:
         raise RecipeError("data.classes gives colors; labels of volumes are whole numbers.")
-    preprocessing = _preprocessing(data, normalize, spacing, fingerprint)
+    preprocessing = replace(
+        _preprocessing(data, normalize, spacing, fingerprint),
+        clip=_percentiles(clip, normalize),
+        zero_nan=nan == "zero",
+    )
+    index = _without_oversized(index, headers, preprocessing)
     axis = None
     if dimensions == 2:
         axis = _coarsest(headers) if slice_axis == "auto" else slice_axis
@@ -74,6 +85,18 @@ def check_channels(data: Data, source: str, channels: Sequence[str]) -> None:
             f"{source} {len(channels)} channels ({', '.join(channels)}), but data.channels is {data.channels}.\n"
             "Remove data.channels, or choose other channels."
         )
+
+
+def _without_oversized(index: Index, headers: dict[str, Header], preprocessing: Preprocessing) -> Index:
+    """The index without cases that resampling would make too large; they become problems."""
+    problems: dict[str, str] = {}
+    for case in (case for cases in index.splits.values() for case in cases):
+        try:
+            preprocessing.size(headers[case.id])
+        except DataError as error:
+            problems[case.id] = f"{case.images[0]}: {error}"
+    splits = {split: [case for case in cases if case.id not in problems] for split, cases in index.splits.items()}
+    return replace(index, splits=splits, problems=[*index.problems, *problems.values()])
 
 
 def _values(value: int | list[int]) -> list[Any]:
@@ -100,6 +123,17 @@ def _preprocessing(
         raise RecipeError(f"data.layout.spacing has {len(spacing)} values; a volume has three axes.")
     target = None if spacing is None else tuple(float(step) for step in spacing)
     return Preprocessing(normalize, target, tuple(map(_used, channels)) if normalize == "ct" else ())
+
+
+def _percentiles(clip: list[float] | None, normalize: Normalization) -> tuple[float, float] | None:
+    """The option `clip`. Raises RecipeError."""
+    if clip is None:
+        return None
+    if len(clip) != 2 or not 0 <= clip[0] < clip[1] <= 100:
+        raise RecipeError(f"data.layout.clip = {clip} must be two percentiles, such as [0.5, 99.5].")
+    if normalize != "zscore":
+        raise RecipeError(f'data.layout.clip is for normalize = "zscore", not "{normalize}". Remove it.')
+    return clip[0], clip[1]
 
 
 def _used(facts: dict[str, float]) -> dict[str, float]:

@@ -3,6 +3,8 @@
 The order is orientation, normalization, resampling. The result depends only on the case and `Preprocessing`.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,6 +17,8 @@ from farcluss_medical.volumes import Header, Orientation, Volume
 
 ANISOTROPIC = 3.0
 """Ratio of the largest to the smallest spacing above which the coarse axis is resampled by nearest neighbor."""
+MOST = 2**30
+"""Voxels of a resampled case above which its header or the spacing is wrong: 4 GiB per channel."""
 Normalization = Literal["zscore", "ct", "none"]
 
 
@@ -27,18 +31,22 @@ class Preprocessing:
             percentiles and applies its mean and standard deviation; `none` keeps the values.
         spacing: millimeters per voxel in the order right, anterior, superior; None keeps each case's own.
         fingerprint: for `ct`: per channel `low`, `high`, `mean` and `std`, see `farcluss_medical.fingerprint`.
+        clip: for `zscore`: percentiles of the nonzero voxels that these are clipped to before.
+        zero_nan: whether NaN in files means 0.
     """
 
     normalize: Normalization = "zscore"
     spacing: tuple[float, ...] | None = None
     fingerprint: tuple[dict[str, float], ...] = ()
+    clip: tuple[float, float] | None = None
+    zero_nan: bool = False
 
     def facts(self) -> dict[str, Any]:
         """All settings that the voxels depend on, as plain values."""
         return asdict(self)
 
     def size(self, header: Header) -> tuple[int, ...]:
-        """Shape of a preprocessed case."""
+        """Shape of a preprocessed case. Raises DataError for more than `MOST` voxels, if it is resampled."""
         orientation = Orientation.of(header)
         return self._resampled(orientation.size(), orientation.spacing(header.affine))
 
@@ -68,11 +76,17 @@ class Preprocessing:
     def _resampled(self, size: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, ...]:
         if self.spacing is None:
             return size
-        return tuple(max(1, round(n * old / new)) for n, old, new in zip(size, spacing, self.spacing, strict=True))
+        new = tuple(max(1, round(n * old / step)) for n, old, step in zip(size, spacing, self.spacing, strict=True))
+        if new != size and math.prod(new) > MOST:
+            raise DataError(
+                f"{_by(size)} voxels of {_by(spacing)} mm would become {_by(new)} voxels of {_by(self.spacing)} mm.\n"
+                f"The most is {MOST:,} voxels. Check the voxel size in the header and data.layout.spacing."
+            )
+        return new
 
     def _normalized(self, voxels: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.normalize == "zscore":
-            return np.stack([zscore(channel) for channel in voxels])
+            return np.stack([zscore(channel, self.clip) for channel in voxels])
         if self.normalize == "none":
             return voxels
         if len(self.fingerprint) != len(voxels):
@@ -85,12 +99,21 @@ class Preprocessing:
         return np.stack(scaled).astype(np.float32)
 
 
-def zscore(channel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A channel `(*S)` with mean 0 and standard deviation 1 over its nonzero voxels; the others stay 0."""
+def _by(values: Sequence[float]) -> str:
+    return "x".join(f"{value:.6g}" for value in values)
+
+
+def zscore(channel: NDArray[np.float32], clip: tuple[float, float] | None = None) -> NDArray[np.float32]:
+    """A channel `(*S)` with mean 0 and standard deviation 1 over its nonzero voxels; the others stay 0.
+
+    With `clip`, two percentiles, the nonzero voxels are first clipped to these.
+    """
     inside = channel != 0
     values = channel[inside].astype(np.float64)
     if not len(values):
         return channel
+    if clip is not None:
+        values = values.clip(*np.percentile(values, clip))
     deviation = values.std()
     scaled = np.zeros_like(channel)
     scaled[inside] = (values - values.mean()) / (deviation if deviation > 0 else 1.0)

@@ -3,6 +3,8 @@
 import gzip
 import zlib
 from dataclasses import dataclass
+from glob import escape
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,42 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from farcluss.errors import DataError
+from farcluss_medical import itk
 
-TOLERANCE = 1e-3
-"""Millimeters by which two affines may differ."""
+TOLERANCE = 0.05
+"""Share of a voxel by which corners of two files on one grid may differ, along every axis."""
+WHOLE = 1e-3
+"""Rounding error up to which a label counts as a whole number: headers scale by float32 factors."""
+Affine = NDArray[np.float64]
+"""`(4, 4)`, from voxels to millimeters: axes to the right, anterior and superior."""
+UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""Millimeters by NIfTI's codes of spatial units: meter, millimeter, micrometer."""
 HDF5 = (".h5", ".hdf5")
-DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError)
+NIBABEL = (".nii.gz", ".nii", ".hdr", ".img")
+SUFFIXES = (*NIBABEL, *HDF5, *itk.FILES)
+"""Endings of all volumes, in lower case; a DICOM series is a folder."""
+DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, ImageFileError)
 """Exceptions raised when reading a damaged file."""
+
+
+def is_hdf5(path: str) -> bool:
+    """Whether a file is HDF5, by its ending."""
+    return path.lower().endswith(HDF5)
+
+
+def is_nibabel(path: str) -> bool:
+    """Whether a file is NIfTI or Analyze, by its ending."""
+    return path.lower().endswith(NIBABEL)
+
+
+def parts(path: str) -> list[str]:
+    """The files that a volume consists of: slices of a series, or all files with the name of a header file."""
+    place = Path(path)
+    if place.is_dir():
+        return sorted(map(str, place.iterdir()))
+    if not path.lower().endswith((".hdr", ".img", ".mhd", ".nhdr")):
+        return [path]
+    return [path, *sorted(str(p) for p in place.parent.glob(f"{escape(place.stem)}.*") if p != place)]
 
 
 @dataclass(frozen=True)
@@ -33,7 +65,7 @@ class Header:
 
     shape: tuple[int, ...]
     channels: int
-    affine: NDArray[np.float64]
+    affine: Affine
 
 
 @dataclass(frozen=True)
@@ -41,7 +73,7 @@ class Volume:
     """Voxels `(C, *S)` in the order of the file, and their position: `affine` `(4, 4)`, from voxels to millimeters."""
 
     voxels: NDArray[Any]
-    affine: NDArray[np.float64]
+    affine: Affine
 
 
 def read_header(path: str, key: str = "image") -> Header:
@@ -55,18 +87,54 @@ def read_header(path: str, key: str = "image") -> Header:
         DataError: it cannot be read, or is not a volume; names the file.
     """
     with reading(path):
-        if path.endswith(HDF5):
-            shape, affine = _hdf5(path, key, shape=True), np.eye(4)
+        if is_hdf5(path):
+            stored, affine = _hdf5(path, key, shape=True), np.eye(4)
+        elif itk.is_itk(path):
+            stored, affine = itk.read_grid(path)
         else:
             image = _nibabel(path)
-            shape, affine = tuple(map(int, image.shape)), np.asarray(image.affine, np.float64)
+            stored, affine = tuple(map(int, image.shape)), millimeters(image)
+    shape = _with_channels(stored)
+    if len(shape) != 4 or not all(shape):
+        raise DataError(f"{path} has the shape {stored}; a volume has three axes, and a fourth for channels.")
+    steps = spacing_of(affine)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * np.prod(steps):
+        raise DataError(f"{path} has no usable affine: {affine[:3].tolist()}. Repair its header.")
+    return Header(shape[:3], shape[3], affine)
+
+
+def _with_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape `(*S, C)` of a volume: also of a single slice, and of the five axes that ITK writes for vectors."""
+    if len(shape) == 5 and shape[3] == 1:
+        shape = (*shape[:3], shape[4])
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) not in (3, 4) or not all(shape):
-        raise DataError(f"{path} has the shape {shape}; a volume has three axes, and a fourth for channels.")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise DataError(f"{path} has no usable affine: {affine[:3].tolist()}. Repair its header.")
-    return Header(shape[:3], shape[3] if len(shape) == 4 else 1, affine)
+    shape = (*shape, 1) if len(shape) == 2 else shape
+    return (*shape, 1) if len(shape) == 3 else shape
+
+
+def millimeters(image: Any) -> Affine:
+    """The affine `(4, 4)` of nibabel's image from voxels to millimeters, whatever the unit of its header."""
+    return np.diag([_unit(image)] * 3 + [1.0]) @ np.asarray(image.affine, np.float64)
+
+
+def _unit(image: Any) -> float:
+    """Millimeters by the unit of a header; 1 for an unknown unit, and for Analyze, which has none."""
+    code = int(image.header["xyzt_units"]) & 7 if "xyzt_units" in image.header else 0
+    return UNITS.get(code, 1.0)
+
+
+def spacing_of(affine: Affine) -> tuple[float, ...]:
+    """Millimeters per voxel along the axes of a file: lengths of the affine's columns, the one source of spacings."""
+    return tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def displacement(shape: tuple[int, ...], affine: Affine, other: Affine) -> tuple[float, float]:
+    """Largest distance between corners of one grid under two affines: in voxels along an axis, and in millimeters."""
+    corners = np.array([[*corner, 1.0] for corner in product(*((-0.5, extent - 0.5) for extent in shape))])
+    apart = (corners @ (other - affine).T)[:, :3]
+    voxels = np.abs(apart @ np.linalg.inv(affine[:3, :3]).T)
+    return float(voxels.max()), float(np.linalg.norm(apart, axis=1).max())
 
 
 @dataclass(frozen=True)
@@ -76,23 +144,29 @@ class Storage:
     Attributes:
         dtype: of the numbers in the file.
         orientation: directions of its axes, such as `LPS`; empty for formats without orientation.
-        placed: False for a NIfTI file whose sform_code and qform_code are both 0.
+        placed: False for a file that does not say where it lies, such as NIfTI with sform_code and qform_code 0.
         disagreement: largest distance in mm between corners by sform and by qform, if both are set; sform is used.
+        pixdim: millimeters per voxel by the field pixdim where the sform says otherwise; empty if they agree.
     """
 
     dtype: str
     orientation: str
     placed: bool = True
     disagreement: float = 0.0
+    pixdim: tuple[float, ...] = ()
 
 
 def read_storage(path: str) -> Storage:
     """How a file stores its voxels. Raises DataError that names the file."""
     with reading(path):
-        if path.endswith(HDF5):
+        if is_hdf5(path):
             return Storage(_hdf5_dtype(path), "")
+        if itk.is_itk(path):
+            kind, placed = itk.read_type(path)
+            return Storage(kind, "".join(nib.aff2axcodes(itk.read_grid(path)[1])), placed=placed)
         image: Any = nib.load(path)
-        dtype, orientation = str(image.get_data_dtype()), "".join(nib.aff2axcodes(image.affine))
+        stored = image.get_data_dtype()
+        dtype, orientation = "".join(stored.names or [str(stored)]), "".join(nib.aff2axcodes(image.affine))
         if not hasattr(image, "get_sform"):  # Analyze
             return Storage(dtype, orientation, placed=False)
         sform = image.get_sform(coded=True)[0]
@@ -100,15 +174,19 @@ def read_storage(path: str) -> Storage:
             qform = image.get_qform(coded=True)[0]
         except ValueError:  # an invalid quaternion, which is not needed next to an sform
             qform = None
-        if sform is None or qform is None:
-            return Storage(dtype, orientation, placed=sform is not None or qform is not None)
-        corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(np.array(image.shape[:3]) - 1), 1]
-        apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
-        return Storage(dtype, orientation, disagreement=float(apart))
+        if sform is None:
+            return Storage(dtype, orientation, placed=qform is not None)
+        unit, shape = _unit(image), _with_channels(image.shape)[:3]
+        apart = 0.0 if qform is None else unit * displacement(shape, sform, qform)[1]
+        pixdim = image.header.get_zooms()[:3]
+        agree = np.allclose(pixdim, spacing_of(sform)[: len(pixdim)], rtol=TOLERANCE)
+        return Storage(dtype, orientation, disagreement=apart, pixdim=() if agree else tuple(unit * np.array(pixdim)))
 
 
-def read_image(paths: tuple[str, ...]) -> Volume:
+def read_image(paths: tuple[str, ...], zero_nan: bool = False) -> Volume:
     """The channels of a case as one volume `(C, *S)` float32: of one file, or of a file per channel.
+
+    With `zero_nan`, NaN becomes 0.
 
     Raises:
         DataError: a file cannot be read, files differ in shape or position, or voxels are not finite; names files and
@@ -118,61 +196,84 @@ def read_image(paths: tuple[str, ...]) -> Volume:
     for path, header in zip(paths[1:], headers[1:], strict=True):
         if text := difference(paths[0], headers[0], path, header):
             raise DataError(text)
-    channels = [_voxels(path, "image", header) for path, header in zip(paths, headers, strict=True)]
+    pairs = zip(paths, headers, strict=True)
+    channels = [_voxels(path, "image", header).astype(np.float32, copy=False) for path, header in pairs]
     voxels = channels[0] if len(channels) == 1 else np.concatenate(channels)
-    _refuse_infinite(", ".join(paths), voxels)
+    if zero_nan:
+        voxels = np.where(np.isnan(voxels), np.float32(0), voxels)
+    _refuse_infinite(", ".join(paths), voxels, 'Repair the file, or set data.layout.nan = "zero" for a border of NaN.')
     return Volume(voxels, headers[0].affine)
 
 
 def read_label(path: str, image: str, header: Header) -> NDArray[Any]:
-    """Label `(*S)` of an image, as stored in its file: whole numbers of any type.
+    """Label `(*S)` of an image: whole numbers, of the file's type if it stores such.
 
     Raises:
-        DataError: it cannot be read, or its shape or position differs from the image (names both values), or voxels are
-            not finite.
+        DataError: it cannot be read, its shape or position differs from the image (names both values), or voxels are
+            not finite or no whole numbers.
     """
     own = read_header(path, "label")
     if text := difference(image, header, path, own):
         raise DataError(text)
     if own.channels > 1:
         raise DataError(f"{path} has {own.channels} values per voxel; a label has one class per voxel.")
-    label = np.asarray(_voxels(path, "label", own, np.float64)[0])
-    _refuse_infinite(path, label)
-    return label
+    return _whole(path, _voxels(path, "label", own)[0])
+
+
+def _whole(path: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Values as whole numbers; those that a header scales may be off by a rounding error."""
+    if values.dtype.kind != "f":
+        return values.astype(np.uint8) if values.dtype == bool else values
+    _refuse_infinite(path, values)
+    rounded = np.rint(values)
+    wrong = (np.abs(values - rounded) >= WHOLE) | (np.abs(rounded) >= 2**31)
+    if wrong.any():
+        slope = float(getattr(_nibabel(path).dataobj, "slope", 1.0)) if is_nibabel(path) else 1.0
+        advice = "A label holds one class per voxel, no probabilities or interpolated values."
+        if slope != 1:
+            advice = f"The header multiplies what is stored by scl_slope = {slope:.6g}: write the label as integers."
+        raise DataError(
+            f"{path}: {np.count_nonzero(wrong):,} of {wrong.size:,} voxels are not whole numbers, "
+            f"e.g. {values[wrong][0]:.9g}.\n{advice}"
+        )
+    return np.asarray(rounded, np.int32)
 
 
 def difference(first: str, header: Header, second: str, other: Header) -> str:
     """How two files that belong together differ in shape or position, with both values; empty if they agree."""
     if header.shape != other.shape:
         return f"{second} has the shape {other.shape}, but {first} has {header.shape}. They must share one grid."
-    if np.abs(header.affine - other.affine).max() > TOLERANCE:
+    voxels, apart = displacement(header.shape, header.affine, other.affine)
+    if voxels > TOLERANCE:
         return (
-            f"{second} has a different affine than {first}:\n{_rows(other.affine)} and\n"
-            f"{_rows(header.affine)}. Resample one to the grid of the other."
+            f"{second} has a different affine than {first}; corners lie {apart:.3g} mm apart:\n"
+            f"{_rows(other.affine)} and\n{_rows(header.affine)}. Resample one to the grid of the other."
         )
     return ""
 
 
-def _refuse_infinite(paths: str, voxels: NDArray[Any]) -> None:
+def _refuse_infinite(paths: str, voxels: NDArray[Any], advice: str = "Repair the file.") -> None:
     """Raise DataError if voxels are NaN, infinite or too large for float32."""
     if not (finite := np.isfinite(voxels)).all():
         bad = int(finite.size - finite.sum())
-        raise DataError(f"{paths}: {bad} of {finite.size} voxels are NaN or infinite. Repair the file.")
+        raise DataError(f"{paths}: {bad} of {finite.size} voxels are NaN or infinite. {advice}")
 
 
-def _rows(affine: NDArray[np.float64]) -> str:
+def _rows(affine: Affine) -> str:
     return str([[round(float(value), 4) for value in row] for row in affine[:3]])
 
 
-def _voxels(path: str, key: str, header: Header, dtype: Any = np.float32) -> NDArray[Any]:
-    """Voxels `(C, *S)` of one file."""
+def _voxels(path: str, key: str, header: Header) -> NDArray[Any]:
+    """Voxels `(C, *S)` of one file, of the type that it stores or scales them to."""
     with reading(path):
-        array = _hdf5(path, key) if path.endswith(HDF5) else np.asanyarray(checked(path).dataobj)
+        if is_hdf5(path):
+            array = _hdf5(path, key)
+        else:
+            array = itk.read_voxels(path) if itk.is_itk(path) else np.asanyarray(checked(path).dataobj)
         if array.dtype.kind not in "biuf":
             kind = "complex numbers" if array.dtype.kind == "c" else "colors"
             raise DataError(f"{path} holds {kind}. Convert it to a file with one number per voxel.")
-        voxels: NDArray[Any] = np.moveaxis(array.reshape(*header.shape, header.channels), 3, 0)
-        return voxels.astype(dtype, copy=False)
+        return np.moveaxis(array.reshape(*header.shape, header.channels), 3, 0)
 
 
 def _nibabel(path: str) -> Any:
@@ -182,7 +283,7 @@ def _nibabel(path: str) -> Any:
 def checked(path: str) -> Any:
     """The image of a file; for a compressed one its checksum is verified, which nibabel does not do."""
     image = _nibabel(path)
-    return type(image).from_bytes(gzip.decompress(Path(path).read_bytes())) if path.endswith(".gz") else image
+    return type(image).from_bytes(gzip.decompress(Path(path).read_bytes())) if path.lower().endswith(".gz") else image
 
 
 def _hdf5(path: str, key: str, shape: bool = False) -> Any:
@@ -202,6 +303,14 @@ def _hdf5_dtype(path: str) -> str:
         return str(file["image"].dtype)
 
 
+def has_label(path: str) -> bool:
+    """Whether an HDF5 file holds a label besides its image."""
+    import h5py
+
+    with reading(path), h5py.File(path, "r") as file:
+        return "label" in file
+
+
 class reading:
     """Context manager that turns read errors into a DataError that names the file."""
 
@@ -214,7 +323,8 @@ class reading:
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{self.path} does not exist. Check data.root and the lists.") from None
         if isinstance(error, DAMAGE) and not isinstance(error, DataError):
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            lines = str(error).strip().splitlines() or [""]
+            reason = f"{type(error).__name__}: {lines[-1] if isinstance(error, RuntimeError) else lines[0]}"
             raise DataError(f"{self.path} cannot be read: {reason}. Replace the file, or take it out.") from None
 
 
@@ -253,7 +363,6 @@ class Orientation:
             size[int(place)] = extent
         return tuple(size)
 
-    def spacing(self, affine: NDArray[np.float64]) -> tuple[float, ...]:
+    def spacing(self, affine: Affine) -> tuple[float, ...]:
         """Millimeters per voxel in the canonical order."""
-        canonical = affine @ inv_ornt_aff(self.ornt, self.shape)
-        return tuple(float(length) for length in np.linalg.norm(canonical[:3, :3], axis=0))
+        return spacing_of(affine @ inv_ornt_aff(self.ornt, self.shape))

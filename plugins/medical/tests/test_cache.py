@@ -29,7 +29,9 @@ def opened(monkeypatch):
     names = []
     image, label = module.read_image, module.read_label
     monkeypatch.setattr(
-        module, "read_image", lambda paths: names.extend(f"image {Path(p).name}" for p in paths) or image(paths)
+        module,
+        "read_image",
+        lambda paths, *rest: names.extend(f"image {Path(p).name}" for p in paths) or image(paths, *rest),
     )
     monkeypatch.setattr(
         module, "read_label", lambda path, *rest: names.append(f"label {Path(path).name}") or label(path, *rest)

@@ -196,7 +196,7 @@ def test_ssl4mis_names_what_is_wrong(tmp_path):
     problems(
         dataset, (names[0], "does not exist"), (names[1], "no 'label'", "it holds image"),
         ("label in", names[2], "(2, 3, 4)", "(12, 16, 20)"), (names[3], "cannot be read"),
-        (names[4], "(16, 20)", "three axes"), (names[5], "occurs twice"),
+        (names[4], "(16, 20, 1)", "(16, 20, 12)"), (names[5], "occurs twice"),
     )  # fmt: skip
     assert list(pairs(dataset)) == [names[5]]
     unlabeled = build(ssl4mis, root, classes=BINARY, labeled_first=1, data={"on_error": "skip"})

@@ -148,6 +148,10 @@ def test_the_table_shows_classes_counts_and_the_notice_once(scans, monkeypatch):
     assert "tumor" in result.stdout and "Dice" in result.stdout
     assert result.stdout.lower().count("research use only") == 1
     assert "…" not in result.stdout
+    monkeypatch.setenv("COLUMNS", "80")
+    (median,) = [line.split() for line in call(scans, "--labels", "2").stdout.splitlines() if "median" in line]
+    tumor = summary_of(scans, "--labels", "2")["classes"][0]
+    assert median[1] == f"{100 * tumor['dice']['median']:.2f}" and median[3] == f"{tumor['hd95']['median']:.2f}"
 
 
 def test_regions_are_unions_of_labels(scans):
@@ -225,6 +229,26 @@ def test_a_list_of_cases(scans):
         call(scans, "--cases", str(scans / "test.list"))
 
 
+def test_the_lists_of_data_sets(scans):
+    """UA-MT lists folders of files that are all called alike; other lists have extensions or more columns."""
+    for name in "xyz":
+        save(scans / f"set/deep/{name}/mri_norm2.nii.gz", organ())
+        save(scans / f"made/{name}/mri_norm2.nii.gz", organ(shift=1))
+        save(scans / f"made/{name}/mri_norm2_probs.nii.gz", organ())
+    (scans / "test.list").write_text("x\nz, 3\n\nx\n")
+    result = call(scans, "--json", "--cases", str(scans / "test.list"), truths="set", predictions="made")
+    assert json.loads(result.stdout)["cases"] == 2
+    (scans / "test.list").write_text("a.nii.gz\n")
+    assert json.loads(call(scans, "--json", "--cases", str(scans / "test.list")).stdout)["cases"] == 1
+    save(scans / "made/x/other.nii.gz", organ())
+    (scans / "test.list").write_text("x\n")
+    with pytest.raises(DataError, match="x may be x/mri_norm2 or x/other"):
+        call(scans, "--cases", str(scans / "test.list"), truths="set", predictions="made")
+    (scans / "test.list").write_text("\n")
+    with pytest.raises(DataError, match="names no case"):
+        call(scans, "--cases", str(scans / "test.list"))
+
+
 def test_endings_may_differ_and_other_files_are_passed_over(scans):
     (scans / "predictions/b.nii.gz").unlink()
     save(scans / "predictions/b.nii", organ())
@@ -278,15 +302,15 @@ def test_shapes_must_agree(scans):
         call(scans)
 
 
-@pytest.mark.parametrize(("difference", "agree"), [(0.0008, True), (0.002, False)])
-def test_affines_must_agree_within_a_thousandth(scans, difference, agree):
+@pytest.mark.parametrize(("difference", "agree"), [(0.15, True), (0.25, False)])
+def test_affines_must_agree_within_a_twentieth_of_a_voxel(scans, difference, agree):
     affine = AFFINE.copy()
     affine[2, 3] += difference
     save(scans / "predictions/b.nii.gz", organ(), affine)
     if agree:
         assert call(scans).exit_code == 0
         return
-    with pytest.raises(DataError, match=r"(?s)b\.nii\.gz.*4 3\.25.*4 3\.252"):
+    with pytest.raises(DataError, match=r"(?s)b\.nii\.gz.*0\.25 mm apart.*4\.0, 3\.5\].*4\.0, 3\.25\]"):
         call(scans)
 
 
@@ -297,7 +321,7 @@ def test_labels_may_be_stored_as_floats_but_probabilities_are_refused(scans):
     assert summary_of(scans) == before
     for value in (0.5, np.nan, np.inf, 1e12):
         save(scans / "predictions/a.nii.gz", np.where(organ() == 2, value, 0), dtype=np.float32)
-        with pytest.raises(DataError, match=r"a\.nii\.gz: 8 voxels are not integers"):
+        with pytest.raises(DataError, match=r"a\.nii\.gz: 8 of 720 voxels are (not whole numbers|NaN or infinite)"):
             call(scans)
 
 
@@ -320,19 +344,11 @@ def test_a_single_slice_is_scored_in_two_dimensions(tmp_path):
     assert expected["assd"] != pytest.approx(metrics.score(truth, prediction, SPACING).values["assd"])
 
 
-def test_headers_in_other_units_are_read_in_millimeters(tmp_path):
-    image = nibabel.Nifti1Image(organ(), AFFINE)
-    image.header.set_xyzt_units("micron")
-    nibabel.save(image, tmp_path / "a.nii")
-    assert read_labels(tmp_path / "a.nii").spacing == pytest.approx([step / 1000 for step in SPACING])
-
-
-def test_a_unit_that_nobody_knows(tmp_path):
+def test_a_unit_that_nobody_knows_is_millimeters(tmp_path):
     image = nibabel.Nifti1Image(organ(), AFFINE)
     image.header["xyzt_units"] = 7
     nibabel.save(image, tmp_path / "a.nii")
-    with pytest.raises(DataError, match=r"a\.nii cannot be read"):
-        read_labels(tmp_path / "a.nii")
+    assert read_labels(tmp_path / "a.nii").spacing == SPACING
 
 
 def test_there_must_be_a_class(tmp_path):

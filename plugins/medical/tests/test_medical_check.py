@@ -10,6 +10,7 @@ from commandline import cli
 from small_scans import Scans, draw, save
 
 import farcluss_medical.checks
+from farcluss_medical.preprocessing import zscore
 
 
 @pytest.fixture
@@ -57,6 +58,15 @@ class TestClean:
                 "intensities": [[float(scan.voxels.min()), float(scan.voxels.max())]],
                 "labels": labels,
             }
+
+    def test_channels_are_those_of_the_files(self, scans):
+        recipe = scans.write()
+        text = recipe.read_text()
+        for line in ("channels = 1\n", "mean = 0.0\n", "std = 1.0\n"):
+            assert line in text
+            text = text.replace(line, "")
+        recipe.write_text(text)
+        assert {case["channels"] for case in check(recipe)[1]["cases"]} == {1}
 
     def test_the_table(self, scans):
         scan = scans.training["a"]
@@ -155,7 +165,7 @@ def other_shape(scans):
 
 PROBLEMS = [
     (unknown_label, "labels/a.nii holds the value 7"),
-    (fraction, "labels/a.nii holds fractions"),
+    (fraction, "labels/a.nii: 504 of 504 voxels are not whole numbers"),
     (not_a_number, "images/a.nii: 3 of 504 voxels are NaN or infinite"),
     (label_not_a_number, "labels/a.nii: 2 of 504 voxels are NaN or infinite"),
     (truncated("image"), "images/a.nii cannot be read"),
@@ -236,10 +246,10 @@ class TestNotes:
 
     def test_unknown_orientation(self, scans):
         text = " ".join(check(header(scans, unplaced))[1]["notes"])
-        assert "Orientation unknown: a has sform_code and qform_code 0. Left and right may be swapped." in text
+        assert "Orientation unknown: a does not say how the scan lies (NIfTI: sform_code and qform_code 0;" in text
 
     def test_sform_and_qform_disagree(self, scans):
-        corners = np.array([[x, y] for x in (0, 8) for y in (0, 8.75)])
+        corners = np.array([[x, y] for x in (-0.5, 8.5) for y in (-0.625, 9.375)])
         apart = 2 * np.sin(0.15) * np.linalg.norm(corners, axis=1).max()  # chord of 0.3 rad
         note = self.note(header(scans, turned))
         assert f"sform and qform disagree by up to {apart:.3g} mm: a. The sform is used here" in note
@@ -267,6 +277,37 @@ class TestNotes:
         assert low > 0 and 'Set data.layout.normalize = "zscore"' in self.note(
             scans.write(), "data.layout.normalize=none"
         )
+
+    def test_outliers_that_flatten(self, scans):
+        """One voxel of 1e9 takes all contrast; clipping gives it back, in the check and in what a network sees."""
+        scan = scans.training["a"]
+        scan.voxels = scan.voxels.astype(np.float32)
+        assert scan.voxels.std() > 1
+        before = zscore(scan.voxels[0])
+        scan.voxels[0, 3, 4, 5] = 1e9
+        note = self.note(scans.write())
+        assert "Outliers flatten a (first up to 1e+09)" in note and "data.layout.clip = [0.5, 99.5]" in note
+        assert check(scans.write(), "data.layout.clip=[0.5, 99.5]")[1]["notes"] == []
+        inside = np.ones(before.shape, bool)
+        inside[3, 4, 5] = False
+        lost, kept = (zscore(scan.voxels[0], clip)[inside] for clip in (None, (0.5, 99.5)))
+        assert lost.std() < 1e-3 and np.corrcoef(kept, before[inside])[0, 1] > 0.98 and 0.9 < kept.std() < 1.1
+        for clip, text in (("[99, 1]", "two percentiles"), ("[1, 2, 3]", "two percentiles")):
+            result = cli("medical", "check", scans.write(), "--set", f"data.layout.clip={clip}")
+            assert result.code == 1 and text in result.err
+        result = cli("check", scans.write(), "--set", "data.layout.clip=[1, 99]", "--set", "data.layout.normalize=none")
+        assert result.code == 1 and 'is for normalize = "zscore"' in result.err
+
+    @pytest.mark.parametrize("value", [0, 50])
+    def test_images_of_one_value(self, scans, value):
+        scans.unlabeled["u"].voxels[:] = value
+        assert "All voxels of a channel are equal: u." in self.note(scans.write())
+
+    def test_voxel_sizes_that_are_unusual_or_contradict(self, scans):
+        for section in (scans.training, scans.unlabeled, scans.validation):
+            for name in section:
+                section[name] = replace(section[name], spacing=(0.001, 0.001, 0.001))
+        assert "Unusual voxel sizes: a, b, u and 1 more (first 0.001 x 0.001 x 0.001 mm)" in self.note(scans.write())
 
     def test_computed_tomography(self, scans):
         scans.training["b"].voxels[0, 0] = -1000

@@ -122,7 +122,7 @@ def test_nnunet_ignore_label(tmp_path):
 @pytest.mark.parametrize(
     ("facts", "word"),
     [
-        ({**FACTS, "file_ending": ".mha"}, "convert"),
+        ({**FACTS, "file_ending": ".png"}, "convert"),
         ({**FACTS, "channel_names": None}, "nnU-Net v2"),
         ({**FACTS, "labels": {"0": "background"}}, "labels must be like"),
         ({**FACTS, "channel_names": {"0": "T1"}}, "1 channels (T1), but data.channels is 2"),

@@ -379,3 +379,36 @@ def test_scans_use_no_label_that_may_be_another(tmp_path):
     (problem,) = dataset.findings()
     assert "are both named c1" in problem
     assert [(item.id, bool(item.mask)) for item in dataset.items("train")] == [("c0", True)]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "words", "options"),
+    [
+        ("{}_0000", "{}", 'data.layout.image_suffix = "_0000"', {"image_suffix": "_0000"}),
+        ("{}", "{}_seg", 'data.layout.labels = "labels/{stem}_seg"', {"labels": "labels/{stem}_seg"}),
+    ],
+)
+@pytest.mark.parametrize("unlabeled", ["", "images"])
+def test_names_that_differ_by_an_ending_are_one_problem_with_its_remedy(
+    tmp_path, image, mask, words, options, unlabeled
+):
+    scan = phantom(0)
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / f"images/{image.format(name)}.nii.gz", scan)
+        write_label(tmp_path / f"labels/{mask.format(name)}.nii.gz", scan, "binary")
+    data = {"on_error": "skip"}
+    problems(
+        build(scans, tmp_path, classes=BINARY, data=data, unlabeled=unlabeled),
+        ("has no image for", "and 2 more", words),
+    )
+    mended = build(scans, tmp_path, classes=BINARY, unlabeled=unlabeled, **options)
+    assert problems(mended) == [] and all(item.mask for item in mended.items("train"))
+
+
+def test_two_images_of_one_name_are_one_problem(tmp_path):
+    scan = phantom(0)
+    for name in ("a.nii", "a.nii.gz", "b.nii"):
+        write_image(tmp_path / f"images/{name}", scan)
+    for name in "ab":
+        write_label(tmp_path / f"labels/{name}.nii.gz", scan, "binary")
+    problems(build(scans, tmp_path, classes=BINARY, data={"on_error": "skip"}), ("are both named a",))

@@ -5,6 +5,7 @@ import json
 import os
 import re
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -19,9 +20,19 @@ from farcluss.data.splits import resolve
 from farcluss.errors import DataError
 from farcluss_medical.challenges import ssl4mis
 from farcluss_medical.crops import nonzero_box
+from farcluss_medical.evaluation import read_labels
 from farcluss_medical.layouts import decathlon, scans
 from farcluss_medical.preprocessing import Preprocessing, resample_mask, zscore
-from farcluss_medical.volumes import Header, Orientation, Volume, read_header, read_image, read_label
+from farcluss_medical.volumes import (
+    Header,
+    Orientation,
+    Volume,
+    difference,
+    read_header,
+    read_image,
+    read_label,
+    read_storage,
+)
 
 SMALL = (16.0, 20.0, 12.0)
 BINARY = {"background": 0, "tumor": 1}
@@ -142,15 +153,87 @@ def test_channels_of_one_case_must_agree(tmp_path):
     assert "(15, 20, 12)" in refused(read_label, str(tmp_path / "c.nii"), str(tmp_path / "a.nii"), header)
 
 
-def test_affines_may_differ_by_a_thousandth_of_a_millimeter(tmp_path):
-    scan = Phantom(0, extent=SMALL).scan()
-    write_image(tmp_path / "a.nii", scan)
-    for shift, fine in ((5e-4, True), (5e-3, False)):
-        affine = scan.affine.copy()
-        affine[0, 3] += shift
-        write_nifti(tmp_path / "b.nii", scan.voxels[0], affine)
-        paths = (str(tmp_path / "a.nii"), str(tmp_path / "b.nii"))
-        assert len(read_image(paths).voxels) == 2 if fine else "different affine" in refused(read_image, paths)
+@pytest.mark.parametrize("unit", [1.0, 0.01, 5.0])
+def test_corners_may_differ_by_a_twentieth_of_a_voxel(unit):
+    """Whatever the size of a voxel and of the grid: rotations move far corners more than near ones."""
+    shape, affine = (512, 512, 30), np.diag([unit, unit, 3 * unit, 1.0])
+    for axis, shift, agree in ((0, 0.045, True), (0, 0.055, False), (2, 0.12, True), (2, 0.2, False)):
+        other = affine.copy()
+        other[axis, 3] += shift * unit
+        text = difference("a", Header(shape, 1, affine), "b", Header(shape, 1, other))
+        assert not text if agree else f"corners lie {shift * unit:.3g} mm apart" in text
+    for degrees, agree in ((0.002, True), (0.05, False)):
+        sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+        turned = np.array([[cosine, -sine, 0, 0], [sine, cosine, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ affine
+        assert bool(difference("a", Header(shape, 1, affine), "b", Header(shape, 1, turned))) != agree
+
+
+@pytest.mark.parametrize(("unit", "size"), [("mm", 1.0), ("micron", 1000.0), ("meter", 0.001)])
+def test_spacing_is_that_of_the_affine_in_millimeters_everywhere(tmp_path, unit, size):
+    """Of one scan in all units, and with a field pixdim that says otherwise: training, checks and scores agree."""
+    scan = Phantom(0, extent=SMALL).scan("lps", (1.0, 1.25, 2.0))
+    affine = np.diag([size, size, size, 1]) @ scan.affine
+    for name, values in (("images", scan.voxels[0]), ("labels", scan.label("binary"))):
+        stored = nib.Nifti1Image(values, None)
+        stored.set_sform(affine, 1)
+        stored.header.set_xyzt_units(unit)
+        stored.header["pixdim"][1:4], stored.header["qform_code"] = (7, 8, 9), 0
+        (tmp_path / name).mkdir()
+        stored.to_filename(tmp_path / name / "x.nii")
+    dataset = build(scans, tmp_path, classes=BINARY, spacing=[2.0, 2.5, 2.0])
+    assert dataset.size(dataset.items("train")[0]) == (8, 8, 6)
+    assert read_labels(tmp_path / "labels/x.nii").spacing == pytest.approx((1.0, 1.25, 2.0))
+    assert Orientation.of(read_header(str(tmp_path / "images/x.nii"))).spacing(scan.affine) == (1.0, 1.25, 2.0)
+    assert read_storage(str(tmp_path / "images/x.nii")).pixdim == pytest.approx(np.array([7, 8, 9]) / size)
+
+
+def test_a_resampled_case_has_a_size_before_it_has_voxels(tmp_path):
+    """A header that is a thousand times too large: named, and no memory is asked for."""
+    drawn(tmp_path / "root", count=2)
+    path = tmp_path / "root/images/case_000.nii.gz"
+    image = nib.load(path)
+    grid = image.affine @ np.diag([1000, 1000, 1000, 1])
+    for place in (path, tmp_path / "root/labels/case_000.nii.gz"):
+        write_nifti(place, np.asarray(nib.load(place).dataobj), grid)
+    dataset = build(decathlon, tmp_path / "root", spacing=[1.0, 1.0, 1.0])
+    problems(dataset, ("case_000.nii.gz", "16000x20000x12000 voxels", "data.layout.spacing"))
+    assert "16000x20000x12000" in refused(Preprocessing("none", (1.0,) * 3).image, read_image((str(path),)))
+    build(decathlon, tmp_path / "root").items("train")  # nothing is resampled
+
+
+@pytest.mark.parametrize("stored", ["resaved", "slope", "nearly", "bool"])
+def test_labels_read_alike_in_training_and_in_scores(tmp_path, stored):
+    """What a scaled header makes 0.9999 or 1.00000006 is 1; what is no whole number says why."""
+    label = np.random.default_rng(0).integers(0, 2, (5, 4, 3), np.uint8)
+    image = nib.Nifti1Image(label, np.eye(4))
+    if stored in ("resaved", "slope"):  # the usual accident: floats that keep the integer type of a header
+        image = nib.Nifti1Image(label.astype(float), np.eye(4))
+        image.set_data_dtype(np.uint8 if stored == "resaved" else np.int16)
+    elif stored == "nearly":
+        image = nib.Nifti1Image(np.where(label, np.float32(0.9999), np.float32(0)), np.eye(4))
+    path = tmp_path / ("x.h5" if stored == "bool" else "x.nii")
+    if stored == "bool":
+        with h5py.File(path, "w") as file:
+            file["label"] = label.astype(bool)
+    else:
+        image.to_filename(path)
+    header = read_header(str(path), "label")
+    for found in (read_label(str(path), str(path), header), read_labels(path).labels):
+        assert found.dtype.kind in "iu" and np.array_equal(found, label)
+
+
+def test_labels_that_are_no_whole_numbers_say_why(tmp_path):
+    image = nib.Nifti1Image(np.arange(3.0).repeat(4).reshape(3, 2, 2), np.eye(4))
+    image.set_data_dtype(np.uint8)
+    image.to_filename(tmp_path / "x.nii")
+    nib.Nifti1Image(np.full((3, 2, 2), 0.25, np.float32), np.eye(4)).to_filename(tmp_path / "y.nii")
+    for name, words in (
+        ("x", ("4 of 12", "0.996", "scl_slope = 0.00784")),
+        ("y", ("12 of 12", "0.25", "probabilities")),
+    ):
+        path = tmp_path / f"{name}.nii"
+        texts = {refused(read_label, str(path), str(path), read_header(str(path))), refused(read_labels, path)}
+        assert len(texts) == 1 and all(word in text for word in words for text in texts)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -161,6 +244,10 @@ def test_voxels_that_are_no_numbers(tmp_path, value):
     write_nifti(tmp_path / "a.nii.gz", voxels, scan.affine)
     text = refused(read_image, (str(tmp_path / "a.nii.gz"),))
     assert "a.nii.gz" in text and f"2 of {16 * 20 * 12}" in text
+    if np.isnan(value):
+        assert np.array_equal(read_image((str(tmp_path / "a.nii.gz"),), True).voxels[0], np.nan_to_num(voxels))
+    else:
+        refused(read_image, (str(tmp_path / "a.nii.gz"),), True)
 
 
 def test_damaged_files(tmp_path):
@@ -177,18 +264,24 @@ def test_damaged_files(tmp_path):
 
 
 def test_files_that_are_no_volumes(tmp_path):
-    write_nifti(tmp_path / "flat.nii", np.zeros((4, 5), np.int16), np.eye(4))
-    assert "(4, 5)" in refused(read_header, str(tmp_path / "flat.nii"))
+    nib.Nifti1Image(np.zeros(4, np.int16), np.eye(4)).to_filename(tmp_path / "flat.nii")
+    assert "(4,)" in refused(read_header, str(tmp_path / "flat.nii"))
     nib.Nifti1Image(np.zeros((4, 5, 6, 2, 3), np.int16), np.eye(4)).to_filename(tmp_path / "deep.nii")
     assert "three axes" in refused(read_header, str(tmp_path / "deep.nii"))
-    nib.Nifti1Image(np.zeros((4, 5, 6, 1, 1), np.int16), np.eye(4)).to_filename(tmp_path / "ones.nii")
-    assert read_image((str(tmp_path / "ones.nii"),)).voxels.shape == (1, 4, 5, 6)
+    for shape, wanted in {
+        (4, 5, 6, 1, 1): (1, 4, 5, 6), (4, 5, 6, 1, 3): (3, 4, 5, 6), (4, 5): (1, 4, 5, 1), (4, 5, 6, 2): (2, 4, 5, 6)
+    }.items():  # fmt: skip
+        array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+        nib.Nifti1Image(array, np.eye(4)).to_filename(tmp_path / "ones.nii")
+        found = read_image((str(tmp_path / "ones.nii"),)).voxels
+        assert found.shape == wanted and np.array_equal(np.moveaxis(found, 0, 3).ravel(), array.ravel())
     singular = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), None)
     singular.header["srow_x"], singular.header["sform_code"] = (0, 0, 0, 0), 1
     singular.to_filename(tmp_path / "affine.nii")
     assert "no usable affine" in refused(read_header, str(tmp_path / "affine.nii"))
     colors = np.zeros((4, 5, 6), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
     nib.Nifti1Image(colors, np.eye(4)).to_filename(tmp_path / "colors.nii")
+    assert read_storage(str(tmp_path / "colors.nii")).dtype == "RGB"
     assert "holds colors" in refused(read_image, (str(tmp_path / "colors.nii"),))
     nib.Nifti1Image(np.full((4, 5, 6), 1 + 1j, np.complex64), np.eye(4)).to_filename(tmp_path / "complex.nii")
     assert "holds complex numbers" in refused(read_image, (str(tmp_path / "complex.nii"),))
@@ -265,7 +358,7 @@ def test_check_reports_everything_at_once(tmp_path, tiny):
         ("labels/case_003.nii.gz", "4"),
         ("images/case_004.nii.gz", "NaN", "1 of 3840"),
         ("images/case_005.nii.gz", "2 channels", "data.channels is 1"),
-        ("labels/case_006.nii.gz", "fractions"),
+        ("labels/case_006.nii.gz", "3,840 of 3,840 voxels are not whole numbers"),
         ("images/case_008.nii.gz", "cannot be read"),
     ]
     assert len(found) == len(wanted), found

@@ -1,5 +1,6 @@
 """Predictions lie where their scans lie: what goes in as a label comes out as the same label, in every geometry."""
 
+import io
 import json
 from pathlib import Path
 
@@ -9,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 from commandline import cli
+from PIL import Image
 from registered import registered
 from torch import nn
 
-from farcluss.inference.weights import Card, Inference, save_weights
+from farcluss.inference.card import Card, Inference
+from farcluss.inference.weights import save_weights
 from farcluss.networks.base import Prediction
 from farcluss_medical.inference import classes_on_grid, on_grid, predict_volume
+from farcluss_medical.preprocessing import Preprocessing
+from farcluss_medical.viewers import draw_case, largest_structure, slicer_colors
+from farcluss_medical.volumes import read_header
 from farcluss_medical.writer import NiftiWriter, largest_components
 
 VALUES = {"background": [0], "edema": [2], "core": [1], "enhancing": [4]}
@@ -45,7 +51,8 @@ def card(**layout) -> Card:
     recipe = {"data": {"layout": options, "classes": VALUES}, "eval": {"writer": "nifti"}}
     crop = (8, 8) if layout.get("dimensions") == 2 else (8, 8, 8)
     return Card(network="oracle", options={}, channels=1, dim=0, classes=list(VALUES), mean=[0.0], std=[1.0],
-                palette=((0, 0, 0),) * 4, recipe=recipe, inference=Inference(window=crop, stride=0.5))  # fmt: skip
+                palette=((0, 0, 0),) * 4, recipe=recipe, axes=len(crop),
+                inference=Inference(window=crop, stride=0.5))  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +70,7 @@ def label(shape=(17, 13, 11)) -> np.ndarray:
 
 
 def write(path: Path, array, affine, codes=(1, 1), units=("mm", "sec"), kind=nib.Nifti1Image) -> Path:
+    path.parent.mkdir(exist_ok=True)
     image = kind(array, affine)
     image.set_qform(affine, codes[0])
     image.set_sform(affine, codes[1])
@@ -122,6 +130,31 @@ class TestGeometry:
         found = nib.load(tmp_path / "out" / "scan.nii.gz")
         assert isinstance(found, nib.Nifti2Image)
         np.testing.assert_array_equal(found.dataobj, label())
+
+    @pytest.mark.parametrize("placed", [False, True])
+    def test_pairs_of_files_and_analyze_with_an_affine_of_its_own(self, tmp_path, placed):
+        """SPM keeps the affine of an Analyze file in a .mat beside it; the prediction lies where the network saw it."""
+        folder = tmp_path / "scans"
+        folder.mkdir()
+        affine = GEOMETRIES["oblique"] if placed else np.diag([-2.0, 3, 4, 1])
+        nib.Spm99AnalyzeImage(label().astype(np.int16), affine).to_filename(folder / "analyze.img")
+        if not placed:
+            (folder / "analyze.mat").unlink()
+        write(folder / "pair.img", label().astype(np.int16), GEOMETRIES["lps"], kind=nib.Nifti1Pair)
+        assert predict(tmp_path, folder).code == 0
+        for name in ("analyze", "pair"):
+            given, found = nib.load(folder / f"{name}.img"), nib.load(tmp_path / f"out/{name}.nii.gz")
+            np.testing.assert_allclose(found.affine, given.affine, atol=1e-5)
+            np.testing.assert_array_equal(found.dataobj, label())
+            assert found.header["sform_code"] > 0
+            assert read_header(str(folder / f"{name}.hdr")).shape == label().shape
+        result = cli("medical", "evaluate", folder, tmp_path / "out", "--json")
+        assert json.loads(result.out)["mean"]["dice"] == 1
+
+    def test_a_scan_too_large_to_resample_is_named(self, tmp_path):
+        scan = write(tmp_path / "x.nii.gz", label(), np.diag([500.0, 500, 500, 1]))
+        result = predict(tmp_path, scan, spacing=[1.0, 1.0, 1.0])
+        assert result.code == 1 and "x.nii.gz: 17x13x11 voxels of 500x500x500 mm would become 8500x" in result.err
 
     def test_scaled_values_are_those_that_count(self, tmp_path):
         """A file may store other numbers than it means, by slope and intercept; predictions do not."""
@@ -208,6 +241,10 @@ class TestCases:
         assert result.code == 1 and "bad.nii.gz cannot be read" in result.err
         assert (tmp_path / "out" / "good.nii.gz").is_file()
 
+    def test_preprocessing_comes_from_the_weights(self):
+        found = NiftiWriter(card(normalize="zscore", clip=[1, 99], spacing=[1, 2, 3], nan="zero")).preprocessing
+        assert found == Preprocessing("zscore", (1, 2, 3), (), (1, 99), True)
+
     def test_weights_for_pictures(self, tmp_path):
         scan = write(tmp_path / "scan.nii.gz", label(), np.eye(4))
         facts = card().model_copy(update={"recipe": {"data": {"layout": {"name": "folder"}}}})
@@ -243,6 +280,75 @@ class TestMaps:
         classes[:3, :3, :3], classes[5:, 5:, 5:], classes[0, 8, 0] = 1, 1, 2
         kept = largest_components(classes, 4)
         assert (kept == 1).sum() == 64 and (kept[5:, 5:, 5:] == 1).all() and kept[0, 8, 0] == 2 and kept[0, 0, 0] == 0
+
+
+def test_weights_of_several_folds_are_averaged(tmp_path):
+    """Also on a grid of their own; weights that prepare scans otherwise are refused by the name of what differs."""
+    scan = write(tmp_path / "scan.nii.gz", label(), GEOMETRIES["permuted"])
+    paths = []
+    for number, shift in enumerate((0.0, 0.02, -0.1)):
+        network = Oracle(1, 4, 0, False)
+        network.values.data += shift
+        paths.append(tmp_path / f"{number}.safetensors")
+        save_weights(paths[-1], network, card(spacing=[1.0, 1.0, 1.0]))
+    probs = []
+    for number, chosen in enumerate([[path] for path in paths] + [paths]):
+        words = [word for path in chosen[1:] for word in ("--also", path)]
+        given = cli("predict", chosen[0], scan, "-o", tmp_path / f"out{number}", "--probs", *words)
+        assert given.code == 0, given.err
+        probs.append(np.asarray(nib.load(tmp_path / f"out{number}/scan_probs.nii.gz").dataobj))
+    np.testing.assert_allclose(probs[3], np.mean(probs[:3], axis=0), atol=1e-6)
+    assert np.abs(probs[3] - probs[0]).max() > 0.01
+    save_weights(tmp_path / "other.safetensors", Oracle(1, 4, 0, False), card(spacing=[2.0, 1.0, 1.0]))
+    given = cli("predict", paths[0], scan, "--also", tmp_path / "other.safetensors", "-o", tmp_path / "none")
+    assert given.code == 1 and "they differ in spacing.\nspacing is (2.0, 1.0, 1.0) there" in given.err
+
+
+def test_an_output_that_is_not_finite_is_no_prediction(tmp_path):
+    network = Oracle(1, 4, 0, False)
+    network.values.data[1] = np.nan
+    save_weights(tmp_path / "nan.safetensors", network, card())
+    scan = write(tmp_path / "scan.nii.gz", label(), np.eye(4))
+    given = cli("predict", tmp_path / "nan.safetensors", scan, "-o", tmp_path / "out")
+    assert given.code == 1 and "not finite" in given.err and not (tmp_path / "out/scan.nii.gz").exists()
+
+
+class TestViewers:
+    def test_colors_and_names(self, tmp_path):
+        scan = write(tmp_path / "scan.nii.gz", label(), np.eye(4))
+        facts = card().model_copy(update={"palette": ((0, 0, 0), (10, 20, 30), (40, 50, 60), (70, 80, 90))})
+        save_weights(tmp_path / "w.safetensors", Oracle(1, 4, 0, False), facts)
+        given = cli("predict", tmp_path / "w.safetensors", scan, "-o", tmp_path / "out", "--set", "colors=true")
+        assert given.code == 0, given.err
+        snap = [line.split() for line in (tmp_path / "out/scan_labels.txt").read_text().splitlines() if line[0] != "#"]
+        assert snap[0] == ["0", "0", "0", "0", "0", "0", "0", '"background"']
+        assert snap[1] == ["2", "10", "20", "30", "1", "1", "1", '"edema"'] and snap[3][0] == "4"
+        slicer = (tmp_path / "out/scan_labels.ctbl").read_text().splitlines()
+        assert slicer[1:3] == ["0 background 0 0 0 0", "2 edema 10 20 30 255"]
+        assert slicer_colors(["a b"], [1], ((1, 2, 3),)).endswith("1 a_b 1 2 3 0\n")
+
+    def test_a_picture_of_the_whole_case(self, tmp_path):
+        """Its slices go through the largest structure; the truth has a row where it is known."""
+        scan = write(tmp_path / "scan.nii.gz", label(), GEOMETRIES["lps"])
+        write(tmp_path / "truths/scan.nii.gz", label(), GEOMETRIES["lps"])
+        sizes = {}
+        for name, options in {"without": (), "with": ("--set", f"truths={tmp_path}/truths", "--overwrite")}.items():
+            assert predict(tmp_path, scan, "--overlay", *options).code == 0
+            sizes[name] = Image.open(tmp_path / "out/scan_overlay.png").size
+        assert sizes["with"][0] == sizes["without"][0] and sizes["with"][1] > 1.4 * sizes["without"][1]
+        assert "not a folder" in predict(tmp_path, scan, "--overlay", "--set", "truths=none", "--overwrite").err
+
+    def test_what_a_picture_shows(self):
+        """Colors where the prediction is; the patient's right and front on the left, the head on top."""
+        mask = np.zeros((8, 8, 8), np.uint8)
+        mask[6:, 6:, 6:], mask[0, 0, 0] = 1, 1
+        assert largest_structure(mask) == (6, 6, 6) and largest_structure(np.zeros_like(mask)) == (4, 4, 4)
+        image = np.ones(mask.shape, np.float32)
+        drawn = np.asarray(Image.open(io.BytesIO(draw_case(image, [mask], (1, 1, 1), ((0,) * 3, (255, 0, 0))))))
+        below = drawn[388 : 388 + 384]
+        for left in (0, 388, 776):
+            pane = below[:, left : left + 384]
+            assert pane[5, 5].tolist() == [128, 0, 0] and not pane[200, 200].any()
 
 
 class Constant(nn.Module):

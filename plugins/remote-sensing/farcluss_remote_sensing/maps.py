@@ -21,7 +21,7 @@ from farcluss_remote_sensing.strips import Strips
 from farcluss_remote_sensing.whole_scenes import NO_CLASS
 
 if TYPE_CHECKING:
-    from farcluss.inference.weights import Card
+    from farcluss.inference.card import Card
 
 BLOCK = 512
 """Pixels per side of the blocks of a file."""

@@ -39,8 +39,8 @@ def write_polygons(
     """Write the connected components of a map as polygons along pixel edges.
 
     Invalid pixels belong to no polygon; class 0 is an ordinary class. The attributes are `class_id`, `class`,
-    `pixels` (their number), `area_m2` (null if the CRS has no unit of length) and `confidence` (mean; null if no pixel
-    has any). A GeoPackage is in the CRS of the map; GeoJSON is in longitude and latitude (RFC 7946).
+    `pixels` (their number), `area_m2` (on the ellipsoid of the CRS; null without one) and `confidence` (mean; null if
+    no pixel has any). A GeoPackage is in the CRS of the map; GeoJSON is in longitude and latitude (RFC 7946).
 
     Args:
         classes_path: file of class indices, one band uint8; invalid pixels are those of its mask, and 255.
@@ -77,7 +77,7 @@ def write_polygons(
         "class_id": found.classes.astype(np.int32),
         "class": names,
         "pixels": pixels,
-        "area_m2": square_meters(found.polygons, pixels, grid),
+        "area_m2": square_meters(found.polygons, grid),
         "confidence": found.confidence,
     }
     geometry = shapely.to_wkb(_placed(found.polygons, grid))

@@ -39,7 +39,8 @@ def siamese(in_channels: int, classes: int, dim: int, pretrained: bool | str, **
         )
     single = deeplabv3plus(in_channels // 2, classes, dim, pretrained, **options)
     both, report = Difference(single.encoder), single.pretrained_report
-    return DeepLabV3Plus(both, single.decoder, single.classifier, single.embed, single.centers, report)
+    heads = single.classifier, single.embed
+    return DeepLabV3Plus(both, single.decoder, *heads, single.centers, single.extended, report)
 
 
 class Difference(nn.Module):

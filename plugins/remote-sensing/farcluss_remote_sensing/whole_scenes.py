@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 from farcluss.data.base import Window
 from farcluss.errors import DataError, FarclussError
-from farcluss.inference.probs import even_parts, images_per_forward
-from farcluss.inference.weights import Inference, Model, load, save_weights
+from farcluss.inference.card import Inference
+from farcluss.inference.ensemble import load_together, members
+from farcluss.inference.probs import check_finite, even_parts, images_per_forward
+from farcluss.inference.weights import Model, save_weights
 from farcluss.inference.writers import normalized_entropy
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.scaling import Scaling
@@ -111,6 +113,7 @@ def predict_tiles(model: Model, task: Task, windows: Sequence[Window]) -> Iterat
         if images:
             batch = torch.from_numpy(np.stack([image for _, image in images]))
             probs = whole.batch_probs(batch).cpu().numpy()
+            check_finite(probs, "the scene")
             yield from zip((window for window, _ in images), probs, strict=True)
 
 
@@ -150,8 +153,10 @@ def predict_in_processes(model: Model, task: Task, numbers: Sequence[int], proce
         FarclussError: the network cannot be built in another process.
     """
     context = torch.multiprocessing.get_context("spawn")
-    weights = task.strips.folder / "weights.safetensors"
-    save_weights(weights, model.network, model.card)
+    weights = []
+    for number, one in enumerate(members(model)):
+        weights.append(task.strips.folder / f"weights-{number}.safetensors")
+        save_weights(weights[-1], one.network, one.card)
     threads = max(1, torch.get_num_threads() // processes)
     ends: dict[Any, Any] = {}  # processes by the receiving end of their pipe
     try:
@@ -197,14 +202,16 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(sender: Connection, weights: Path, device: str, threads: int, task: Task, numbers: list[int]) -> None:
+def _work(
+    sender: Connection, weights: Sequence[Path], device: str, threads: int, task: Task, numbers: list[int]
+) -> None:
     """The main function of each process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops this one
     Thread(target=end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     try:
-        for height in predict_strips(load(weights, device), task, numbers):
+        for height in predict_strips(load_together(weights, device), task, numbers):
             sender.send(height)
     except (FarclussError, OSError) as error:
         sender.send(error)

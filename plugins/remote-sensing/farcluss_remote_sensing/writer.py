@@ -20,7 +20,8 @@ from farcluss_remote_sensing.stitching import plan_axis
 from farcluss_remote_sensing.strips import Strips
 
 if TYPE_CHECKING:
-    from farcluss.inference.weights import Card, Inference, Model
+    from farcluss.inference.card import Card, Inference
+    from farcluss.inference.weights import Model
     from farcluss_remote_sensing.whole_scenes import Task
 
 ROWS = 512
@@ -81,6 +82,12 @@ class GeoTiffWriter:
                 "These weights were not trained on a layout of scenes, so they do not say how bands are scaled.\n"
                 "Choose another --writer."
             ) from None
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """What is done to a scene before the network."""
+        names = ("scaling", "factor", "stats", "bands", "warp", "band_files")
+        return {name: self.layout.get(name) for name in names}
 
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
         """The files of a folder by scene: files with a band each are joined, and so are the dates of a pair."""

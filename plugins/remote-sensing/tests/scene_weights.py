@@ -6,7 +6,8 @@ import torch
 from drawn_scenes import CLASSES
 from tiny_network import TinyNetwork
 
-from farcluss.inference.weights import Card, Inference, Model
+from farcluss.inference.card import Card, Inference
+from farcluss.inference.weights import Model
 from farcluss_remote_sensing.files import close_all
 from farcluss_remote_sensing.writer import GeoTiffWriter
 

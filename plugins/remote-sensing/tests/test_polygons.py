@@ -7,7 +7,7 @@ import pyogrio.raw
 import pyproj
 import pytest
 import shapely
-from drawn_scenes import CLASSES, GEOGRAPHIC, NORTH_UP, ROTATED, UTM, Drawing, write
+from drawn_scenes import CLASSES, GEOGRAPHIC, ROTATED, UTM, Drawing, write
 from rasterio.crs import CRS
 from rasterio.features import geometry_mask, shapes
 from rasterio.transform import Affine
@@ -170,7 +170,7 @@ class TestAreas:
             rings = [polygon.exterior, *polygon.interiors]
             first, *holes = [abs(geod.polygon_area_perimeter(*lonlat(ring, grid, 4))[0]) for ring in rings]
             expected.append(first - sum(holes))
-        found = square_meters(polygons, np.array([43, 15]), grid)
+        found = square_meters(polygons, grid)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
     def test_of_the_whole_earth(self):
@@ -181,7 +181,7 @@ class TestAreas:
 
     def test_on_a_sphere(self):
         grid = grid_of(Affine(40, 0, -180, 0, -20, 90), "+proj=longlat +R=6371000 +no_defs")
-        np.testing.assert_allclose(square_meters(self.square, np.array([81]), grid), 4 * np.pi * 6_371_000.0**2)
+        np.testing.assert_allclose(square_meters(self.square, grid), 4 * np.pi * 6_371_000.0**2)
 
     def test_on_another_ellipsoid_and_in_grads(self):
         """NTF (Paris): Clarke 1880, angles in grads, 400 to a circle."""
@@ -189,23 +189,32 @@ class TestAreas:
         degrees = Grid(9, 9, tuple(0.9 * value for value in grid.transform), grid.crs)
         geod = pyproj.Geod(a=6_378_249.2, b=6_356_515.0)
         expected = abs(geod.polygon_area_perimeter(*lonlat(self.square[0], degrees, 4))[0])
-        np.testing.assert_allclose(square_meters(self.square, np.array([81]), grid), expected, rtol=1e-6)
+        np.testing.assert_allclose(square_meters(self.square, grid), expected, rtol=1e-6)
 
     @pytest.mark.parametrize(
-        ("transform", "crs", "pixel"),
+        ("transform", "crs"),
         [
-            (NORTH_UP, UTM, 100.0),
-            (ROTATED, UTM, 6.25),
-            (Affine(3, 0, 0, 0, -3, 0), FEET, 9 * (1200 / 3937) ** 2),
-            (Affine(3, 1, 0, 2, -4, 0), CUSTOM, 14.0),
+            (ROTATED @ Affine.scale(40), UTM),  # geographiclib errs by 1e-4 square meters per vertex
+            (Affine(30, 0, 980_000, 0, -30, 200_000), FEET),
+            (Affine(300, 100, 0, 200, -400, 0), CUSTOM),
+            (Affine(100, 0, -13.6e6, 0, -100, 4.6e6), "EPSG:3857"),
+            (Affine(1000, 0, -4500, 0, -1000, 4500), "EPSG:3031"),
+            (Affine(1000, 0, 320_000, 0, -1000, 7_000_000), "EPSG:32601"),
         ],
+        ids=["rotated", "feet", "local", "web mercator, where pixels are 62 % too large", "over a pole", "date line"],
     )
-    def test_on_a_plane(self, transform, crs, pixel):
-        found = square_meters(self.square, np.array([81]), grid_of(transform, crs))
-        np.testing.assert_allclose(found, 81 * pixel, rtol=1e-12)
+    def test_of_projected_pixels_as_geographiclib_has_them(self, transform, crs):
+        grid, geod = grid_of(transform, crs), pyproj.CRS(crs).get_geod()
+        place = pyproj.Transformer.from_crs(crs, pyproj.CRS(crs).geodetic_crs, always_xy=True).transform
+        expected = []
+        for polygon in self.tricky:
+            rings = [polygon.exterior, *polygon.interiors]
+            first, *holes = [abs(geod.polygon_area_perimeter(*place(*lonlat(ring, grid, 8)))[0]) for ring in rings]
+            expected.append(first - sum(holes))
+        np.testing.assert_allclose(square_meters(self.tricky, grid), expected, rtol=1e-6)
 
     def test_without_a_place_there_are_none(self):
-        assert np.isnan(square_meters(self.square, np.array([81]), grid_of(Affine.identity(), None))).all()
+        assert np.isnan(square_meters(self.square, grid_of(Affine.identity(), None))).all()
 
 
 DRAWINGS = {
@@ -266,19 +275,13 @@ class TestFiles:
     def test_areas_are_those_of_the_pixels(self, written):
         drawing, outputs = written
         polygons, table, _ = read(outputs["gpkg"])
-        if drawing.crs == "EPSG:4326":
-            rows, columns = np.nonzero(map_of(drawing) != 255)
-            corners = [drawing.transform @ (column, row) for row, column in zip(rows, columns, strict=True)]
-            step = GEOGRAPHIC.a
-            geod = pyproj.Geod(ellps="WGS84")
-            pixel = [abs(geod.polygon_area_perimeter([x, x + step, x + step, x], [y, y, y - step, y - step])[0])
-                     for x, y in corners[::50]]  # fmt: skip
-            np.testing.assert_allclose(table["area_m2"].sum(), np.mean(pixel) * len(corners), rtol=1e-6)
-            return
-        unit = 1200 / 3937 if drawing.crs == FEET else 1.0
-        pixel = abs(drawing.transform.determinant) * unit**2
-        np.testing.assert_allclose(table["area_m2"], table["pixels"] * pixel, rtol=1e-12)
-        np.testing.assert_allclose(table["area_m2"], shapely.area(polygons) * unit**2, rtol=1e-9)
+        geod = pyproj.CRS(drawing.crs).get_geod()
+        place = pyproj.Transformer.from_crs(drawing.crs, pyproj.CRS(drawing.crs).geodetic_crs, always_xy=True).transform
+        for polygon, area in list(zip(polygons, table["area_m2"], strict=True))[::9]:
+            rings = [polygon.exterior, *polygon.interiors]
+            fine = [shapely.segmentize(ring, abs(drawing.transform.a) / 8) for ring in rings]
+            first, *holes = [abs(geod.polygon_area_perimeter(*place(*ring.xy))[0]) for ring in fine]
+            assert area == pytest.approx(first - sum(holes), rel=1e-6, abs=0.01)
 
     def test_confidence_is_the_mean_of_a_polygon(self, written):
         drawing, outputs = written

@@ -16,8 +16,9 @@ from stepping import steps_of
 from farcluss import load_recipe
 from farcluss.data.base import IGNORE, Item
 from farcluss.data.splits import draw_share, parse_share
+from farcluss.inference.card import inference_of
 from farcluss.inference.probs import starts
-from farcluss.inference.weights import build_network, inference_of
+from farcluss.inference.weights import build_network
 from farcluss.learning.build import build_parts
 from farcluss.recipes.reading import recipe_folder
 

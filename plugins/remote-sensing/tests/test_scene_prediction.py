@@ -18,7 +18,9 @@ from scene_weights import card, in_one_piece, predict, read, tiny
 from tiny_network import TinyNetwork
 
 from farcluss.errors import DataError, PluginError, WeightsError
-from farcluss.inference.weights import Card, Model, build_network, save_weights
+from farcluss.inference.card import Card
+from farcluss.inference.ensemble import Mean
+from farcluss.inference.weights import Model, build_network, save_weights
 from farcluss_remote_sensing import maps, whole_scenes
 from farcluss_remote_sensing.writer import GeoTiffWriter
 
@@ -149,6 +151,21 @@ class TestProcesses:
         """The network is known to this process alone."""
         with registered("network", "tiny", TinyNetwork), pytest.raises(PluginError, match="no network plugin 'tiny'"):
             predict(draw_scene(tmp_path / "scene.tif"), tmp_path / "s", processes=2)
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_weights_together_give_the_mean_of_their_maps(tmp_path, short, warm, processes):
+    options = {"encoder": "test_resnet", "aspp_channels": 8, "head_channels": 8}
+    facts = card(network="deeplabv3plus").model_copy(update={"options": options})
+    models = [Model(build_network("deeplabv3plus", options, 5, 4, 0, False).eval(), facts) for _ in range(2)]
+    models[1].network.classifier.weight.data *= 20
+    scene = draw_scene(tmp_path / "scene.tif", Drawing((70, 60)))
+    for name, model in {"a": models[0], "b": models[1], "s": Model(Mean(models).eval(), facts)}.items():
+        predict(scene, tmp_path / name, model, probs=True, processes=processes if name == "s" else 1)
+    a, b, found = (read(tmp_path / f"{name}_probs.tif") for name in "abs")
+    np.testing.assert_allclose(found, (a + b) / 2, atol=1e-6)
+    assert np.abs(a - b).max() > 0.01
+    assert GeoTiffWriter(facts).preparation == GeoTiffWriter(facts).preparation != {}
 
 
 class TestRefusals:

@@ -17,7 +17,8 @@ from scene_weights import PALETTE, card, in_one_piece, predict, read, tiny
 from torch import nn
 
 from farcluss.errors import DataError
-from farcluss.inference.weights import Inference, Model, save_weights
+from farcluss.inference.card import Inference
+from farcluss.inference.weights import Model, save_weights
 from farcluss.networks.base import Prediction
 from farcluss_remote_sensing.writer import GeoTiffWriter
 

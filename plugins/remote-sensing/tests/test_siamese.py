@@ -11,7 +11,8 @@ from torch.nn import functional
 
 import farcluss
 from farcluss.errors import PluginError, WeightsError
-from farcluss.inference.weights import Card, Inference, save_weights
+from farcluss.inference.card import Card, Inference
+from farcluss.inference.weights import save_weights
 from farcluss.networks.deeplabv3plus import deeplabv3plus
 from farcluss.plugins.signatures import describe_object, describe_source
 from farcluss_remote_sensing.siamese import siamese

@@ -5,6 +5,7 @@ from farcluss.cli.commands import lazy_group
 COMMANDS = {
     "check": "Show geometry, intensities and labels of every case of a recipe.",
     "evaluate": "Score predicted volumes against ground truths.",
+    "folds": "Divide the labeled cases into folds for cross-validation, by patient.",
     "fingerprint": "Measure spacings, shapes and intensities of a data set.",
 }
 

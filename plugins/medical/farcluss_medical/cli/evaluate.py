@@ -31,7 +31,7 @@ COUNTS = {"missed": "missed", "false_positive": "false\npos.", "both_empty": "bo
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     default=None,
     metavar="LIST",
-    help="Score only the cases in this list, one per line.",
+    help="Score only the cases in this list, one per line: names of files, or of the folders they lie in.",
 )
 @click.option(
     "--tolerance",
@@ -65,10 +65,10 @@ def command(
 
     Per case and class: Dice, IoU, HD95, ASSD and NSD, in mm. A missed structure gets the image diagonal as distance.
     """
-    from farcluss_medical.evaluation import evaluate, pair_files
+    from farcluss_medical.evaluation import evaluate, pair_files, read_cases
     from farcluss_medical.summary import FLATTERS, summarize, to_csv
 
-    only = None if cases is None else [line.strip() for line in cases.read_text().splitlines() if line.strip()]
+    only = None if cases is None else read_cases(cases)
     pairs, extra = pair_files(truths, predictions, only)
     if protocol == "ssl4mis":
         click.echo(FLATTERS, err=True)
@@ -83,7 +83,7 @@ def command(
 
 
 def _print(summary: dict[str, Any]) -> None:
-    """Means per class, with their intervals below them."""
+    """Means and medians per class, with the intervals of the means below these."""
     from farcluss_medical.metrics import METRICS
 
     protocol = summary["protocol"]
@@ -96,6 +96,7 @@ def _print(summary: dict[str, Any]) -> None:
         # 80 columns have no room for the interval of IoU, which adds nothing to that of Dice.
         cells = (_cell(name, row[name]["mean"], row[name]["interval"] if name != "iou" else None) for name in metrics)
         rows.append((row["class"], *cells, *(str(row[key]) for key in ("cases", *COUNTS))))
+        rows.append(("  median", *(_cell(name, row[name]["median"], None) for name in metrics)))
     means = (_cell(name, summary["mean"][name], None) for name in metrics)
     rows.append(("mean", *means, str(summary["cases"])))
     print_table(heads, rows, numbers=heads[1:], gap=1)
