@@ -80,8 +80,8 @@ def streams(request: dict[str, Any]) -> None:
     for source, target in ((null, 0), (out, 1), (err, 2)):
         os.dup2(source, target)
     encoding = request.get("encoding", "utf-8")
-    sys.stdout = open(1, "w", encoding=encoding, errors="strict", closefd=False)
-    sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", closefd=False, buffering=1)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding=encoding, errors="strict", closefd=False)
+    sys.stderr = sys.__stderr__ = open(2, "w", encoding=encoding, errors="backslashreplace", closefd=False, buffering=1)
 
 
 def surroundings(request: dict[str, Any]) -> None:

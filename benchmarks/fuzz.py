@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,9 @@ def one(forks: Forks, seed: int, number: int, folder: Path) -> tuple[list[str], 
     return findings(ended, lost), argv, ended, done
 
 
-def fuzz(seed: int, numbers: range, seconds: float, say: Callable[[str], None] = print) -> dict[str, object]:
+def fuzz(
+    seed: int, numbers: range, seconds: float, say: Callable[[str], None] = partial(print, flush=True)
+) -> dict[str, object]:
     """Run cases until the time is over, and give the report."""
     forks, start, report, codes = Forks(), time.monotonic(), [], Counter[str]()
     kinds: dict[str, list[int]] = {}

@@ -258,7 +258,7 @@ CASES: list[Case] = [
         never="…",
         around={"env": {"COLUMNS": "20"}},
     ),
-    trial("env-columns-0", "COLUMNS=0, `check`", photos, "check r.toml", "labeled %", around={"env": {"COLUMNS": "0"}}),
+    trial("env-columns-0", "COLUMNS=0, `check`", photos, "check r.toml", "labeled", around={"env": {"COLUMNS": "0"}}),
     trial(
         "env-ioenc-ascii",
         "an ASCII terminal and a class `größe`",

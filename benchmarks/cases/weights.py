@@ -252,7 +252,7 @@ CASES: list[Case] = [
             f"cli-plugin-{name}",
             f"`--plugin p.py`: {name}",
             and_then(lambda d, name=name: write(d / "p.py", PLUGINS[name])),
-            "check r.toml --plugin p.py",
+            "check r.toml --plugin p.py --set network.name=x --set network.encoder=test_resnet",
             "p.py",
             never="this process",
         )
