@@ -1,7 +1,7 @@
 """Break images, masks, lists, recipes, cards, checkpoints, packs and command lines, and look at what farcluss says.
 
 python benchmarks/fuzz.py --seed 1 --cases 2000 --minutes 10
-python benchmarks/fuzz.py --seed 1 --only 734          # one case again, with all that it printed
+python benchmarks/fuzz.py --seed 1 --only 734          # one case again
 
 A case is a function of the seed and its number: it takes a small data set, run or pack, breaks one to three things in
 it, and runs a command. A finding is a traceback, an "unexpected", a refusal that blames the installation, an end by a
@@ -19,8 +19,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 from breaking import COMMANDS, Break
@@ -61,68 +63,59 @@ def findings(ended: Ended, lost: list[str]) -> list[str]:
     return found
 
 
-def one(forks: Forks, seed: int, number: int, folder: Path) -> tuple[list[str], list[str], Ended, list[str]]:
-    """Make case `number`, run it: kinds of findings, its command, how it ended, what was broken."""
+def one(forks: Forks, seed: int, number: int, folder: Path) -> dict[str, Any]:
+    """Make case `number` and run it: kinds of findings, what was broken, the command, and what it said."""
     rng = np.random.default_rng([seed, number])
     command = COMMANDS[int(rng.integers(len(COMMANDS)))]
     folder.mkdir()
     command.make(folder)
     breaks: list[Break] = [command.breaks[int(at)] for at in rng.integers(len(command.breaks), size=rng.integers(1, 4))]
-    done = []
-    argv = ["farcluss", *shlex.split(command.line)]
+    broken, argv = [], ["farcluss", *shlex.split(command.line)]
     for each in breaks:
-        note, more = each(folder, rng)
-        argv += more
-        done.append(note)
+        note, words = each(folder, rng)
+        argv += words
+        broken.append(note)
     before = tree(folder)
     ended = forks.run(argv, folder, LIMIT)
-    lost = [name for name in touched(before, tree(folder)) if not name.startswith(command.writes)]
-    return findings(ended, lost), argv, ended, done
+    lost = [name for name in touched(before, tree(folder)) if not name.startswith(command.writes or "\0")]
+    said = " / ".join(ended.text.replace(str(folder), ".").strip().splitlines())[-700:]
+    facts = {"case": number, "kinds": findings(ended, lost), "broken": broken, "command": " ".join(argv)[:400]}
+    return facts | {"code": ended.code, "said": said, "touched": lost[:5]}
 
 
 def fuzz(
-    seed: int, numbers: range, seconds: float, say: Callable[[str], None] = partial(print, flush=True)
-) -> dict[str, object]:
-    """Run cases until the time is over, and give the report."""
-    forks, start, report, codes = Forks(), time.monotonic(), [], Counter[str]()
-    kinds: dict[str, list[int]] = {}
+    seed: int, numbers: range, seconds: float, jobs: int = 1, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Run cases until the time is over, `jobs` at a time, and give the report."""
+    start, servers = time.monotonic(), SimpleQueue[Forks]()
     with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as name:
-        (Path(name) / "made").mkdir()
-        prepare(forks, Path(name) / "made")
-        for number in numbers:
+        for _ in range(jobs):
+            servers.put(Forks())
+        prepare(first := servers.get(), made := Path(name) / "made")
+        servers.put(first)
+
+        def case(number: int) -> dict[str, Any] | None:
             if time.monotonic() - start > seconds:
-                break
-            folder = Path(name) / "case"
-            found, argv, ended, done = one(forks, seed, number, folder)
+                return None
+            server, folder = servers.get(), made.with_name(f"case {number}")
+            outcome = one(server, seed, number, folder)
+            servers.put(server)
             shutil.rmtree(folder)
-            codes[str(ended.code)] += 1
-            if found or len(numbers) == 1:
-                said = ended.text[-3000:].replace(str(folder), ".")
-                report.append(
-                    {
-                        "case": number,
-                        "kinds": found,
-                        "broken": done,
-                        "command": " ".join(argv)[:400],
-                        "said": said[-700:],
-                    }
+            if outcome["kinds"]:
+                say(
+                    f"{number}: {', '.join(outcome['kinds'])}: {'; '.join(outcome['broken'])}: {outcome['said'][-200:]}"
                 )
-                line = said.strip().splitlines()[-2:] if "unexpected" in said else said.strip().splitlines()[-1:]
-                say(f"{number}: {', '.join(found)}: {'; '.join(done)}: {argv[1]}: {' / '.join(line)[:300]}")
-                if len(numbers) == 1:
-                    say(ended.text)
-                for kind in found:
-                    kinds.setdefault(kind, []).append(number)
-    forks.close()
+            return outcome
+
+        with ThreadPoolExecutor(jobs) as pool:
+            outcomes = list(filter(None, pool.map(case, numbers)))
+    for _ in range(jobs):
+        servers.get().close()
+    found = [outcome for outcome in outcomes if outcome["kinds"]]
+    kinds = Counter(kind for outcome in found for kind in outcome["kinds"])
+    codes = Counter(str(outcome["code"]) for outcome in outcomes)
     took = round(time.monotonic() - start)
-    return {
-        "seed": seed,
-        "cases": sum(codes.values()),
-        "seconds": took,
-        "codes": dict(codes),
-        "kinds": kinds,
-        "findings": report,
-    }
+    return {"seed": seed, "cases": len(outcomes), "seconds": took, "codes": codes, "kinds": kinds, "findings": found}
 
 
 def main() -> None:
@@ -131,14 +124,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--jobs", type=int, default=2, help="cases at a time")
     parser.add_argument("--only", type=int, default=None, help="run this case alone")
     arguments = parser.parse_args()
-    numbers = range(arguments.cases) if arguments.only is None else range(arguments.only, arguments.only + 1)
-    report = fuzz(arguments.seed, numbers, arguments.minutes * 60)
-    if arguments.only is None:
+    sys.stdout.reconfigure(line_buffering=True)
+    if arguments.only is not None:
+        report = fuzz(arguments.seed, range(arguments.only, arguments.only + 1), 60, say=lambda line: None)
+        print(json.dumps(report["findings"], indent=1, ensure_ascii=False))
+    else:
+        report = fuzz(arguments.seed, range(arguments.cases), arguments.minutes * 60, arguments.jobs)
         record("fuzz", report)
-    kinds = {kind: len(cases) for kind, cases in report["kinds"].items()}
-    print(json.dumps({key: report[key] for key in ("seed", "cases", "seconds", "codes")} | {"kinds": kinds}))
+        print(json.dumps({key: report[key] for key in ("seed", "cases", "seconds", "codes", "kinds")}))
     sys.exit(bool(report["findings"]))
 
 

@@ -133,7 +133,6 @@ def main() -> None:
     start, count = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="trials-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)
-        (Path(name) / "made").mkdir()
         prepare(forks, Path(name) / "made")
         for case in (case for cases in PARTS.values() for case in cases):
             if any(word in case.name for word in arguments.only.split(",")):
