@@ -153,7 +153,8 @@ def _array(path: str) -> NDArray[Any]:
     if array.ndim not in (2, 3):
         raise DataError(f"{path} has shape {array.shape}; an image is (H, W) or (H, W, channels).")
     if not array.size:
-        raise DataError(f"{path} has shape {array.shape}, so it has no pixels. Take it out of the lists.")
+        size = " x ".join(map(str, array.shape))
+        raise DataError(f"{path} has no pixels: its size is {size}. Take it out of the lists.")
     return array[..., None] if array.ndim == 2 else array
 
 

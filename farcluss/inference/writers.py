@@ -183,4 +183,5 @@ def to_picture(image: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = shown.min(), shown.max()
     if low < 0 or high > 1:
         shown = (shown - low) / max(high - low, 1e-6)
-    return (255 * shown).round().astype(np.uint8)
+    picture: NDArray[np.uint8] = np.nan_to_num(255 * shown).round().astype(np.uint8)  # a broken step's may hold NaN
+    return picture

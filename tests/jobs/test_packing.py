@@ -173,7 +173,10 @@ class TestRefused:
             Packing(SHAPES, whole)
         with pytest.raises(DataError, match=r"is a folder\. Give a file name, such as .*data\.h5"):
             Packing(SHAPES, tmp_path, overwrite=True)
-        (path := tmp_path / "x.h5").write_text("old")
+        (tmp_path / "x.txt").write_text("old")
+        with pytest.raises(DataError, match=r"x\.txt is no pack, so it is not overwritten"):
+            Packing(SHAPES, tmp_path / "x.txt", overwrite=True)
+        h5py.File(path := tmp_path / "x.h5", "w").close()
         pack(SHAPES, path, overwrite=True)
         assert everything(path) == content
 

@@ -335,7 +335,7 @@ def draw_table(root, text=TABLE):
         if name in "af":
             draw_label(root / f"s/{name}_label.tif", drawing)
     draw_polygons(root / "s/b.geojson", aside(1))
-    (root / "scenes.csv").write_text(text)
+    (root / "scenes.csv").write_text(text, encoding="utf-8")
 
 
 def rename_layer(path, name):
