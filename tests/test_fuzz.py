@@ -1,4 +1,4 @@
-"""The fuzzer finds nothing in its first cases, and trials of what is right end well."""
+"""The fuzzer finds nothing in its first cases, and sees what is bad."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.mark.slow
 def test_the_fuzzer_finds_nothing(monkeypatch):
-    """A traceback, an unexpected error, a hang, a touched input, or an exit code 0 with nothing valid."""
+    """No traceback, no unexpected error, hang or touched input, and no exit code 0 with nothing valid."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     import fuzz
 
-    report = fuzz.fuzz(seed=0, numbers=range(60), seconds=50)
+    report = fuzz.fuzz(seed=1, numbers=range(60), seconds=50, jobs=2)
     assert report["cases"] > 10
     assert report["findings"] == []
 
