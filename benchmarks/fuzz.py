@@ -35,8 +35,8 @@ WORDS = {
     "traceback": "Traceback (most recent call last)",
     "unexpected": "Error: unexpected ",
     "blames the installation": "Repair or uninstall",
-    "a warning of a library": "Warning: ",
 }
+LIBRARY = re.compile(r"[A-Za-z]Warning: ")
 NOT_FINITE = re.compile(r"(loss|total|supervised) (nan|-?inf)\b")
 LIMIT = 15.0
 LONG = 8000
@@ -48,6 +48,8 @@ def findings(ended: Ended, lost: list[str]) -> list[str]:
         return ["hang"]
     text = " ".join(ended.text.split())
     found = [kind for kind, word in WORDS.items() if word in text]
+    if LIBRARY.search(text):
+        found.append("a warning of a library")
     if ended.code not in (0, 1, 2):
         found.append(f"exit code {ended.code}")
     if ended.code == 0 and (NOT_FINITE.search(text) or "mIoU nan" in text or "mIoU absent" in text):

@@ -80,7 +80,7 @@ def try_case(forks: Forks, case: Case, folder: Path) -> dict[str, object]:
                 path.chmod(0o755)
         shutil.rmtree(folder)
     said = " / ".join(line.strip() for line in (ended.err or ended.out).strip().splitlines())
-    return {"good": not found, "code": ended.code, "faults": found, "said": said[-1500:], "seconds": ended.seconds}
+    return {"good": not found, "code": ended.code, "faults": found, "said": said[-400:], "seconds": ended.seconds}
 
 
 def expected(case: Case) -> str:
@@ -118,6 +118,17 @@ def table(results: dict[str, dict[str, dict[str, object]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def one_a_line(results: dict[str, dict[str, object]]) -> str:
+    """The JSON of all columns, a line for each case, so that a new run changes the lines of what has changed."""
+    columns = []
+    for column, cases in results.items():
+        lines = ",\n".join(
+            f"{json.dumps(name)}: {json.dumps(case, ensure_ascii=False)}" for name, case in cases.items()
+        )
+        columns.append(f"{json.dumps(column)}: {{\n{lines}\n}}")
+    return "{\n" + ",\n".join(columns) + "\n}\n"
+
+
 def main() -> None:
     """Run the cases, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -146,7 +157,7 @@ def main() -> None:
     known = {case.name for cases in PARTS.values() for case in cases}
     results[arguments.column] = {name: column[name] for name in column if name in known}
     results = {name: results[name] for name in ("before", "after", *results) if name in results}
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(one_a_line(results))
     (RESULTS / "trials.md").write_text(table(results))
     good = sum(one["good"] is True for one in results[arguments.column].values())
     print(f"{count} cases in {time.monotonic() - start:.0f} s; {good} of {len(known)} good")

@@ -48,7 +48,7 @@ TABLE = 'layout = { name = "scenes", file = "scenes.csv", scaling = "imagenet" }
 
 def place(number: int) -> Affine:
     """Grids beside each other."""
-    return Affine.translation(2000.0 * number, 0) * NORTH
+    return Affine.translation(2000.0 * number, 0) @ NORTH
 
 
 def truth(number: int) -> np.ndarray:
@@ -99,7 +99,7 @@ def also(*makes: kit.Make, **recipe: str) -> kit.Make:
 
 def box(number: int, left: int, right: int, place_of: str = "pixels") -> list[list[float]]:
     """The ring of a rectangle between two columns of a scene."""
-    (x0, y0), (x1, y1) = place(number) * (left, 0), place(number) * (right, SIDE)
+    (x0, y0), (x1, y1) = place(number) @ (left, 0), place(number) @ (right, SIDE)
     return [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
 
 
@@ -250,7 +250,7 @@ def slivers(folder: Path) -> None:
     """Polygons of a third of a pixel, which cover no center."""
     polygons(("land", 0, 20), layout=', outside = "land"')(folder)
     for number in range(4):
-        x, y = place(number) * (12, 12)
+        x, y = place(number) @ (12, 12)
         ring = [[x + 1, y - 1], [x + 4, y - 1], [x + 4, y - 4], [x + 1, y - 4], [x + 1, y - 1]]
         geojson(folder / f"labels/s{number}.geojson", [("water", ring)])
 
