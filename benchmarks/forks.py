@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -61,6 +62,13 @@ class Forks:
         self.process.stdin.close()
         self.process.wait()
         self.folder.cleanup()
+
+
+def placeless(text: str, folder: Path) -> str:
+    """What a command said, without where this machine keeps the folder and its packages."""
+    return re.sub(
+        r"(/[\w.+-]+)+/(?=site-packages/|farcluss/|farcluss_\w+/|benchmarks/)", "", text.replace(str(folder), ".")
+    )
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from breaking import COMMANDS, Break
-from forks import Ended, Forks, touched, tree
+from forks import Ended, Forks, placeless, touched, tree
 from recording import record
 from trials import prepare
 
@@ -80,7 +80,7 @@ def one(forks: Forks, seed: int, number: int, folder: Path) -> dict[str, Any]:
     before = tree(folder)
     ended = forks.run(argv, folder, LIMIT)
     lost = [name for name in touched(before, tree(folder)) if not name.startswith(command.writes or "\0")]
-    said = " / ".join(ended.text.replace(str(folder), ".").strip().splitlines())[-700:]
+    said = " / ".join(placeless(ended.text, folder).strip().splitlines())[-700:]
     facts = {"case": number, "kinds": findings(ended, lost), "broken": broken, "command": " ".join(argv)[:400]}
     return facts | {"code": ended.code, "said": said, "touched": lost[:5]}
 

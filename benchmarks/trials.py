@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cases import data_cases, environment, kit, lists, own_data, recipes, scans, scenes, weights
 from cases.kit import NEVER, Case
-from forks import Ended, Forks, touched, tree
+from forks import Ended, Forks, placeless, touched, tree
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = {
@@ -79,7 +79,7 @@ def try_case(forks: Forks, case: Case, folder: Path) -> dict[str, object]:
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o755)
         shutil.rmtree(folder)
-    said = " / ".join(line.strip() for line in (ended.err or ended.out).strip().splitlines())
+    said = " / ".join(line.strip() for line in placeless(ended.err or ended.out, folder).strip().splitlines())
     return {"good": not found, "code": ended.code, "faults": found, "said": said[-400:], "seconds": ended.seconds}
 
 
