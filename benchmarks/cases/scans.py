@@ -15,6 +15,9 @@ root = "."
 layout = { name = "scans", cache = "cache", unlabeled = "images" }
 classes = { background = 0, tumor = 1 }
 val = "1/4"
+mean = 0.0
+std = 1.0
+channels = 1
 crop = 16
 workers = 0
 [network]
@@ -33,6 +36,7 @@ batch = 2
 log_every = 1
 [eval]
 every = 2
+writer = "nifti"
 """
 SHAPE = (20, 18, 16)
 CHECK, CORE = "medical check r.toml", "check r.toml"

@@ -41,6 +41,7 @@ batch = 2
 log_every = 1
 [eval]
 every = 2
+writer = "geotiff"
 """
 CHECK = "check r.toml"
 TABLE = 'layout = { name = "scenes", file = "scenes.csv", scaling = "imagenet" }'
