@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N.
 """
 
 import os
+import re
 import sys
 import traceback
 from importlib import import_module
@@ -13,7 +14,7 @@ import click
 
 from farcluss.cli.groups import LazyGroup
 from farcluss.cli.place import STDOUT, outlive_reader, require_place
-from farcluss.errors import FarclussError, PluginError, SampleError, Stopped, is_out_of_memory, shown
+from farcluss.errors import FarclussError, PluginError, SampleError, Stopped, is_out_of_memory, short, shown
 
 BUILT_IN = {
     "bench": "Time the data loading and training step of a recipe, and suggest changes.",
@@ -140,4 +141,4 @@ def _print_error(text: str, everywhere: bool = False) -> None:
     """Print to stderr, on the main process only unless `everywhere`."""
     launched = "LOCAL_RANK" in os.environ  # a rank alone may be left over from another job
     if everywhere or not launched or os.environ.get("RANK", "0") == "0":
-        click.echo(shown(text), err=True)
+        click.echo(shown(re.sub(r"\S{500,}", lambda word: short(word[0]), text)), err=True)
