@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -71,7 +72,7 @@ def _plugin_commands() -> list[str]:
 
 
 @click.command(cls=LazyGroup, listed=_summaries, load=_load, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, default=False, help="Show tracebacks of errors.")
+@click.option("--debug", is_flag=True, default=False, help="Show tracebacks of errors, and warnings of libraries.")
 @click.version_option(package_name="farcluss", message="%(package)s %(version)s")
 def farcluss(debug: bool) -> None:
     """Semi-supervised semantic segmentation: many images, few masks, one command.
@@ -86,7 +87,10 @@ def main() -> None:
     try:
         require_place()
         outlive_reader()
-        code = _call(farcluss)
+        with warnings.catch_warnings():
+            if not (debug or sys.warnoptions):  # libraries warn those who write code; what users must know we say
+                warnings.simplefilter("ignore")
+            code = _call(farcluss)
         if sys.stdout:
             sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):

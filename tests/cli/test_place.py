@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from commandline import cli
@@ -40,7 +41,9 @@ def test_a_working_directory_that_is_gone(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(gone)
     gone.rmdir()
     refusal = cli("recipes", "show", recipe).refusal
-    assert refusal == "Error: The working directory cannot be used: No such file or directory. Change to another folder.\n"
+    assert (
+        refusal == "Error: The working directory cannot be used: No such file or directory. Change to another folder.\n"
+    )
 
 
 def test_names_of_any_length_do_not_fill_the_screen(tmp_path):
@@ -67,3 +70,14 @@ def test_a_pipe_is_waited_for_by_no_command(tmp_path, tiny_recipe, command):
         "log": ["run", tiny_recipe, "-o", tmp_path / "run"],
     }[command]
     assert f"{pipe} is a pipe, socket or device" in cli(*words).refusal
+
+
+def test_warnings_of_libraries_are_shown_to_those_who_debug(tmp_path, tiny_recipe):
+    (plugin := tmp_path / "mine.py").write_text('import warnings\nwarnings.warn("divided by zero", RuntimeWarning)\n')
+    words = ["check", tiny_recipe, "--no-step", "--plugin", plugin]
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert cli(*words).code == 0
+        assert not shown
+        assert cli("--debug", *words).code == 0
+    assert "divided by zero" in [str(each.message) for each in shown]
