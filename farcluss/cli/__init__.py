@@ -87,10 +87,7 @@ def main() -> None:
     try:
         require_place()
         outlive_reader()
-        with warnings.catch_warnings():
-            if not (debug or sys.warnoptions):  # libraries warn those who write code; what users must know we say
-                warnings.simplefilter("ignore")
-            code = _call(farcluss)
+        code = _call(farcluss, quiet=not (debug or sys.warnoptions))
         if sys.stdout:
             sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):
@@ -117,10 +114,16 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)  # a command that stops early returns its exit code
 
 
-def _call(command: click.Command) -> Any:
-    """Call a command. Raises PluginError where foreign code exits, which would pass for success."""
+def _call(command: click.Command, quiet: bool) -> Any:
+    """Call a command. Raises PluginError where foreign code exits, which would pass for success.
+
+    With `quiet`, warnings of libraries are dropped: they are for those who write code; what users must know, we say.
+    """
     try:
-        return command.main(standalone_mode=False)
+        with warnings.catch_warnings():
+            if quiet:
+                warnings.simplefilter("ignore")
+            return command.main(standalone_mode=False)
     except SystemExit as stop:
         frame = traceback.extract_tb(stop.__traceback__)[-1]
         raise PluginError(
