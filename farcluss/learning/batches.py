@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from farcluss.stages.base import PseudoLabels
+from farcluss.stages.base import PseudoLabels, View
 
 
 class Batch(NamedTuple):
@@ -29,39 +29,36 @@ class Batch(NamedTuple):
     truth: Tensor | None = None
 
 
-class StrongViews(NamedTuple):
-    """The strong views of a batch, each with its pseudo-labels, warped as the view was."""
-
-    images: tuple[Tensor, ...]
-    labels: tuple[PseudoLabels, ...]
+Views = tuple[View, ...]
+"""The strong views of a batch; empty for a part of it that has none."""
 
 
 def split(
-    batch: Batch, strong: StrongViews | None, micro_batches: int, apart: bool = False
-) -> list[tuple[Batch, StrongViews | None]]:
+    batch: Batch, views: Views | None, micro_batches: int, apart: bool = False
+) -> list[tuple[Batch, Views | None]]:
     """Split a batch and its strong views into equal micro-batches.
 
     With `apart`, each is split again: its labeled images, then its strong views.
     """
     parts = [[None] * micro_batches if tensor is None else tensor.chunk(micro_batches) for tensor in batch]
     batches = [Batch(*part) for part in zip(*parts, strict=True)]
-    if strong is None:
+    if views is None:
         return [(each, None) for each in batches]
-    chunks = zip(*(view.chunk(micro_batches) for view in strong.images), strict=True)
-    strong_parts = [
-        StrongViews(images, tuple(labels.map(partial(_chunk, micro_batches, n)) for labels in strong.labels))
-        for n, images in enumerate(chunks)
-    ]
+    split_views = [tuple(_part(view, micro_batches, number) for view in views) for number in range(micro_batches)]
     if not apart:
-        return list(zip(batches, strong_parts, strict=True))
+        return list(zip(batches, split_views, strict=True))
     return [
         part
-        for each, views in zip(batches, strong_parts, strict=True)
+        for each, strong in zip(batches, split_views, strict=True)
         for part in (
-            (Batch(each.images, each.masks), StrongViews((), ())),
-            (each._replace(images=each.images[:0], masks=each.masks[:0]), views),
+            (Batch(each.images, each.masks), ()),
+            (each._replace(images=each.images[:0], masks=each.masks[:0]), strong),
         )
     ]
+
+
+def _part(view: View, count: int, number: int) -> View:
+    return View(view.images.chunk(count)[number], view.labels.map(partial(_chunk, count, number)))
 
 
 def _chunk(count: int, number: int, tensor: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def carried_keys(dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def build_stages(recipe: Recipe) -> Stages:
-    """The five stages. Raises PluginError."""
+    """The stages. Raises PluginError."""
     parts = {kind: getattr(recipe.stages, kind) for kind in STAGES}
     built = {kind: registry.build(kind, part.name, part.options, kind=STAGES[kind]) for kind, part in parts.items()}
     return Stages(**built, names={kind: part.name for kind, part in parts.items()})

@@ -1,4 +1,4 @@
-"""The five stages of a recipe, with checks of what they return."""
+"""The stages of a recipe, with checks of what they return."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from farcluss.errors import FAILURES, FarclussError, PluginError, short
-from farcluss.stages.base import Augment, Contrast, PseudoLabel, Rebalance, Weight
+from farcluss.stages.base import Augment, Contrast, Mix, PixelWeight, PseudoLabel
 from farcluss.tensors.timing import span
 
 T = TypeVar("T")
@@ -16,12 +16,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Stages:
-    """The five stages, built."""
+    """The stages, built."""
 
     augment: Augment
+    mix: Mix
     pseudo_label: PseudoLabel
-    weight: Weight
-    rebalance: Rebalance
+    weight: PixelWeight
+    rebalance: PixelWeight
     contrast: Contrast
     names: dict[str, str] = field(default_factory=dict)
     """Plugin name of each kind, for messages."""

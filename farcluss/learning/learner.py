@@ -1,8 +1,8 @@
-"""The method: one student, one teacher, five stages, three losses.
+"""The method: one student, one teacher, stages, three losses.
 
-A step of the paper is two functions. `pseudo_label` makes the views and the teacher's labels for them, without
-gradient. `losses` sends labeled images and strong views through the student in one forward. In between, statistics of
-the whole batch (number of pixels, class counts) are summed over processes.
+A step of the paper is two functions. `pseudo_label` makes the views with the teacher's labels, without gradient.
+`losses` sends labeled images and strong views through the student in one forward. In between, statistics of the whole
+batch (number of pixels, class counts) are summed over processes, and `totals` gives them to the stages.
 
 OHEM and the contrastive loss depend on all images of a batch. With several micro-batches, `first_pass` runs each
 without gradient, and `whole_batch` computes from the results what `losses` needs. So neither the number of processes
@@ -11,6 +11,7 @@ nor that of micro-batches changes the result.
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,17 +19,17 @@ from torch import Tensor, nn
 
 from farcluss.data.base import IGNORE
 from farcluss.errors import PluginError
-from farcluss.learning.batches import Batch, StrongViews, join_labels
+from farcluss.learning.batches import Batch, Views, join_labels
 from farcluss.learning.contracts import Stages, expect
 from farcluss.learning.dice import dice
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
 from farcluss.networks.base import Prediction
 from farcluss.networks.normalize import Normalize
 from farcluss.recipes.model import Loss
-from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Views
+from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Scene, View
 from farcluss.stages.rebalance import class_counts
 from farcluss.stages.weight import normalized_entropy
-from farcluss.tensors.distributed import all_sum, count_dtype, world_size
+from farcluss.tensors.distributed import all_sum, world_size
 from farcluss.tensors.precision import wide, wide_softmax
 from farcluss.tensors.timing import span
 
@@ -38,15 +39,17 @@ class Totals(NamedTuple):
 
     Attributes:
         labeled: number of labeled pixels that are not ignored.
-        pixels: N of eq. 8, valid pixels of the strong views; None in supervised steps.
-        class_weights: `(C,)`, omega of eq. 7; None in supervised steps.
+        pixels: `(V,)`, N of eq. 8 for each strong view, see `loss.divisor`; None in supervised steps.
+        weight: statistics of the weight stage; None in supervised steps.
+        rebalance: statistics of the rebalance stage; None in supervised steps.
         images: number of labeled images; None unless a Dice loss needs it.
         views: number of images in the strong views; None unless a Dice loss needs it.
     """
 
     labeled: Tensor
     pixels: Tensor | None = None
-    class_weights: Tensor | None = None
+    weight: Tensor | None = None
+    rebalance: Tensor | None = None
     images: Tensor | None = None
     views: Tensor | None = None
 
@@ -109,83 +112,105 @@ class Learner:
         self._compiled = {function: compiled(function) for function in (student, teacher, divergences, dice)}
 
     @torch.no_grad()
-    def pseudo_label(self, batch: Batch, micro_batches: int = 1) -> tuple[StrongViews | None, Statistics]:
-        """Views of the unlabeled images and the teacher's labels for them (eq. 2 to 6).
+    def pseudo_label(self, batch: Batch, micro_batches: int = 1) -> tuple[Views | None, Statistics]:
+        """Strong views of the unlabeled images, with the teacher's labels (eq. 2, 3).
 
         Args:
             batch: all images of this process.
             micro_batches: number of micro-batches of the teacher's forward.
 
         Returns:
-            The strong views with their labels (None without unlabeled images), and statistics, to be summed over
-            processes and passed to `totals`.
+            The strong views (None without unlabeled images), and statistics, to be summed over processes and passed to
+            `totals`.
         """
-        statistics = {"labeled": (batch.masks != IGNORE).sum()}
+        known = batch.masks != IGNORE
+        statistics = {"labeled": known.sum()}
         if self.loss.supervised == "dice-cross-entropy":
             statistics["images"] = statistics["labeled"].new_full((), len(batch.images))
         if batch.unlabeled is None or batch.valid is None:
             return None, statistics
         stages, call = self.stages, self.stages.call
-        views = call("augment", stages.augment, batch.unlabeled, batch.valid, returns=Views)
-        self._check_views(views, batch.unlabeled.shape)
+        images = call("augment", stages.augment.weak, batch.unlabeled, batch.valid, returns=Tensor)
+        stages.expect("augment", "a weak view", images.shape, batch.unlabeled.shape)
         truth = [None] * micro_batches if batch.truth is None else batch.truth.chunk(micro_batches)
-        parts = zip(views.weak.chunk(micro_batches), batch.valid.chunk(micro_batches), truth, strict=True)
+        parts = zip(images.chunk(micro_batches), batch.valid.chunk(micro_batches), truth, strict=True)
         labeled = [self._teacher_labels(*part) for part in parts]
-        weak = join_labels([labels for labels, _ in labeled])
-        with span("augment"):
-            labels = tuple(follow(weak) for follow in views.follow)
-        statistics |= {
-            "rebalance": sum_of(
-                [call("rebalance", stages.rebalance.statistics, each, self.classes, returns=Tensor) for each in labels]
-            ),
-            "pixels": sum_of([each.valid.sum() for each in labels]),
-        }
+        weak = View(images, join_labels([labels for labels, _ in labeled]))
+        views = self._strong_views(Scene(weak, batch.images, batch.masks, known, self.classes))
+        labels = [view.labels for view in views]
+        for kind, stage in (("weight", stages.weight), ("rebalance", stages.rebalance)):
+            found = [call(kind, stage.statistics, each, self.classes, returns=Tensor) for each in labels]
+            statistics[kind] = sum_of(found)
+        statistics["pixels"] = torch.stack([each.valid.sum() for each in labels])
+        if self.loss.divisor == "all":
+            statistics["pixels"] = torch.full_like(statistics["pixels"], labels[0].valid.numel())
         if self.loss.unsupervised * self.loss.unsupervised_dice > 0:
-            statistics["views"] = statistics["pixels"].new_full((), sum(len(each.valid) for each in labels))
+            statistics["views"] = statistics["labeled"].new_full((), sum(len(each.valid) for each in labels))
         statistics |= {name: sum_of([diagnostics[name] for _, diagnostics in labeled]) for name in labeled[0][1]}
-        return StrongViews(views.strong, labels), statistics
+        return views, statistics
 
     def _teacher_labels(self, weak: Tensor, valid: Tensor, truth: Tensor | None) -> tuple[PseudoLabels, Statistics]:
         """The teacher's labels of some weak views, and diagnostics if the true masks are given."""
-        stages, call = self.stages, self.stages.call
         probs = wide_softmax(self._forward(self.teacher, weak, "teacher").logits)
-        fuzzy = call("pseudo_label", stages.pseudo_label, probs, returns=FuzzyLabels)
-        weight = call("weight", stages.weight, probs, returns=Tensor)
-        labels = PseudoLabels(fuzzy.values, fuzzy.classes, weight, probs.amax(1), valid)
-        self._check_labels(labels)
-        return labels, {} if truth is None else self._diagnostics(probs, labels, truth)
-
-    def totals(self, statistics: Statistics) -> Totals:
-        """N and the class weights from statistics summed over the whole batch (eq. 7)."""
-        labeled, images = statistics["labeled"].clamp(min=1), statistics.get("images")
-        if "pixels" not in statistics:
-            return Totals(labeled, images=images)
-        weights = self.stages.call("rebalance", self.stages.rebalance, statistics["rebalance"], returns=Tensor)
-        self.stages.expect("rebalance", "class weights", weights.shape, (self.classes,))
-        return Totals(labeled, statistics["pixels"].clamp(min=1), weights, images, statistics.get("views"))
-
-    def _check_views(self, views: Views, shape: Sequence[int]) -> None:
-        """Check the shapes of views. Raises PluginError."""
-        expect = self.stages.expect
-        for view in (views.weak, *views.strong):
-            expect("augment", "a view", view.shape, shape)
-        expect("augment", "follow functions", (len(views.follow),), (len(views.strong),))
-
-    def _check_labels(self, labels: PseudoLabels) -> None:
-        """Check the shapes of labels. Raises PluginError."""
-        expect, batch = self.stages.expect, labels.valid.shape
+        fuzzy = self.stages.call("pseudo_label", self.stages.pseudo_label, probs, returns=FuzzyLabels)
+        labels = PseudoLabels(fuzzy.values, fuzzy.classes, probs.amax(1), normalized_entropy(probs), valid)
         kept = min(labels.values.shape[1], self.classes)
-        expect("pseudo_label", "values", labels.values.shape, (batch[0], kept, *batch[1:]))
-        expect("pseudo_label", "classes", labels.classes.shape, labels.values.shape)
-        expect("weight", "weights", labels.weight.shape, batch)
+        self.stages.expect("pseudo_label", "values", labels.values.shape, (len(valid), kept, *valid.shape[1:]))
+        self.stages.expect("pseudo_label", "classes", labels.classes.shape, labels.values.shape)
+        return labels, {} if truth is None else self._diagnostics(labels, truth)
 
-    def _diagnostics(self, probs: Tensor, labels: PseudoLabels, truth: Tensor) -> Statistics:
+    def _strong_views(self, scene: Scene) -> Views:
+        """The views that the student sees, mixed. Raises PluginError for views of other shapes."""
+        stages = self.stages
+        views: Views = stages.call("augment", stages.augment.strong, scene, returns=tuple)
+        views = tuple(stages.call("mix", stages.mix, view, scene, returns=View) for view in views)
+        for view in views:
+            stages.expect("augment", "a view", view.images.shape, scene.weak.images.shape)
+            stages.expect("augment", "labels", view.labels.classes.shape, scene.weak.labels.classes.shape)
+        shares = self.loss.view_shares
+        if shares is not None:
+            stages.expect("augment", "views, for loss.view_shares,", (len(views),), (len(shares),))
+        return views
+
+    @torch.no_grad()
+    def totals(self, statistics: Statistics, views: Views | None) -> Totals:
+        """What the losses need of the whole batch, from its summed statistics (eq. 7). Stages update their state."""
+        labeled, images = statistics["labeled"].clamp(min=1), statistics.get("images")
+        if views is None:
+            return Totals(labeled, images=images)
+        stages = self.stages
+        for kind, stage in (("weight", stages.weight), ("rebalance", stages.rebalance)):
+            stages.call(kind, stage.absorb, statistics[kind], returns=NoneType)
+        totals = Totals(
+            labeled,
+            statistics["pixels"],
+            statistics["weight"],
+            statistics["rebalance"],
+            images,
+            statistics.get("views"),
+        )
+        if self.loss.divisor == "kept":
+            kept = [((self._pixel_weight(view.labels, totals) > 0) & view.labels.valid).sum() for view in views]
+            totals = totals._replace(pixels=all_sum(torch.stack(kept)))
+        return totals
+
+    def _weigh(self, kind: str, labels: PseudoLabels, summed: Tensor | None) -> Tensor:
+        """The factor of a weighing stage on each pixel `(B, *S)`, without gradient."""
+        stage = getattr(self.stages, kind)
+        weight = self.stages.call(kind, stage.pixels, labels, summed, returns=Tensor).detach()
+        self.stages.expect(kind, "weights", weight.shape, labels.valid.shape)
+        return weight
+
+    def _pixel_weight(self, labels: PseudoLabels, totals: Totals) -> Tensor:
+        """`w_i omega(i)` of eq. 8, `(B, *S)`."""
+        return self._weigh("weight", labels, totals.weight) * self._weigh("rebalance", labels, totals.rebalance)
+
+    def _diagnostics(self, labels: PseudoLabels, truth: Tensor) -> Statistics:
         """Summable statistics of the pseudo-labels, for the log."""
         valid = labels.valid
         known = valid & (truth != IGNORE)
         return {
-            "high_entropy": (valid & (normalized_entropy(probs) > self.stages.weight.high_entropy)).sum(),
-            "weight": torch.where(valid, labels.weight, 0).to(count_dtype(valid.device)).sum(),
+            "high_entropy": (valid & (labels.entropy > self.stages.weight.high_entropy)).sum(),
             "histogram": class_counts(labels, self.classes),
             "seen": valid.sum(),
             "known": known.sum(),
@@ -193,14 +218,14 @@ class Learner:
         }
 
     @torch.no_grad()
-    def first_pass(self, batch: Batch, strong: StrongViews | None) -> FirstPass:
+    def first_pass(self, batch: Batch, views: Views | None, totals: Totals) -> FirstPass:
         """A forward of a micro-batch without gradient, for `whole_batch`."""
-        prediction = self._forward_student(batch, strong, "first_pass")
+        prediction = self._forward_student(batch, views, "first_pass")
         ohem, labeled = self.loss.supervised == "ohem", prediction.logits[: len(batch.images)]
         pixel_losses = pixel_cross_entropy(labeled, batch.masks) if ohem else None
-        if strong is None or prediction.embeddings is None:
+        if views is None or prediction.embeddings is None:
             return FirstPass(pixel_losses, batch.masks, None, None)
-        anchors = self._anchors(batch, strong, tuple(prediction.embeddings.shape[2:]))
+        anchors = self._anchors(batch, views, totals, tuple(prediction.embeddings.shape[2:]))
         return FirstPass(pixel_losses, batch.masks, wide(prediction.embeddings), anchors)
 
     def whole_batch(self, passes: list[FirstPass]) -> list[WholeBatch]:
@@ -232,31 +257,31 @@ class Learner:
         return [WholeBatch(each, hard, share, part) for each, part in parts]
 
     def losses(
-        self, batch: Batch, strong: StrongViews | None, totals: Totals, ramp: float, whole: WholeBatch | None = None
+        self, batch: Batch, views: Views | None, totals: Totals, ramp: float, whole: WholeBatch | None = None
     ) -> dict[str, Tensor]:
         """This process's shares of the losses of one micro-batch (eq. 4, 8 to 12); shares add up to the global loss.
 
         Args:
             batch: the images.
-            strong: None in supervised steps.
+            views: strong views; None in supervised steps.
             totals: of the whole batch.
             ramp: factor in [0, 1] on the weights of the unsupervised and contrastive losses.
             whole: None where the batch is in one micro-batch.
         """
-        prediction = self._forward_student(batch, strong, "student")
+        prediction = self._forward_student(batch, views, "student")
         with span("losses"):
-            losses = self._divergences(prediction.logits, batch, strong, totals, whole)
-            losses |= self._dice(prediction.logits, batch, strong, totals, losses["supervised"])
+            losses = self._divergences(prediction.logits, batch, views, totals, whole)
+            losses |= self._dice(prediction.logits, batch, views, totals, losses["supervised"])
         # The embedding head takes part in every step, with weight 0 in supervised ones: DDP waits for every parameter.
         unused = 0 if prediction.embeddings is None else prediction.embeddings.sum() * 0
         losses["total"] = losses["supervised"] + unused
-        if strong is None:
+        if views is None:
             return losses
         weighted = self.loss.unsupervised * losses["unsupervised"]
         if "unsupervised_dice" in losses:
             weighted = weighted + self.loss.unsupervised * self.loss.unsupervised_dice * losses["unsupervised_dice"]
-        if prediction.embeddings is not None and (strong.images or whole):
-            contrast = self._contrast_term(prediction.embeddings, batch, strong, whole)
+        if prediction.embeddings is not None and (views or whole):
+            contrast = self._contrast_term(prediction.embeddings, batch, views, totals, whole)
             losses["contrastive"] = contrast.loss
             losses["prototype_cosine"] = contrast.prototype_cosine / world_size()
             weighted = weighted + self.loss.contrastive * losses["contrastive"]
@@ -264,39 +289,52 @@ class Learner:
         return losses
 
     def _divergences(
-        self, logits: Tensor, batch: Batch, strong: StrongViews | None, totals: Totals, whole: WholeBatch | None
+        self, logits: Tensor, batch: Batch, views: Views | None, totals: Totals, whole: WholeBatch | None
     ) -> dict[str, Tensor]:
         """The supervised loss and, in steps that have one, the unsupervised loss."""
         masks, count = self._supervised_masks(logits[: len(batch.images)], batch.masks, totals, whole)
         targets = [true_target(masks)]
-        if strong is not None and totals.class_weights is not None:
-            omega = (self.stages.rebalance.pixels(each, totals.class_weights) for each in strong.labels)
-            targets += map(fuzzy_target, strong.labels, omega)
+        for view in views or ():
+            targets.append(fuzzy_target(view.labels, self._pixel_weight(view.labels, totals)))
         sums = self._compiled[divergences](logits, targets)
-        unsupervised = {} if totals.pixels is None else {"unsupervised": sums[1:].sum() / totals.pixels}
-        return {"supervised": sums[0] / count, **unsupervised}
+        losses = {"supervised": sums[0] / count}
+        if totals.pixels is not None:
+            losses["unsupervised"] = self._unsupervised(sums[1:], totals.pixels)
+        if views and batch.truth is not None and totals.pixels is not None:  # for the log
+            sums = [(self._weigh("weight", each, totals.weight) * each.valid).sum() for _, each in views]
+            losses["mean_weight"] = sum_of(sums) / totals.pixels.sum().clamp(min=1)
+        return losses
+
+    def _unsupervised(self, sums: Tensor, pixels: Tensor) -> Tensor:
+        """The unsupervised loss from the sum `(V,)` of each view, or from none where this part has no views."""
+        if not len(sums):
+            return sums.sum()
+        if self.loss.view_shares is None:
+            return sums.sum() / pixels.sum().clamp(min=1)
+        shares = torch.tensor(self.loss.view_shares, device=sums.device, dtype=sums.dtype)
+        return (shares * sums / pixels.clamp(min=1)).sum()
 
     def _dice(
-        self, logits: Tensor, batch: Batch, strong: StrongViews | None, totals: Totals, supervised: Tensor
+        self, logits: Tensor, batch: Batch, views: Views | None, totals: Totals, supervised: Tensor
     ) -> dict[str, Tensor]:
         """The Dice losses of the recipe; that of labeled images is added to the `supervised` loss."""
-        labeled, views = logits[: len(batch.images)], logits[len(batch.images) :]
+        labeled, strong = logits[: len(batch.images)], logits[len(batch.images) :]
         losses = {}
         if totals.images is not None:
             losses["supervised"] = (
                 supervised + self._compiled[dice](labeled, [true_target(batch.masks)])[0] / totals.images
             )
-        if strong is not None and totals.views is not None:
-            targets = [fuzzy_target(each, torch.ones_like(each.weight)) for each in strong.labels]
-            losses["unsupervised_dice"] = self._compiled[dice](views, targets).sum() / totals.views
+        if views is not None and totals.views is not None:
+            targets = [fuzzy_target(view.labels, self._weigh("weight", view.labels, totals.weight)) for view in views]
+            losses["unsupervised_dice"] = self._compiled[dice](strong, targets).sum() / totals.views
         return losses
 
     def _contrast_term(
-        self, embeddings: Tensor, batch: Batch, strong: StrongViews, whole: WholeBatch | None
+        self, embeddings: Tensor, batch: Batch, views: Views, totals: Totals, whole: WholeBatch | None
     ) -> ContrastLoss:
         """The contrastive loss of the whole batch, or a micro-batch's share of it with the gradient of the whole."""
         if whole is None or whole.contrast is None or whole.gradient is None:
-            return self._contrast(embeddings, self._anchors(batch, strong, tuple(embeddings.shape[2:])))
+            return self._contrast(embeddings, self._anchors(batch, views, totals, tuple(embeddings.shape[2:])))
         passed = (wide(embeddings) * whole.gradient).sum()
         return whole.contrast._replace(loss=whole.contrast.loss + passed - passed.detach())
 
@@ -306,9 +344,9 @@ class Learner:
         self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
         return contrast
 
-    def _forward_student(self, batch: Batch, strong: StrongViews | None, part: str) -> Prediction:
+    def _forward_student(self, batch: Batch, views: Views | None, part: str) -> Prediction:
         """The student's prediction for labeled images and strong views, in one forward, timed as `part`."""
-        return self._forward(self.student, torch.cat([batch.images, *(strong.images if strong else ())]), part)
+        return self._forward(self.student, torch.cat([batch.images, *(view.images for view in views or ())]), part)
 
     def _forward(self, network: nn.Module, images: Tensor, part: str) -> Prediction:
         """A network's prediction for images, timed as `part`. Raises PluginError when it violates its contract."""
@@ -336,15 +374,16 @@ class Learner:
     def _hard(self, losses: Tensor, masks: Tensor) -> Tensor:
         return hard_pixels(losses, masks, threshold=self.loss.ohem_threshold, min_kept=self.loss.ohem_min_kept)
 
-    def _anchors(self, batch: Batch, strong: StrongViews, size: tuple[int, ...]) -> Anchors:
+    def _anchors(self, batch: Batch, views: Views, totals: Totals, size: tuple[int, ...]) -> Anchors:
         """Labels for the pixels of the embedding map, resized by nearest neighbor."""
         masks = nearest(batch.masks, size)
         known = masks != IGNORE
         ones = known.float()
         true = Anchors(torch.where(known, masks, 0).long(), ones, ones, known, torch.ones_like(known))
         pseudo = []
-        for labels in strong.labels:
-            fields = labels.classes[:, 0], labels.confidence, labels.weight, labels.valid
+        for _, labels in views:
+            weights = self._weigh("weight", labels, totals.weight)
+            fields = labels.classes[:, 0], labels.confidence, weights, labels.valid
             classes, confidence, weight, valid = (nearest(field, size) for field in fields)
             pseudo.append(Anchors(classes, confidence, weight, valid, torch.zeros_like(valid)))
         return Anchors(*(torch.cat(tensors) for tensors in zip(true, *pseudo, strict=True)))

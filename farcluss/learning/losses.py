@@ -45,9 +45,8 @@ def true_target(masks: Tensor) -> Target:
     return Target(one.expand(valid.shape), torch.where(valid, masks.unsqueeze(1), 0), one.expand(valid.shape), valid)
 
 
-def fuzzy_target(labels: PseudoLabels, pixel_weight: Tensor) -> Target:
-    """The pseudo-labels, weighted by `w_i omega(i)` of eq. 8; `pixel_weight` `(B, *S)` is omega."""
-    weight = labels.weight.detach() * pixel_weight.detach()
+def fuzzy_target(labels: PseudoLabels, weight: Tensor) -> Target:
+    """The pseudo-labels with a weight `(B, *S)`: `w_i omega(i)` of eq. 8."""
     return Target(labels.values.detach(), labels.classes, weight.unsqueeze(1), labels.valid.unsqueeze(1))
 
 

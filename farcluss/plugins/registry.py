@@ -16,7 +16,10 @@ from typing import Any
 from farcluss.errors import FAILURES, FarclussError, PluginError, short, suggestion
 from farcluss.plugins.signatures import Description, describe_object, describe_source, file_module, find_definition
 
-GROUPS = ("augment", "pseudo_label", "weight", "rebalance", "contrast", "network", "dataset", "writer", "command")
+GROUPS = (
+    *("augment", "mix", "pseudo_label", "weight", "rebalance", "contrast"),
+    *("network", "dataset", "writer", "command"),
+)
 _registered: dict[tuple[str, str], tuple[Any, str]] = {}
 
 

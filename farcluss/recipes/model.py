@@ -213,9 +213,10 @@ class Network(Part):
 
 
 class Stages(Section):
-    """The five stages of the method, in the order of the data."""
+    """The stages of the method, in the order of the data."""
 
     augment: Part = Part(name="photometric")
+    mix: Part = Part(name="none")
     pseudo_label: Part = Part(name="fuzzy")
     weight: Part = Part(name="entropy")
     rebalance: Part = Part(name="median-frequency")
@@ -236,6 +237,16 @@ class Loss(Section):
     ohem_min_kept: PositiveInt = Field(default=200_000, description="ohem: minimum number of pixels to keep per batch")
     unsupervised: NonNegative = Field(
         default=0.5, description="weight lambda_u of the unsupervised loss; if contrastive is also 0: supervised only"
+    )
+    view_shares: list[NonNegative] | None = Field(
+        default=None,
+        description="share of each strong view in the unsupervised loss, which is then the sum of the views' means; "
+        "default: one mean over the pixels of all views",
+    )
+    divisor: Literal["valid", "kept", "all"] = Field(
+        default="valid",
+        description="pixels over which the unsupervised loss is a mean: the valid ones, those of a weight above 0, or "
+        "all, padding too",
     )
     unsupervised_dice: NonNegative = Field(
         default=0.0,

@@ -8,26 +8,21 @@ from kornia.geometry.transform import warp_affine
 from torch import Tensor, nn
 
 from farcluss.errors import PluginError
-from farcluss.plugins.options import Degrees, Hue, PositiveRange, Share, ShareRange
-from farcluss.stages.base import Augment, PseudoLabels, Views
-from farcluss.stages.mixing import mix, random_boxes
+from farcluss.plugins.options import Degrees, Hue, PositiveInt, PositiveRange, Share
+from farcluss.stages.base import Augment, PseudoLabels, Scene, View
 from farcluss.tensors.draws import common_draws, rows
-
-
-def _unmoved(labels: PseudoLabels) -> PseudoLabels:
-    return labels
 
 
 class Identity(Augment):
     """The strong view is the weak view: no augmentation beyond the crop, as in a plain mean teacher.
 
     Shape:
-        `(B, Cin, *S)` to views of the same shape.
+        `(B, Cin, *S)` to one view of the same shape.
     """
 
-    def forward(self, images: Tensor, valid: Tensor) -> Views:
+    def strong(self, scene: Scene) -> tuple[View, ...]:
         """One strong view, equal to the weak one."""
-        return Views(images, (images,), (_unmoved,))
+        return (scene.weak,)
 
 
 def warp_labels(labels: PseudoLabels, matrix: Tensor) -> PseudoLabels:
@@ -64,15 +59,16 @@ def apply(operation: Any, images: Tensor) -> Tensor:
 
 
 class Photometric(Augment):
-    """The usual strong view: color jitter, grayscale, blur; optional affine warp and CutMix. Two-dimensional RGB.
+    """The usual strong view: color jitter, grayscale, blur; optional affine warp. Two-dimensional RGB.
 
-    Parameters are drawn per sample. Labels are warped and mixed like the pixels, and pixels from outside the image
+    Parameters are drawn per sample and view. Labels are warped like the pixels, and pixels from outside the image
     become invalid.
 
     Shape:
-        `(B, 3, H, W)` in [0, 1] to one strong view of the same shape.
+        `(B, 3, H, W)` in [0, 1] to views of the same shape.
 
     Args:
+        views: number of strong views, each with draws of its own.
         jitter: strength of brightness, contrast, saturation (each around 1) and hue (in turns, at most 0.5).
         jitter_p: probability of jitter.
         grey_p: probability of grayscale.
@@ -81,9 +77,6 @@ class Photometric(Augment):
         degrees: largest rotation; 0 for none.
         translate: largest shift as a share of the side; 0 for none.
         zoom: range of the scale of the strong view relative to the weak one.
-        cutmix: probability of CutMix per sample; the partner is the previous sample of the batch.
-        cutmix_area: range of the share of the image that is replaced.
-        cutmix_aspect: range of the aspect ratio of the box.
     """
 
     value_range = (0.0, 1.0)
@@ -91,6 +84,7 @@ class Photometric(Augment):
     def __init__(
         self,
         *,
+        views: PositiveInt = 1,
         jitter: tuple[Share, Share, Share, Hue] = (0.5, 0.5, 0.5, 0.25),
         jitter_p: Share = 0.8,
         grey_p: Share = 0.2,
@@ -99,11 +93,9 @@ class Photometric(Augment):
         degrees: Degrees = 0.0,
         translate: Share = 0.0,
         zoom: PositiveRange = (1.0, 1.0),
-        cutmix: Share = 0.0,
-        cutmix_area: ShareRange = (0.02, 0.4),
-        cutmix_aspect: PositiveRange = (0.3, 3.3),
     ) -> None:
         super().__init__()
+        self.views = views
         self.reach = int(3 * blur[1]) if blur_p > 0 else 0  # three sigmas to each side
         side = 2 * self.reach + 1
         self.color = nn.ModuleList(
@@ -116,10 +108,10 @@ class Photometric(Augment):
         moves = degrees > 0 or translate > 0 or tuple(zoom) != (1.0, 1.0)
         shift = (translate, translate) if translate else None
         self.affine = K.RandomAffine(degrees, shift, zoom, p=1.0) if moves else None
-        self.cutmix, self.cutmix_area, self.cutmix_aspect = cutmix, cutmix_area, cutmix_aspect
 
-    def forward(self, images: Tensor, valid: Tensor) -> Views:
-        """One strong view. Raises PluginError for images that are not two-dimensional RGB, or too small to blur."""
+    def strong(self, scene: Scene) -> tuple[View, ...]:
+        """Strong views. Raises PluginError for images that are not two-dimensional RGB, or too small to blur."""
+        images = scene.weak.images
         if images.dim() != 4 or images.shape[1] != 3:
             raise PluginError(
                 f"augment/photometric needs RGB images (B, 3, H, W), not {tuple(images.shape)}.\n"
@@ -131,22 +123,14 @@ class Photometric(Augment):
                 f"augment/photometric blurs {self.reach} pixels to each side, too far in crops of {height} x {width}.\n"
                 f"Raise data.crop to {self.reach + 1} or more, or lower stages.augment.blur."
             )
-        strong = images
+        return tuple(self._view(scene.weak) for _ in range(self.views))
+
+    def _view(self, weak: View) -> View:
+        images, labels = weak
         for operation in self.color:
-            strong = apply(operation, strong)
-        strong = strong.clamp(0, 1)
-        matrix = None
+            images = apply(operation, images)
+        images = images.clamp(0, 1)
         if self.affine is not None:
-            strong = apply(self.affine, strong)
-            matrix = self.affine.transform_matrix[:, :2].to(images)
-        boxes = None
-        if self.cutmix > 0:
-            size = tuple(images.shape[2:])
-            boxes = random_boxes(len(images), size, self.cutmix, self.cutmix_area, self.cutmix_aspect, images.device)
-            strong = mix(strong, boxes)
-
-        def follow(labels: PseudoLabels) -> PseudoLabels:
-            moved = labels if matrix is None else warp_labels(labels, matrix)
-            return moved if boxes is None else moved.map(lambda tensor: mix(tensor, boxes))
-
-        return Views(images, (strong,), (follow,))
+            images = apply(self.affine, images)
+            labels = warp_labels(labels, self.affine.transform_matrix[:, :2].to(images))
+        return View(images, labels)

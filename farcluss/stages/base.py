@@ -1,4 +1,4 @@
-"""The five stage kinds of a recipe and the values that pass between them.
+"""The stage kinds of a recipe and the values that pass between them.
 
 A stage is an `nn.Module`. Its keyword-only constructor arguments are its options: typed, with defaults, checked against
 the recipe before anything is built. Its buffers are its state. It gets tensors and returns tensors; it never sees the
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -31,42 +32,72 @@ class FuzzyLabels(NamedTuple):
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """The teacher's labels of a view, and their weights.
+    """The teacher's labels of some images, and how sure they are.
 
     Attributes:
         values: `(B, K, *S)` float32, see `FuzzyLabels`.
         classes: `(B, K, *S)` int64, see `FuzzyLabels`; `classes[:, 0]` is the argmax.
-        weight: `(B, *S)` float32 in [0, 1].
         confidence: `(B, *S)` float32, the teacher's largest probability.
+        entropy: `(B, *S)` float32 in [0, 1], of the teacher's probabilities, normalized (eq. 5).
         valid: `(B, *S)` bool, False where a pixel came from outside the image or is nodata.
     """
 
     values: Tensor
     classes: Tensor
-    weight: Tensor
     confidence: Tensor
+    entropy: Tensor
     valid: Tensor
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "PseudoLabels":
         """The same labels with `function` applied to every tensor (batch first, spatial axes last)."""
         return replace(self, **{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
+    def combine(self, other: "PseudoLabels", function: Callable[[Tensor, Tensor], Tensor]) -> "PseudoLabels":
+        """`function` of each tensor of these labels and of others."""
+        return replace(self, **{f.name: function(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)})
 
-Follow = Callable[[PseudoLabels], PseudoLabels]
 
-
-class Views(NamedTuple):
-    """The views of one unlabeled batch.
+class View(NamedTuple):
+    """Images that the student sees, and the labels that it is to give them.
 
     Attributes:
-        weak: `(B, Cin, *S)`, what the teacher sees.
-        strong: one or more `(B, Cin, *S)`, what the student sees.
-        follow: one function per strong view that warps the labels of the weak view like the view's pixels.
+        images: `(B, Cin, *S)`.
+        labels: of the same images, moved and mixed as their pixels were.
     """
 
-    weak: Tensor
-    strong: tuple[Tensor, ...]
-    follow: tuple[Follow, ...]
+    images: Tensor
+    labels: PseudoLabels
+
+
+class Scene(NamedTuple):
+    """What strong views are made of.
+
+    Attributes:
+        weak: the unlabeled images as the teacher saw them, with its labels.
+        images: `(B, Cin, *S)`, labeled images.
+        masks: `(B, *S)` uint8, their masks; `true_labels` gives them as labels.
+        known: `(B, *S)` bool, whether the mask is of a class.
+        classes: C.
+    """
+
+    weak: View
+    images: Tensor
+    masks: Tensor
+    known: Tensor
+    classes: int
+
+
+def true_labels(scene: Scene) -> PseudoLabels:
+    """The masks of a scene's labeled images as labels, which go with the pseudo-labels: one class, sure of it.
+
+    Of the K values the first is 1; confidence is 1, entropy 0, and pixels that are ignored are invalid.
+    """
+    like = scene.weak.labels.values
+    first = torch.where(scene.known, scene.masks, 0).long().unsqueeze(1)
+    place = torch.arange(like.shape[1], device=first.device).view(1, -1, *[1] * (first.dim() - 2))
+    values = (place == 0).to(like.dtype).expand(len(first), -1, *first.shape[2:])
+    sure = torch.ones_like(first[:, 0], dtype=like.dtype)
+    return PseudoLabels(values, (first + place) % scene.classes, sure, torch.zeros_like(sure), scene.known)
 
 
 class Anchors(NamedTuple):
@@ -100,7 +131,7 @@ class ContrastLoss(NamedTuple):
 
 
 class Augment(nn.Module):
-    """Turns a batch of unlabeled images into views (paper, section on weak and strong views).
+    """Makes the views of a batch of unlabeled images (paper, section on weak and strong views).
 
     Attributes:
         value_range: of the images that it is for; None for any. Others are refused before training.
@@ -108,12 +139,25 @@ class Augment(nn.Module):
 
     value_range: tuple[float, float] | None = None
 
-    @abstractmethod
-    def forward(self, images: Tensor, valid: Tensor) -> Views:
-        """Views of `images` `(B, Cin, *S)` with `valid` `(B, *S)` bool.
+    def weak(self, images: Tensor, valid: Tensor) -> Tensor:
+        """What the teacher sees of `images` `(B, Cin, *S)` with `valid` `(B, *S)` bool: by default the crops.
 
-        8-bit images are in [0, 1], others in the range of their data set; none are normalized yet.
+        8-bit images are in [0, 1], others in the range of their data set; none are normalized yet. Pixels must stay in
+        their places.
         """
+        return images
+
+    @abstractmethod
+    def strong(self, scene: Scene) -> tuple[View, ...]:
+        """What the student sees: one or more views of the scene's unlabeled images, as many images as there are."""
+
+
+class Mix(nn.Module):
+    """Mixes the images of a strong view with others of the batch, and their labels alike."""
+
+    @abstractmethod
+    def forward(self, view: View, scene: Scene) -> View:
+        """The mixed view, of the same shape."""
 
 
 class PseudoLabel(nn.Module):
@@ -124,38 +168,53 @@ class PseudoLabel(nn.Module):
         """Labels of `probs` `(B, C, *S)` float32, which sum to 1 over C."""
 
 
-class Weight(nn.Module):
-    """Gives each pixel a weight in [0, 1] from the teacher's prediction (eq. 5, 6).
+class PixelWeight(nn.Module):
+    """Weighs the pixels of strong views: kinds `weight` (eq. 5, 6) and `rebalance` (eq. 7), which are multiplied.
+
+    What depends on the whole batch, or on earlier batches, goes through `statistics`: those of all views of a process
+    are summed over processes, so a result depends neither on the number of processes nor on that of micro-batches.
+    Quantiles and maxima are statistics, too, as histograms. State is in buffers that `absorb` writes.
 
     Attributes:
+        progress: 0-dim, share of the training that is done, set before each step.
         high_entropy: normalized entropy above which a pixel counts as uncertain in the run's diagnostics.
     """
 
+    progress: Tensor
     high_entropy: float = 0.5
 
-    @abstractmethod
-    def forward(self, probs: Tensor) -> Tensor:
-        """Weight `(B, *S)` float32 of `probs` `(B, C, *S)` float32."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("progress", torch.zeros(()), persistent=False)
 
-
-class Rebalance(nn.Module):
-    """Turns the classes of a batch into class weights (eq. 7).
-
-    `statistics` are those of all images of a process, summed over processes before `forward` sees them, so that the
-    weights do not depend on how a batch is split.
-    """
-
-    @abstractmethod
     def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
-        """Summable statistics of one batch; `classes` is C. Only valid pixels count."""
+        """Summable statistics of a view, of any shape; `classes` is C. Only valid pixels may count. By default none."""
+        return labels.confidence.new_zeros(0)
+
+    def absorb(self, summed: Tensor) -> None:
+        """Update buffers from the statistics of all views and processes, once per step, before `pixels`.
+
+        A step that is skipped puts buffers back as they were.
+        """
 
     @abstractmethod
-    def forward(self, statistics: Tensor) -> Tensor:
-        """Class weights `(C,)` float32 from the summed statistics."""
+    def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
+        """Factor `(B, *S)` float32, 0 or more, of each pixel of a view, or of some of its images."""
 
-    @abstractmethod
-    def pixels(self, labels: PseudoLabels, class_weights: Tensor) -> Tensor:
-        """Weight of each pixel `(B, *S)` from `class_weights` `(C,)`: the omega(i) of eq. 8."""
+    def labeled_statistics(self, logits: Tensor, masks: Tensor, known: Tensor) -> Tensor | None:
+        """Summable statistics of the student's `logits` `(B, C, *S)` float32 of labeled images.
+
+        `masks` `(B, *S)` are theirs, `known` where they are of a class. Called without gradient; None, the default, for
+        a stage that needs none.
+        """
+        return None
+
+    def absorb_labeled(self, summed: Tensor) -> None:
+        """Update buffers from `labeled_statistics` of all processes, at the end of a step: the next step sees it."""
+
+    def figures(self, summed: Tensor) -> dict[str, Tensor]:
+        """Figures for the log by name, such as an adaptive threshold: scalars, or one number per class."""
+        return {}
 
 
 class Contrast(nn.Module):
@@ -176,8 +235,9 @@ class Contrast(nn.Module):
 
 STAGES: dict[str, type[nn.Module]] = {
     "augment": Augment,
+    "mix": Mix,
     "pseudo_label": PseudoLabel,
-    "weight": Weight,
-    "rebalance": Rebalance,
+    "weight": PixelWeight,
+    "rebalance": PixelWeight,
     "contrast": Contrast,
 }

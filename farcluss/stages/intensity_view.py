@@ -6,25 +6,26 @@ import torch
 from torch import Tensor
 
 from farcluss.errors import PluginError
-from farcluss.plugins.options import Count, Hue, NonNegative, PositiveRange, Share, ShareRange
+from farcluss.plugins.options import Count, Hue, NonNegative, PositiveInt, PositiveRange, Share, ShareRange
 from farcluss.stages import intensity
-from farcluss.stages.base import Augment, PseudoLabels, Views
-from farcluss.stages.mixing import mix, random_boxes
+from farcluss.stages.base import Augment, Scene, View
+from farcluss.stages.mixing import Boxes
 from farcluss.tensors.draws import common_draws, rows
 
 
 class Intensity(Augment):
-    """A strong view by intensity transforms, like nnU-Net's but stronger; cutout, and optional CutMix.
+    """Strong views by intensity transforms, like nnU-Net's but stronger; and cutout.
 
     Transforms are relative to the image's own channels, so that their range does not matter, and the view keeps the
-    range of the image. Parameters are drawn per sample; those of brightness, contrast and gamma also per channel,
-    those of blur and resolution per axis. Only CutMix changes labels, like the pixels. Colors are changed if
-    `rgb_bands` names their channels.
+    range of the image. Parameters are drawn per sample and view; those of brightness, contrast and gamma also per
+    channel, those of blur and resolution per axis. Labels stay as they are. Colors are changed if `rgb_bands` names
+    their channels.
 
     Shape:
-        `(B, Cin, *S)`, two or three axes, any channels, to one strong view of the same shape.
+        `(B, Cin, *S)`, two or three axes, any channels, to views of the same shape.
 
     Args:
+        views: number of strong views, each with draws of its own.
         noise: range of the noise's standard deviation, as a share of the channel's.
         noise_p: probability of noise.
         blur: range of the Gaussian's sigma in pixels.
@@ -45,9 +46,7 @@ class Intensity(Augment):
         drop_p: probability of dropping one channel, if there are several.
         cutout: probability of a box that is filled with the channel's mean.
         cutout_area: range of the share of the image that is filled.
-        cutmix: probability of CutMix; the partner is the previous sample of the batch.
-        cutmix_area: range of the share of the image that is replaced.
-        aspect: range of the aspect ratio of both boxes.
+        cutout_aspect: range of the aspect ratio of the box, log-uniformly.
         thick_axes: axes of the image, counted from 0, without blur and loss of resolution, such as [0] for thick
             slices.
     """
@@ -55,6 +54,7 @@ class Intensity(Augment):
     def __init__(
         self,
         *,
+        views: PositiveInt = 1,
         noise: ShareRange = (0.0, 0.3),
         noise_p: Share = 0.3,
         blur: PositiveRange = (0.5, 1.5),
@@ -74,9 +74,7 @@ class Intensity(Augment):
         drop_p: Share = 0.1,
         cutout: Share = 0.25,
         cutout_area: ShareRange = (0.02, 0.2),
-        cutmix: Share = 0.0,
-        cutmix_area: ShareRange = (0.02, 0.4),
-        aspect: PositiveRange = (0.3, 3.3),
+        cutout_aspect: PositiveRange = (0.3, 3.3),
         thick_axes: tuple[Count, ...] = (),
     ) -> None:
         super().__init__()
@@ -89,29 +87,24 @@ class Intensity(Augment):
         self.rgb_bands = _rgb(rgb_bands) if rgb_bands else None
         self.hue, self.hue_p, self.gray_p = hue, hue_p, gray_p
         self.drop_p = drop_p
-        self.cutout, self.cutout_area = cutout, cutout_area
-        self.cutmix, self.cutmix_area = cutmix, cutmix_area
-        self.aspect, self.thick_axes = aspect, thick_axes
+        self.cutout = Boxes(cutout, "log-uniform", cutout_area, cutout_aspect)
+        self.views, self.thick_axes = views, thick_axes
 
-    def forward(self, images: Tensor, valid: Tensor) -> Views:
-        """One strong view. Raises PluginError if the images lack one of `thick_axes` or `rgb_bands`."""
+    def strong(self, scene: Scene) -> tuple[View, ...]:
+        """Strong views. Raises PluginError if the images lack one of `thick_axes` or `rgb_bands`."""
+        images = scene.weak.images
         size = tuple(images.shape[2:])
         _check_indices("thick_axes", self.thick_axes, "axes", len(size))
         _check_indices("rgb_bands", self.rgb_bands or (), "channels", images.shape[1])
+        return tuple(View(self._view(images), scene.weak.labels) for _ in range(self.views))
+
+    def _view(self, images: Tensor) -> Tensor:
         strong = intensity.keep_range(self._recolored(self._degraded(images)), images)
         if self.drop_p and images.shape[1] > 1:
             strong = intensity.drop_channels(strong, self._dropped(images))
-        if self.cutout:
-            boxes = random_boxes(len(images), size, self.cutout, self.cutout_area, self.aspect, images.device)
-            strong = intensity.cut_out(strong, boxes)
-        if not self.cutmix:
-            return Views(images, (strong,), (lambda labels: labels,))
-        mixed = random_boxes(len(images), size, self.cutmix, self.cutmix_area, self.aspect, images.device)
-
-        def follow(labels: PseudoLabels) -> PseudoLabels:
-            return labels.map(lambda tensor: mix(tensor, mixed))
-
-        return Views(images, (mix(strong, mixed),), (follow,))
+        if self.cutout.p:
+            strong = intensity.cut_out(strong, self.cutout.draw(len(images), tuple(images.shape[2:]), images.device))
+        return strong
 
     def _degraded(self, images: Tensor) -> Tensor:
         """Lower image quality: noise, blur, lower resolution."""

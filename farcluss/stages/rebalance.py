@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from farcluss.plugins.options import Positive
-from farcluss.stages.base import PseudoLabels, Rebalance
+from farcluss.stages.base import PixelWeight, PseudoLabels
 from farcluss.tensors.distributed import count_dtype
 
 
@@ -32,7 +32,7 @@ def median_of_present(counts: Tensor) -> Tensor:
     return torch.where(present > 0, median[0], 0)
 
 
-class MedianFrequency(Rebalance):
+class MedianFrequency(PixelWeight):
     """Median-frequency class weights of the batch.
 
     Equation 7: `omega_c = median({N_c}) / (N_c + eps)`, the median over the classes that are present; absent classes
@@ -40,7 +40,7 @@ class MedianFrequency(Rebalance):
     gives every present class the same total weight and rescales the loss, so the shipped recipes clip and normalize it.
 
     Shape:
-        labels `(B, K, *S)` to class weights `(C,)` and pixel weights `(B, *S)`.
+        labels `(B, K, *S)` to `(B, *S)`.
 
     Args:
         eps: avoids division by zero.
@@ -68,9 +68,9 @@ class MedianFrequency(Rebalance):
         counted = {kind: class_counts(labels, classes, kind) for kind in set(soft)}
         return torch.stack([counted[kind] for kind in soft])
 
-    def forward(self, statistics: Tensor) -> Tensor:
-        """Class weights `(C,)` float32."""
-        counts, mass = statistics
+    def class_weights(self, summed: Tensor) -> Tensor:
+        """Class weights `(C,)` float32 from the summed statistics."""
+        counts, mass = summed
         weights = torch.where(counts > 0, median_of_present(counts) / (counts + self.eps), 1)
         if self.max_weight is not None:
             weights = weights.clamp(max=self.max_weight)
@@ -79,28 +79,13 @@ class MedianFrequency(Rebalance):
             weights = torch.where(total > 0, weights * (mass.sum() / total), weights)
         return weights.float()
 
-    def pixels(self, labels: PseudoLabels, class_weights: Tensor) -> Tensor:
-        """`omega(i)` `(B, *S)`."""
+    def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
+        """`omega(i)` of eq. 8: the class weight of each pixel."""
+        class_weights = self.class_weights(summed)
         if self.applied == "expected":
             return (labels.values * class_weights[labels.classes]).sum(1)
         return class_weights[labels.classes[:, 0]]
 
-
-class UniformRebalance(Rebalance):
-    """No rebalancing: every class has weight 1.
-
-    Shape:
-        labels `(B, K, *S)` to class weights `(C,)` and pixel weights `(B, *S)`.
-    """
-
-    def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
-        """Zeros `(C,)`: nothing needs counting."""
-        return torch.zeros(classes, device=labels.values.device)
-
-    def forward(self, statistics: Tensor) -> Tensor:
-        """Ones `(C,)`."""
-        return torch.ones_like(statistics)
-
-    def pixels(self, labels: PseudoLabels, class_weights: Tensor) -> Tensor:
-        """Ones `(B, *S)`."""
-        return torch.ones_like(labels.weight)
+    def figures(self, summed: Tensor) -> dict[str, Tensor]:
+        """The class weights."""
+        return {"class_weights": self.class_weights(summed)}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from farcluss.plugins.options import NonNegative, Positive, Share
-from farcluss.stages.base import Weight
+from farcluss.stages.base import PixelWeight, PseudoLabels
 from farcluss.tensors.chunks import by_chunks
 from farcluss.tensors.precision import safe_log
 
@@ -25,14 +25,14 @@ def normalized_entropy(probs: Tensor) -> Tensor:
     return (-information[:, 0] / math.log(probs.shape[1])).clamp(0, 1)
 
 
-class EntropyWeight(Weight):
+class EntropyWeight(PixelWeight):
     """Weight that decreases with the teacher's entropy.
 
     Equation 5, 6: `H = -sum_c p_c log p_c / log C`; `linear`: `w = 1 - H`; `power`: `w = (1 - H)^gamma`; `exp`:
     `w = exp(-beta H)`.
 
     Shape:
-        `(B, C, *S)` to `(B, *S)`.
+        labels `(B, K, *S)` to `(B, *S)`.
 
     Args:
         form: function from entropy to weight.
@@ -54,9 +54,9 @@ class EntropyWeight(Weight):
         super().__init__()
         self.form, self.gamma, self.beta, self.high_entropy, self.gate = form, gamma, beta, high_entropy, gate
 
-    def forward(self, probs: Tensor) -> Tensor:
-        """Weight of each pixel of `probs` `(B, C, *S)`."""
-        entropy = normalized_entropy(probs)
+    def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
+        """Weight of each pixel, from the labels' entropy."""
+        entropy = labels.entropy
         if self.form == "exp":
             weight = torch.exp(-self.beta * entropy)
         else:
@@ -66,11 +66,11 @@ class EntropyWeight(Weight):
         return weight.clamp(0, 1)
 
 
-class Threshold(Weight):
+class Threshold(PixelWeight):
     """Weight 1 where the teacher's largest probability reaches a threshold, 0 elsewhere (FixMatch).
 
     Shape:
-        `(B, C, *S)` to `(B, *S)`.
+        labels `(B, K, *S)` to `(B, *S)`.
 
     Args:
         threshold: smallest largest probability of a pixel with weight 1.
@@ -80,18 +80,18 @@ class Threshold(Weight):
         super().__init__()
         self.threshold = threshold
 
-    def forward(self, probs: Tensor) -> Tensor:
-        """Weight of each pixel of `probs` `(B, C, *S)`."""
-        return (probs.amax(1) >= self.threshold).to(probs.dtype)
+    def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
+        """Weight of each pixel, from the labels' confidence."""
+        return (labels.confidence >= self.threshold).to(labels.confidence.dtype)
 
 
-class UniformWeight(Weight):
-    """Weight 1 everywhere, as in a plain mean teacher.
+class Uniform(PixelWeight):
+    """Weight 1 everywhere, as in a plain mean teacher: `uniform` of both `weight` and `rebalance`.
 
     Shape:
-        `(B, C, *S)` to `(B, *S)`.
+        labels `(B, K, *S)` to `(B, *S)`.
     """
 
-    def forward(self, probs: Tensor) -> Tensor:
-        """Ones of the shape of `probs` `(B, C, *S)` without C."""
-        return torch.ones_like(probs[:, 0])
+    def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
+        """Ones."""
+        return torch.ones_like(labels.confidence)

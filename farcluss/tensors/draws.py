@@ -81,19 +81,42 @@ def common_draws() -> Iterator[None]:
         _manual_seed(_place.seed, _place.step, _place.part, _place.rank + 1, _place.uses)
 
 
-def roll_rows(tensor: Tensor) -> Tensor:
-    """`(B, ...)` rolled by one row within the global batch: the first row is the last one of the previous process.
+def roll_rows(tensor: Tensor, by: int = 1) -> Tensor:
+    """`(B, ...)` rolled by some rows within the global batch: row i holds what row i - by held, of whatever process.
 
-    Every process of a step must call it; no gradient flows.
+    Every process of a step must call it, with the same `by`; no gradient flows.
     """
-    rolled = tensor.roll(1, 0)
     if _place is None or _place.world == 1:
-        return rolled
-    view = rolled.view(torch.uint8) if rolled.dtype == torch.bool else rolled
-    mine, theirs = view[:1].contiguous(), torch.empty_like(view[:1])
-    after, before = (_place.rank + 1) % _place.world, (_place.rank - 1) % _place.world
-    exchange = [dist.P2POp(dist.isend, mine, after), dist.P2POp(dist.irecv, theirs, before)]
-    for request in dist.batch_isend_irecv(exchange):
+        return tensor.roll(by, 0)
+    count = len(tensor)
+    away, extra = divmod(by % (count * _place.world), count)
+    # The first rows of the result come from the process before the one that all others come from.
+    parts = [(away + 1, tensor[count - extra :]), (away, tensor[: count - extra])]
+    return torch.cat([_pass_on(part, distance) for distance, part in parts])
+
+
+def flip_rows(tensor: Tensor) -> Tensor:
+    """`(B, ...)` in reverse order within the global batch. Every process of a step must call it; no gradient flows."""
+    flipped = tensor.flip(0)
+    if _place is None or _place.world == 1:
+        return flipped
+    return _exchange(flipped, _place.world - 1 - _place.rank, _place.world - 1 - _place.rank)
+
+
+def _pass_on(tensor: Tensor, distance: int) -> Tensor:
+    """What the process `distance` ranks before this one passes on, as this one passes on its own."""
+    assert _place is not None
+    return _exchange(tensor, (_place.rank + distance) % _place.world, (_place.rank - distance) % _place.world)
+
+
+def _exchange(tensor: Tensor, to: int, source: int) -> Tensor:
+    """Send a tensor to a process, and return that of the same shape from another one."""
+    assert _place is not None
+    if to == _place.rank or not tensor.numel():
+        return tensor
+    mine = tensor.contiguous()
+    sent = mine.view(torch.uint8) if mine.dtype == torch.bool else mine
+    received = torch.empty_like(sent)
+    for request in dist.batch_isend_irecv([dist.P2POp(dist.isend, sent, to), dist.P2POp(dist.irecv, received, source)]):
         request.wait()
-    view[:1] = theirs
-    return rolled
+    return received.view(tensor.dtype)

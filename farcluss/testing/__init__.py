@@ -2,7 +2,7 @@
 
 A plugin's test module subclasses the tester of its kind, and pytest collects the inherited tests:
 
-    class TestMargin(WeightTester):
+    class TestMargin(PixelWeightTester):
         stage = Margin
         options = {"power": 2.0}
 
@@ -13,6 +13,6 @@ Notation used for shapes: B images, C classes, Cin image channels, K kept classe
 """
 
 from farcluss.testing.datasets import DatasetTester
-from farcluss.testing.stages import AugmentTester, ContrastTester, PseudoLabelTester, RebalanceTester, WeightTester
+from farcluss.testing.stages import AugmentTester, ContrastTester, MixTester, PixelWeightTester, PseudoLabelTester
 
-__all__ = ["AugmentTester", "ContrastTester", "DatasetTester", "PseudoLabelTester", "RebalanceTester", "WeightTester"]
+__all__ = ["AugmentTester", "ContrastTester", "DatasetTester", "MixTester", "PixelWeightTester", "PseudoLabelTester"]

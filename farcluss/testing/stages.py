@@ -1,6 +1,7 @@
-"""Testers of the five stage kinds."""
+"""Testers of the stage kinds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -13,11 +14,12 @@ from farcluss.stages.base import (
     Contrast,
     ContrastLoss,
     FuzzyLabels,
+    Mix,
+    PixelWeight,
     PseudoLabel,
     PseudoLabels,
-    Rebalance,
-    Views,
-    Weight,
+    Scene,
+    View,
 )
 from farcluss.testing.values import (
     SIZES,
@@ -111,35 +113,6 @@ class PixelStageTester(StageTester):
                 expect_same("(B, C, 1, H, W) against (B, C, H, W)", b.reshape(a.shape), a)
 
 
-class WeightTester(PixelStageTester):
-    """Tests of a weight stage."""
-
-    kind = Weight
-
-    def inputs(self, *size: int) -> tuple[Any, ...]:
-        """`probs` `(2, C, *S)`."""
-        return (random_probs(2, self.classes, *size),)
-
-    def test_shapes_and_dtypes(self) -> None:
-        """`(B, C, *S)` to float32 `(B, *S)`."""
-        for dim in self.dims:
-            size = SIZES[dim]
-            weight = seeded(self.call, self.build(), seeded(self.inputs, *size))
-            expect_like("weight", weight, (2, *size), torch.float32)
-
-    def test_contract(self) -> None:
-        """Weights lie in [0, 1] for any probabilities and any number of classes."""
-        if 2 not in self.dims:
-            return
-        for classes in (2, self.classes, 30):
-            for name, probs in {"random": seeded(random_probs, 2, classes, 6, 8), **hard_cases(classes)}.items():
-                weight = seeded(self.build(), probs)
-                expect_like(
-                    f"weight of {name} probabilities, {classes} classes", weight, probs[:, 0].shape, torch.float32
-                )
-                expect_between(f"weight of {name} probabilities, {classes} classes", weight, 0, 1)
-
-
 class PseudoLabelTester(PixelStageTester):
     """Tests of a pseudo-label stage."""
 
@@ -173,37 +146,50 @@ class PseudoLabelTester(PixelStageTester):
             assert (classes.sort(1).values.diff(dim=1) > 0).all(), f"a class is kept twice ({name} probabilities)"
 
 
-class RebalanceTester(PixelStageTester):
-    """Tests of a rebalance stage."""
+class PixelWeightTester(PixelStageTester):
+    """Tests of a stage of kind `weight` or `rebalance`.
 
-    kind = Rebalance
+    Attributes:
+        largest: largest factor on a pixel; None for no limit.
+    """
+
+    kind = PixelWeight
+    largest: ClassVar[float | None] = None
 
     def inputs(self, *size: int) -> tuple[Any, ...]:
         """Pseudo-labels of two images."""
         return (random_labels(2, self.classes, *size),)
 
     def call(self, stage: Any, inputs: tuple[Any, ...]) -> Any:
-        """Class weights, and pixel weights where valid."""
-        weights = stage(stage.statistics(inputs[0], self.classes))
-        return weights, torch.where(inputs[0].valid, stage.pixels(inputs[0], weights), 0)
+        """Factors of valid pixels, in two steps on the same labels, so that state counts."""
+        (labels,) = inputs
+        found = []
+        for _ in range(2):
+            summed = stage.statistics(labels, self.classes)
+            stage.absorb(summed)
+            found.append(torch.where(labels.valid, stage.pixels(labels, summed), 0))
+        return tuple(found)
 
     def test_shapes_and_dtypes(self) -> None:
-        """Class weights float32 `(C,)`, pixel weights float32 `(B, *S)`."""
+        """Factors float32 `(B, *S)`; figures are tensors."""
         for dim in self.dims:
-            weights, pixels = seeded(self.call, self.build(), seeded(self.inputs, *SIZES[dim]))
-            expect_like("class weights", weights, (self.classes,), torch.float32)
-            expect_like("pixel weights", pixels, (2, *SIZES[dim]), torch.float32)
+            stage = self.build()
+            for pixels in seeded(self.call, stage, seeded(self.inputs, *SIZES[dim])):
+                expect_like("factors", pixels, (2, *SIZES[dim]), torch.float32)
+            (labels,) = seeded(self.inputs, *SIZES[dim])
+            figures = stage.figures(stage.statistics(labels, self.classes))
+            assert all(isinstance(value, Tensor) for value in figures.values()), "figures are no tensors"
 
     def test_contract(self) -> None:
-        """Weights are finite and not negative, also where classes are absent or no pixel is valid."""
+        """Factors are finite and 0 or more, also where classes are absent or no pixel is valid."""
         for dim in self.dims:
             labels = seeded(random_labels, 2, self.classes, *SIZES[dim])
             few = seeded(random_labels, 2, 2, *SIZES[dim])
-            none = PseudoLabels(labels.values, labels.classes, labels.weight, labels.confidence, labels.valid & False)
+            none = replace(labels, valid=labels.valid & False)
             for name, case in {"all classes": labels, "two classes": few, "no valid pixel": none}.items():
-                for result in seeded(self.call, self.build(), (case,)):
-                    assert result.isfinite().all(), f"weights are not finite: {name}"
-                    assert (result >= 0).all(), f"weights are negative: {name}"
+                for pixels in seeded(self.call, self.build(), (case,)):
+                    assert pixels.isfinite().all(), f"factors are not finite: {name}"
+                    expect_between(f"factors, {name}", pixels, 0, self.largest or float("inf"))
 
     def test_statistics_add_up(self) -> None:
         """Statistics of a batch are the sum of its images': micro-batches and processes do not matter."""
@@ -213,8 +199,32 @@ class RebalanceTester(PixelStageTester):
             parts = [stage.statistics(labels.map(lambda t, i=i: t[i : i + 1]), self.classes) for i in (0, 1)]
             expect_same("sum of the images' statistics", sum(parts), stage.statistics(labels, self.classes))
 
+    def test_labeled_statistics_add_up(self) -> None:
+        """So do the statistics of labeled images, if the stage has some; and they are absorbed."""
+        for dim in self.dims:
+            stage, shape = self.build(), (2, *SIZES[dim])
+            logits = seeded(torch.randn, 2, self.classes, *SIZES[dim])
+            masks, known = seeded(torch.randint, self.classes, shape), seeded(torch.rand, shape) < 0.8
+            whole = stage.labeled_statistics(logits, masks, known)
+            if whole is not None:
+                rows = [slice(0, 1), slice(1, 2), slice(0, 0)]
+                parts = [stage.labeled_statistics(logits[row], masks[row], known[row]) for row in rows]
+                expect_same("sum of the labeled images' statistics", sum(parts), whole)
+                stage.absorb_labeled(whole)
+                assert all(buffer.isfinite().all() for buffer in stage.buffers()), "buffers are not finite"
+
+    def test_parts_of_a_batch(self) -> None:
+        """Factors of some images do not depend on which others are weighed with them."""
+        for dim in self.dims:
+            stage = self.build()
+            (labels,) = seeded(self.inputs, *SIZES[dim])
+            summed = stage.statistics(labels, self.classes)
+            stage.absorb(summed)
+            parts = [stage.pixels(labels.map(lambda t, i=i: t[i : i + 1]), summed) for i in (0, 1)]
+            expect_same("factors of single images", torch.cat(parts), stage.pixels(labels, summed))
+
     def test_invalid_pixels_do_not_matter(self) -> None:
-        """What an invalid pixel holds changes neither class weights nor valid pixels."""
+        """What an invalid pixel holds changes no factor of a valid one."""
         for dim in self.dims:
             (labels,) = seeded(self.inputs, *SIZES[dim])
             other = seeded(shuffle_invalid, labels, self.classes, seed=1)
@@ -304,67 +314,75 @@ class ContrastTester(PixelStageTester):
         return loss.detach(), leaf.grad
 
 
-class AugmentTester(StageTester):
-    """Tests of an augment stage.
+class _ViewTester(StageTester):
+    """Tests of a stage that makes views of a scene.
 
     Attributes:
         channels: image channels Cin to test with.
     """
 
-    kind = Augment
     channels: ClassVar[int] = 3
 
     def inputs(self, *size: int) -> tuple[Any, ...]:
-        """Images `(4, Cin, *S)` in [0, 1] and which of their pixels are valid; sides four times those of `SIZES`."""
+        """A scene of four unlabeled and four labeled images in [0, 1]; sides four times those of `SIZES`."""
         size = tuple(4 * side for side in size)
-        return torch.rand(4, self.channels, *size), torch.rand(4, *size) < 0.8
-
-    def call(self, stage: Any, inputs: tuple[Any, ...]) -> Any:
-        """The views, and the labels that followed each strong one."""
-        views = stage(*inputs)
-        return views.weak, views.strong, [follow(self.labels(inputs[1])) for follow in views.follow]
+        images, labeled = torch.rand(4, self.channels, *size), torch.rand(4, self.channels, *size)
+        masks = torch.where(torch.rand(4, *size) < 0.5, 1, 3).to(torch.uint8)
+        known = torch.rand(4, *size) < 0.8
+        return (Scene(View(images, self.labels(torch.rand(4, *size) < 0.8)), labeled, masks, known, 5),)
 
     def labels(self, valid: Tensor) -> PseudoLabels:
-        """Labels whose weight and confidence encode the class; only classes 1 and 3 occur."""
+        """Labels whose confidence and entropy encode the class; only classes 1 and 3 occur."""
         classes = torch.where(seeded(torch.rand, valid.shape) < 0.5, 1, 3)
         values = torch.stack([classes / 5 + 0.3, 0.7 - classes / 5], 1)
-        return PseudoLabels(values, torch.stack([classes, 4 - classes], 1), classes / 4, classes / 5, valid)
+        return PseudoLabels(values, torch.stack([classes, 4 - classes], 1), classes / 5, classes / 4, valid)
+
+    def views(self, stage: Any, scene: Scene) -> tuple[View, ...]:
+        """The views that the stage makes."""
+        raise NotImplementedError
+
+    def call(self, stage: Any, inputs: tuple[Any, ...]) -> Any:
+        """The views."""
+        return self.views(stage, *inputs)
 
     def test_shapes_and_dtypes(self) -> None:
-        """Views have shape, dtype and range of the images; one `follow` per strong view keeps those of the labels."""
+        """Views and their labels have shape, dtype and range of the images and their labels."""
         for dim in self.dims:
-            images, valid = seeded(self.inputs, *SIZES[dim])
-            views = seeded(self.build(), images, valid)
-            assert isinstance(views, Views), f"the result is a {type(views).__name__}, not Views"
-            assert len(views.strong) == len(views.follow) > 0, "there must be one follow per strong view"
-            for name, view in [("weak view", views.weak), *(("strong view", strong) for strong in views.strong)]:
-                expect_like(name, view, tuple(images.shape), images.dtype)
-                expect_between(name, view, 0, 1)
-            labels = self.labels(valid)
-            for follow in views.follow:
-                for before, after in zip(tensors_of(labels), tensors_of(follow(labels)), strict=True):
-                    expect_like("label tensor that followed", after, tuple(before.shape), before.dtype)
+            (scene,) = seeded(self.inputs, *SIZES[dim])
+            views = seeded(self.views, self.build(), scene)
+            assert isinstance(views, tuple) and views, f"the result is a {type(views).__name__}, not a tuple of views"
+            for view in views:
+                assert isinstance(view, View), f"a view is a {type(view).__name__}, not a View"
+                expect_like("view", view.images, tuple(scene.weak.images.shape), scene.weak.images.dtype)
+                expect_between("view", view.images, 0, 1)
+                for before, after in zip(tensors_of(scene.weak.labels), tensors_of(view.labels), strict=True):
+                    expect_like("label tensor of a view", after, tuple(before.shape), before.dtype)
 
     def test_contract(self) -> None:
-        """All fields of labels are warped alike: valid pixels keep class, values, weight and confidence together."""
+        """All fields of labels move alike: valid pixels keep class, values, confidence and entropy together."""
         for dim in self.dims:
-            images, valid = seeded(self.inputs, *SIZES[dim])
-            for follow in seeded(self.build(), images, valid).follow:
-                after = follow(self.labels(valid))
-                first = after.classes[:, 0][after.valid]
-                assert torch.isin(first, torch.tensor([1, 3])).all(), (
-                    "follow creates new classes; warp labels by nearest neighbor"
+            (scene,) = seeded(self.inputs, *SIZES[dim])
+            for _, labels in seeded(self.views, self.build(), scene):
+                first, valid = labels.classes[:, 0], labels.valid
+                assert torch.isin(first[valid], torch.tensor([1, 3])).all(), (
+                    "the view has new classes; warp labels by nearest neighbor"
                 )
-                expect_same("weight against class after follow", after.weight[after.valid], first / 4)
-                expect_same("confidence against class after follow", after.confidence[after.valid], first / 5)
-                expect_same("value against class after follow", after.values[:, 0][after.valid], first / 5 + 0.3)
+                true = labels.entropy == 0  # of labeled images
+                for name, field, wanted in (
+                    ("confidence", labels.confidence, torch.where(true, 1, first / 5)),
+                    ("entropy", labels.entropy, torch.where(true, 0, first / 4)),
+                    ("value", labels.values[:, 0], torch.where(true, 1, first / 5 + 0.3)),
+                ):
+                    expect_same(f"{name} against class", field[valid], wanted[valid].to(field.dtype))
 
     def test_invalid_pixels_do_not_matter(self) -> None:
         """Pixels that are invalid, or come from outside the image, never become valid."""
         for dim in self.dims:
-            images, valid = seeded(self.inputs, *SIZES[dim])
-            for follow in seeded(self.build(), images, valid).follow:
-                assert not follow(self.labels(valid & False)).valid.any(), "follow makes invalid pixels valid"
+            (scene,) = seeded(self.inputs, *SIZES[dim])
+            labels = replace(scene.weak.labels, valid=scene.weak.labels.valid & False)
+            nothing = scene._replace(weak=scene.weak._replace(labels=labels), known=scene.known & False)
+            for view in seeded(self.views, self.build(), nothing):
+                assert not view.labels.valid.any(), "the view makes invalid pixels valid"
 
     def test_same_random_state_gives_same_views(self) -> None:
         """All randomness comes from torch's global generator, which training seeds: runs are reproducible."""
@@ -372,3 +390,41 @@ class AugmentTester(StageTester):
             inputs = seeded(self.inputs, *SIZES[dim])
             first, second = (seeded(self.call, self.build(), inputs, seed=3) for _ in range(2))
             expect_same("views of one random state", second, first)
+
+
+class AugmentTester(_ViewTester):
+    """Tests of an augment stage.
+
+    Attributes:
+        channels: image channels Cin to test with.
+    """
+
+    kind = Augment
+
+    def views(self, stage: Any, scene: Scene) -> tuple[View, ...]:
+        """The strong views."""
+        views: tuple[View, ...] = stage.strong(scene)
+        return views
+
+    def test_the_weak_view_keeps_its_shape(self) -> None:
+        """And its dtype and range."""
+        for dim in self.dims:
+            (scene,) = seeded(self.inputs, *SIZES[dim])
+            images = scene.weak.images
+            weak = seeded(self.build().weak, images, scene.weak.labels.valid)
+            expect_like("weak view", weak, tuple(images.shape), images.dtype)
+            expect_between("weak view", weak, 0, 1)
+
+
+class MixTester(_ViewTester):
+    """Tests of a mix stage.
+
+    Attributes:
+        channels: image channels Cin to test with.
+    """
+
+    kind = Mix
+
+    def views(self, stage: Any, scene: Scene) -> tuple[View, ...]:
+        """The weak view, mixed."""
+        return (stage(scene.weak, scene),)

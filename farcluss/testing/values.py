@@ -24,7 +24,7 @@ def random_labels(batch: int, classes: int, *size: int, kept: int = 3) -> Pseudo
     top = random_probs(batch, classes, *size).topk(min(kept, classes), 1)
     values = top.values / top.values.sum(1, keepdim=True)
     shape = (batch, *size)
-    return PseudoLabels(values, top.indices, torch.rand(shape), top.values[:, 0], torch.rand(shape) < 0.8)
+    return PseudoLabels(values, top.indices, top.values[:, 0], torch.rand(shape), torch.rand(shape) < 0.8)
 
 
 def hard_cases(classes: int) -> dict[str, Tensor]:
@@ -47,7 +47,7 @@ def shuffle_invalid(labels: PseudoLabels, classes: int) -> PseudoLabels:
 
     kept = {
         name: pick(getattr(labels, name), getattr(other, name))
-        for name in ("values", "classes", "weight", "confidence")
+        for name in ("values", "classes", "confidence", "entropy")
     }
     return replace(labels, **kept)
 

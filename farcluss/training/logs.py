@@ -114,14 +114,16 @@ def diagnostics(run: Run, statistics: dict[str, Tensor]) -> dict[str, Any]:
     """Statistics of the pseudo-labels of a step, as plain numbers."""
     if "histogram" not in statistics:
         return {}
-    table: dict[str, Any] = {name: value.tolist() for name, value in statistics.items()}
+    names = ("seen", "known", "right", "high_entropy", "histogram")
+    table: dict[str, Any] = {name: statistics[name].tolist() for name in names}
     seen, known = max(table["seen"], 1), table["known"]
     values = {
         "high_entropy": table["high_entropy"] / seen,
-        "mean_weight": table["weight"] / seen,
         "histogram": [count / seen for count in table["histogram"]],
-        "class_weights": run.parts.stages.rebalance(statistics["rebalance"]).tolist(),
     }
+    for kind in ("weight", "rebalance"):
+        figures = getattr(run.parts.stages, kind).figures(statistics[kind])
+        values |= {name: figure.tolist() for name, figure in figures.items()}
     return values | ({"pseudo_label_accuracy": table["right"] / known} if known else {})
 
 

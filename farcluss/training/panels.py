@@ -34,8 +34,10 @@ def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> tuple[NDArra
         `(height, width, 3)` uint8, and the number of columns.
     """
     assert batch.unlabeled is not None and batch.valid is not None and batch.truth is not None
-    views = learner.stages.augment(batch.unlabeled, batch.valid)
-    weak = learner.normalize(views.weak)
+    views, _ = learner.pseudo_label(batch)
+    assert views is not None
+    images = learner.stages.augment.weak(batch.unlabeled, batch.valid)
+    weak = learner.normalize(images)
     probs = wide_softmax(learner.teacher(weak).logits)
     labels = learner.stages.pseudo_label(probs).classes[:, 0]
     student: Any = getattr(learner.student, "module", learner.student)
@@ -44,8 +46,8 @@ def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> tuple[NDArra
     student.train(training)
     colors = torch.tensor([*palette, *[INVALID] * (IGNORE + 1 - len(palette))], dtype=torch.uint8)
     columns = [
-        _pictures(_plane(views.weak, 2)),
-        _pictures(_plane(views.strong[0], 2)),
+        _pictures(_plane(images, 2)),
+        _pictures(_plane(views[0].images, 2)),
         colors[_plane(labels.where(batch.valid, IGNORE), 1).cpu()],
         _pictures(_plane(normalized_entropy(probs).clamp(0, 1).unsqueeze(1), 2)),
         colors[_plane(predicted.where(batch.valid, IGNORE), 1).cpu()],

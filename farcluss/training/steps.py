@@ -9,7 +9,7 @@ from torch import Tensor
 from farcluss.data.loader import HostBatch
 from farcluss.inference.weights import to_unit
 from farcluss.learning.averaging import ema_decay, ema_update
-from farcluss.learning.batches import Batch, StrongViews, split
+from farcluss.learning.batches import Batch, Views, split
 from farcluss.learning.learner import Totals, WholeBatch
 from farcluss.tensors.distributed import all_sum, sum_table
 from farcluss.tensors.draws import addressed
@@ -18,7 +18,7 @@ from farcluss.training.optimization import lr_factor, set_learning_rate
 from farcluss.training.state import Run
 from farcluss.training.watch import LOSSES
 
-MicroBatches = list[tuple[Batch, StrongViews | None]]
+MicroBatches = list[tuple[Batch, Views | None]]
 
 
 class Step(NamedTuple):
@@ -55,11 +55,12 @@ def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
     with span("copy"):
         batch = to_device(host, accelerator.device, semi, logging)
     before = [buffer.clone() for buffer in run.rollback]
+    set_progress(run)
     with _seeded(run, 0):
-        strong, statistics = learner.pseudo_label(batch, train.accumulate)
+        views, statistics = learner.pseudo_label(batch, train.accumulate)
     statistics = sum_table(statistics)
-    micro_batches = split(batch, strong, train.accumulate, train.split_backward)
-    losses = forward_backward(run, micro_batches, learner.totals(statistics))
+    totals = learner.totals(statistics, views)
+    losses = forward_backward(run, split(batch, views, train.accumulate, train.split_backward), totals)
     with span("optimizer"):
         nonfinite, flags = check_finite(run, losses)
         if not accelerator.scaler:  # which sets flags of its own
@@ -79,7 +80,7 @@ def forward_backward(run: Run, micro_batches: MicroBatches, totals: Totals) -> d
     """Forward and backward of all micro-batches. Returns the sums of their losses."""
     accelerator, learner, loss = run.accelerator, run.learner, run.recipe.loss
     ramp = min(1.0, (run.step + 1 - loss.warmup_steps) / loss.ramp_steps) if loss.ramp_steps else 1.0
-    wholes = first_pass(run, micro_batches)
+    wholes = first_pass(run, micro_batches, totals)
     summed: dict[str, Tensor] = {}
     for number, (micro_batch, whole) in enumerate(zip(micro_batches, wholes, strict=True)):
         last = number + 1 == len(micro_batches)
@@ -93,7 +94,13 @@ def forward_backward(run: Run, micro_batches: MicroBatches, totals: Totals) -> d
     return summed
 
 
-def first_pass(run: Run, micro_batches: MicroBatches) -> list[WholeBatch] | list[None]:
+def set_progress(run: Run) -> None:
+    """Tell the stages that weigh pixels which share of the training is done."""
+    for stage in (run.parts.stages.weight, run.parts.stages.rebalance):
+        stage.progress.fill_(run.step / run.steps)
+
+
+def first_pass(run: Run, micro_batches: MicroBatches, totals: Totals) -> list[WholeBatch] | list[None]:
     """An extra forward of all micro-batches without gradient, if a loss spans them; buffers stay unchanged."""
     learner, several = run.learner, run.recipe.train.accumulate > 1
     ohem = run.recipe.loss.supervised == "ohem" and several
@@ -105,7 +112,7 @@ def first_pass(run: Run, micro_batches: MicroBatches) -> list[WholeBatch] | list
     passes = []
     for number, micro_batch in enumerate(micro_batches):
         with _seeded(run, number + 1), span("first_pass"):
-            passes.append(learner.first_pass(*micro_batch))
+            passes.append(learner.first_pass(*micro_batch, totals))
     for buffer, old in zip(run.buffers, before, strict=True):
         buffer.copy_(old)
     with _seeded(run, len(micro_batches) + 1), span("first_pass"):

@@ -3,16 +3,17 @@
 from torch import Tensor
 
 from farcluss.plugins.options import Positive
-from farcluss.stages.base import Weight
+from farcluss.stages.base import PixelWeight, PseudoLabels
 
 
-class Margin(Weight):
+class Margin(PixelWeight):
     """Weight that grows with the lead of the most probable class over the next.
 
-    `w = (p_first - p_second)^power`: 1 where the teacher is sure, 0 where two classes tie.
+    `w = (q_first - q_second)^power` of the kept classes: 1 where the teacher is sure, or only one class is kept, 0 where
+    two classes tie.
 
     Shape:
-        `(B, C, *S)` to `(B, *S)`.
+        labels `(B, K, *S)` to `(B, *S)`.
 
     Args:
         power: above 1 only clear leads count, below 1 small ones do as well.
@@ -22,7 +23,7 @@ class Margin(Weight):
         super().__init__()
         self.power = power
 
-    def forward(self, probs: Tensor) -> Tensor:
-        """Weight of each pixel of `probs` `(B, C, *S)`."""
-        first, second = probs.topk(2, dim=1).values.unbind(1)
-        return (first - second) ** self.power
+    def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
+        """Weight of each pixel."""
+        first, *others = labels.values.unbind(1)
+        return (first - others[0] if others else first) ** self.power

@@ -1,9 +1,9 @@
-from farcluss.testing import DatasetTester, WeightTester
+from farcluss.testing import DatasetTester, PixelWeightTester
 from farcluss_example.margin import Margin
 from farcluss_example.stripes import Stripes
 
 
-class TestMargin(WeightTester):
+class TestMargin(PixelWeightTester):
     stage = Margin
     options = {"power": 2.0}
 

@@ -3,16 +3,16 @@
 from torch import Tensor
 
 from farcluss.plugins.options import Positive
-from farcluss.stages.base import Weight
+from farcluss.stages.base import PixelWeight, PseudoLabels
 
 
-class MyWeight(Weight):
+class MyWeight(PixelWeight):
     """Weight that grows with the teacher's largest probability.
 
     `w = (max_c p_c)^power`.
 
     Shape:
-        `(B, C, *S)` to `(B, *S)`.
+        labels `(B, K, *S)` to `(B, *S)`.
 
     Args:
         power: the larger, the less a pixel of low confidence counts.
@@ -22,6 +22,6 @@ class MyWeight(Weight):
         super().__init__()
         self.power = power
 
-    def forward(self, probs: Tensor) -> Tensor:
-        """Weight of each pixel of `probs` `(B, C, *S)`."""
-        return probs.amax(1) ** self.power
+    def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
+        """Weight of each pixel."""
+        return labels.confidence**self.power

@@ -1,9 +1,9 @@
-from farcluss.testing import DatasetTester, WeightTester
+from farcluss.testing import DatasetTester, PixelWeightTester
 from farcluss_NAME.dataset import MyDataset
 from farcluss_NAME.weight import MyWeight
 
 
-class TestMyWeight(WeightTester):
+class TestMyWeight(PixelWeightTester):
     stage = MyWeight
     options = {"power": 2.0}
 
