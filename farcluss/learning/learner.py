@@ -29,7 +29,7 @@ from farcluss.recipes.model import Loss
 from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Scene, View
 from farcluss.stages.rebalance import class_counts
 from farcluss.stages.weight import normalized_entropy
-from farcluss.tensors.distributed import all_sum, world_size
+from farcluss.tensors.distributed import all_sum, sum_table, world_size
 from farcluss.tensors.precision import wide, wide_softmax
 from farcluss.tensors.timing import span
 
@@ -87,6 +87,10 @@ class WholeBatch(NamedTuple):
 
 
 Statistics = dict[str, Tensor]
+WEIGHTS = ("weight", "rebalance")
+"""The kinds of stages that weigh pixels."""
+LABELED = "labeled images for "
+"""Begins the names of statistics among losses."""
 
 
 class Learner:
@@ -138,9 +142,11 @@ class Learner:
         weak = View(images, join_labels([labels for labels, _ in labeled]))
         views = self._strong_views(Scene(weak, batch.images, batch.masks, known, self.classes))
         labels = [view.labels for view in views]
-        for kind, stage in (("weight", stages.weight), ("rebalance", stages.rebalance)):
-            found = [call(kind, stage.statistics, each, self.classes, returns=Tensor) for each in labels]
-            statistics[kind] = sum_of(found)
+        for kind in WEIGHTS:
+            stage = getattr(stages, kind)
+            statistics[kind] = sum_of(
+                [call(kind, stage.statistics, each, self.classes, returns=Tensor) for each in labels]
+            )
         statistics["pixels"] = torch.stack([each.valid.sum() for each in labels])
         if self.loss.divisor == "all":
             statistics["pixels"] = torch.full_like(statistics["pixels"], labels[0].valid.numel())
@@ -173,14 +179,30 @@ class Learner:
         return views
 
     @torch.no_grad()
+    def _of_labeled(self, logits: Tensor, batch: Batch) -> Statistics:
+        """Statistics of the student's logits of labeled images, by the kind of stage that wants some."""
+        wide_logits, known = wide(logits[: len(batch.images)].detach()), batch.masks != IGNORE
+        found = {
+            kind: getattr(self.stages, kind).labeled_statistics(wide_logits, batch.masks, known) for kind in WEIGHTS
+        }
+        return {f"{LABELED}{kind}": value for kind, value in found.items() if value is not None}
+
+    @torch.no_grad()
+    def absorb_labeled(self, losses: dict[str, Tensor]) -> None:
+        """Take the statistics of labeled images out of the losses of all micro-batches, and give stages their sums."""
+        found = {kind: losses.pop(f"{LABELED}{kind}") for kind in WEIGHTS if f"{LABELED}{kind}" in losses}
+        if found:
+            for kind, summed in sum_table(found).items():
+                self.stages.call(kind, getattr(self.stages, kind).absorb_labeled, summed, returns=NoneType)
+
+    @torch.no_grad()
     def totals(self, statistics: Statistics, views: Views | None) -> Totals:
         """What the losses need of the whole batch, from its summed statistics (eq. 7). Stages update their state."""
         labeled, images = statistics["labeled"].clamp(min=1), statistics.get("images")
         if views is None:
             return Totals(labeled, images=images)
-        stages = self.stages
-        for kind, stage in (("weight", stages.weight), ("rebalance", stages.rebalance)):
-            stages.call(kind, stage.absorb, statistics[kind], returns=NoneType)
+        for kind in WEIGHTS:
+            self.stages.call(kind, getattr(self.stages, kind).absorb, statistics[kind], returns=NoneType)
         totals = Totals(
             labeled,
             statistics["pixels"],
@@ -277,6 +299,7 @@ class Learner:
         losses["total"] = losses["supervised"] + unused
         if views is None:
             return losses
+        losses |= self._of_labeled(prediction.logits, batch)
         weighted = self.loss.unsupervised * losses["unsupervised"]
         if "unsupervised_dice" in losses:
             weighted = weighted + self.loss.unsupervised * self.loss.unsupervised_dice * losses["unsupervised_dice"]

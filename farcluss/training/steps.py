@@ -61,6 +61,7 @@ def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
     statistics = sum_table(statistics)
     totals = learner.totals(statistics, views)
     losses = forward_backward(run, split(batch, views, train.accumulate, train.split_backward), totals)
+    learner.absorb_labeled(losses)
     with span("optimizer"):
         nonfinite, flags = check_finite(run, losses)
         if not accelerator.scaler:  # which sets flags of its own
