@@ -169,7 +169,7 @@ def plain_kl(logits, labels, pixel_weight):
     """Eq. 4, 8 before the division by N, with a dense label for every class of every pixel."""
     q = torch.zeros_like(logits).scatter_(1, labels.classes, labels.values)
     divergence = functional.kl_div(logits.log_softmax(1), q, reduction="none").sum(1)
-    return torch.where(labels.valid, labels.weight * pixel_weight * divergence, 0).sum()
+    return torch.where(labels.valid, pixel_weight * divergence, 0).sum()
 
 
 def plain_cross_entropy(logits, masks):
@@ -211,14 +211,24 @@ def random_labels(space, b=2, c=5, k=3, seed=0, classes=None, dtype=torch.float3
         p[np.arange(len(p)), draw.choice(classes, size=len(p))] += 1
     values, found = fuzzy(p / p.sum(axis=1, keepdims=True), k)
     q = np.moveaxis(values.reshape(b, *space, -1), -1, 1)
-    weights, confidence, valid = draw.random((b, *space)), draw.random((b, *space)), draw.random((b, *space)) > 0.3
+    entropy, confidence, valid = draw.random((b, *space)), draw.random((b, *space)), draw.random((b, *space)) > 0.3
     return PseudoLabels(
         torch.from_numpy(q.copy()).to(dtype),
         torch.from_numpy(np.moveaxis(found.reshape(b, *space, -1), -1, 1).copy()),
-        torch.from_numpy(weights).to(dtype),
         torch.from_numpy(confidence).to(dtype),
+        torch.from_numpy(entropy).to(dtype),
         torch.from_numpy(valid),
     )
+
+
+def labels_of(probs, k=3):
+    """The pseudo-labels of probabilities `(B, C, *S)`, all pixels valid."""
+    b, space = len(probs), probs.shape[2:]
+    values, found = fuzzy(rows(probs), k)
+    fields = [np.moveaxis(each.reshape(b, *space, -1), -1, 1).copy() for each in (values, found)]
+    uncertainty = torch.from_numpy(entropy(rows(probs)).reshape(b, *space)).to(probs.dtype)
+    valid = torch.ones(b, *space, dtype=torch.bool)
+    return PseudoLabels(torch.from_numpy(fields[0]).to(probs.dtype), torch.from_numpy(fields[1]), probs.amax(1), uncertainty, valid)
 
 
 def random_logits(space, b=2, c=5, seed=0, dtype=torch.float32, scale=2.0):

@@ -13,6 +13,7 @@ from farcluss.networks.normalize import Normalize
 from farcluss.recipes.model import Loss
 from farcluss.stages.augment import Identity
 from farcluss.stages.contrast import Prototype
+from farcluss.stages.mix import NoMix
 from farcluss.stages.pseudo_label import Fuzzy
 from farcluss.stages.rebalance import MedianFrequency
 from farcluss.stages.weight import EntropyWeight
@@ -24,6 +25,7 @@ def make(loss: Loss | None = None, axes: int = 2, **stages) -> Learner:
     torch.manual_seed(0)
     chosen = {
         "augment": Identity(),
+        "mix": NoMix(),
         "pseudo_label": Fuzzy(top_k=3),
         "weight": EntropyWeight(),
         "rebalance": MedianFrequency(max_weight=10.0, normalize="mean"),

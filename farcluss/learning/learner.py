@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from farcluss.data.base import IGNORE
-from farcluss.errors import PluginError
+from farcluss.errors import PluginError, RecipeError, counted
 from farcluss.learning.batches import Batch, Views, join_labels
 from farcluss.learning.contracts import Stages, expect
 from farcluss.learning.dice import dice
@@ -167,16 +167,21 @@ class Learner:
 
     def _strong_views(self, scene: Scene) -> Views:
         """The views that the student sees, mixed. Raises PluginError for views of other shapes."""
-        stages = self.stages
+        stages, shares = self.stages, self.loss.view_shares
         views: Views = stages.call("augment", stages.augment.strong, scene, returns=tuple)
-        views = tuple(stages.call("mix", stages.mix, view, scene, returns=View) for view in views)
+        if shares is not None and len(shares) != len(views):
+            raise RecipeError(f"loss.view_shares has {len(shares)} numbers, but {stages.name('augment')} makes "
+                              f"{counted(len(views), 'view')}.")  # fmt: skip
+        self._check_views("augment", views, scene)
+        mixed = tuple(stages.call("mix", stages.mix, view, scene, returns=View) for view in views)
+        self._check_views("mix", mixed, scene)
+        return mixed
+
+    def _check_views(self, kind: str, views: Views, scene: Scene) -> None:
+        """Raise PluginError for views of other shapes than the weak one."""
         for view in views:
-            stages.expect("augment", "a view", view.images.shape, scene.weak.images.shape)
-            stages.expect("augment", "labels", view.labels.classes.shape, scene.weak.labels.classes.shape)
-        shares = self.loss.view_shares
-        if shares is not None:
-            stages.expect("augment", "views, for loss.view_shares,", (len(views),), (len(shares),))
-        return views
+            self.stages.expect(kind, "a view", view.images.shape, scene.weak.images.shape)
+            self.stages.expect(kind, "labels", view.labels.classes.shape, scene.weak.labels.classes.shape)
 
     @torch.no_grad()
     def _of_labeled(self, logits: Tensor, batch: Batch) -> Statistics:

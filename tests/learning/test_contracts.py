@@ -12,7 +12,7 @@ from farcluss.learning.learner import Learner
 from farcluss.networks.base import Prediction
 from farcluss.stages.augment import Identity
 from farcluss.stages.pseudo_label import Fuzzy
-from farcluss.stages.weight import UniformWeight
+from farcluss.stages.weight import Uniform
 
 IMAGE = np.zeros((3, 4, 5), np.uint8)
 
@@ -69,8 +69,8 @@ def test_masks_do_not_count_where_the_image_is_not_valid():
         read_sample(Given(beneath), Item("x", "x", "x"))
 
 
-class Raises(UniformWeight):
-    def forward(self, probs):
+class Raises(Uniform):
+    def statistics(self, labels, classes):
         return {}["nothing"]
 
 
@@ -80,8 +80,8 @@ class Bare(Fuzzy):
 
 
 class NoViews(Identity):
-    def forward(self, images, valid):
-        return images
+    def strong(self, scene):
+        return scene.weak.images
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ class NoViews(Identity):
     [
         ({"weight": Raises()}, "Plugin weight/Raises fails: KeyError: 'nothing'"),
         ({"pseudo_label": Bare()}, "Plugin pseudo_label/Bare returns a Tensor, not a FuzzyLabels"),
-        ({"augment": NoViews()}, "Plugin augment/NoViews returns a Tensor, not a Views"),
+        ({"augment": NoViews()}, "Plugin augment/NoViews returns a Tensor, not a tuple"),
     ],
 )
 def test_stages(stages, words):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_learner import make, make_batch
 
-from farcluss.learning.batches import StrongViews, split
+from farcluss.learning.batches import split
 from farcluss.learning.dice import dice, image_dice, overlaps
 from farcluss.learning.losses import fuzzy_target, true_target
 from farcluss.recipes.model import Loss
@@ -48,8 +48,9 @@ def dense(labels, c):
     return q.scatter_(1, labels.classes, labels.values.double())
 
 
-def omega_free(labels):
-    return fuzzy_target(labels, torch.ones_like(labels.weight))
+def weighted(labels):
+    """The labels with some weight of each pixel, for which the entropy stands in."""
+    return fuzzy_target(labels, labels.entropy)
 
 
 def per_image(logits, target):
@@ -71,8 +72,8 @@ def test_dice_of_masks_equals_oracle(space, c, dtype):
 @pytest.mark.parametrize(("c", "k"), [(2, 2), (5, 3), (5, 1)])
 def test_dice_of_fuzzy_labels_equals_oracle(space, c, k):
     logits, labels = oracles.random_logits(space, 3, c), oracles.random_labels(space, 3, c, k)
-    wanted = expected(logits, dense(labels, c), labels.weight * labels.valid)
-    np.testing.assert_allclose(per_image(logits, omega_free(labels)), wanted, rtol=1e-5)
+    wanted = expected(logits, dense(labels, c), labels.entropy * labels.valid)
+    np.testing.assert_allclose(per_image(logits, weighted(labels)), wanted, rtol=1e-5)
 
 
 def test_each_target_has_its_run_of_images():
@@ -81,7 +82,7 @@ def test_each_target_has_its_run_of_images():
         oracles.random_masks((4, 5), 3),
         oracles.random_labels((4, 5)),
     )
-    targets = [true_target(masks), omega_free(labels)]
+    targets = [true_target(masks), weighted(labels)]
     apart = [per_image(logits[:3], targets[0]).sum(), per_image(logits[3:], targets[1]).sum()]
     torch.testing.assert_close(dice(logits, targets), torch.stack(apart))
     assert dice(logits[:0], []).shape == (0,) and dice(logits[:0], [true_target(masks[:0])]).tolist() == [0]
@@ -101,7 +102,7 @@ def test_right_wrong_and_absent():
 def test_gradient_by_differences(kind):
     logits = oracles.random_logits((2, 2, 2), 2, 3, dtype=torch.float64).requires_grad_()
     labels = oracles.random_labels((2, 2, 2), 2, 3, 2, dtype=torch.float64)
-    target = true_target(oracles.random_masks((2, 2, 2), 2, 3)) if kind == "masks" else omega_free(labels)
+    target = true_target(oracles.random_masks((2, 2, 2), 2, 3)) if kind == "masks" else weighted(labels)
     torch.autograd.gradcheck(lambda x: per_image(x, target), [logits])
     torch.autograd.gradcheck(lambda x: overlaps(x, target), [logits])
 
@@ -115,8 +116,8 @@ def test_pixels_that_do_not_count_change_nothing(kind, poison):
     for bad in (0.0, poison):
         logits = torch.where(valid.unsqueeze(1), oracles.random_logits((3, 4)), bad).requires_grad_()
         poisoned = replace(labels, values=torch.where(valid.unsqueeze(1), labels.values, bad))
-        poisoned = replace(poisoned, weight=torch.where(valid, labels.weight, bad))
-        target = true_target(masks) if kind == "masks" else omega_free(poisoned)
+        poisoned = replace(poisoned, entropy=torch.where(valid, labels.entropy, bad))
+        target = true_target(masks) if kind == "masks" else weighted(poisoned)
         dice(logits, [target])[0].backward()
         results.append((dice(logits, [target]).detach(), logits.grad))
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
@@ -144,14 +145,14 @@ def test_the_learners_losses_equal_the_oracle(axes):
     plain, learner, batch = make(Loss(), axes), make(BOTH, axes), make_batch(axes)
     found = []
     for each in (plain, learner):
-        strong, statistics = each.pseudo_label(batch)
-        found.append(each.losses(batch, strong, each.totals(statistics), 0.7))
+        views, statistics = each.pseudo_label(batch)
+        found.append(each.losses(batch, views, each.totals(statistics, views), 0.7))
     without, losses = found
     assert "unsupervised_dice" not in without
-    logits = learner.student(learner.normalize(torch.cat([batch.images, strong.images[0]]))).logits.detach()
-    known, labels = (batch.masks != oracles.IGNORE).double(), strong.labels[0]
+    logits = learner.student(learner.normalize(torch.cat([batch.images, views[0].images]))).logits.detach()
+    known, labels = (batch.masks != oracles.IGNORE).double(), views[0].labels
     supervised = expected(logits[:2], one_hot(batch.masks, 4), known).mean()
-    unsupervised = expected(logits[2:], dense(labels, 4), labels.weight * labels.valid).mean()
+    unsupervised = expected(logits[2:], dense(labels, 4), (1 - labels.entropy) * labels.valid).mean()
     assert losses["supervised"].item() == pytest.approx(without["supervised"].item() + supervised, rel=1e-6)
     assert losses["unsupervised"].item() == without["unsupervised"].item()
     assert losses["unsupervised_dice"].item() == pytest.approx(unsupervised, rel=1e-6)
@@ -162,9 +163,9 @@ def test_the_learners_losses_equal_the_oracle(axes):
 @pytest.mark.parametrize("settings", [{"unsupervised": 0.0}, {"unsupervised_dice": 0.0}])
 def test_without_weight_there_is_no_unsupervised_dice(settings):
     learner, batch = make(BOTH.model_copy(update=settings)), make_batch()
-    strong, statistics = learner.pseudo_label(batch)
+    views, statistics = learner.pseudo_label(batch)
     assert "views" not in statistics
-    assert "unsupervised_dice" not in learner.losses(batch, strong, learner.totals(statistics), 1.0)
+    assert "unsupervised_dice" not in learner.losses(batch, views, learner.totals(statistics, views), 1.0)
 
 
 def test_a_supervised_step_has_the_dice_of_masks():
@@ -173,8 +174,8 @@ def test_a_supervised_step_has_the_dice_of_masks():
         learner.pseudo_label(batch),
         learner.pseudo_label(batch._replace(unlabeled=None, valid=None)),
     )
-    losses = learner.losses(batch, None, learner.totals(statistics), 1.0)
-    with_views = learner.losses(batch, full[0], learner.totals(full[1]), 1.0)
+    losses = learner.losses(batch, None, learner.totals(statistics, None), 1.0)
+    with_views = learner.losses(batch, full[0], learner.totals(full[1], full[0]), 1.0)
     assert losses.keys() == {"supervised", "total"}
     assert losses["supervised"].item() == pytest.approx(with_views["supervised"].item(), rel=1e-12)
 
@@ -184,9 +185,9 @@ def test_a_supervised_step_has_the_dice_of_masks():
 def test_micro_batches_add_up(number, apart):
     """Losses and gradients; without a contrast, which would need a first pass."""
     learner, batch = make(BOTH.model_copy(update={"contrastive": 0.0})), make_batch()
-    strong, statistics = learner.pseudo_label(batch)
-    totals, results = learner.totals(statistics), []
-    for parts in ([(batch, strong)], split(batch, strong, number, apart)):
+    views, statistics = learner.pseudo_label(batch)
+    totals, results = learner.totals(statistics, views), []
+    for parts in ([(batch, views)], split(batch, views, number, apart)):
         learner.student.zero_grad()
         sums: dict = {}
         for part, known in parts:
@@ -194,7 +195,7 @@ def test_micro_batches_add_up(number, apart):
             losses["total"].backward()
             sums |= {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
         results.append((sums, [p.grad.clone() for p in learner.student.parameters() if p.grad is not None]))
-    assert isinstance(strong, StrongViews) and len(parts) == number * (1 + apart)
+    assert len(parts) == number * (1 + apart)
     for name in ("total", "supervised", "unsupervised", "unsupervised_dice"):
         torch.testing.assert_close(results[0][0][name], results[1][0][name], rtol=1e-10, atol=0)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-9, atol=1e-12)

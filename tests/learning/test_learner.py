@@ -10,10 +10,10 @@ from farcluss.errors import PluginError
 from farcluss.learning.batches import Batch, join_labels, split
 from farcluss.learning.learner import Learner
 from farcluss.stages.augment import Identity
-from farcluss.stages.base import FuzzyLabels, PseudoLabel, Rebalance, Views, Weight
+from farcluss.stages.base import FuzzyLabels, PixelWeight, PseudoLabel, View
 from farcluss.stages.contrast import NoContrast
-from farcluss.stages.rebalance import UniformRebalance
-from farcluss.stages.weight import UniformWeight
+from farcluss.stages.mix import NoMix
+from farcluss.stages.weight import Uniform
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -33,8 +33,8 @@ def logits_of(learner: Learner, images: torch.Tensor) -> tuple[np.ndarray, np.nd
 def test_total_equals_the_equations_written_out(axes):
     """Equations 1 to 12 pixel by pixel in NumPy, for a teacher equal to the student and no augmentation."""
     learner, batch = make(axes=axes), make_batch(axes)
-    strong, statistics = learner.pseudo_label(batch)
-    losses = learner.losses(batch, strong, learner.totals(statistics), ramp=0.7)
+    views, statistics = learner.pseudo_label(batch)
+    losses = learner.losses(batch, views, learner.totals(statistics, views), ramp=0.7)
 
     labeled, _ = logits_of(learner, batch.images)
     truth = batch.masks.flatten().numpy()
@@ -71,8 +71,8 @@ def test_total_equals_the_equations_written_out(axes):
 
 def test_only_the_student_learns():
     learner, batch = make(), make_batch()
-    strong, statistics = learner.pseudo_label(batch)
-    learner.losses(batch, strong, learner.totals(statistics), 1.0)["total"].backward()
+    views, statistics = learner.pseudo_label(batch)
+    learner.losses(batch, views, learner.totals(statistics, views), 1.0)["total"].backward()
     assert all(parameter.grad is not None for parameter in learner.student.parameters())
     assert all(parameter.grad is None for parameter in learner.teacher.parameters())
 
@@ -81,17 +81,17 @@ def test_supervised_steps_reach_every_parameter():
     """DDP waits for the gradient of every parameter, the embedding head's too."""
     learner, batch = make(), make_batch()
     bare = Batch(batch.images, batch.masks)
-    strong, statistics = learner.pseudo_label(bare)
-    assert strong is None
-    learner.losses(bare, strong, learner.totals(statistics), 1.0)["total"].backward()
+    views, statistics = learner.pseudo_label(bare)
+    assert views is None
+    learner.losses(bare, views, learner.totals(statistics, views), 1.0)["total"].backward()
     assert all(parameter.grad is not None for parameter in learner.student.parameters())
     assert learner.student.embed.weight.grad.abs().max() == 0
 
 
 def test_invalid_pixels_count_nowhere():
     learner, batch = make(), make_batch()
-    strong, statistics = learner.pseudo_label(batch)
-    labels = strong.labels[0]
+    views, statistics = learner.pseudo_label(batch)
+    ((images, labels),) = views
     poisoned = labels.map(
         lambda t: (
             t
@@ -99,9 +99,9 @@ def test_invalid_pixels_count_nowhere():
             else torch.where(labels.valid if t.dim() == 3 else labels.valid.unsqueeze(1), t, 7.0)
         )
     )
-    totals = learner.totals(statistics)
-    clean = learner.losses(batch, strong, totals, 1.0)
-    other = learner.losses(batch, strong._replace(labels=(poisoned,)), totals, 1.0)
+    totals = learner.totals(statistics, views)
+    clean = learner.losses(batch, views, totals, 1.0)
+    other = learner.losses(batch, (View(images, poisoned),), totals, 1.0)
     assert clean["unsupervised"].item() == pytest.approx(other["unsupervised"].item(), rel=1e-9)
     assert clean["contrastive"].item() == pytest.approx(other["contrastive"].item(), rel=1e-9)
     assert statistics["pixels"] == batch.valid.sum()
@@ -124,9 +124,8 @@ def test_diagnostics_against_numpy():
 class TwoViews(Identity):
     """Two equal strong views."""
 
-    def forward(self, images, valid):
-        views = super().forward(images, valid)
-        return Views(views.weak, views.strong * 2, views.follow * 2)
+    def strong(self, scene):
+        return super().strong(scene) * 2
 
 
 def test_two_equal_views_have_the_loss_of_one():
@@ -134,22 +133,22 @@ def test_two_equal_views_have_the_loss_of_one():
     totals = []
     for augment in (Identity(), TwoViews()):
         learner = make(augment=augment)
-        strong, statistics = learner.pseudo_label(batch)
-        totals.append(learner.losses(batch, strong, learner.totals(statistics), 1.0)["total"].item())
+        views, statistics = learner.pseudo_label(batch)
+        totals.append(learner.losses(batch, views, learner.totals(statistics, views), 1.0)["total"].item())
     assert totals[0] == pytest.approx(totals[1], rel=1e-6)
 
 
 @pytest.mark.parametrize("axes", [2, 3])
 def test_pieces_are_equal_runs_of_the_batch(axes):
     learner, batch = make(augment=TwoViews(), axes=axes), make_batch(axes)
-    strong, _ = learner.pseudo_label(batch)
-    micro_batches = split(batch, strong, 2)
+    views, _ = learner.pseudo_label(batch)
+    micro_batches = split(batch, views, 2)
     assert [len(tensor) for piece, _ in micro_batches for tensor in piece] == [1] * 10
     for found, wanted in zip(zip(*(piece for piece, _ in micro_batches), strict=True), batch, strict=True):
         assert torch.equal(torch.cat(found), wanted)
-    for number, (view, labels) in enumerate(zip(*strong, strict=True)):
-        assert torch.equal(torch.cat([part.images[number] for _, part in micro_batches]), view)
-        joined = join_labels([part.labels[number] for _, part in micro_batches])
+    for number, (images, labels) in enumerate(views):
+        assert torch.equal(torch.cat([part[number].images for _, part in micro_batches]), images)
+        joined = join_labels([part[number].labels for _, part in micro_batches])
         assert all(torch.equal(*pair) for pair in zip(vars(joined).values(), vars(labels).values(), strict=True))
     bare = Batch(batch.images, batch.masks)
     for piece, part in split(bare, None, 2):
@@ -159,31 +158,31 @@ def test_pieces_are_equal_runs_of_the_batch(axes):
 
 def test_micro_batches_apart_are_labeled_images_then_strong_views():
     learner, batch = make(augment=TwoViews()), make_batch()
-    strong, _ = learner.pseudo_label(batch)
-    parts = split(batch, strong, 2, apart=True)
-    assert [(len(part.images), len(part.masks), len(known.images)) for part, known in parts] == [
+    views, _ = learner.pseudo_label(batch)
+    parts = split(batch, views, 2, apart=True)
+    assert [(len(part.images), len(part.masks), len(known)) for part, known in parts] == [
         (1, 1, 0),
         (0, 0, 2),
     ] * 2
     for (labeled, _), (_, known), (whole, strong_of) in zip(
-        parts[::2], parts[1::2], split(batch, strong, 2), strict=True
+        parts[::2], parts[1::2], split(batch, views, 2), strict=True
     ):
         assert torch.equal(labeled.images, whole.images) and torch.equal(labeled.masks, whole.masks)
-        assert all(torch.equal(*pair) for pair in zip(known.images, strong_of.images, strict=True))
+        assert all(torch.equal(a.images, b.images) for a, b in zip(known, strong_of, strict=True))
     assert len(split(Batch(batch.images, batch.masks), None, 2, apart=True)) == 2
 
 
 def test_labels_taught_in_pieces_are_those_of_the_whole():
     batch, learner = make_batch(), make()
     whole, micro_batches = learner.pseudo_label(batch), learner.pseudo_label(batch, 2)
-    for one, other in zip(vars(whole[0].labels[0]).values(), vars(micro_batches[0].labels[0]).values(), strict=True):
+    for one, other in zip(vars(whole[0][0].labels).values(), vars(micro_batches[0][0].labels).values(), strict=True):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(whole[1], micro_batches[1])
 
 
-class BadWeight(Weight):
-    def forward(self, probs):
-        return probs
+class BadWeight(PixelWeight):
+    def pixels(self, labels, summed):
+        return labels.values
 
 
 class BadLabels(PseudoLabel):
@@ -191,14 +190,19 @@ class BadLabels(PseudoLabel):
         return FuzzyLabels(probs[:, :2], probs[:, :1].long())
 
 
-class BadRebalance(UniformRebalance, Rebalance):
-    def forward(self, statistics):
-        return statistics[:1]
+class BadRebalance(Uniform):
+    def pixels(self, labels, summed):
+        return super().pixels(labels, summed)[:1]
 
 
 class BadAugment(Identity):
-    def forward(self, images, valid):
-        return Views(images, (images[..., :2],), (lambda labels: labels,))
+    def strong(self, scene):
+        return (View(scene.weak.images[..., :2], scene.weak.labels),)
+
+
+class BadMix(NoMix):
+    def forward(self, view, scene):
+        return View(view.images, view.labels.map(lambda tensor: tensor[:1]))
 
 
 class BadContrast(NoContrast):
@@ -215,6 +219,7 @@ class BadContrast(NoContrast):
         {"pseudo_label": BadLabels()},
         {"rebalance": BadRebalance()},
         {"augment": BadAugment()},
+        {"mix": BadMix()},
         {"contrast": BadContrast()},
     ],
 )
@@ -222,14 +227,14 @@ def test_wrong_shapes_are_refused_by_name(stages):
     kind = next(iter(stages))
     with pytest.raises(PluginError, match=f"Plugin {kind}/Bad.* returns .*, not .*; see docs/plugins.md") as caught:
         learner, batch = make(**stages), make_batch()
-        strong, statistics = learner.pseudo_label(batch)
-        learner.losses(batch, strong, learner.totals(statistics), 1.0)
+        views, statistics = learner.pseudo_label(batch)
+        learner.losses(batch, views, learner.totals(statistics, views), 1.0)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_no_contrast_builds_no_head():
-    learner = make(contrast=NoContrast(), weight=UniformWeight())
+    learner = make(contrast=NoContrast(), weight=Uniform())
     batch = make_batch()
-    strong, statistics = learner.pseudo_label(batch)
-    losses = learner.losses(batch, strong, learner.totals(statistics), 1.0)
+    views, statistics = learner.pseudo_label(batch)
+    losses = learner.losses(batch, views, learner.totals(statistics, views), 1.0)
     assert learner.student.embed is None and "contrastive" not in losses

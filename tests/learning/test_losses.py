@@ -13,7 +13,7 @@ from farcluss.data.base import IGNORE
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
 from farcluss.stages.pseudo_label import Fuzzy
 from farcluss.stages.rebalance import MedianFrequency
-from farcluss.stages.weight import EntropyWeight
+from farcluss.stages.weight import EntropyWeight, normalized_entropy
 from farcluss.tensors import chunks
 
 BIN = 2**-8
@@ -55,13 +55,12 @@ def pair(result):
 
 
 def omegas(space, b=2, seed=0, dtype=torch.float32):
-    return oracles.random_labels(space, b, seed=seed + 50, dtype=dtype).weight * 3
+    return oracles.random_labels(space, b, seed=seed + 50, dtype=dtype).entropy * 3
 
 
 def expected_kl(logits, labels, pixel_weight):
     q, valid = oracles.dense_labels(labels, logits.shape[1]), oracles.rows(labels.valid, False)
-    total = oracles.rows(labels.weight, False) * oracles.rows(pixel_weight, False)
-    return oracles.weighted_kl(q, oracles.rows(logits), valid, total)
+    return oracles.weighted_kl(q, oracles.rows(logits), valid, oracles.rows(pixel_weight, False))
 
 
 # --------------------------------------------------------------------------------------------------- cross-entropy
@@ -184,7 +183,6 @@ def test_invalid_pixels_change_nothing(space):
         poisoned = replace(
             labels,
             values=labels.values.masked_fill(~labels.valid.unsqueeze(1), poison),
-            weight=labels.weight.masked_fill(~labels.valid, poison),
         )
         total = fuzzy_kl(logits.requires_grad_(), poisoned, pixel_weight)
         total.backward()
@@ -237,16 +235,15 @@ def test_worked_example():
     labels = oracles.random_labels((1, 1), b=1, c=4)
     ones = torch.ones(1, 1, 1)
     probs = torch.tensor([0.5, 0.3, 0.1, 0.1]).reshape(1, 4, 1, 1)
-    labels = replace(labels, **Fuzzy(top_k=3)(probs)._asdict(), weight=ones, valid=ones.bool())
+    labels = replace(labels, **Fuzzy(top_k=3)(probs)._asdict(), valid=ones.bool())
     np.testing.assert_allclose(fuzzy_kl(probs.log(), labels, ones).item(), np.log(1 / 0.9), rtol=1e-5)
 
 
 def test_gradients_flow_to_logits_only():
     labels, pixel_weight = oracles.random_labels((3, 4)), omegas((3, 4)).requires_grad_()
     labels.values.requires_grad_()
-    labels.weight.requires_grad_()
     fuzzy_kl(oracles.random_logits((3, 4)).requires_grad_(), labels, pixel_weight).backward()
-    assert labels.values.grad is None and labels.weight.grad is None and pixel_weight.grad is None
+    assert labels.values.grad is None and pixel_weight.grad is None
 
 
 @pytest.mark.parametrize("space", oracles.SPACES)
@@ -254,10 +251,11 @@ def test_gradients_flow_to_logits_only():
 def test_stages_together_give_equation_8(space, count, apply):
     probs, logits = oracles.random_probs(space), oracles.random_logits(space)
     base = oracles.random_labels(space)
-    labels = replace(base, **Fuzzy()(probs)._asdict(), weight=EntropyWeight()(probs))
+    labels = replace(base, **Fuzzy()(probs)._asdict(), entropy=normalized_entropy(probs))
     options = {"count": count, "apply": apply, "max_weight": 1.5, "normalize": "mean"}
     stage = MedianFrequency(**options)
-    found = fuzzy_kl(logits, labels, stage.pixels(labels, stage(stage.statistics(labels, 5)))) / labels.valid.sum()
+    pixel_weight = EntropyWeight().pixels(labels, torch.zeros(0)) * stage.pixels(labels, stage.statistics(labels, 5))
+    found = fuzzy_kl(logits, labels, pixel_weight) / labels.valid.sum()
 
     p, valid = oracles.rows(probs), oracles.rows(labels.valid, False)
     q = oracles.dense(*oracles.fuzzy(p, 3), 5)
@@ -289,7 +287,7 @@ def test_gradients_in_float64_are_of_that_precision():
     true, valid = oracles.rows(masks, False), oracles.rows(labels.valid, False)
     hard = np.where((true != oracles.IGNORE)[:, None], expected - np.eye(256)[true][:, : expected.shape[1]], 0)
     q = oracles.dense_labels(labels, expected.shape[1])
-    weight = np.where(valid, oracles.rows(labels.weight, False) * oracles.rows(pixel_weight, False), 0)[:, None]
+    weight = np.where(valid, oracles.rows(pixel_weight, False), 0)[:, None]
     soft = weight * (q.sum(1, keepdims=True) * expected - q)
     np.testing.assert_allclose(oracles.rows(gradient), 0.7 * hard + 0.3 * soft, rtol=0, atol=1e-15)
 

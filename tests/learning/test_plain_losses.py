@@ -44,7 +44,7 @@ def plain_ohem(*arguments):
 def pseudo(space, dtype=torch.float32, b=2, c=5, k=3):
     """Labels and omegas."""
     labels = oracles.random_labels(space, b=b, c=c, k=k, dtype=dtype)
-    return labels, oracles.random_labels(space, b=b, seed=50, dtype=dtype).weight * 3
+    return labels, oracles.random_labels(space, b=b, seed=50, dtype=dtype).entropy * 3
 
 
 def slope(loss, logits, *arguments, factor=1.0):
@@ -160,11 +160,7 @@ def test_wide_softmax_is_that_of_the_widened_logits():
 def test_nothing_of_an_invalid_pixel_counts(space, poison):
     logits, (labels, pixel_weight) = oracles.random_logits(space), pseudo(space)
     out = ~labels.valid
-    bad_labels = replace(
-        labels,
-        values=labels.values.masked_fill(out.unsqueeze(1), poison),
-        weight=labels.weight.masked_fill(out, poison),
-    )
+    bad_labels = replace(labels, values=labels.values.masked_fill(out.unsqueeze(1), poison))
     wanted = slope(kl, logits, labels, pixel_weight)
     found = slope(kl, logits.masked_fill(out.unsqueeze(1), poison), bad_labels, pixel_weight.masked_fill(out, poison))
     assert wanted[0].isfinite() and wanted[1].isfinite().all()
@@ -189,9 +185,8 @@ def test_a_broken_logit_of_a_valid_pixel_shows(poison):
     for loss, arguments in known.items():
         total, gradient = slope(loss, logits, *arguments)
         assert not total.isfinite() and not gradient[1, :, 3, 4].isfinite().all()
-    nothing = replace(labels, weight=torch.zeros_like(labels.weight))
     if poison != poison:
-        assert not kl(logits, nothing, pixel_weight).isfinite()
+        assert not kl(logits, labels, torch.zeros_like(pixel_weight)).isfinite()
 
 
 def test_all_invalid():
@@ -224,8 +219,8 @@ def known_to(case, b, c, size):
     values, classes = torch.rand(b, c, size, size, generator=draw).topk(3, dim=1)
     labels, _ = pseudo((1,))
     share = torch.rand(b, size, size, generator=draw)
-    labels = replace(labels, values=values / values.sum(1, keepdim=True), classes=classes, weight=share)
-    return (replace(labels, confidence=share, valid=share > 0.1), share), (kl, oracles.plain_kl)
+    labels = replace(labels, values=values / values.sum(1, keepdim=True), classes=classes)
+    return (replace(labels, confidence=share, entropy=share, valid=share > 0.1), share), (kl, oracles.plain_kl)
 
 
 def peaks(case, b, c, size):

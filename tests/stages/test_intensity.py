@@ -13,7 +13,7 @@ from memory import peak
 from torch.nn.functional import interpolate
 
 from farcluss.stages import intensity
-from farcluss.stages.mixing import random_boxes
+from farcluss.stages.mixing import Boxes
 
 SIZES = {1: (23,), 2: (9, 14), 3: (7, 10, 5)}
 
@@ -255,7 +255,7 @@ def test_dropped_channels_are_their_mean_and_never_all():
 def test_cutout_fills_the_box_with_the_mean():
     torch.manual_seed(0)
     images = volumes()
-    boxes = random_boxes(3, SIZES[3], 1.0, (0.2, 0.4), (0.5, 2.0), "cpu")
+    boxes = Boxes(area=(0.2, 0.4), aspect=(0.5, 2.0)).draw(3, SIZES[3])
     found = intensity.cut_out(images, boxes)
     for sample, channel in np.ndindex(3, 3):
         x, box = images[sample, channel].numpy(), boxes[sample].numpy()

@@ -1,11 +1,12 @@
 """The strong view of any images: chances, ranges, colors, and the labels that follow."""
 
+import positions
 import pytest
 import torch
 
 from farcluss.errors import PluginError
 from farcluss.plugins.signatures import describe_source
-from farcluss.stages.base import PseudoLabels
+from farcluss.stages.base import View
 from farcluss.stages.intensity_view import Intensity
 from farcluss.tensors.draws import addressed
 from farcluss.testing import AugmentTester
@@ -23,7 +24,7 @@ class TestIntensity(AugmentTester):
 
 class TestAlways(AugmentTester):
     stage = Intensity
-    options = {**ALWAYS, "cutmix": 0.7, "thick_axes": [0]}
+    options = {**ALWAYS, "views": 2, "thick_axes": [0]}
 
 
 class TestOneChannel(AugmentTester):
@@ -44,14 +45,11 @@ def volumes(axes=3, batch=4, channels=2, seed=0):
 
 def strong(stage, images, seed=1):
     torch.manual_seed(seed)
-    return stage(images, torch.ones(len(images), *images.shape[2:], dtype=torch.bool)).strong[0]
+    return stage.strong(scene(images))[0].images
 
 
-def position_labels(batch, size):
-    """Labels whose confidence numbers the pixels of the whole batch."""
-    numbers = torch.arange(batch * torch.Size(size).numel()).view(batch, *size)
-    values = torch.ones(batch, 1, *size)
-    return PseudoLabels(values, numbers.unsqueeze(1) % 7, values[:, 0], numbers.float(), numbers >= 0)
+def scene(images):
+    return positions.scene(images, positions.labels(len(images), tuple(images.shape[2:])))
 
 
 @pytest.mark.parametrize("axes", SIZES)
@@ -83,7 +81,7 @@ def test_every_sample_is_changed_in_its_own_way(axes):
 def test_the_range_of_the_values_does_not_matter(axes):
     images = volumes(axes, channels=4).double()
     always = {**ALWAYS, "rgb_bands": (2, 0, 1), "hue_p": 1.0}
-    stage = Intensity(**always, cutmix=0.7)
+    stage = Intensity(**always)
     found, wanted = strong(stage, 0.003 * images + 5), 0.003 * strong(stage, images) + 5
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
     for view, image in zip(strong(Intensity(**always), images).flatten(0, 1), images.flatten(0, 1), strict=True):
@@ -94,36 +92,23 @@ def test_the_range_of_the_values_does_not_matter(axes):
 def test_the_number_of_processes_changes_nothing(axes):
     images = volumes(axes, channels=4)
     stage = Intensity(**dict.fromkeys((*CHANCES, *COLORS), 0.6), rgb_bands=(2, 0, 1))
-    valid = torch.ones(4, *SIZES[axes], dtype=torch.bool)
     with addressed(seed=3, step=8):
-        whole = stage(images, valid).strong[0]
+        whole = stage.strong(scene(images))[0].images
     parts = []
     for rank in (0, 1):
         mine = slice(2 * rank, 2 * rank + 2)
         with addressed(seed=3, step=8, rank=rank, world=2):
-            parts.append(stage(images[mine], valid[mine]).strong[0])
+            parts.append(stage.strong(scene(images[mine]))[0].images)
     torch.testing.assert_close(torch.cat(parts), whole)
     with addressed(seed=3, step=9):
-        assert not torch.allclose(stage(images, valid).strong[0], whole)
+        assert not torch.allclose(stage.strong(scene(images))[0].images, whole)
 
 
-@pytest.mark.parametrize("axes", SIZES)
-def test_cutmix_moves_pixels_and_labels_alike(axes):
-    torch.manual_seed(3)
-    labels = position_labels(4, SIZES[axes])
-    images = labels.confidence.unsqueeze(1).repeat(1, 2, *[1] * axes)
-    views = Intensity(**NEVER, cutmix=1.0)(images, labels.valid)
-    moved = views.follow[0](labels)
-    assert torch.equal(views.strong[0][:, 0], moved.confidence) and torch.equal(views.strong[0][:, 1], moved.confidence)
-    assert (moved.classes[:, 0] == moved.confidence.long() % 7).all()
-    assert (moved.confidence != labels.confidence).flatten(1).any(1).all()
-    assert torch.equal(views.weak, images)
-
-
-def test_without_cutmix_labels_stay():
-    labels = position_labels(4, SIZES[3])
-    moved = Intensity(**ALWAYS)(volumes(), labels.valid).follow[0](labels)
-    assert torch.equal(moved.confidence, labels.confidence) and moved.valid.all()  # in what is cut out too
+def test_labels_stay_in_every_view():
+    given = scene(volumes())
+    views = Intensity(**ALWAYS, views=3).strong(given)
+    assert all(view.labels is given.weak.labels for view in views)  # in what is cut out too
+    assert len({view.images.numpy().tobytes() for view in views}) == 3
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -149,10 +134,10 @@ def test_thick_axes_are_spared():
 def test_the_host_reads_nothing(axes):
     # Tensors without values: whatever needs one fails.
     images = volumes(axes, channels=3).to("meta")
-    valid = torch.ones(4, *SIZES[axes], dtype=torch.bool, device="meta")
-    views = Intensity(**ALWAYS, cutmix=0.5, thick_axes=(0,), rgb_bands=(2, 1, 0))(images, valid)
-    labels = position_labels(4, SIZES[axes]).map(lambda tensor: tensor.to("meta"))
-    assert views.strong[0].shape == views.follow[0](labels).values.expand(images.shape).shape == images.shape
+    given = scene(images)
+    given = given._replace(weak=View(images, given.weak.labels.map(lambda tensor: tensor.to("meta"))))
+    view, other = Intensity(**ALWAYS, views=2, thick_axes=(0,), rgb_bands=(2, 1, 0)).strong(given)
+    assert view.images.shape == other.images.shape == view.labels.values.expand(images.shape).shape == images.shape
 
 
 def test_options_are_read_without_an_import():
