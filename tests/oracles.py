@@ -228,7 +228,9 @@ def labels_of(probs, k=3):
     fields = [np.moveaxis(each.reshape(b, *space, -1), -1, 1).copy() for each in (values, found)]
     uncertainty = torch.from_numpy(entropy(rows(probs)).reshape(b, *space)).to(probs.dtype)
     valid = torch.ones(b, *space, dtype=torch.bool)
-    return PseudoLabels(torch.from_numpy(fields[0]).to(probs.dtype), torch.from_numpy(fields[1]), probs.amax(1), uncertainty, valid)
+    return PseudoLabels(
+        torch.from_numpy(fields[0]).to(probs.dtype), torch.from_numpy(fields[1]), probs.amax(1), uncertainty, valid
+    )
 
 
 def random_logits(space, b=2, c=5, seed=0, dtype=torch.float32, scale=2.0):

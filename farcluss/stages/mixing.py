@@ -52,12 +52,13 @@ class Boxes:
         region = torch.zeros(batch, *size, dtype=torch.bool, device=device)
         with common_draws():
             wanted = torch.rand(total, device=device) < self.p
-            boxes = [self._edges(total, len(size), torch.device(device)) for _ in range(self.count)]
+            boxes = [self.edges(total, len(size), torch.device(device)) for _ in range(self.count)]
         for first, last in boxes:
             region = region ^ inside(first[mine], last[mine], size)
         return region & wanted[mine].view(-1, *[1] * len(size))
 
-    def _edges(self, total: int, axes: int, device: torch.device) -> Edges:
+    def edges(self, total: int, axes: int, device: torch.device) -> Edges:
+        """Edges of `total` boxes, one for each sample of the whole batch."""
         if self.law == "half":
             return _half(total, axes, device)
         if self.law == "beta":
@@ -93,11 +94,12 @@ def _free(
     sides = (share.log() / axes + stretch - stretch.mean(2, keepdim=True)).exp()
     room = (1 - sides).clamp(min=0)
     first = torch.rand(total, TRIES, axes, device=device) * (1 if anywhere else room)
-    fits = ((sides <= 1) & (first <= room)).all(2)
-    chosen = fits.byte().argmax(1).view(-1, 1, 1).expand(-1, 1, axes)  # the first one that fits; none: the very first
+    small, fits = (sides <= 1).all(2).byte(), ((sides <= 1) & (first <= room)).all(2).byte()
+    # The first that fits; of none, the first that fits elsewhere, or else the very first, cut at the border.
+    chosen = (small + fits).argmax(1).view(-1, 1, 1).expand(-1, 1, axes)
     first, sides, room = (each.gather(1, chosen)[:, 0] for each in (first, sides, room))
     first = torch.minimum(first, room)
-    return first, first + sides
+    return first, (first + sides).clamp(max=1)
 
 
 def _half(total: int, axes: int, device: torch.device) -> Edges:
