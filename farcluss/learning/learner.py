@@ -339,8 +339,8 @@ class Learner:
             return sums.sum()
         if self.loss.view_shares is None:
             return sums.sum() / pixels.sum().clamp(min=1)
-        shares = torch.tensor(self.loss.view_shares, device=sums.device, dtype=sums.dtype)
-        return (shares * sums / pixels.clamp(min=1)).sum()
+        means = sums / pixels.clamp(min=1)  # a tensor of the shares would wait for the device
+        return sum_of([share * mean for share, mean in zip(self.loss.view_shares, means, strict=True)])
 
     def _dice(
         self, logits: Tensor, batch: Batch, views: Views | None, totals: Totals, supervised: Tensor

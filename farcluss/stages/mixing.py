@@ -115,8 +115,8 @@ def _half(total: int, axes: int, device: torch.device) -> Edges:
 
 def _beta(total: int, axes: int, parameters: tuple[float, float], device: torch.device) -> Edges:
     """The law `beta`."""
-    alpha, beta = (torch.tensor(each, device=device) for each in parameters)
-    share = 1 - torch.distributions.Beta(alpha, beta).sample((1, 1))
+    # On the CPU: the distribution reads its parameters, which would be a host sync.
+    share = 1 - float(torch.distributions.Beta(*parameters).sample())
     half = share ** (1 / axes) / 2
     center = torch.rand(total, axes, device=device)
     return (center - half).clamp(min=0), (center + half).clamp(max=1)
