@@ -35,6 +35,7 @@ DOUBLE = ["network.name=tiny64", "data.val=none"]
 
 def run_all(folder: Path, runs: dict[str, list[str]]):
     """Train `folder/recipe.toml` with each run's settings; each goes to `folder / name`. Yields the runs."""
+    from adaptive import Adaptive
     from tiny_network import TinyNetwork
 
     from farcluss import load_recipe, train
@@ -47,8 +48,9 @@ def run_all(folder: Path, runs: dict[str, list[str]]):
             self.double()
 
     made = []
-    for name, network in (("tiny", TinyNetwork), ("tiny64", Double)):
-        registry.register("network", name, network)
+    plugins = {("network", "tiny"): TinyNetwork, ("network", "tiny64"): Double, ("weight", "adaptive"): Adaptive}
+    for place, plugin in plugins.items():
+        registry.register(*place, plugin)
     try:
         with patch.object(engine, "prepare", lambda *a, f=engine.prepare: made.append(f(*a)) or made[-1]):
             for name, settings in runs.items():
@@ -62,8 +64,8 @@ def run_all(folder: Path, runs: dict[str, list[str]]):
                     train(recipe, folder / name)
                 yield made[-1]
     finally:
-        for name in ("tiny", "tiny64"):
-            registry.unregister("network", name)
+        for place in plugins:
+            registry.unregister(*place)
 
 
 def launch(*jobs: tuple[Path, int, dict[str, list[str]]]) -> None:

@@ -9,15 +9,16 @@ import torch
 
 from farcluss.runs.checkpoints import read
 
-MOVES = 'stages.augment={ name = "photometric", cutmix = 1.0, degrees = 20.0 }'
+MOVES = 'stages={ augment = { name = "photometric", degrees = 20.0, views = 2 }, mix = { name = "cutmix", p = 1.0 } }'
 PULL = 'stages.contrast={ name = "prototype", dim = 4, confidence = 0.2, detach = false, repulsion = 0.5, '
 PULL += "include_labeled = true }"
 LOSSES = ("supervised", "unsupervised", "unsupervised_dice", "contrastive")
+STATE = "stages.weight=adaptive"
 DICE = ["loss.supervised=dice-cross-entropy", "loss.unsupervised_dice=1.0"]
 OHEM = ["loss.supervised=ohem", "loss.ohem_threshold=0.1", "loss.ohem_min_kept=300"]
 RUNS = {
     "defaults": [],
-    "everything": [MOVES, PULL, *OHEM, "loss.contrastive=1.0", "train.lr=0.05", *ranks.DOUBLE],
+    "everything": [MOVES, PULL, *OHEM, STATE, "loss.contrastive=1.0", "train.lr=0.05", *ranks.DOUBLE],
     "dice": [MOVES, PULL, *DICE, "train.lr=0.05", *ranks.DOUBLE],
     "adamw": ["train.optimizer=adamw", "train.clip=0.1", "loss.warmup_steps=1", *ranks.DOUBLE],
 }
@@ -97,9 +98,10 @@ def test_the_split_changes_nothing(folders, world, name, variant):
                 assert mine[key] == pytest.approx(theirs[key], rel=tolerance), (mine["step"], key)
     for step in range(1, ranks.STEPS + 1):
         states = [read(folder / "checkpoints" / f"step-{step:08d}.pt").state for folder in (one, other)]
-        for who in ("student", "teacher"):
-            for key, value in states[0][who].items():
-                difference = (value - states[1][who][key]).abs().max()
+        mine, theirs = ({who: state[who] for who in ("student", "teacher")} | state["stages"] for state in states)
+        for who, tensors in mine.items():
+            for key, value in tensors.items():
+                difference = (value - theirs[who][key]).abs().max()
                 assert difference <= tolerance * value.abs().max(), (step, who, key)
 
 
@@ -110,6 +112,8 @@ def test_the_runs_learn_something(folders):
         first, last = (read(folder / "checkpoints" / f"step-{n:08d}.pt").state["student"] for n in (1, ranks.STEPS))
         assert max((last[key] - first[key]).abs().max() / first[key].abs().max() for key in first) > 0.01
         assert lines(folder, "train")[-1]["contrastive"] > 1e-3
+    stage = read(folders[1] / "everything" / "checkpoints" / f"step-{ranks.STEPS:08d}.pt").state["stages"]["weight"]
+    assert stage["sure"] > 0.1 and stage["right"] > 0
 
 
 @pytest.mark.parametrize("world", [2, FOUR])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from adaptive import Adaptive
 from registered import registered
 from tiny_network import TinyNetwork
 from tiny_recipe import tiny_recipe
@@ -24,7 +25,7 @@ RECIPE = tiny_recipe()
 def recipe_file(tmp_path):
     path = tmp_path / "tiny.toml"
     path.write_text(RECIPE)
-    with registered("network", "tiny", TinyNetwork):
+    with registered("network", "tiny", TinyNetwork), registered("weight", "adaptive", Adaptive):
         yield path
 
 
@@ -42,8 +43,10 @@ def metrics(folder: Path, kind: str) -> list[dict]:
 
 
 def weights(folder: Path, step: int = 6) -> dict[str, torch.Tensor]:
+    """Tensors of the networks and of the stage `weight`."""
     state = read(folder / "checkpoints" / f"step-{step:08d}.pt").state
-    return {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in state[who].items()}
+    parts = {"student": state["student"], "teacher": state["teacher"], "stage": state["stages"]["weight"]}
+    return {f"{who}.{name}": tensor for who, tensors in parts.items() for name, tensor in tensors.items()}
 
 
 def assert_close(first: Path, second: Path, tolerance: float) -> None:
@@ -74,14 +77,16 @@ def test_a_run_explains_itself(recipe_file):
 
 
 def test_resuming_gives_the_same_bits(recipe_file):
-    whole = run(recipe_file, "whole", "stages.augment=photometric")
+    settings = ["stages.augment=photometric", "stages.mix=classmix", "stages.weight=adaptive"]
+    whole = run(recipe_file, "whole", *settings)
     for step in (2, 4):
         part = shutil.copytree(whole, recipe_file.parent / f"part{step}")
         for checkpoint in (part / "checkpoints").glob("*.pt"):
             if checkpoint.stem > f"step-{step:08d}":
                 checkpoint.unlink()
-        run(recipe_file, part.name, "stages.augment=photometric", resume="newest")
+        run(recipe_file, part.name, *settings, resume="newest")
         one, two = weights(whole), weights(part)
+        assert two["stage.sure"] > 0 and two["stage.right"] > 0
         assert all(torch.equal(one[name], two[name]) for name in one)
         assert metrics(whole, "train") == metrics(part, "train")
         assert metrics(whole, "eval") == metrics(part, "eval")
@@ -95,6 +100,7 @@ def test_micro_batches_change_nothing(recipe_file, supervised):
         "loss.contrastive=0",
         "loss.ohem_threshold=1.0",
         "data.scale=[0.9, 1.1]",
+        "stages.weight=adaptive",
     ]
     one, four = (run(recipe_file, f"{n}", *settings, f"train.accumulate={n}") for n in (1, 4))
     first, second = metrics(one, "train"), metrics(four, "train")
