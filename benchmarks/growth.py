@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from farcluss.data.base import IGNORE
-from farcluss.learning.batches import Batch, StrongViews
+from farcluss.learning.batches import Batch, Views
 from farcluss.learning.contracts import Stages
 from farcluss.learning.learner import Learner, Totals
 from farcluss.networks.base import Prediction
@@ -36,6 +36,7 @@ from farcluss.networks.normalize import Normalize
 from farcluss.recipes.model import Loss
 from farcluss.stages.augment import Identity
 from farcluss.stages.contrast import Prototype
+from farcluss.stages.mix import NoMix
 from farcluss.stages.pseudo_label import Fuzzy
 from farcluss.stages.rebalance import MedianFrequency
 from farcluss.stages.weight import EntropyWeight
@@ -70,6 +71,7 @@ class Step:
         self.student, self.teacher = Given(2 * IMAGES, classes, crop), Given(IMAGES, classes, crop)
         stages = Stages(
             Identity(),
+            NoMix(),
             Fuzzy(top_k=kept),
             EntropyWeight(),
             MedianFrequency(max_weight=10.0, normalize="mean"),
@@ -81,13 +83,13 @@ class Step:
         masks = torch.randint(0, classes, (IMAGES, crop, crop), dtype=torch.uint8)
         self.batch = Batch(images, masks.masked_fill_(images[:, 0] < 0.1, IGNORE), images, images[:, 0] > 0.1)
 
-    def pseudo_label(self) -> tuple[StrongViews, Totals]:
-        strong, statistics = self.learner.pseudo_label(self.batch)
-        assert strong is not None
-        return strong, self.learner.totals(sum_table(statistics))
+    def pseudo_label(self) -> tuple[Views, Totals]:
+        views, statistics = self.learner.pseudo_label(self.batch)
+        assert views is not None
+        return views, self.learner.totals(sum_table(statistics), views)
 
-    def learn(self, strong: StrongViews, totals: Totals) -> tuple[Tensor, ...]:
-        losses = self.learner.losses(self.batch, strong, totals, ramp=1.0)
+    def learn(self, views: Views, totals: Totals) -> tuple[Tensor, ...]:
+        losses = self.learner.losses(self.batch, views, totals, ramp=1.0)
         return torch.autograd.grad(losses["total"], list(self.student.parameters()))
 
     def softmaxes(self) -> None:

@@ -38,6 +38,7 @@ WRITTEN = "<!-- Written by `python docs/generate.py`; edit the code, not this pa
 EXTENDS = ("`extends`", "str", "unset", "recipe file, relative to this one, that this one changes; one level deep")
 PLACES = {
     "augment": "stages.augment",
+    "mix": "stages.mix",
     "pseudo_label": "stages.pseudo_label",
     "weight": "stages.weight",
     "rebalance": "stages.rebalance",
@@ -130,7 +131,8 @@ def description(model: type[Section], key: str) -> str:
 
 def stage_doc(kind: str) -> str:
     """First paragraph of the contract class of a stage kind; read from source, since importing it imports torch."""
-    name = "".join(word.title() for word in kind.split("_"))
+    weighs = kind in ("weight", "rebalance")
+    name = "PixelWeight" if weighs else "".join(word.title() for word in kind.split("_"))
     node, _ = find_definition("farcluss.stages.base", name)
     return " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split()) if node else ""
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tiny_recipe import tiny_recipe
 
-RECIPE = tiny_recipe(augment='"photometric"', steps=8, checkpoint_every=1, keep=2, every=4)
+STAGES = '"photometric"\nmix = "classmix"\nweight = "adaptive"'
+RECIPE = tiny_recipe(augment=STAGES, steps=8, checkpoint_every=1, keep=2, every=4)
 TIMES = ("time", "memory_gib", "images_per_second")
 
 
@@ -79,6 +80,7 @@ def outcome(folder: Path, output: str = "run") -> dict:
         "scored": found.manifest.progress["scored"],
         "best": found.manifest.progress["best"],
         "tensors": {f"{who}.{k}": v.tolist() for who in ("student", "teacher") for k, v in found.state[who].items()},
+        "stage": {k: v.item() for k, v in found.state["stages"]["weight"].items()},
         "momentum": [state["momentum_buffer"].tolist() for state in found.state["optimizer"]["state"].values()],
         "metrics": [{k: v for k, v in line.items() if k not in TIMES} for line in lines],
         "weights": sorted(path.name for path in (folder / output / "weights").glob("*")),
@@ -169,13 +171,15 @@ SIGNALLED = {
 
 
 def main(folder: Path, kills: int, seed: int) -> None:
+    from adaptive import Adaptive
     from tiny_network import TinyNetwork
 
     from farcluss.cli import run  # noqa: F401
     from farcluss.plugins import registry
 
     registry.register("network", "tiny", TinyNetwork)
-    for module in ("augment", "pseudo_label", "weight", "rebalance", "contrast"):
+    registry.register("weight", "adaptive", Adaptive)
+    for module in ("augment", "mix", "pseudo_label", "weight", "rebalance", "contrast"):
         import_module(f"farcluss.stages.{module}")
     import_module("torch._dynamo")  # which an optimizer imports
     assert wait(start(folder, output="whole")) == 0

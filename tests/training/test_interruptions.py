@@ -31,6 +31,7 @@ def whole(scenarios):
     """The uninterrupted run."""
     result = scenarios["whole"]["outcomes"][0]
     assert result["step"] == 8 and len(result["tensors"]) == 12 and len(result["momentum"]) == 6
+    assert result["stage"]["sure"] > 0 and result["stage"]["right"] > 0
     steps = [(line["kind"], line["step"]) for line in result["metrics"]]
     assert steps == [("train", n) for n in range(1, 5)] + [("eval", 4)] + [("train", n) for n in range(5, 9)] + [
         ("eval", 8)

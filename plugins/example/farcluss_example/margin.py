@@ -9,8 +9,8 @@ from farcluss.stages.base import PixelWeight, PseudoLabels
 class Margin(PixelWeight):
     """Weight that grows with the lead of the most probable class over the next.
 
-    `w = (q_first - q_second)^power` of the kept classes: 1 where the teacher is sure, or only one class is kept, 0 where
-    two classes tie.
+    `w = (q_first - q_second)^power` of the kept classes: 1 where the teacher is sure, or only one class is kept, 0
+    where two classes tie.
 
     Shape:
         labels `(B, K, *S)` to `(B, *S)`.
