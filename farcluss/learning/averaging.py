@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 
-def ema_decay(step: int, decay: float) -> float:
-    """Decay of the teacher at a step counted from 0 (eq. 1): `min(decay, 1 - 1 / (step + 1))`."""
-    return min(decay, 1 - 1 / (step + 1))
+def ema_decay(step: int, decay: float, ramp: bool = True) -> float:
+    """Decay of the teacher at a step from 0 on (eq. 1): `min(decay, 1 - 1 / (step + 1))`, or `decay` without `ramp`."""
+    return min(decay, 1 - 1 / (step + 1)) if ramp else decay
 
 
 @torch.no_grad()

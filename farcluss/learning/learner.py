@@ -324,7 +324,7 @@ class Learner:
         targets = [true_target(masks)]
         for view in views or ():
             targets.append(fuzzy_target(view.labels, self._pixel_weight(view.labels, totals)))
-        sums = self._compiled[divergences](logits, targets)
+        sums = self._compiled[divergences](logits, targets, ("kl", *(self.loss.divergence,) * len(targets[1:])))
         losses = {"supervised": sums[0] / count}
         if totals.pixels is not None:
             losses["unsupervised"] = self._unsupervised(sums[1:], totals.pixels)
@@ -400,7 +400,10 @@ class Learner:
         return torch.where(kept, masks, IGNORE), all_sum(kept.sum()).clamp(min=1)
 
     def _hard(self, losses: Tensor, masks: Tensor) -> Tensor:
-        return hard_pixels(losses, masks, threshold=self.loss.ohem_threshold, min_kept=self.loss.ohem_min_kept)
+        least = self.loss.ohem_min_kept
+        if isinstance(least, int):
+            least *= len(masks) * world_size()
+        return hard_pixels(losses, masks, threshold=self.loss.ohem_threshold, min_kept=least)
 
     def _anchors(self, batch: Batch, views: Views, totals: Totals, size: tuple[int, ...]) -> Anchors:
         """Labels for the pixels of the embedding map, resized by nearest neighbor."""

@@ -1,12 +1,12 @@
 """Losses as sums over pixels; the caller divides by a global count, so the number of devices does not matter.
 
-All are one sum: a pixel's weight times the KL divergence of the student from a sparse soft label; for a hard label
-this is the cross-entropy. Forward and backward work in chunks and save only logits and labels, so the gradient is the
-only other tensor of the logits' size.
+All are one sum: a pixel's weight times a divergence of the student from a sparse soft label, by default the KL; for a
+hard label this is the cross-entropy. Forward and backward work in chunks and save only logits and labels, so the
+gradient is the only other tensor of the logits' size.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from farcluss.tensors.precision import safe_log, wide
 
 OHEM_BINS = 2**16
 """Bins of pixel losses: bit patterns of positive float32 numbers in steps of 2^15, each 0.2 to 0.4 % wide."""
+
+
+Divergence = Literal["kl", "squared", "cross-entropy"]
 
 
 class Target(NamedTuple):
@@ -50,7 +53,7 @@ def fuzzy_target(labels: PseudoLabels, weight: Tensor) -> Target:
     return Target(labels.values.detach(), labels.classes, weight.unsqueeze(1), labels.valid.unsqueeze(1))
 
 
-def divergences(logits: Tensor, targets: Sequence[Target]) -> Tensor:
+def divergences(logits: Tensor, targets: Sequence[Target], kinds: Sequence[Divergence] | None = None) -> Tensor:
     """Weighted divergence from each target, summed over its pixels: `sum_i m_i w_i KL(q_i || s_i)` of eq. 4 and 8.
 
     Uses only the kept classes, `KL = sum_k q_k (log q_k - log s_k)`: no dense one-hot is built. One call for all
@@ -59,11 +62,15 @@ def divergences(logits: Tensor, targets: Sequence[Target]) -> Tensor:
     Args:
         logits: student's, `(B, C, *S)`.
         targets: one per run of consecutive images, in order.
+        kinds: divergence of each target; by default all `kl`. `cross-entropy` is `-sum_k q_k log s_k`, whose gradient
+            is the same; `squared` is `sum_c (s_c - q_c)^2`, as in French et al. (2020).
 
     Returns:
         `(len(targets),)`, in float32 or wider.
     """
-    sums: Tensor = _Divergences.apply(logits, *(tensor for target in targets for tensor in target))
+    sums: Tensor = _Divergences.apply(
+        logits, tuple(kinds or ["kl"] * len(targets)), *(tensor for target in targets for tensor in target)
+    )
     return sums
 
 
@@ -78,7 +85,7 @@ def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
     return losses[:, 0]
 
 
-def hard_pixels(losses: Tensor, masks: Tensor, *, threshold: float, min_kept: int) -> Tensor:
+def hard_pixels(losses: Tensor, masks: Tensor, *, threshold: float, min_kept: int | float) -> Tensor:
     """Online hard example mining: the pixels to keep, `(B, *S)` bool.
 
     Pixels whose true class has a probability of at most `max(threshold, t)` are kept, `t` being the probability of the
@@ -89,7 +96,8 @@ def hard_pixels(losses: Tensor, masks: Tensor, *, threshold: float, min_kept: in
         losses: `(B, *S)`, see `pixel_cross_entropy`.
         masks: `(B, *S)` integer, `IGNORE` is never kept.
         threshold: probability below which a pixel is always kept.
-        min_kept: smallest number of pixels kept, over all processes; all if there are fewer.
+        min_kept: smallest number of pixels kept, over all processes, or smallest share of those not ignored below 1;
+            all if there are fewer.
     """
     valid = masks != IGNORE
     # Bit patterns of positive floats are in the order of their values; a NaN, whose step is skipped, is the largest.
@@ -97,7 +105,8 @@ def hard_pixels(losses: Tensor, masks: Tensor, *, threshold: float, min_kept: in
     counted = bins.masked_fill(~valid, OHEM_BINS).flatten()
     counts = torch.zeros(OHEM_BINS + 1, device=losses.device, dtype=count_dtype(losses.device))
     counts = all_sum(counts.index_add_(0, counted, counts.new_ones(()).expand(counted.shape))[:-1])
-    last = (counts.cumsum(0) < min_kept).sum()  # the bin of that pixel, or none: all pixels are kept
+    least = min_kept if isinstance(min_kept, int) else (min_kept * counts.sum()).ceil()
+    last = (counts.cumsum(0) < least).sum()  # the bin of that pixel, or none: all pixels are kept
     return valid & ((bins <= last) | (torch.exp(-losses) <= threshold))
 
 
@@ -105,13 +114,14 @@ class _Divergences(torch.autograd.Function):
     """See `divergences`; takes the tensors of the targets as separate arguments."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, kinds: tuple[Divergence, ...], *tensors: Tensor) -> Tensor:
         ctx.save_for_backward(logits, *tensors)
+        ctx.kinds = kinds
         targets = _targets(tensors)
         sums = torch.zeros(len(targets), device=logits.device, dtype=wide(logits[:0]).dtype)
-        for total, images, target in zip(sums, _runs(logits, targets), targets, strict=True):
+        for kind, total, images, target in zip(kinds, sums, _runs(logits, targets), targets, strict=True):
             for box in boxes(images):
-                total += _divergence(images[box], *(tensor[box] for tensor in target)).sum()
+                total += DIVERGENCES[kind][0](images[box], *(tensor[box] for tensor in target)).sum()
         return sums
 
     @staticmethod
@@ -119,11 +129,11 @@ class _Divergences(torch.autograd.Function):
     def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
         logits, *tensors = ctx.saved_tensors
         targets, gradient = _targets(tensors), torch.empty_like(logits)
-        runs = zip(grad_sums, _runs(logits, targets), _runs(gradient, targets), targets, strict=True)
-        for grad, images, result, target in runs:
+        runs = zip(ctx.kinds, grad_sums, _runs(logits, targets), _runs(gradient, targets), targets, strict=True)
+        for kind, grad, images, result, target in runs:
             for box in boxes(images):
-                result[box] = _gradient(grad, images[box], *(tensor[box] for tensor in target))
-        return gradient, *(None for _ in tensors)
+                result[box] = DIVERGENCES[kind][1](grad, images[box], *(tensor[box] for tensor in target))
+        return gradient, None, *(None for _ in tensors)
 
 
 def _targets(tensors: Sequence[Tensor]) -> list[Target]:
@@ -152,3 +162,36 @@ def _gradient(grad: Tensor, logits: Tensor, values: Tensor, classes: Tensor, wei
     gradient *= values.sum(1, keepdim=True)
     gradient.scatter_add_(1, classes.long(), -values)
     return gradient.masked_fill_(~valid, 0)  # 0 times the NaN of an invalid pixel would be NaN
+
+
+def _cross_entropy(logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
+    """`(B, 1, *S)`, the weighted cross-entropy of each pixel, with the gradient of its divergence."""
+    log_probs = wide(logits).log_softmax(1).gather(1, classes.long())
+    entropy = -(values.to(log_probs.dtype) * log_probs).sum(1, keepdim=True)
+    return torch.where(valid, weight * entropy, 0).to(log_probs.dtype)
+
+
+def _squared(logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
+    """`(B, 1, *S)`, the weighted squared distance of each pixel: `sum_c s_c^2 + sum_k (q_k^2 - 2 q_k s_k)`."""
+    probs = wide(logits).softmax(1)
+    values = values.to(probs.dtype)
+    mixed = (values * (values - 2 * probs.gather(1, classes.long()))).sum(1, keepdim=True)
+    return torch.where(valid, weight * (probs.square().sum(1, keepdim=True) + mixed), 0).to(probs.dtype)
+
+
+def _squared_gradient(
+    grad: Tensor, logits: Tensor, values: Tensor, classes: Tensor, weight: Tensor, valid: Tensor
+) -> Tensor:
+    """`(B, C, *S)`, `grad` times the gradient of the squared distance: `2 w s (s - q - sum_c s_c (s_c - q_c))`."""
+    probs = wide(logits).softmax(1)
+    gap = probs.scatter_add(1, classes.long(), -values.to(probs.dtype))
+    gap -= (probs * gap).sum(1, keepdim=True)
+    return (2 * grad * weight * probs * gap).masked_fill_(~valid, 0).to(probs.dtype)
+
+
+DIVERGENCES: dict[Divergence, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "kl": (_divergence, _gradient),
+    "cross-entropy": (_cross_entropy, _gradient),
+    "squared": (_squared, _squared_gradient),
+}
+"""Value and gradient by name."""

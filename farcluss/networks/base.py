@@ -32,6 +32,11 @@ class NetworkModule(Protocol):
         """Names of the parameters that learn at `train.head_lr`: all but the pretrained encoder's."""
 
 
+def batch_norms(network: nn.Module) -> list[nn.Module]:
+    """The batch norms of a network."""
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
 def synchronize_batch_norm(network: nn.Module) -> nn.Module:
     """The network with synchronized batch norm; CUDA only.
 

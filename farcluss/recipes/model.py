@@ -234,7 +234,9 @@ class Loss(Section):
     ohem_threshold: Share = Field(
         default=0.7, description="ohem: keep pixels whose true class has at most this probability"
     )
-    ohem_min_kept: PositiveInt = Field(default=200_000, description="ohem: minimum number of pixels to keep per batch")
+    ohem_min_kept: PositiveInt | Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.15, description="ohem: minimum number of pixels to keep per image, or share of those not ignored"
+    )
     unsupervised: NonNegative = Field(
         default=0.5, description="weight lambda_u of the unsupervised loss; if contrastive is also 0: supervised only"
     )
@@ -257,8 +259,12 @@ class Loss(Section):
     warmup_steps: Count = Field(
         default=0, description="first steps on labeled images only; needed when training from scratch"
     )
-    ramp_steps: Count = Field(
-        default=0, description="steps after the warm-up in which both weights rise linearly from 0"
+    ramp_steps: Count = Field(default=0, description="steps after the warm-up in which both weights rise from 0")
+    ramp: Literal["linear", "sigmoid", "cosine"] = Field(
+        default="linear", description="how they rise: t, exp(-5 (1 - t)^2) or (1 - cos(pi t)) / 2"
+    )
+    divergence: Literal["kl", "squared", "cross-entropy"] = Field(
+        default="kl", description="divergence of the student from a pseudo-label in the unsupervised loss"
     )
 
 
@@ -282,9 +288,7 @@ class Train(Section):
         default=False,
         description="separate forward and backward for labeled images and strong views, to save memory",
     )
-    optimizer: Literal["sgd", "adamw"] = Field(
-        default="sgd", description="sgd (with momentum, without Nesterov) or adamw"
-    )
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (with momentum) or adamw")
     lr: Positive = Field(default=0.001, description="peak learning rate of the encoder")
     scale_lr: bool | PositiveInt = Field(
         default=False,
@@ -292,17 +296,22 @@ class Train(Section):
     )
     head_lr: Positive = Field(default=10.0, description="learning rate of all other parameters, as a multiple of lr")
     momentum: Share = Field(default=0.9, description="momentum of sgd")
+    nesterov: bool = Field(default=False, description="Nesterov's momentum of sgd")
     weight_decay: NonNegative = Field(
         default=1e-4, description="weight decay; also of norms and biases unless decay_norms = false"
     )
     decay_norms: bool = Field(default=True, description="false: no weight decay on norm parameters and biases")
-    schedule: Literal["poly", "cosine"] = Field(default="poly", description="learning-rate schedule")
+    freeze_norms: bool = Field(
+        default=False, description="batch norms of the student use their running statistics, and do not change them"
+    )
+    schedule: Literal["poly", "cosine", "constant"] = Field(default="poly", description="learning-rate schedule")
     power: Positive = Field(default=0.9, description="exponent of poly")
     lr_warmup_steps: Count = Field(default=0, description="steps of linear learning-rate warm-up")
     clip: NonNegative = Field(default=0.0, description="maximum gradient norm; 0: no clipping")
     ema: Share = Field(
         default=0.999, description="EMA decay a of the teacher (eq. 1), ramped up as min(a, 1 - 1/(t+1))"
     )
+    ema_ramp: bool = Field(default=True, description="false: the decay is a from the first step on")
     mixed_precision: Literal["no", "bf16", "fp16"] | None = Field(
         default=None, description="default: the setting of accelerate"
     )
@@ -322,6 +331,12 @@ class Train(Section):
     def _one_length(self) -> "Train":
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("set either steps or epochs, not both" if self.steps else "set steps or epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> "Train":
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise ValueError('nesterov needs optimizer = "sgd" and a momentum above 0')
         return self
 
     @property

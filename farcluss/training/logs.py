@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from farcluss.data.loader import HostBatch
 from farcluss.errors import RunError, SampleError, some
+from farcluss.networks.base import batch_norms
 from farcluss.tensors.distributed import all_sum
 from farcluss.training.display import Display
 from farcluss.training.remarks import remarks
@@ -161,16 +162,12 @@ def log_start(run: Run, display: Display, notes: Sequence[str]) -> None:
         display.log(f"train.lr {train.lr:g} -> {train.scaled_lr:g}, as train.batch {train.scale_lr} -> {train.batch}")
     alone = run.accelerator.num_processes > 1 and run.accelerator.device.type != "cuda"
     apart = train.split_backward and run.recipe.semi_supervised
-    if (alone or apart or train.accumulate > 1) and _batch_norms(network):
+    if (alone or apart or train.accumulate > 1) and batch_norms(network) and not train.freeze_norms:
         part = "labeled or unlabeled images" if apart else "images"
         seen = "only the images of one process, unlike on CUDA" if alone else f"only the {part} of one micro-batch"
         display.log(f"Batch norm sees {seen}: the result depends on how a batch is split.")
     if run.step:
         display.log(f"resumed at step {run.step} of {run.steps}")
-
-
-def _batch_norms(network: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def log_end(run: Run, display: Display) -> None:

@@ -6,19 +6,34 @@ from typing import Any
 import torch
 from torch import nn
 
-from farcluss.recipes.model import Train
+from farcluss.recipes.model import Loss, Train
 
 
 def lr_factor(step: int, steps: int, train: Train) -> float:
     """Factor in [0, 1] on every group's learning rate at `step` of `steps`, counted from 0.
 
-    `poly`: `(1 - step / steps)^power`; `cosine`: `(1 + cos(pi step / steps)) / 2`; both after a linear warm-up.
+    `poly`: `(1 - step / steps)^power`; `cosine`: `(1 + cos(pi step / steps)) / 2`; `constant`: 1; all after a linear
+    warm-up.
     """
     warmup = min(1.0, (step + 1) / train.lr_warmup_steps) if train.lr_warmup_steps else 1.0
     progress = min(step / steps, 1.0)
     if train.schedule == "cosine":
         return warmup * (1 + math.cos(math.pi * progress)) / 2
+    if train.schedule == "constant":
+        return warmup
     return float(warmup * (1 - progress) ** train.power)
+
+
+def ramp_factor(step: int, loss: Loss) -> float:
+    """Factor in [0, 1] on the weights of the unsupervised and contrastive losses, at a step counted from 0.
+
+    With `t` from 0 to 1 during `loss.ramp_steps` after the warm-up: `t`, `exp(-5 (1 - t)^2)` (Laine and Aila, 2017) or
+    `(1 - cos(pi t)) / 2`.
+    """
+    if not loss.ramp_steps:
+        return 1.0
+    t = min(1.0, (step + 1 - loss.warmup_steps) / loss.ramp_steps)
+    return {"linear": t, "sigmoid": math.exp(-5 * (1 - t) ** 2), "cosine": (1 - math.cos(math.pi * t)) / 2}[loss.ramp]
 
 
 def parameter_groups(network: Any, train: Train) -> list[dict[str, Any]]:
@@ -48,7 +63,8 @@ def build_optimizer(network: Any, train: Train) -> torch.optim.Optimizer:
     groups = parameter_groups(network, train)
     if train.optimizer == "adamw":
         return torch.optim.AdamW(groups, fused=True)
-    optimizer = torch.optim.SGD(groups, lr=train.scaled_lr, momentum=train.momentum, fused=True)
+    options = {"momentum": train.momentum, "nesterov": train.nesterov}
+    optimizer = torch.optim.SGD(groups, lr=train.scaled_lr, fused=True, **options)
     if train.momentum:
         # Fused SGD would read uninitialized memory after a skipped first step. Zeros are the same start.
         for group in optimizer.param_groups:

@@ -11,10 +11,11 @@ from farcluss.inference.weights import to_unit
 from farcluss.learning.averaging import ema_decay, ema_update
 from farcluss.learning.batches import Batch, Views, split
 from farcluss.learning.learner import Totals, WholeBatch
+from farcluss.networks.base import batch_norms
 from farcluss.tensors.distributed import all_sum, sum_table
 from farcluss.tensors.draws import addressed
 from farcluss.tensors.timing import span
-from farcluss.training.optimization import lr_factor, set_learning_rate
+from farcluss.training.optimization import lr_factor, ramp_factor, set_learning_rate
 from farcluss.training.state import Run
 from farcluss.training.watch import LOSSES
 
@@ -56,6 +57,8 @@ def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
         batch = to_device(host, accelerator.device, semi, logging)
     before = [buffer.clone() for buffer in run.rollback]
     set_progress(run)
+    for norm in batch_norms(run.networks["student"]) if train.freeze_norms else ():
+        norm.eval()  # in each step, as an evaluation sets the whole network to training behind it
     with _seeded(run, 0):
         views, statistics = learner.pseudo_label(batch, train.accumulate)
     statistics = sum_table(statistics)
@@ -72,15 +75,14 @@ def one_step(run: Run, host: HostBatch, semi: bool, logging: bool) -> Step:
     for buffer, old in zip(run.rollback, before, strict=True):
         torch.where(nonfinite, old, buffer, out=buffer)
     with span("ema"):
-        rate = 1 - ema_decay(run.step, train.ema)
+        rate = 1 - ema_decay(run.step, train.ema, train.ema_ramp)
         ema_update(learner.teacher, run.networks["student"], torch.where(nonfinite, 0.0, rate))
     return Step(losses, statistics, flags)
 
 
 def forward_backward(run: Run, micro_batches: MicroBatches, totals: Totals) -> dict[str, Tensor]:
     """Forward and backward of all micro-batches. Returns the sums of their losses."""
-    accelerator, learner, loss = run.accelerator, run.learner, run.recipe.loss
-    ramp = min(1.0, (run.step + 1 - loss.warmup_steps) / loss.ramp_steps) if loss.ramp_steps else 1.0
+    accelerator, learner, ramp = run.accelerator, run.learner, ramp_factor(run.step, run.recipe.loss)
     wholes = first_pass(run, micro_batches, totals)
     summed: dict[str, Tensor] = {}
     for number, (micro_batch, whole) in enumerate(zip(micro_batches, wholes, strict=True)):

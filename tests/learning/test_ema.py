@@ -84,6 +84,10 @@ def test_decay_ramps_up(step, decay, expected):
     np.testing.assert_allclose(ema_decay(step, decay), expected, rtol=1e-12)
 
 
+def test_without_a_ramp_the_decay_is_constant():
+    assert [ema_decay(step, 0.99, ramp=False) for step in (0, 1, 500)] == [0.99] * 3
+
+
 def test_ramped_average_of_constant_decay_1_is_the_plain_mean():
     teacher, seen = nn.Linear(1, 1), []
     for step in range(6):

@@ -264,6 +264,58 @@ def test_stages_together_give_equation_8(space, count, apply):
     np.testing.assert_allclose(found.item(), expected, rtol=1e-5)
 
 
+# --------------------------------------------------------------------------------------------- other divergences
+
+
+@pytest.mark.parametrize("space", oracles.SPACES)
+@pytest.mark.parametrize(("c", "k"), [(5, 3), (5, 5), (2, 1)])
+@pytest.mark.parametrize("kind", ["squared", "cross-entropy"])
+def test_other_divergences_equal_their_formulas(space, c, k, kind):
+    logits = oracles.random_logits(space, c=c, dtype=torch.float64).requires_grad_()
+    labels, weight = oracles.random_labels(space, c=c, k=k, dtype=torch.float64), omegas(space, dtype=torch.float64)
+    total = divergences(logits, [fuzzy_target(labels, weight)], [kind])[0]
+    (gradient,) = torch.autograd.grad(total, logits)
+    q, valid = oracles.dense_labels(labels, c), oracles.rows(labels.valid, False)
+    s, w = oracles.rows(logits.detach().softmax(1)), np.where(valid, oracles.rows(weight, False), 0)
+    if kind == "squared":
+        each = ((s - q) ** 2).sum(1)
+        slope = 2 * s * (s - q - (s * (s - q)).sum(1, keepdims=True))
+    else:
+        each = -(q * np.log(s)).sum(1)
+        slope = q.sum(1, keepdims=True) * s - q
+    assert total.item() == pytest.approx((w * each).sum(), rel=1e-12)
+    np.testing.assert_allclose(oracles.rows(gradient), w[:, None] * slope, rtol=0, atol=1e-14)
+
+
+def test_the_squared_distance_of_published_numbers():
+    """CutMix-Seg: t = (.9, .1), (.99, .01) and s = (.6, .4), (.7, .3) differ by .18 and .1682."""
+    teacher, student = (torch.tensor(rows, dtype=torch.float64).T.reshape(1, 2, 1, 2) for rows in (
+        [[0.9, 0.1], [0.99, 0.01]], [[0.6, 0.4], [0.7, 0.3]]))  # fmt: skip
+    labels = oracles.labels_of(teacher, k=2)
+    targets = [fuzzy_target(labels, torch.tensor([[weights]]).double()) for weights in ([1.0, 0.0], [0.0, 1.0])]
+    found = [divergences(student.log(), [target], ["squared"]).item() for target in targets]
+    assert found == pytest.approx([0.18, 0.1682], rel=1e-12)
+
+
+def test_targets_may_have_divergences_of_their_own():
+    logits = oracles.random_logits((3, 4), b=4, dtype=torch.float64)
+    labels, weight = oracles.random_labels((3, 4), dtype=torch.float64), omegas((3, 4), dtype=torch.float64)
+    targets = [true_target(oracles.random_masks((3, 4))), fuzzy_target(labels, weight)]
+    both = divergences(logits, targets, ["kl", "squared"])
+    apart = [divergences(part, [target], [kind]) for part, target, kind in zip(
+        logits.split(2), targets, ("kl", "squared"), strict=True)]  # fmt: skip
+    torch.testing.assert_close(both, torch.cat(apart))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+def test_a_share_of_the_pixels_is_kept(share):
+    logits, masks = oracles.random_logits((40, 50)), oracles.random_masks((40, 50))
+    losses = pixel_cross_entropy(logits, masks)
+    least = int(np.ceil(share * (masks != IGNORE).sum().item()))
+    kept, wanted = (hard_pixels(losses, masks, threshold=0.0, min_kept=floor) for floor in (share, least))
+    assert torch.equal(kept, wanted) and least <= kept.sum() <= 1.1 * least
+
+
 # ------------------------------------------------------------------------------------------ precision and gradients
 
 

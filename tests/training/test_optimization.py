@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_network import TinyNetwork
 
-from farcluss.recipes.model import Train
-from farcluss.training.optimization import build_optimizer, lr_factor, set_learning_rate
+from farcluss.recipes.model import Loss, Train
+from farcluss.training.optimization import build_optimizer, lr_factor, ramp_factor, set_learning_rate
 
 
 def test_poly_equals_torch():
@@ -27,6 +27,38 @@ def test_cosine_and_warm_up():
     assert lr_factor(4, 100, train) == pytest.approx(0.5 * (1 + math.cos(0.04 * math.pi)) / 2)
     assert lr_factor(50, 100, train) == pytest.approx(0.5)
     assert lr_factor(100, 100, train) == pytest.approx(0)
+
+
+def test_a_constant_rate_after_its_warm_up():
+    train = Train(steps=100, schedule="constant", lr_warmup_steps=10)
+    assert [lr_factor(step, 100, train) for step in (0, 4, 9, 50, 99)] == pytest.approx([0.1, 0.5, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("ramp", "middle"), [("linear", 0.25), ("sigmoid", math.exp(-5 * 0.75**2)), ("cosine", (1 - math.sqrt(0.5)) / 2)]
+)
+def test_weights_rise_after_the_warm_up(ramp, middle):
+    loss = Loss(warmup_steps=3, ramp_steps=8, ramp=ramp)
+    assert ramp_factor(3 + 1, loss) == pytest.approx(middle)  # the second of eight steps
+    assert ramp_factor(3 + 7, loss) == ramp_factor(1000, loss) == pytest.approx(1)
+    assert ramp_factor(0, Loss(ramp=ramp)) == 1
+
+
+def test_nesterov_is_that_of_torch():
+    network, other = (TinyNetwork(3, 5, 0, False) for _ in range(2))
+    other.load_state_dict(network.state_dict())
+    ours = build_optimizer(network, Train(steps=1, lr=0.1, head_lr=1.0, weight_decay=0.01, nesterov=True))
+    theirs = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+    images = torch.rand(2, 3, 6, 7, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        for each, optimizer in ((network, ours), (other, theirs)):
+            optimizer.zero_grad()
+            each(images).logits.square().sum().backward()
+            optimizer.step()
+    for one, two in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+    with pytest.raises(ValueError, match="nesterov needs"):
+        Train(steps=1, nesterov=True, optimizer="adamw")
 
 
 @pytest.mark.parametrize("decay_norms", [True, False])
