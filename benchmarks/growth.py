@@ -77,7 +77,7 @@ class Step:
             MedianFrequency(max_weight=10.0, normalize="mean"),
             Prototype(dim=DIM, confidence=0.5),
         )
-        loss = Loss(supervised="ohem", ohem_min_kept=crop * crop // 8)
+        loss = Loss(supervised="ohem", ohem_min_kept=crop * crop // (8 * IMAGES))
         self.learner = Learner(self.student, self.teacher, stages, Normalize([0.5], [0.5]), loss, classes)
         images = torch.rand(IMAGES, 1, crop, crop)
         masks = torch.randint(0, classes, (IMAGES, crop, crop), dtype=torch.uint8)

@@ -217,7 +217,7 @@ def test_crop_schedule_and_scoring_are_those_of_the_table(name):
     data, train, scoring = recipe.data, recipe.train, recipe.eval
     if name.startswith("cityscapes"):
         assert (data.crop, train.epochs, train.lr, train.head_lr) == (801, 240, 0.005, 1)
-        assert (recipe.loss.supervised, recipe.loss.ohem_threshold, recipe.loss.ohem_min_kept) == ("ohem", 0.7, 200_000)
+        assert (recipe.loss.supervised, recipe.loss.ohem_threshold, recipe.loss.ohem_min_kept) == ("ohem", 0.7, 100_000)
         assert (scoring.mode, scoring.window, int(801 * scoring.stride)) == ("sliding", 801, 801 * 2 // 3)
     else:
         crop = re.search(r"blended(\d+)", name)

@@ -15,7 +15,7 @@ PULL += "include_labeled = true }"
 LOSSES = ("supervised", "unsupervised", "unsupervised_dice", "contrastive")
 STATE = "stages.weight=adaptive"
 DICE = ["loss.supervised=dice-cross-entropy", "loss.unsupervised_dice=1.0"]
-OHEM = ["loss.supervised=ohem", "loss.ohem_threshold=0.1", "loss.ohem_min_kept=300"]
+OHEM = ["loss.supervised=ohem", "loss.ohem_threshold=0.1", "loss.ohem_min_kept=75"]
 RUNS = {
     "defaults": [],
     "everything": [MOVES, PULL, *OHEM, STATE, "loss.contrastive=1.0", "train.lr=0.05", *ranks.DOUBLE],

@@ -200,6 +200,19 @@ def test_half_precision_trains_and_scores_in_full(recipe_file, fresh_accelerate)
         assert scored.scores.miou == metrics(folder, "eval")[-1][f"{network}_miou"]
 
 
+def test_frozen_norms_keep_their_statistics(tmp_path, request):
+    """Also after an evaluation, which sets the whole network to training behind it; their weights are trained."""
+    settings = ["train.freeze_norms=true", "train.steps=3", "eval.every=1"]
+    folder = train(load_recipe(request.getfixturevalue("tiny_recipe"), (), settings), tmp_path / "run")
+    state = read(folder / "checkpoints" / "step-00000003.pt").state["student"]
+    statistics = {name: tensor for name, tensor in state.items() if "running" in name or "num_batches" in name}
+    assert statistics
+    for name, tensor in statistics.items():
+        assert torch.equal(tensor, torch.full_like(tensor, 1 if name.endswith("running_var") else 0)), name
+    assert any(not torch.equal(state[name.replace("running_mean", "weight")], torch.ones_like(tensor))
+               for name, tensor in statistics.items() if name.endswith("running_mean"))  # fmt: skip
+
+
 def test_trackers_get_the_scalars(recipe_file):
     folder = run(recipe_file, "run", 'train.trackers=["tensorboard"]', "train.steps=2")
     assert list(folder.rglob("events.out.tfevents.*"))
