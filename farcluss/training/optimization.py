@@ -63,8 +63,9 @@ def build_optimizer(network: Any, train: Train) -> torch.optim.Optimizer:
     groups = parameter_groups(network, train)
     if train.optimizer == "adamw":
         return torch.optim.AdamW(groups, fused=True)
-    options = {"momentum": train.momentum, "nesterov": train.nesterov}
-    optimizer = torch.optim.SGD(groups, lr=train.scaled_lr, fused=True, **options)
+    optimizer = torch.optim.SGD(
+        groups, lr=train.scaled_lr, momentum=train.momentum, nesterov=train.nesterov, fused=True
+    )
     if train.momentum:
         # Fused SGD would read uninitialized memory after a skipped first step. Zeros are the same start.
         for group in optimizer.param_groups:

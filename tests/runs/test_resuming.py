@@ -97,6 +97,7 @@ TEACHING = {
     "network.axes=3": "network.axes: nothing -> 3",
     "network.name=deeplabv3plus": "network.name: tiny -> deeplabv3plus",
     "stages.augment=photometric": "stages.augment.name: identity -> photometric",
+    "stages.mix=classmix": "stages.mix.name: none -> classmix",
     "stages.pseudo_label=hard": "stages.pseudo_label.name: fuzzy -> hard",
     "stages.weight=uniform": "stages.weight.name: entropy -> uniform",
     "stages.rebalance=uniform": "stages.rebalance.name: median-frequency -> uniform",
