@@ -46,7 +46,7 @@ SETTINGS = [
 METHODS = {
     "supervised": [],
     "mean_teacher": [],
-    "fixmatch": ["stages.augment.cutmix=0.5", "stages.weight.threshold=0.8"],
+    "fixmatch": ['stages.mix={ name = "cutmix", p = 0.5 }', "stages.weight.threshold=0.8"],
     "farcluss_plus": ["stages.rebalance=uniform"],
 }
 """What concerns a method alone."""

@@ -5,9 +5,9 @@ from textwrap import dedent
 
 STAGE = """
     from farcluss.plugins.options import Share
-    from farcluss.stages.base import Weight
+    from farcluss.stages.base import PixelWeight
 
-    class Half(Weight):
+    class Half(PixelWeight):
         '''Weighs.
 
         Args:
@@ -18,8 +18,8 @@ STAGE = """
             super().__init__()
             self.share = share
 
-        def forward(self, probs):
-            return probs[:, 0]
+        def pixels(self, labels, summed):
+            return labels.confidence * self.share
 """
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from farcluss.errors import FAILURES, FarclussError, PluginError, short
-from farcluss.stages.base import Augment, Contrast, Mix, PixelWeight, PseudoLabel
+from farcluss.stages.base import Augment, Contrast, Mix, PixelWeight, PseudoLabel, View
 from farcluss.tensors.timing import span
 
 T = TypeVar("T")
@@ -56,6 +56,16 @@ class Stages:
     def expect(self, kind: str, what: str, shape: Sequence[int], expected: Sequence[int]) -> None:
         """Check the shape of a stage's tensor. Raises PluginError that names the plugin."""
         expect(self.name(kind), what, shape, expected)
+
+    def expect_views(self, kind: str, views: tuple[Any, ...], like: View) -> None:
+        """Check that there are views, and their shapes. Raises PluginError that names the plugin."""
+        if not views or not all(isinstance(view, View) for view in views):
+            found = ", ".join(type(view).__name__ for view in views)
+            raise PluginError(f"Plugin {self.name(kind)} returns ({found}), not views; see docs/plugins.md.")
+        for images, labels in views:
+            self.expect(kind, "a view", images.shape, like.images.shape)
+            for name, tensor in vars(labels).items():
+                self.expect(kind, f"{name} of labels", tensor.shape, getattr(like.labels, name).shape)
 
 
 def expect(plugin: str, what: str, shape: Sequence[int], expected: Sequence[int]) -> None:

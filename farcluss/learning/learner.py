@@ -169,19 +169,13 @@ class Learner:
         """The views that the student sees, mixed. Raises PluginError for views of other shapes."""
         stages, shares = self.stages, self.loss.view_shares
         views: Views = stages.call("augment", stages.augment.strong, scene, returns=tuple)
+        stages.expect_views("augment", views, scene.weak)
         if shares is not None and len(shares) != len(views):
             raise RecipeError(f"loss.view_shares has {len(shares)} numbers, but {stages.name('augment')} makes "
                               f"{counted(len(views), 'view')}.")  # fmt: skip
-        self._check_views("augment", views, scene)
         mixed = tuple(stages.call("mix", stages.mix, view, scene, returns=View) for view in views)
-        self._check_views("mix", mixed, scene)
+        stages.expect_views("mix", mixed, scene.weak)
         return mixed
-
-    def _check_views(self, kind: str, views: Views, scene: Scene) -> None:
-        """Raise PluginError for views of other shapes than the weak one."""
-        for view in views:
-            self.stages.expect(kind, "a view", view.images.shape, scene.weak.images.shape)
-            self.stages.expect(kind, "labels", view.labels.classes.shape, scene.weak.labels.classes.shape)
 
     @torch.no_grad()
     def _of_labeled(self, logits: Tensor, batch: Batch) -> Statistics:

@@ -1,11 +1,13 @@
 """How the images of a strong view are mixed: the kinds of `stages.mix`."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from farcluss.plugins.options import Positive, PositiveInt, PositiveRange, Share, ShareRange
 from farcluss.stages.base import Mix, PseudoLabels, Scene, View
-from farcluss.stages.mixing import Boxes, Law, Partner, mix, partners
+from farcluss.stages.mixing import Boxes, mix, partners
 from farcluss.tensors.draws import common_draws, rows
 
 
@@ -41,12 +43,12 @@ class CutMix(Mix):
         self,
         *,
         p: Share = 0.5,
-        law: Law = "log-uniform",
+        law: Literal["log-uniform", "uniform", "half", "beta"] = "log-uniform",
         area: ShareRange = (0.02, 0.4),
         aspect: PositiveRange = (0.3, 3.3),
         beta: tuple[Positive, Positive] = (1.0, 1.0),
         boxes: PositiveInt = 1,
-        partner: Partner = "previous",
+        partner: Literal["previous", "reverse", "random"] = "previous",
     ) -> None:
         super().__init__()
         self.boxes, self.partner = Boxes(p, law, area, aspect, beta, boxes), partner
@@ -69,7 +71,7 @@ class ClassMix(Mix):
         partner: previous: the image before in the batch; reverse: the batch backwards; random: a shift drawn per batch.
     """
 
-    def __init__(self, *, p: Share = 1.0, partner: Partner = "previous") -> None:
+    def __init__(self, *, p: Share = 1.0, partner: Literal["previous", "reverse", "random"] = "previous") -> None:
         super().__init__()
         self.p, self.partner = p, partner
 

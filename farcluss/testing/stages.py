@@ -342,17 +342,18 @@ class _ViewTester(StageTester):
         raise NotImplementedError
 
     def call(self, stage: Any, inputs: tuple[Any, ...]) -> Any:
-        """The views."""
-        return self.views(stage, *inputs)
+        """The views, which must be such."""
+        views = self.views(stage, *inputs)
+        assert isinstance(views, tuple) and views, f"the result is a {type(views).__name__}, not a tuple of views"
+        for view in views:
+            assert isinstance(view, View), f"a view is a {type(view).__name__}, not a View"
+        return views
 
     def test_shapes_and_dtypes(self) -> None:
         """Views and their labels have shape, dtype and range of the images and their labels."""
         for dim in self.dims:
             (scene,) = seeded(self.inputs, *SIZES[dim])
-            views = seeded(self.views, self.build(), scene)
-            assert isinstance(views, tuple) and views, f"the result is a {type(views).__name__}, not a tuple of views"
-            for view in views:
-                assert isinstance(view, View), f"a view is a {type(view).__name__}, not a View"
+            for view in seeded(self.call, self.build(), (scene,)):
                 expect_like("view", view.images, tuple(scene.weak.images.shape), scene.weak.images.dtype)
                 expect_between("view", view.images, 0, 1)
                 for before, after in zip(tensors_of(scene.weak.labels), tensors_of(view.labels), strict=True):
@@ -361,8 +362,7 @@ class _ViewTester(StageTester):
     def test_contract(self) -> None:
         """All fields of labels move alike: valid pixels keep class, values, confidence and entropy together."""
         for dim in self.dims:
-            (scene,) = seeded(self.inputs, *SIZES[dim])
-            for _, labels in seeded(self.views, self.build(), scene):
+            for _, labels in seeded(self.call, self.build(), seeded(self.inputs, *SIZES[dim])):
                 first, valid = labels.classes[:, 0], labels.valid
                 assert torch.isin(first[valid], torch.tensor([1, 3])).all(), (
                     "the view has new classes; warp labels by nearest neighbor"
@@ -381,7 +381,7 @@ class _ViewTester(StageTester):
             (scene,) = seeded(self.inputs, *SIZES[dim])
             labels = replace(scene.weak.labels, valid=scene.weak.labels.valid & False)
             nothing = scene._replace(weak=scene.weak._replace(labels=labels), known=scene.known & False)
-            for view in seeded(self.views, self.build(), nothing):
+            for view in seeded(self.call, self.build(), (nothing,)):
                 assert not view.labels.valid.any(), "the view makes invalid pixels valid"
 
     def test_same_random_state_gives_same_views(self) -> None:

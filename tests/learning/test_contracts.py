@@ -1,5 +1,7 @@
 """What plugins must not give: refused by name, in one line, whatever it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from farcluss.errors import DataError, PluginError
 from farcluss.learning.learner import Learner
 from farcluss.networks.base import Prediction
 from farcluss.stages.augment import Identity
+from farcluss.stages.mix import NoMix
 from farcluss.stages.pseudo_label import Fuzzy
 from farcluss.stages.weight import Uniform
 
@@ -84,12 +87,30 @@ class NoViews(Identity):
         return scene.weak.images
 
 
+class OneView(Identity):
+    def strong(self, scene):
+        return scene.weak
+
+
+class Emptied(Identity):
+    def strong(self, scene):
+        return ()
+
+
+class Halves(NoMix):
+    def forward(self, view, scene):
+        return view._replace(labels=replace(view.labels, valid=view.labels.valid[:1]))
+
+
 @pytest.mark.parametrize(
     ("stages", "words"),
     [
         ({"weight": Raises()}, "Plugin weight/Raises fails: KeyError: 'nothing'"),
         ({"pseudo_label": Bare()}, "Plugin pseudo_label/Bare returns a Tensor, not a FuzzyLabels"),
         ({"augment": NoViews()}, "Plugin augment/NoViews returns a Tensor, not a tuple"),
+        ({"augment": OneView()}, r"Plugin augment/OneView returns \(Tensor, PseudoLabels\), not views; see docs"),
+        ({"augment": Emptied()}, r"Plugin augment/Emptied returns \(\), not views; see docs"),
+        ({"mix": Halves()}, r"Plugin mix/Halves returns valid of labels of shape \(1, 6, 7\), not \(2, 6, 7\)"),
     ],
 )
 def test_stages(stages, words):

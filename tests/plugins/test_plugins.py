@@ -16,7 +16,8 @@ from farcluss.errors import DataError, PluginError
 from farcluss.plugins import registry
 from farcluss.plugins.signatures import REQUIRED, argument_docs, describe_object, describe_source, readable
 from farcluss.recipes.model import Data
-from farcluss.stages.base import Contrast, Weight
+from farcluss.stages.base import Contrast, PixelWeight
+from farcluss.testing.values import random_labels
 
 ROOT = Path(__file__).parents[2]
 BUILT_IN = [plugin for plugin in registry.find() if plugin.distribution == "farcluss" and plugin.entry_point]
@@ -116,7 +117,7 @@ class TestBroken:
 
 class TestBuild:
     def test_options_reach_the_stage(self):
-        stage = registry.build("weight", "entropy", {"form": "power", "gamma": 2}, kind=Weight)
+        stage = registry.build("weight", "entropy", {"form": "power", "gamma": 2}, kind=PixelWeight)
         assert (stage.form, stage.gamma, stage.high_entropy) == ("power", 2.0, 0.5)
 
     def test_context_is_positional(self):
@@ -148,14 +149,14 @@ class TestBuild:
     def test_missing_option(self, site):
         distribute(site, "fake-half", {"weight/half": "fake_half:Half"}, {"fake_half": STAGE})
         assert registry.problems("weight", "half", {}) == [("required", "weight 'half' needs this option.")]
-        assert registry.build("weight", "half", {"required": 1}, kind=Weight).share == 0.5
+        assert registry.build("weight", "half", {"required": 1}, kind=PixelWeight).share == 0.5
 
     def test_wrong_kind(self):
-        with pytest.raises(PluginError, match="weight/uniform of farcluss returns a UniformWeight, not a Contrast"):
+        with pytest.raises(PluginError, match="weight/uniform of farcluss returns a Uniform, not a Contrast"):
             registry.build("weight", "uniform", {}, kind=Contrast)
 
     def test_a_stage_without_constructor_takes_no_options(self):
-        class Plain(Weight):
+        class Plain(PixelWeight):
             """Plain."""
 
         with registered("weight", "plain", Plain):
@@ -314,8 +315,9 @@ class TestDocs:
         (tmp_path / "squared.py").write_text(code)
         registry.load_file(str(tmp_path / "squared.py"))
         try:
-            stage = registry.build("weight", "squared", {}, kind=Weight)
-            assert stage(torch.tensor([[[0.5]], [[0.5]]])[None]).item() == 0.25
+            stage = registry.build("weight", "squared", {}, kind=PixelWeight)
+            labels = random_labels(1, 3, 4, 5)
+            assert torch.equal(stage.pixels(labels, torch.zeros(0)), labels.confidence.square())
         finally:
             registry.unregister("weight", "squared")
 

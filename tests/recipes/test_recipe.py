@@ -80,7 +80,7 @@ class TestUnknownKeys:
             ("[data.layout]\nname = 'shapes'\ntran = 5", "data.layout.tran", "train"),
             ("[network]\nencodr = 'x'", "network.encodr", "encoder"),
             ("[stages.weight]\nname = 'entropy'\nfom = 'linear'", "stages.weight.fom", "form"),
-            ("[stages]\naugment = { cutmx = 0.5 }", "stages.augment.cutmx", "cutmix"),
+            ("[stages]\naugment = { bluur = 0.5 }", "stages.augment.bluur", "blur"),
         ],
     )
     def test_options_of_plugins_too(self, refused, text, key, near):
@@ -269,7 +269,8 @@ class TestSettings:
             ("stages.weight=uniform", "weight", "uniform", {}),
             ("stages.weight.name=uniform", "weight", "uniform", {}),
             ("stages.weight.gamma=0.25", "weight", "entropy", {"form": "power", "gamma": 0.25}),
-            ("stages.augment.cutmix=0.5", "augment", "photometric", {"cutmix": 0.5}),
+            ("stages.augment.blur_p=0.5", "augment", "photometric", {"blur_p": 0.5}),
+            ("stages.mix=cutmix", "mix", "cutmix", {}),
             ('stages.augment={ name = "identity" }', "augment", "identity", {}),
         ],
     )

@@ -197,6 +197,7 @@ def test_the_method_is_that_of_the_paper(name):
     assert stages == {
         "augment": ("photometric", {"jitter": [0.5, 0.5, 0.5, 0.25], "jitter_p": 0.8, "grey_p": 0.2, "blur": [0.1, 2.0],
                                     "blur_p": 0.5}),
+        "mix": ("none", {}),
         "pseudo_label": ("fuzzy", {"top_k": 3}),
         "weight": ("entropy", {"form": "linear"}),
         "rebalance": ("median-frequency", {"max_weight": 10.0, "normalize": "mean"}),

@@ -8,18 +8,18 @@ from farcluss.data.base import Item, Sample
 from farcluss.data.shapes import Shapes
 from farcluss.errors import DataError
 from farcluss.stages.augment import Identity, Photometric
-from farcluss.stages.base import Augment, ContrastLoss, FuzzyLabels, Views, Weight
+from farcluss.stages.base import Augment, ContrastLoss, FuzzyLabels, Mix, PixelWeight, View
 from farcluss.stages.contrast import NoContrast, Prototype
 from farcluss.stages.pseudo_label import Fuzzy, Hard
-from farcluss.stages.rebalance import MedianFrequency, UniformRebalance
-from farcluss.stages.weight import EntropyWeight, Threshold, UniformWeight
+from farcluss.stages.rebalance import MedianFrequency
+from farcluss.stages.weight import EntropyWeight, Threshold, Uniform
 from farcluss.testing import (
     AugmentTester,
     ContrastTester,
     DatasetTester,
+    MixTester,
+    PixelWeightTester,
     PseudoLabelTester,
-    RebalanceTester,
-    WeightTester,
 )
 
 
@@ -34,7 +34,7 @@ class TestPhotometric(AugmentTester):
 
 class TestPhotometricMoves(AugmentTester):
     stage = Photometric
-    options = {"degrees": 20.0, "translate": 0.1, "zoom": (0.5, 1.5), "cutmix": 1.0}
+    options = {"degrees": 20.0, "translate": 0.1, "zoom": (0.5, 1.5), "views": 2}
     dims = (2,)
 
 
@@ -46,30 +46,28 @@ class TestHard(PseudoLabelTester):
     stage = Hard
 
 
-class TestEntropy(WeightTester):
+class TestEntropy(PixelWeightTester):
     stage = EntropyWeight
     options = {"form": "exp", "beta": 2.0, "gate": True}
+    largest = 1.0
 
 
-class TestThreshold(WeightTester):
+class TestThreshold(PixelWeightTester):
     stage = Threshold
 
 
-class TestUniformWeight(WeightTester):
-    stage = UniformWeight
+class TestUniform(PixelWeightTester):
+    stage = Uniform
+    largest = 1.0
 
 
-class TestMedianFrequency(RebalanceTester):
+class TestMedianFrequency(PixelWeightTester):
     stage = MedianFrequency
 
 
-class TestMedianFrequencyBounded(RebalanceTester):
+class TestMedianFrequencyBounded(PixelWeightTester):
     stage = MedianFrequency
     options = {"count": "soft", "apply": "expected", "max_weight": 10.0, "normalize": "mean"}
-
-
-class TestUniformRebalance(RebalanceTester):
-    stage = UniformRebalance
 
 
 class TestPrototype(ContrastTester):
@@ -100,62 +98,75 @@ def failures(tester, **attributes):
     return found
 
 
-def weight(function, base=Weight):
+def weight(function, base=PixelWeight):
     """A weight stage class of one function."""
-    return type("Bad", (base,), {"forward": lambda self, probs: function(probs)})
+    return type("Bad", (base,), {"pixels": lambda self, labels, summed: function(labels)})
 
 
 @pytest.mark.parametrize(
     ("function", "test", "text"),
     [
-        (lambda p: p.amax(1, keepdim=True), "test_shapes_and_dtypes", "(2, 1, 6, 8), not (2, 6, 8)"),
-        (lambda p: p.amax(1).double(), "test_shapes_and_dtypes", "torch.float64, not torch.float32"),
-        (lambda p: 1 + (p * p.log()).sum(1).clamp(-1, 0), "test_contract", "not finite"),
-        (lambda p: 2 * p.amax(1), "test_contract", "not in [0, 1]"),
-        (lambda p: p.amax(1).cumsum(1) / 100, "test_two_d_equals_three_d", "values differ"),
-        (lambda p: p.mul_(0.5).amax(1), "test_does_not_change_its_input", "modifies its input"),
+        (lambda q: q.confidence.unsqueeze(1), "test_shapes_and_dtypes", "not (2, 6, 8)"),
+        (lambda q: q.confidence.double(), "test_shapes_and_dtypes", "torch.float64, not torch.float32"),
+        (lambda q: q.confidence / (q.classes[:, 0] - 1), "test_contract", "not finite"),
+        (lambda q: -q.confidence, "test_contract", "not in [0, inf]"),
+        (lambda q: 2 + q.confidence, "test_contract", "not in [0, 1.0]"),
+        (lambda q: q.confidence.cumsum(1) / 100, "test_two_d_equals_three_d", "values differ"),
+        (lambda q: q.confidence.mul_(0.5), "test_does_not_change_its_input", "modifies its input"),
+        (lambda q: q.confidence / q.confidence.max(), "test_parts_of_a_batch", "values differ"),
+        (lambda q: q.confidence * q.valid.float().mean(), "test_parts_of_a_batch", "values differ"),
     ],
 )
 def test_bad_weights(function, test, text):
-    assert text in failures(WeightTester, stage=weight(function))[test]
+    limits = {"largest": 1.0} if "1.0]" in text else {}
+    assert text in failures(PixelWeightTester, stage=weight(function), **limits)[test]
 
 
 def test_state_outside_of_buffers():
-    class Forgetful(Weight):
+    class Forgetful(PixelWeight):
         calls = 0
 
-        def forward(self, probs):
+        def absorb(self, summed):
             self.calls += 1
-            return probs.amax(1) / self.calls
 
-    class Remembers(Weight):
+        def pixels(self, labels, summed):
+            return labels.confidence / self.calls
+
+    class Remembers(PixelWeight):
         def __init__(self):
             super().__init__()
-            self.register_buffer("calls", torch.zeros(()))
+            self.register_buffer("calls", torch.ones(()))
 
-        def forward(self, probs):
+        def absorb(self, summed):
             self.calls += 1
-            return probs.amax(1) / self.calls
 
-    assert "keep state in buffers" in failures(WeightTester, stage=Forgetful)["test_state_dict_round_trip"]
-    assert "test_state_dict_round_trip" not in failures(WeightTester, stage=Remembers)
+        def pixels(self, labels, summed):
+            return labels.confidence / self.calls
+
+    name = "test_state_dict_round_trip"
+    assert "keep state in buffers" in failures(PixelWeightTester, stage=Forgetful)[name]
+    assert name not in failures(PixelWeightTester, stage=Remembers)
 
 
 def test_bad_constructors():
-    class Silent(Weight):
+    class Silent(PixelWeight):
         """No word on power."""
 
         def __init__(self, *, power: float = 1.0, size: int):
             super().__init__()
 
-        def forward(self, probs):
-            return probs.amax(1)
+        def pixels(self, labels, summed):
+            return labels.confidence
 
-    found = failures(WeightTester, stage=Silent, options={"power": "big"})
+    found = failures(PixelWeightTester, stage=Silent, options={"power": "big"})
     assert "power" in found["test_contract"] and "size" in found["test_contract"]
     assert "option power has no line" in found["test_options_are_documented"]
-    no_weight = weight(lambda probs: probs.amax(1), torch.nn.Module)
-    assert "is not a farcluss.stages.base.Weight" in failures(WeightTester, stage=no_weight)["test_is_of_its_kind"]
+    other = weight(lambda labels: labels.confidence, torch.nn.Module)
+    it = type("It", (PixelWeightTester,), {"stage": other})()
+    with pytest.raises(AssertionError) as caught:
+        it.test_is_of_its_kind()
+    said = str(caught.value)
+    assert "is not a farcluss.stages.base.PixelWeight" in said
 
 
 def labels_with(change):
@@ -180,7 +191,7 @@ def test_bad_labels(change, test, text):
     assert text in failures(PseudoLabelTester, stage=labels_with(change))[test]
 
 
-def test_bad_rebalance():
+def test_bad_statistics():
     class CountsAll(MedianFrequency):
         def statistics(self, labels, classes):
             return super().statistics(labels.map(lambda t: t | True if t.dtype == torch.bool else t), classes)
@@ -189,16 +200,21 @@ def test_bad_rebalance():
         def statistics(self, labels, classes):
             return super().statistics(labels, classes) / labels.valid.sum()
 
-    class Divides(UniformRebalance):
-        def statistics(self, labels, classes):
-            return MedianFrequency().statistics(labels, classes)[0]
+    class Divides(MedianFrequency):
+        def class_weights(self, summed):
+            return (1 / summed[0]).float()
 
-        def forward(self, statistics):
-            return (1 / statistics).float()
+        def pixels(self, labels, summed):
+            return self.class_weights(summed)[labels.classes[:, 0] * 0 + 4]
 
-    assert "test_invalid_pixels_do_not_matter" in failures(RebalanceTester, stage=CountsAll)
-    assert "test_statistics_add_up" in failures(RebalanceTester, stage=Averages)
-    assert "two classes" in failures(RebalanceTester, stage=Divides)["test_contract"]
+    class Means(Uniform):
+        def labeled_statistics(self, logits, masks, known):
+            return logits.mean()
+
+    assert "test_invalid_pixels_do_not_matter" in failures(PixelWeightTester, stage=CountsAll)
+    assert "test_statistics_add_up" in failures(PixelWeightTester, stage=Averages)
+    assert "two classes" in failures(PixelWeightTester, stage=Divides)["test_contract"]
+    assert "test_labeled_statistics_add_up" in failures(PixelWeightTester, stage=Means)
 
 
 def test_bad_contrast():
@@ -222,28 +238,53 @@ def test_bad_contrast():
     assert "get no gradient" in failures(ContrastTester, stage=nothing)["test_contract"]
 
 
-def test_bad_augment():
-    def bad(strong=lambda images: images, follow=lambda labels: labels, follows=1):
-        class Bad(Augment):
-            def forward(self, images, valid):
-                return Views(images, (strong(images),), (follow,) * follows)
+def views_of(images=lambda images: images, labels=lambda labels: labels):
+    """An augment and a mix stage class that change images and labels of the weak view."""
 
-        return Bad
+    class BadAugment(Augment):
+        def strong(self, scene):
+            return (View(images(scene.weak.images), labels(scene.weak.labels)),)
+
+    class BadMix(Mix):
+        def forward(self, view, scene):
+            return View(images(view.images), labels(view.labels))
+
+    return {AugmentTester: BadAugment, MixTester: BadMix}
+
+
+@pytest.mark.parametrize("tester", [AugmentTester, MixTester])
+def test_bad_views(tester):
+    def found(**changes):
+        return failures(tester, stage=views_of(**changes)[tester])
 
     def only(**changes):
         return lambda labels: type(labels)(**{**vars(labels), **{k: f(vars(labels)[k]) for k, f in changes.items()}})
 
-    assert failures(AugmentTester, stage=bad()) == {}
-    assert "not in [0, 1]" in failures(AugmentTester, stage=bad(lambda i: i + 1))["test_shapes_and_dtypes"]
-    assert "one follow per strong" in failures(AugmentTester, stage=bad(follows=2))["test_shapes_and_dtypes"]
-    forgets = bad(follow=only(classes=lambda t: t.roll(1, 2), values=lambda t: t.roll(1, 2)))
-    assert "weight against class" in failures(AugmentTester, stage=forgets)["test_contract"]
-    invents = bad(follow=only(classes=lambda t: t * 0 + 2))
-    assert "creates new classes" in failures(AugmentTester, stage=invents)["test_contract"]
-    revives = bad(follow=only(valid=lambda t: t | True))
-    assert "invalid pixels valid" in failures(AugmentTester, stage=revives)["test_invalid_pixels_do_not_matter"]
-    numpy_draws = bad(lambda images: images * np.random.rand())
-    assert "test_same_random_state_gives_same_views" in failures(AugmentTester, stage=numpy_draws)
+    assert found() == {}
+    assert "not in [0, 1]" in found(images=lambda i: i + 1)["test_shapes_and_dtypes"]
+    assert "torch.float32" in found(labels=only(classes=lambda t: t.float()))["test_shapes_and_dtypes"]
+    forgets = found(labels=only(classes=lambda t: t.roll(1, 2), values=lambda t: t.roll(1, 2)))
+    assert "confidence against class" in forgets["test_contract"]
+    assert "new classes" in found(labels=only(classes=lambda t: t * 0 + 2))["test_contract"]
+    revives = found(labels=only(valid=lambda t: t | True))
+    assert "invalid pixels valid" in revives["test_invalid_pixels_do_not_matter"]
+    assert "test_same_random_state_gives_same_views" in found(images=lambda i: i * np.random.rand())
+
+
+def test_a_bad_weak_view():
+    class Shrinks(Augment):
+        def weak(self, images, valid):
+            return images[..., :3]
+
+        def strong(self, scene):
+            return (scene.weak,)
+
+    class Single(Shrinks):
+        def strong(self, scene):
+            return scene.weak
+
+    assert "weak view has shape" in failures(AugmentTester, stage=Shrinks)["test_the_weak_view_keeps_its_shape"]
+    assert "a view is a Tensor" in failures(AugmentTester, stage=Single)["test_shapes_and_dtypes"]
 
 
 class Good:
