@@ -18,6 +18,7 @@ from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
+from farcluss_remote_sensing.polygon_checks import polygon_remarks
 from farcluss_remote_sensing.scaling import Scaling
 from farcluss_remote_sensing.scenes import Index, Scene, by_path, find_by_id, find_by_path, label_file
 from farcluss_remote_sensing.tiles import name_of, nth, parse_name, tiles, whole
@@ -80,6 +81,12 @@ class SceneDataset:
     def findings(self) -> list[str]:
         """Missing or contradictory files, and leaks between sets."""
         return [*self.index.problems, *self.inspect(self)]
+
+    def oddities(self, items: Sequence[Item]) -> list[str]:
+        """Polygons of these items that label nothing, or something else than is drawn."""
+        found = [self.find(item) for item in items if item.mask is not None]
+        places = [(scene.label, self.stacks[scene.id].grid, box) for scene, box in found if scene.label]
+        return polygon_remarks(self.labels, places)
 
     def account(self, items: Sequence[Item]) -> Account:
         """What of the layout's folders is not used where these items are."""

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from farcluss.cli.commands import GivenRecipe, output_option, recipe_options, write_result
+from farcluss.errors import shown
 
 EXAMPLES = """\b
 Example:
@@ -80,6 +81,8 @@ def command(
         if lines:
             write_result(output / f"{name}.txt", "".join(f"{line}\n" for line in lines))
     _report(division, output, by)
+    for text in dataset.oddities(dataset.items("train")):
+        click.echo(shown(f"Warning: {text}"), err=True)
 
 
 def _report(division: Any, output: Path, by: str) -> None:
