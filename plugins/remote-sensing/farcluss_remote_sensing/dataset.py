@@ -14,6 +14,7 @@ from farcluss.data.accounting import Account, Reason
 from farcluss.data.base import Data, Defaults, Item, MissingMask, Palette, Sample, Window
 from farcluss.data.indexes import in_split, refuse_name
 from farcluss.data.layouts import carry
+from farcluss.data.splits import Splits
 from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError
 from farcluss_remote_sensing.files import Stack
@@ -25,6 +26,10 @@ from farcluss_remote_sensing.tiles import name_of, nth, parse_name, tiles, whole
 
 SHRINK = 8
 """Pixels are counted in every 8th row and column."""
+
+
+FEW = 16
+"""Scenes whose files a run looks at before it trains."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class SceneDataset:
     scaling: Scaling
     side: int
     min_valid: float
-    inspect: Callable[["SceneDataset"], list[str]]
+    inspect: Callable[..., list[str]]
     defaults: Defaults
     lists_decide: bool = True
 
@@ -81,6 +86,10 @@ class SceneDataset:
     def findings(self) -> list[str]:
         """Missing or contradictory files, and leaks between sets."""
         return [*self.index.problems, *self.inspect(self)]
+
+    def risks(self, splits: Splits) -> list[str]:
+        """The first line of each finding, as far as headers and the borders of a few scenes show it."""
+        return [text.partition("\n")[0] for text in self.inspect(self, splits, FEW)]
 
     def oddities(self, items: Sequence[Item]) -> list[str]:
         """Polygons of these items that label nothing, or something else than is drawn."""
