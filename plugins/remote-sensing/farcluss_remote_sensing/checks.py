@@ -51,7 +51,7 @@ def scalable(index: Index, stacks: Mapping[str, Stack], scaling: Scaling) -> tup
     """The scenes whose bands have a type that the scaling supports; the other scenes become problems."""
 
     def refused(scene: Scene) -> str:
-        scaling.check(stacks[scene.id].dtypes, scene.images[0])
+        scaling.check(stacks[scene.id].dtypes, stacks[scene.id].sources)
         return ""
 
     return _without(index, stacks, refused)

@@ -29,7 +29,7 @@ SHRINK = 8
 
 
 FEW = 16
-"""Scenes whose files a run looks at before it trains."""
+"""Scenes whose pixels a run looks at before it trains."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,31 @@ class SceneDataset:
         for band in range(scenes[0].count if scenes else 0):
             facts = {"dtype": {one.dtypes[band] for one in scenes}, "name": {one.names[band] for one in scenes}}
             tables.append({key: min(values) for key, values in facts.items() if len(values) == 1 and min(values)})
-        stats: Sequence[Mapping[str, Any]] = self.scaling.stats or [{}] * len(tables)
+        stats = self.scaling.stats or (self._sampled if self.scaling.mode == "scale" else ()) or [{}] * len(tables)
         return [table | dict(band) for table, band in zip(tables, stats, strict=False)]
+
+    @cached_property
+    def _sampled(self) -> list[dict[str, float]]:
+        """Mean and standard deviation per band, estimated from the middle of a few training scenes; or nothing.
+
+        They scale nothing: predictions notice by them when a scene is in another unit.
+        """
+        scenes = self.index.splits.get("train", ())
+        parts = []
+        for scene in scenes[:: max(1, len(scenes) // FEW)][:FEW]:
+            stack = self.stacks[scene.id]
+            box = tuple(slice((n - min(n, self.side)) // 2, (n + min(n, self.side)) // 2) for n in stack.grid.size)
+            try:
+                values, valid = stack.read(box, SHRINK)
+            except DataError:  # reported where it is read to learn from it
+                continue
+            parts.append(values[:, valid].astype(np.float64))
+        if not sum(part.shape[1] for part in parts):
+            return []
+        values = np.concatenate(parts, 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            facts = np.stack([values.mean(1), values.std(1)], 1)
+        return [{"mean": mean, "std": std} for mean, std in facts.tolist()] if np.isfinite(facts).all() else []
 
     def findings(self) -> list[str]:
         """Missing or contradictory files, and leaks between sets."""

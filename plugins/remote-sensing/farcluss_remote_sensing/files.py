@@ -284,6 +284,11 @@ class Stack:
         return tuple(dtype for header in self.headers for dtype in header.dtypes)
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """File of each band."""
+        return tuple(header.path for header in self.headers for _ in header.dtypes)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Description of each band; empty for a band without."""
         return tuple(name for header in self.headers for name in header.names)

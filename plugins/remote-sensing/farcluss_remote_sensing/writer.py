@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from farcluss.data.pairing import Pattern
 from farcluss.errors import DataError, RecipeError, WeightsError
 from farcluss.inference.writers import Step
 from farcluss.plugins.options import PositiveInt
 from farcluss.runs.atomic import rename_durably, write_atomically
 from farcluss_remote_sensing.files import SUFFIXES, Stack
-from farcluss_remote_sensing.folders import band_files_of, group_bands
+from farcluss_remote_sensing.folders import LABELS, band_files_of, group_bands
 from farcluss_remote_sensing.scaling import Scaling, build_scaling
 from farcluss_remote_sensing.stitching import plan_axis
 from farcluss_remote_sensing.strips import Strips
@@ -29,6 +30,9 @@ ROWS = 512
 
 PREDICTING = 0.95
 """Approximate share of the time spent before files are written."""
+
+LABEL_OPTIONS = ("labels", "val_labels", "test_labels")
+"""Options of layouts that may be patterns."""
 
 FAR = 3
 """Maximum deviation of a band's mean in a scene from that in training, in standard deviations."""
@@ -90,7 +94,13 @@ class GeoTiffWriter:
         return {name: self.layout.get(name) for name in names}
 
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
-        """The files of a folder by scene: files with a band each are joined, and so are the dates of a pair."""
+        """The files of a folder by scene: files with a band each are joined, and so are the dates of a pair.
+
+        Labels beside the images, which the layout's pattern tells from them, are no scenes.
+        """
+        ends = [str(self.layout.get(key) or "").removeprefix("{dir}/") for key in LABEL_OPTIONS]
+        beside = [end for end in ends if "{stem}" in end and "/" not in end]
+        files = [path for path in files if not any(Pattern(path.parent, end, LABELS).claims(path) for end in beside)]
         if self.layout.get("name") == "change":
             return _pairs(files, self.layout.get("before", "A"), self.layout.get("after", "B"))
         scenes = group_bands(files, self._band_files)
@@ -155,7 +165,7 @@ class GeoTiffWriter:
             raise DataError(
                 f"{', '.join(stack.files)}: {stack.count} bands, but the network takes {self.card.channels}.\n{BANDS}"
             )
-        self.scaling.check(stack.dtypes, ", ".join(stack.files))
+        self.scaling.check(stack.dtypes, stack.sources)
         if text := order_problem(stack.names, self._names, ", ".join(stack.files)):
             raise DataError(text)
         return stack

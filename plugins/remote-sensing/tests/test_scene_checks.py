@@ -128,7 +128,9 @@ class TestBands:
     def test_type_and_names_are_kept_without_statistics(self, tmp_path, named):
         index = Index({"train": [named("a", "BGRNS"), named("b", "BGRNS")]})
         carried = scene_dataset(data_of(tmp_path), index, scaling="scale").carried
-        assert carried.layout.options["stats"] == [{"dtype": "uint16", "name": name} for name in "BGRNS"]
+        for name, band in zip("BGRNS", carried.layout.options["stats"], strict=True):
+            assert (band["dtype"], band["name"]) == ("uint16", name)
+            assert 500 < band["mean"] < 9_500 and 100 < band["std"] < 4_000  # of a sample, see `predict`'s notes
 
     def test_another_order_is_a_problem(self, tmp_path, named):
         (found,) = findings(tmp_path, {"train": [named("a", "BGRNS"), named("b", "RGBNS")]}, val="none")

@@ -210,6 +210,11 @@ class TestCases:
         files = [Path("a.tif"), Path("b_B02.jp2")]
         assert GeoTiffWriter(card()).cases(files) == [("a", (files[0],)), ("b_B02", (files[1],))]
 
+    def test_labels_beside_images_are_none(self):
+        files = [Path("t/a.tif"), Path("t/a_y.tif"), Path("t/b.tif"), Path("t/b_Y.TIF")]
+        cases = GeoTiffWriter(card(labels="{dir}/{stem}_y.tif", val_labels=None)).cases(files)
+        assert cases == [("a", (files[0],)), ("b", (files[2],))]
+
     def test_bands_in_files_of_their_own(self):
         names = ("x_B03.jp2", "x_B02.jp2", "y_B02.jp2", "y_B03.jp2", "x_label.tif")
         built = GeoTiffWriter(card(2, band_files=["_B02", "_B03"]))
