@@ -64,7 +64,7 @@ def scene_dataset(
         raise RecipeError(f"data.layout.outside = {outside!r} is no class; classes are {', '.join(masks.names)}.")
     known = _read_stats(stats, data) if isinstance(stats, str) else stats
     index, stacks, channels = usable(index, data, tuple(bands), warp, nodata)
-    defaults = _defaults(channels, scaling)
+    defaults = _defaults(channels, scaling, masks.values)
     data = data.with_defaults(defaults)
     built = build_scaling(scaling, factor, known, channels, data.channel_mean)
     index, stacks = scalable(index, stacks, built)
@@ -82,11 +82,11 @@ with_scene_options = built_by(scene_dataset)
 """Turns a function `layout(data, *, options) -> Index` into a data set plugin with `scene_dataset`'s options too."""
 
 
-def _defaults(channels: int, scaling: Mode) -> Defaults:
+def _defaults(channels: int, scaling: Mode, values: list[int | str]) -> Defaults:
     """Defaults for scenes: nadir views have no up and down; zscore bands need no mean and std."""
     mean, std = (0.0, 1.0) if scaling == "zscore" else (None, None)
     bounds = (0.0, 1.0) if scaling in ("imagenet", "percentile") else None
-    return Defaults(channels, mean, std, [0, 1], [(0, 1)], "geotiff", value_range=bounds)
+    return Defaults(channels, mean, std, [0, 1], [(0, 1)], "geotiff", value_range=bounds, mask_values=values)
 
 
 def _with_ignored(data: Data, index: Index) -> Data:

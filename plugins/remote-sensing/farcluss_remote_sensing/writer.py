@@ -12,7 +12,7 @@ import numpy as np
 from farcluss.data.pairing import Pattern
 from farcluss.errors import DataError, RecipeError, WeightsError
 from farcluss.inference.writers import Step
-from farcluss.plugins.options import PositiveInt
+from farcluss.plugins.options import NonNegative, PositiveInt
 from farcluss.runs.atomic import rename_durably, write_atomically
 from farcluss_remote_sensing.files import SUFFIXES, Stack
 from farcluss_remote_sensing.folders import LABELS, band_files_of, group_bands
@@ -41,8 +41,9 @@ FAR = 3
 class GeoTiffWriter:
     """Class maps as GeoTIFF on the scene's own grid, with class names and colors; probabilities and polygons by option.
 
-    For a scene it writes `SCENE.tif`: class indices, 255 where the scene is not valid, and `SCENE.tif.aux.xml` with the
-    names of the classes for GDAL and QGIS. Tiles overlap and are blended, with window and stride of the recipe's
+    For a scene it writes `SCENE.tif`: the values that labels have for the classes (class indices where those are
+    colors), 255 or the next value that is no class where the scene is not valid; and `SCENE.tif.aux.xml` with the names
+    of the classes for GDAL and QGIS. Tiles overlap and are blended, with window and stride of the recipe's
     `[eval]`; an interrupted prediction resumes.
 
     Args:
@@ -51,8 +52,12 @@ class GeoTiffWriter:
         cog: cloud-optimized files, with overviews.
         blend: how overlapping tiles are averaged: weights that fall from a tile's center as a squared sine, or as a
             Gaussian.
+        qml: also write the colors and names of the classes for QGIS, as `SCENE.qml`.
         gpkg: also write polygons in the scene's coordinates, as `SCENE.gpkg`.
         geojson: also write polygons in degrees (EPSG:4326), as `SCENE.geojson`.
+        min_area: smallest area of a polygon in square meters; smaller ones are left out.
+        simplify: tolerance in pixels of simpler outlines of polygons, which neighbors go on to share: the root of the
+            area of the largest triangle that is cut off. 0 for edges along pixels.
         processes: number of processes per scene; each needs memory for a network and a row of tiles. They are
             distributed over the GPUs.
     """
@@ -67,8 +72,11 @@ class GeoTiffWriter:
         entropy: bool = False,
         cog: bool = True,
         blend: Literal["hann", "gaussian"] = "hann",
+        qml: bool = False,
         gpkg: bool = False,
         geojson: bool = False,
+        min_area: NonNegative = 0.0,
+        simplify: NonNegative = 0.0,
         processes: PositiveInt = 1,
     ) -> None:
         self.card, self.cog, self.processes = card, cog, processes
@@ -77,6 +85,7 @@ class GeoTiffWriter:
         self.extras = [name for name, on in wanted.items() if on]
         forms: dict[Literal["gpkg", "geojson"], bool] = {"gpkg": gpkg, "geojson": geojson}
         self.vectors = [name for name, on in forms.items() if on]
+        self.qml, self.min_area, self.simplify = qml, min_area, simplify
         try:
             self.layout: dict[str, Any] = card.recipe["data"]["layout"]
             self.scaling = _scaling_of(self.layout, card)
@@ -123,7 +132,7 @@ class GeoTiffWriter:
     def outputs(self, target: Path) -> list[Path]:
         """The files that `predict` makes for `target`, a path without extension."""
         maps = (f"_{name}.tif" for name in self.extras)
-        ends = (".tif", ".tif.aux.xml", *maps, *(f".{name}" for name in self.vectors))
+        ends = (".tif", ".tif.aux.xml", *maps, *(f".{name}" for name in self.vectors), *([".qml"] if self.qml else []))
         return [target.with_name(target.name + end) for end in ends]
 
     def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> Iterator[Step]:
@@ -133,11 +142,8 @@ class GeoTiffWriter:
             DataError: a file cannot be read or written, or does not fit the network.
         """
         stack = self._stack(files)
-        if "geojson" in self.vectors and not stack.grid.crs:
-            raise DataError(
-                f"{files[0]} has no coordinate reference system, so its polygons cannot be GeoJSON, which is in "
-                "longitude and latitude.\nWrite a GeoPackage, which then has pixel coordinates: --set gpkg=true."
-            )
+        if not stack.grid.crs:
+            self._refuse_unplaced(files)
         task = self._task(stack, model.card.inference, target)
         try:
             missing = task.strips.begin(self._key(model, files))
@@ -149,6 +155,18 @@ class GeoTiffWriter:
             raise DataError(f"{target.parent} cannot be written: {reason}. Choose another --output.") from None
         remarks = [_remark(target.name, facts, self.scaling), _renamed(target.name, stack.names, self._names)]
         yield Step(1.0, "\n".join(filter(None, remarks)))
+
+    def _refuse_unplaced(self, files: Sequence[object]) -> None:
+        """Raise DataError when a scene without coordinate reference system cannot have the polygons wanted."""
+        if "geojson" in self.vectors:
+            raise DataError(
+                f"{files[0]} has no coordinate reference system, so its polygons cannot be GeoJSON, which is in "
+                "longitude and latitude.\nWrite a GeoPackage, which then has pixel coordinates: --set gpkg=true."
+            )
+        if self.vectors and self.min_area:
+            raise DataError(
+                f"{files[0]} has no coordinate reference system, so its polygons have no area. Leave out min_area."
+            )
 
     def _stack(self, files: tuple[Path, ...]) -> Stack:
         """The bands of a scene. Raises DataError: they do not fit the network."""
@@ -216,7 +234,8 @@ class GeoTiffWriter:
         """Join the strips in temporary files, then move all files to their places."""
         import rasterio
 
-        from farcluss_remote_sensing.maps import beside, category_names, write_map
+        from farcluss_remote_sensing.legend import category_names, legend_of, style
+        from farcluss_remote_sensing.maps import beside, write_map
         from farcluss_remote_sensing.whole_scenes import CACHE
 
         folder, grid = task.strips.folder, task.stack.grid
@@ -229,9 +248,12 @@ class GeoTiffWriter:
             write_map(classes, task.strips, "classes", grid, self.card, self.cog)
             for name, path in zip(self.extras, rest, strict=False):
                 write_map(path, task.strips, name, grid, self.card, self.cog)
-            write_atomically(names, category_names(classes, self.card.classes))
+            legend = legend_of(self.card)
+            write_atomically(names, category_names(names, legend))
+            if self.qml:
+                write_atomically(rest[-1], style(legend))
             if self.vectors:
-                self._write_polygons(task, classes, dict(zip(self.vectors, rest[len(self.extras) :], strict=True)))
+                self._write_polygons(task, classes, dict(zip(self.vectors, rest[len(self.extras) :], strict=False)))
         also = {beside(path): beside(source) for path, source in made.items() if beside(source).is_file()}
         for path, source in (made | also).items():
             with source.open("rb+") as file:
@@ -240,12 +262,21 @@ class GeoTiffWriter:
         task.strips.remove()
 
     def _write_polygons(self, task: "Task", classes: Path, outputs: Mapping[Literal["gpkg", "geojson"], Path]) -> None:
+        from farcluss_remote_sensing.legend import legend_of
         from farcluss_remote_sensing.maps import write_map
         from farcluss_remote_sensing.polygons import write_polygons
 
         confidence = task.strips.folder / "confidence.tif"
         write_map(confidence, task.strips, "confidence", task.stack.grid, self.card, cog=False)
-        write_polygons(classes, confidence, self.card.classes, outputs)
+        write_polygons(
+            classes,
+            confidence,
+            self.card.classes,
+            outputs,
+            values=legend_of(self.card).values,
+            min_area=self.min_area,
+            simplify=self.simplify,
+        )
 
 
 def _pairs(files: Sequence[Path], before: str, after: str) -> list[tuple[str, tuple[Path, ...]]]:
