@@ -226,14 +226,26 @@ def _crs(path: str, text: str | None, grid: Grid) -> Any:
     """The coordinate system of a layer; None where it is that of the grid, or where neither has one."""
     from rasterio.crs import CRS
 
-    if bool(text) != bool(grid.crs):
-        bare, other = ("Its scene", path) if text else (path, "its scene")
+    if text and not grid.crs:
         raise DataError(
-            f"{bare} has no coordinate system, but {other} has one. Assign it with `gdal_edit -a_srs` "
-            "or `ogr2ogr -a_srs`."
+            f"Its scene has no coordinate system, but {path} has one. If it is the scene's too: "
+            "rio edit-info --crs EPSG:CODE SCENE"
         )
+    if grid.crs and not text:
+        raise DataError(f"{path} has no coordinate system, but its scene has one. {_assign(path)}")
     crs = CRS.from_user_input(text) if text else None
     return None if crs is None or crs == CRS.from_wkt(grid.crs) else crs
+
+
+def _assign(path: str) -> str:
+    """How to say in which coordinate system polygons are."""
+    if not path.lower().endswith(".shp"):
+        return "Assign it in QGIS (Assign projection), or with ogr2ogr -a_srs EPSG:CODE NEW OLD."
+    beside = f"{os.path.splitext(path)[0]}.prj"
+    return (
+        "Put its .prj beside it; if that is lost, write it, with the CODE that the data are in:\n"
+        f"python -c \"from rasterio.crs import CRS; print(CRS.from_epsg(CODE).to_wkt(version='WKT1_ESRI'))\" > {beside}"
+    )
 
 
 def _bounds(path: str, crs: Any, grid: Grid) -> tuple[float, ...]:

@@ -1,5 +1,9 @@
 """Polygons as labels, against the pixels that they were drawn from and against points in polygons."""
 
+import contextlib
+import io
+from pathlib import Path
+
 import numpy as np
 import pyogrio.raw
 import pytest
@@ -264,11 +268,25 @@ class TestRefusals:
         shapes = [square(Drawing(), (0, 9), (0, 9))]
         with pytest.warns(UserWarning, match="crs"):
             bare = save(tmp_path / "bare.gpkg", shapes, None)
-        with pytest.raises(DataError, match=r"bare.gpkg has no coordinate system, but its scene has one.*ogr2ogr"):
+        with pytest.raises(DataError, match=r"bare.gpkg has no coordinate system, but its scene has one.*QGIS"):
             drawn(bare)
         path = save(tmp_path / "label.gpkg", shapes)
-        with pytest.raises(DataError, match=r"Its scene has no coordinate system, but .*label.gpkg has one.*gdal_edit"):
+        with pytest.raises(
+            DataError, match=r"Its scene has no coordinate system, .*label.gpkg has one.*rio edit-info --crs"
+        ):
             drawn(path, Drawing(crs=None))
+
+    def test_a_shapefile_without_prj_is_cured_as_it_says(self, tmp_path):
+        path = str(draw_polygons(tmp_path / "label.shp"))
+        (tmp_path / "label.prj").unlink()
+        with pytest.raises(DataError, match=r"Put its .prj beside it") as caught:
+            drawn(path, field="class")
+        command, _, target = str(caught.value).partition('python -c "')[2].partition('" > ')
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            exec(command.replace("CODE", "32633"))
+        Path(target).write_text(said.getvalue())
+        np.testing.assert_array_equal(drawn(path, field="class"), Drawing().classes())
 
     def test_points(self, tmp_path):
         path = save(tmp_path / "label.gpkg", [shapely.Point(*(Drawing().transform @ (5, 5)))])
