@@ -34,6 +34,8 @@ def read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]
     Raises:
         DataError: it cannot be read; names `data.layout.file` as the key to look at.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} cannot be read: it is no file, but a folder, a pipe or a device.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restkey="", restval="")

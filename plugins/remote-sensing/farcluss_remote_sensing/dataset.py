@@ -17,6 +17,7 @@ from farcluss.data.layouts import carry
 from farcluss.data.splits import Splits
 from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError
+from farcluss_remote_sensing.addresses import is_there
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.polygon_checks import polygon_remarks
@@ -148,7 +149,7 @@ class SceneDataset:
         height, width = self.stacks[scene.id].grid.size
         if box and (box[0].stop > height or box[1].stop > width):
             raise DataError(f"{line.strip()!r} reaches beyond the scene, which has {height} rows and {width} columns.")
-        if scene.label and not os.path.isfile(label_file(scene.label)):
+        if scene.label and not is_there(label_file(scene.label)):
             text = f"the label {scene.label} does not exist. Fix the list, or leave the label out of it."
             raise MissingMask(text, self._items(replace(scene, label=None), box))
         found = self._items(scene, box)  # keep at least one, as the line names it

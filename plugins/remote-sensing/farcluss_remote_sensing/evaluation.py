@@ -106,7 +106,7 @@ def find_maps(folder: Path, scenes: Sequence[Scene]) -> dict[str, Path]:
     counts = Counter(name for names in known.values() for name in names)
     found = {}
     for scene in scenes:
-        names = [scene.id, *(name for name in known[scene.id] if counts[name] == 1)]
+        names = [scene.id.lstrip("/"), *(name for name in known[scene.id] if counts[name] == 1)]
         path = next((path for name in names if (path := folder / f"{name}.tif").is_file()), None)
         if path is not None:
             found[scene.id] = path

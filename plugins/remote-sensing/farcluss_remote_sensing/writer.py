@@ -11,7 +11,7 @@ import numpy as np
 
 from farcluss.data.pairing import Pattern
 from farcluss.errors import DataError, RecipeError, WeightsError
-from farcluss.inference.writers import Step
+from farcluss.inference.writers import Case, Step
 from farcluss.plugins.options import NonNegative, PositiveInt
 from farcluss.runs.atomic import rename_durably, write_atomically
 from farcluss_remote_sensing.files import SUFFIXES, Stack
@@ -60,6 +60,8 @@ class GeoTiffWriter:
             area of the largest triangle that is cut off. 0 for edges along pixels.
         processes: number of processes per scene; each needs memory for a network and a row of tiles. They are
             distributed over the GPUs.
+        assets: assets of STAC items whose bands are stacked, in the order of the network's bands, by key or by the name
+            of their only band; empty for those named like the bands of training, or for an item's only raster.
     """
 
     suffixes = SUFFIXES
@@ -78,8 +80,9 @@ class GeoTiffWriter:
         min_area: NonNegative = 0.0,
         simplify: NonNegative = 0.0,
         processes: PositiveInt = 1,
+        assets: list[str] = [],  # noqa: B006
     ) -> None:
-        self.card, self.cog, self.processes = card, cog, processes
+        self.card, self.cog, self.processes, self.assets = card, cog, processes, assets
         self.blend: Literal["hann", "gaussian"] = blend
         wanted = {"probs": probs, "entropy": entropy}
         self.extras = [name for name, on in wanted.items() if on]
@@ -119,6 +122,13 @@ class GeoTiffWriter:
         ]
         return joined or [(path.stem, (path,)) for path in files]
 
+    def named(self, text: str) -> list[Case] | None:
+        """The scenes of a table, of STAC items, of `A.tif;B.tif` or of an address; None for other inputs."""
+        from farcluss_remote_sensing.inputs import named_scenes
+
+        known = self._names if all(self._names) else []
+        return named_scenes(text, self.assets, known or [end.lstrip("_-.") for end in self._band_files])
+
     @property
     def _band_files(self) -> Sequence[str]:
         """Name endings of files with a band each; empty if files have all bands."""
@@ -135,7 +145,7 @@ class GeoTiffWriter:
         ends = (".tif", ".tif.aux.xml", *maps, *(f".{name}" for name in self.vectors), *([".qml"] if self.qml else []))
         return [target.with_name(target.name + end) for end in ends]
 
-    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> Iterator[Step]:
+    def predict(self, model: "Model", files: tuple[Path | str, ...], target: Path) -> Iterator[Step]:
         """Predict a scene and write its maps, resuming an interrupted prediction.
 
         Raises:
@@ -168,13 +178,14 @@ class GeoTiffWriter:
                 f"{files[0]} has no coordinate reference system, so its polygons have no area. Leave out min_area."
             )
 
-    def _stack(self, files: tuple[Path, ...]) -> Stack:
+    def _stack(self, files: tuple[Path | str, ...]) -> Stack:
         """The bands of a scene. Raises DataError: they do not fit the network."""
         from farcluss_remote_sensing.checks import BANDS, order_problem, problem
         from farcluss_remote_sensing.scenes import Scene
 
-        problems = band_files_of(files, self._band_files)[1]
-        if problems:
+        paths = [path for path in files if isinstance(path, Path)]
+        problems = band_files_of(paths, self._band_files)[1]
+        if problems and len(group_bands(paths, self._band_files)) == 1:
             raise DataError(problems[0])
         stack = Stack(tuple(map(str, files)), tuple(self.bands), self.warp, self.layout.get("nodata"))
         if text := problem(Scene("", stack.files), stack):
@@ -204,9 +215,9 @@ class GeoTiffWriter:
         height = -(-rows.side // ROWS) * ROWS
         return Task(stack, self.scaling, rows, columns, Strips(folder, stack.grid.size, height, kinds))
 
-    def _key(self, model: "Model", files: Sequence[Path]) -> str:
+    def _key(self, model: "Model", files: Sequence[Path | str]) -> str:
         """Everything that finished strips depend on, as text."""
-        states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        states = [_state(file) for file in files]
         facts = [_fingerprint(model), states, self.blend, self.extras, bool(self.vectors)]
         return json.dumps(facts, indent=1)
 
@@ -291,6 +302,14 @@ def _pairs(files: Sequence[Path], before: str, after: str) -> list[tuple[str, tu
             other = next((there / name for name in names if (there / name).is_file()), there / path.name)
             pairs.append((path.stem, (path, other)))
     return pairs
+
+
+def _state(file: Path | str) -> tuple[object, ...]:
+    """Identifies the content of a file as far as it costs nothing; of an address, nothing but that."""
+    if isinstance(file, str):
+        return (file,)
+    facts = file.stat()
+    return str(file.resolve()), facts.st_size, facts.st_mtime_ns
 
 
 def _scaling_of(layout: Mapping[str, Any], card: "Card") -> Scaling:
