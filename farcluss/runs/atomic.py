@@ -56,8 +56,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_array(file: IO[bytes], array: Any) -> None:
-    """Write an array as `.npy`. NumPy would write to the file by itself, and on a full disk raise an error without why."""
-    np.save(SimpleNamespace(write=file.write), array)  # type: ignore[arg-type]
+    """Write an array as `.npy`; errors are the system's, where NumPy would say only how much was written."""
+    np.save(SimpleNamespace(write=file.write), array)
 
 
 def is_full(error: OSError) -> bool:

@@ -110,7 +110,7 @@ class TestTypesAndRanges:
             ("data.crop=big", "int >= 1 or list of int >= 1, not 'big'"),
             ("data.crop=[0, 5]", "int >= 1 or list of int >= 1, not [0, 5]"),
             ("data.flip=1.5", "float in [0, 1], not 1.5"),
-            ("data.scale=[1]", "[float > 0, float > 0], not [1]"),
+            ("data.scale=[1]", "[float in [0.01, 100], float in [0.01, 100]], not [1]"),
             ("data.std=[1, 0, 1]", "float > 0, list of float > 0 or unset, not [1, 0, 1]"),
             ("data.std=0", "float > 0, list of float > 0 or unset, not 0"),
             ("data.turns=[0, 1]", "list of [int, int] or unset, not [0, 1]"),
