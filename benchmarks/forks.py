@@ -34,7 +34,6 @@ class Forks:
     def __init__(self, python: str = sys.executable) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="forks-")
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
-        environment |= {"PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "default")}
         command = [python, "-P", str(Path(__file__).with_name("fork_server.py"))]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """Errors meant for the user: what is wrong, where, and what to do, in one to three lines."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -51,6 +52,13 @@ class Stopped(RunError):
 
 FAILURES = (Exception, SystemExit)
 """How code of a plugin fails: one that calls `sys.exit` must not end the command, least of all as a success."""
+
+
+def not_a_file(path: str | os.PathLike[str]) -> str:
+    """What a path is that exists but is no regular file: a folder, or a pipe, from which reading may never end."""
+    if os.path.isdir(path):
+        return "a folder"
+    return "a pipe, socket or device" if os.path.exists(path) and not os.path.isfile(path) else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -213,7 +213,7 @@ CASES: list[Case] = [
         "image NFC, mask NFD",
         moved(("images/i1.png", "images/" + NFC), ("masks/i1.png", "masks/" + NFD)),
         CHECK,
-        "caf",
+        "labeled          3|labeled 3",
     ),
     told(
         "img-name-case",

@@ -197,9 +197,9 @@ CASES: list[Case] = [
         for name, file in {
             "u2028-name": "a\u2028b.png",
             "nel-name": "a\x85b.png",
-            "own-lists-newline": "a\nb.png",
         }.items()
     ),
+    refused("lst-own-lists-newline", "a file name with a line break", named("a\nb.png"), CHECK, "line break"),
     refused(
         "lst-layout-empty",
         '`images = ""`',
@@ -214,7 +214,7 @@ CASES: list[Case] = [
         '`images = "a**b/*.png"`',
         recipe(layout='{ name = "folder", images = "a**b/*.png", masks = "masks" }'),
         CHECK,
-        "images",
+        "a**b",
     ),
     refused("lst-missing", "a list that is not there", recipe(labeled='"nope.txt"'), CHECK, "nope.txt"),
     refused("lst-empty", "an empty list", listed(""), CHECK, "lab.txt"),

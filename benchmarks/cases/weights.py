@@ -400,7 +400,7 @@ CASES: list[Case] = [
         "cli-resume-other-network",
         "other head_channels",
         run,
-        "head",
+        "decoder.fuse",
         arguments="--set network.head_channels=16",
         code=1,
     ),

@@ -4,8 +4,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N ended by signal N.
 """
 
 import os
+import re
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +15,7 @@ import click
 
 from farcluss.cli.groups import LazyGroup
 from farcluss.cli.place import STDOUT, outlive_reader, refuse_nul, require_place
-from farcluss.errors import FarclussError, PluginError, SampleError, Stopped, is_out_of_memory, shown
+from farcluss.errors import FarclussError, PluginError, SampleError, Stopped, is_out_of_memory, short, shown
 
 BUILT_IN = {
     "bench": "Time the data loading and training step of a recipe, and suggest changes.",
@@ -70,7 +72,7 @@ def _plugin_commands() -> list[str]:
 
 
 @click.command(cls=LazyGroup, listed=_summaries, load=_load, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, default=False, help="Show tracebacks of errors.")
+@click.option("--debug", is_flag=True, default=False, help="Show tracebacks of errors, and warnings of libraries.")
 @click.version_option(package_name="farcluss", message="%(package)s %(version)s")
 def farcluss(debug: bool) -> None:
     """Semi-supervised semantic segmentation: many images, few masks, one command.
@@ -86,7 +88,7 @@ def main() -> None:
         require_place()
         refuse_nul(sys.argv)
         outlive_reader()
-        code = _call(farcluss)
+        code = _call(farcluss, quiet=not (debug or sys.warnoptions))
         if sys.stdout:
             sys.stdout.flush()
     except (click.Abort, KeyboardInterrupt):
@@ -113,10 +115,16 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)  # a command that stops early returns its exit code
 
 
-def _call(command: click.Command) -> Any:
-    """Call a command. Raises PluginError where foreign code exits, which would pass for success."""
+def _call(command: click.Command, quiet: bool) -> Any:
+    """Call a command. Raises PluginError where foreign code exits, which would pass for success.
+
+    With `quiet`, warnings of libraries are dropped: they are for those who write code; what users must know, we say.
+    """
     try:
-        return command.main(standalone_mode=False)
+        with warnings.catch_warnings():
+            if quiet:
+                warnings.simplefilter("ignore")
+            return command.main(standalone_mode=False)
     except SystemExit as stop:
         frame = traceback.extract_tb(stop.__traceback__)[-1]
         raise PluginError(
@@ -141,4 +149,4 @@ def _print_error(text: str, everywhere: bool = False) -> None:
     """Print to stderr, on the main process only unless `everywhere`."""
     launched = "LOCAL_RANK" in os.environ  # a rank alone may be left over from another job
     if everywhere or not launched or os.environ.get("RANK", "0") == "0":
-        click.echo(shown(text), err=True)
+        click.echo(shown(re.sub(r"\S{500,}", lambda word: short(word[0]), text)), err=True)

@@ -4,7 +4,17 @@ from typing import Any
 
 import click
 
-from farcluss.cli.commands import device_option, emit, json_option, percent, pick_device, print_table, split_option
+from farcluss.cli.commands import (
+    debugging,
+    device_option,
+    emit,
+    json_option,
+    percent,
+    pick_device,
+    print_table,
+    split_option,
+)
+from farcluss.errors import FarclussError, by_cause, counted, shown
 
 
 @click.command(
@@ -30,7 +40,10 @@ def command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Evaluate WEIGHTS: IoU, accuracy and Dice per class, mIoU and pixel accuracy, over the pixels of all images."""
+    """Evaluate WEIGHTS: IoU, accuracy and Dice per class, mIoU and pixel accuracy, over the pixels of all images.
+
+    An image that fails is reported at the end, with exit code 1; the others are scored all the same.
+    """
     from farcluss.jobs.scoring import score_file
     from farcluss.recipes.reading import merge_settings
 
@@ -44,8 +57,16 @@ def command(
         keys["data"] = {"pack": None} | keys.get("data", {}) | {"root": root}  # read these files, not the pack
     if split is not None:
         keys.setdefault("data", {})["val"] = split
-    scores = score_file(weights, keys, device=pick_device(device), workers=workers)
-    emit(scores.to_json(), as_json, _print)
+    evaluation = score_file(weights, keys, device=pick_device(device), workers=workers)
+    for _, error in evaluation.failed:
+        if debugging() and not isinstance(error, FarclussError):
+            raise error
+    facts = evaluation.to_json()
+    emit(facts, as_json, _print)
+    for text in by_cause((each["image"], each["error"]) for each in facts["failed"]):
+        click.echo(shown(f"Error: {text}"), err=True)
+    if evaluation.failed:
+        raise click.exceptions.Exit(1)
 
 
 def _print(scores: dict[str, Any]) -> None:
@@ -55,4 +76,7 @@ def _print(scores: dict[str, Any]) -> None:
         for row in scores["classes"]
     ]
     print_table(heads, rows, numbers=heads[1:])
+    if scores["failed"]:
+        total = scores["images"] + len(scores["failed"])
+        click.echo(f"{scores['images']} of {counted(total, 'image')} scored; the others failed, see below")
     click.echo(f"mIoU {percent(scores['miou'])} %   pixel accuracy {percent(scores['pixel_accuracy'])} %")

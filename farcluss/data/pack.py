@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from farcluss.data.base import Item, MissingMask, Palette, Sample, Window
 from farcluss.data.filesets import pairs
 from farcluss.data.masks import recipe_palette
-from farcluss.errors import DataError
+from farcluss.errors import DataError, not_a_file
 from farcluss.recipes.model import Data, Defaults
 
 FORMAT, VERSION = "farcluss-pack", 6
@@ -184,6 +184,8 @@ def is_hdf5(path: Path) -> bool:
 
 
 def _begin(path: Path) -> bytes:
+    if other := not_a_file(path):
+        raise DataError(f"{path} is {other}. Give a file that `farcluss pack` wrote.")
     with path.open("rb") as file:
         return file.read(len(SIGNATURE) + 1)
 

@@ -30,8 +30,8 @@ class Splits:
 _SHARE = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?(/\d+)?", re.ASCII | re.IGNORECASE)
 
 
-def parse_share(text: str) -> float | None:
-    """The value of a share such as `"1/8"` or `"0.125"`; None for other texts.
+def parse_share(text: str, key: str) -> float | None:
+    """The value of a share such as `"1/8"` or `"0.125"`, given as `key`; None for other texts.
 
     Raises:
         DataError: a share that is not in (0, 1].
@@ -44,7 +44,7 @@ def parse_share(text: str) -> float | None:
     except (ValueError, ZeroDivisionError):
         return None
     if not 0 < share <= 1:
-        raise DataError(f"A share must lie in (0, 1], not {short(text)}. Write it like 1/8.")
+        raise DataError(f"{key}: a share must lie in (0, 1], not {short(text)}. Write it like 1/8.")
     return share
 
 
@@ -213,7 +213,7 @@ def resolve_val(dataset: Dataset, data: Data) -> list[Item]:
         return []
     if data.val in ("val", "test"):
         return dataset.items(data.val)
-    if share := parse_share(data.val):
+    if share := parse_share(data.val, "data.val"):
         return draw_share(_masked(dataset), share, data.draw_seed, "val")
     path = _required(data.val, "data.val", data, 'a share such as "1/5", "val", "test" or "none"')
     return read_list(path, dataset)
@@ -223,7 +223,7 @@ def _resolve_labeled(dataset: Dataset, data: Data, held_out: set[str]) -> tuple[
     """Labeled items, and the list of unlabeled ones where a published list has one."""
     if data.labeled == "all":
         return [item for item in _masked(dataset) if item.unit not in held_out], None
-    if share := parse_share(data.labeled):
+    if share := parse_share(data.labeled, "data.labeled"):
         pool = [item for item in _masked(dataset) if item.unit not in held_out]
         units = hash_order(pool, data.draw_seed, "labeled")
         count = max(1, round(len(units) * share))

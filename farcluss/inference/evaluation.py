@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from farcluss.data.base import IGNORE, Dataset, Item, Sample, read_sample
 from farcluss.data.loader import Diary, guarded, loader_processes, start_worker
-from farcluss.errors import Cancelled, FarclussError, SampleError
+from farcluss.errors import FAILURES, Cancelled, FarclussError, SampleError
 from farcluss.inference.probs import BROKEN, CPU_PIXELS, images_per_forward, not_finite
 from farcluss.tensors.distributed import all_sum
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+OnError = Callable[[Item, BaseException], None]
+"""Called with an image that cannot be scored and why; from any thread."""
+NO_PIXELS = torch.zeros((), dtype=torch.int64)
+"""What an image adds that cannot be scored; on the CPU, as a tensor without axes may be added on any device."""
 THREADS = 16
 """Most small images evaluated at once on a CPU."""
 HELD, HELD_IMAGES = 2**24, 128
@@ -190,13 +194,16 @@ def to_labeled_image(read: tuple[Item, Sample | FarclussError]) -> tuple[Item, L
     return item, LabeledImage(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
 
 
-def group_by_size(images: Iterable[LabeledImage], device: torch.device) -> Iterator[list[LabeledImage]]:
+Read = tuple[Item, LabeledImage]
+
+
+def group_by_size(images: Iterable[Read], device: torch.device) -> Iterator[list[Read]]:
     """Group images by size, as many as `images_per_forward` allows on `device`; not in order."""
-    held: dict[Any, list[LabeledImage]] = {}
+    held: dict[Any, list[Read]] = {}
     pixels = 0
-    for each in images:
+    for item, each in images:
         key = each.image.shape, each.image.dtype
-        held.setdefault(key, []).append(each)
+        held.setdefault(key, []).append((item, each))
         pixels += each.mask.numel()
         if len(held[key]) < images_per_forward(each.mask.shape, device):
             if pixels <= HELD and sum(map(len, held.values())) <= HELD_IMAGES:
@@ -207,8 +214,8 @@ def group_by_size(images: Iterable[LabeledImage], device: torch.device) -> Itera
     yield from held.values()
 
 
-def _pixels(group: list[LabeledImage]) -> int:
-    return sum(each.mask.numel() for each in group)
+def _pixels(group: list[Read]) -> int:
+    return sum(each.mask.numel() for _, each in group)
 
 
 def evaluate(model: "Model", dataset: Dataset, items: Sequence[Item], **options: Any) -> Scores:
@@ -233,6 +240,7 @@ def evaluate_all(
     rank: int = 0,
     world: int = 1,
     cancelled: Callable[[], bool] = lambda: False,
+    on_error: OnError | None = None,
 ) -> list[Scores]:
     """Evaluate several models on `items` in one pass, each image counted once for any number of processes.
 
@@ -247,12 +255,13 @@ def evaluate_all(
         rank: rank of this process, which evaluates every `world`-th item.
         world: number of processes; all must call this.
         cancelled: called before each image and each forward; True cancels the evaluation.
+        on_error: called for each image that cannot be read or predicted, which is then left out; None to raise.
 
     Returns:
         The scores of each model.
 
     Raises:
-        SampleError: an image cannot be read, has no mask, or a mask of another size.
+        SampleError: without `on_error`, an image that cannot be read, has no mask, or a mask of another size.
         Cancelled: `cancelled` returned True on any process; raised on all.
     """
     classes, device = len(models[0].classes), models[0].device
@@ -263,9 +272,9 @@ def evaluate_all(
             with ExitStack() as stack:
                 for model in models:
                     stack.enter_context(model.evaluating())
-                groups = group_by_size(_check_samples(samples, cancelled), device)
+                groups = group_by_size(_check_samples(samples, cancelled, on_error), device)
                 small = CPU_PIXELS if device.type == "cpu" else 0
-                count = partial(_count, models, cancelled=cancelled)
+                count = partial(_count_each, models, cancelled=cancelled, on_error=on_error)
                 for found in map_threaded(count, groups, lambda group: _pixels(group) <= small):
                     counts += found
         except Cancelled:
@@ -280,6 +289,23 @@ def _scores(counts: NDArray[np.int64], classes: tuple[str, ...]) -> Scores:
     """Scores of a flat confusion matrix with the broken pixels behind it."""
     broken = int(counts[-1])
     return Scores(counts[:-1].reshape(len(classes), -1) * (not broken), classes, broken)
+
+
+def _count_each(
+    models: Sequence["Model"], group: list[Read], cancelled: Callable[[], bool], on_error: OnError | None
+) -> Tensor:
+    """`_count`; of a group that fails, the images one by one, so that only those that fail themselves are left out."""
+    try:
+        return _count(models, [image for _, image in group], cancelled)
+    except Cancelled:
+        raise
+    except FAILURES as error:
+        if on_error is None:
+            raise
+        if len(group) == 1:
+            on_error(group[0][0], error)
+            return NO_PIXELS
+    return sum((_count_each(models, [each], cancelled, on_error) for each in group), NO_PIXELS)
 
 
 def _count(models: Sequence["Model"], group: list[LabeledImage], cancelled: Callable[[], bool]) -> Tensor:
@@ -325,13 +351,18 @@ def _use_one_core() -> None:
     torch.set_num_threads(1)
 
 
-def _check_samples(samples: Iterable[tuple[Item, Any]], cancelled: Callable[[], bool]) -> Iterator[LabeledImage]:
-    """The images read. Raises SampleError at the first that cannot be evaluated, and Cancelled."""
-    for _, found in samples:
+def _check_samples(
+    samples: Iterable[tuple[Item, Any]], cancelled: Callable[[], bool], on_error: OnError | None
+) -> Iterator[Read]:
+    """The images read. Raises Cancelled, and without `on_error` SampleError at the first that cannot be evaluated."""
+    for item, found in samples:
         _raise_if(cancelled)
-        if isinstance(found, FarclussError):
+        if not isinstance(found, FarclussError):
+            yield item, found
+        elif on_error is None:
             raise SampleError(str(found)) from found
-        yield found
+        else:
+            on_error(item, found)
 
 
 def _raise_if(cancelled: Callable[[], bool]) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from farcluss.data.files import finite_floats, from_picture, read_image, to_eight_bit_or_unit
-from farcluss.errors import DataError, PluginError, WeightsError, some
+from farcluss.errors import DataError, PluginError, WeightsError, not_a_file, some
 from farcluss.inference.card import Card, Inference
 from farcluss.inference.probs import BROKEN, Forward, not_finite, predict_classes, predict_probs
 from farcluss.networks.fitting import misfit
@@ -211,8 +211,8 @@ def read_card(path: str | os.PathLike[str]) -> Card:
 
 
 def _metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    if os.path.isdir(path):
-        raise WeightsError(f"{path} is a folder, not a weights file. A run has its own in RUN/weights/.")
+    if other := not_a_file(path):
+        raise WeightsError(f"{path} is {other}, not a weights file. A run has its own in RUN/weights/.")
     try:
         with open(path, "rb"), safe_open(path, framework="numpy") as file:  # the first says why it cannot be opened
             return file.metadata() or {}
@@ -250,7 +250,7 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Mo
             network = build_network(card.network, card.options, card.channels, len(card.classes), card.dim, False)
         except PluginError as error:
             if error.__cause__ is None:
-                raise
+                raise PluginError(f"{path}: {error}") from error
             reason = str(error.__cause__).partition("\n")[0][:200]
             raise WeightsError(f"{path} describes a {card.network} that cannot be built: {reason}.") from error
     if wrong := misfit(network, tensors):

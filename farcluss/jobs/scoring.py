@@ -1,10 +1,12 @@
 """Evaluating a weights file on a data set, by the recipe that the file contains."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from farcluss.data.labels import no_labels
 from farcluss.data.splits import resolve_val
-from farcluss.errors import DataError, RecipeError
+from farcluss.errors import DataError, RecipeError, failure
 from farcluss.inference.card import inference_of
 from farcluss.inference.evaluation import Scores, evaluate
 from farcluss.inference.weights import load
@@ -21,8 +23,28 @@ USED = {
 OF_WINDOWS = ("window", "stride", "blend")
 
 
-def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", workers: int = 0) -> Scores:
-    """Evaluate a weights file.
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a weights file.
+
+    Attributes:
+        scores: over all images that do not fail.
+        images: number of images that were to be scored.
+        failed: images that could not be read or predicted, and why; in any order.
+    """
+
+    scores: Scores
+    images: int
+    failed: Sequence[tuple[str, BaseException]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the scores, how many images they are of, and the images that failed."""
+        failed = [{"image": image, "error": failure(image, error)} for image, error in self.failed]
+        return {**self.scores.to_json(), "images": self.images - len(failed), "failed": failed}
+
+
+def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", workers: int = 0) -> Evaluation:
+    """Evaluate a weights file; an image that fails does not end the work on the others.
 
     Args:
         weights: `.safetensors` file.
@@ -48,14 +70,18 @@ def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", wo
     items = resolve_val(dataset, recipe.data)
     if not items:
         raise RecipeError("There are no images to evaluate; give --split val, test or a list file.")
-    axes = len(dataset.size(items[0]))
+    axes = model.card.axes
     crop = crop_sides(recipe.data.crop, axes)
     if recipe.eval.window is not None:
         crop_sides(recipe.eval.window, axes, "eval.window")
-    scores = evaluate(model.with_inference(inference_of(recipe.eval, crop)), dataset, items, workers=workers)
-    if not scores.confusion.any():
+    model = model.with_inference(inference_of(recipe.eval, crop))
+    failed: list[tuple[str, BaseException]] = []
+    scores = evaluate(
+        model, dataset, items, workers=workers, on_error=lambda item, error: failed.append((item.image, error))
+    )
+    if not failed and not scores.confusion.any():
         raise DataError(no_labels("There is nothing to score", len(items)))
-    return scores
+    return Evaluation(scores, len(items), failed)
 
 
 def refuse_idle(recipe: Recipe, changes: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} cannot be read: {error.strerror}. Give it the right to be read.") from error
     except Exception as error:  # a damaged file makes the readers raise whatever its bytes lead to
         raise WeightsError(
-            f"{path} cannot be read as weights: it is truncated, damaged or no checkpoint ({type(error).__name__}).\n"
+            f"{path} cannot be read as weights: it is truncated, damaged or no checkpoint.\n"
             "Fetch or copy the file again."
         ) from error
     while isinstance(content, dict) and (nest := next((k for k in _NESTS if isinstance(content.get(k), dict)), None)):

@@ -39,7 +39,7 @@ def find_recipe(name: str | os.PathLike[str], below: str = "") -> Path:
         if path.is_file():
             return path
     known = [p.stem for p in sorted((recipe_folder() / below).glob("*.toml"))]
-    raise RecipeError(f"There is no recipe file or shipped recipe {str(name)!r}{suggestion(str(name), known)}\n"
+    raise RecipeError(f"There is no recipe file or shipped recipe {short(name)!r}{suggestion(str(name), known)}\n"
                       "`farcluss recipes list` shows the shipped ones.")  # fmt: skip
 
 

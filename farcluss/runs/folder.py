@@ -28,7 +28,7 @@ import numpy as np
 from farcluss.data.base import Item
 from farcluss.data.loader import HostBatch
 from farcluss.data.splits import Splits
-from farcluss.errors import RunError
+from farcluss.errors import RunError, not_a_file
 from farcluss.recipes.model import Recipe
 from farcluss.runs import checkpoints
 from farcluss.runs.atomic import is_full, reason, remove_unfinished, write_atomically
@@ -52,6 +52,13 @@ class RunFolder:
             if not self.has_checkpoint():
                 ways = "It has no checkpoint to continue from: replace it with --overwrite,"
             raise RunError(f"{self.path} holds a run already. {ways}\nor choose another folder with --output.")
+
+    def refuse_special(self) -> None:
+        """Raise RunError for entries that are pipes, sockets or devices: opening them may never end."""
+        for place in (self.path, self.checkpoints, self.last.parent):
+            for path in place.iterdir() if place.is_dir() else ():
+                if (other := not_a_file(path)) and not path.is_dir():
+                    raise RunError(f"{path} is {other}. Remove it, or choose another folder with --output.")
 
     def exists(self) -> bool:
         """Whether the folder holds a run."""

@@ -82,6 +82,7 @@ def train(
     folder = RunFolder(Path(output) if output else Path("runs") / recipe.name)
     with gc_paused():
         accelerator = make_accelerator(recipe, folder.path)
+        on_main(folder.refuse_special)
         if resume is None:
             on_main(lambda: folder.refuse_existing(overwrite))
         parts = build_parts(recipe)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from commandline import cli, python
 
@@ -26,7 +27,9 @@ def logged(run, kind="eval"):
 def scores(*arguments):
     result = cli("eval", *arguments, "--json", "--workers", "0")
     assert (result.code, result.err) == (0, ""), result
-    return json.loads(result.out)
+    given = json.loads(result.out)
+    assert given.pop("images") > 0 and given.pop("failed") == []
+    return given
 
 
 class TestEval:
@@ -84,6 +87,25 @@ class TestEval:
         assert scores(weights, "--data", moved, "--split", moved / "val.txt")["miou"] is not None
         few = cli("eval", weights, "--data", moved, "--set", "data.classes=['a', 'b']", "--workers", "0").refusal
         assert "predicts 3 classes (a, b, c ...), the data set has 2 (a, b ...)" in few
+
+    def test_images_that_fail_do_not_end_it(self, image_folder, tmp_path, trained_run):
+        """The others score as they do without them; what failed is named, and the exit code says so."""
+        (lists := tmp_path / "lists").mkdir()
+        lines = (image_folder / "val.txt").read_text().splitlines()
+        (lists / "good.txt").write_text(lines[0])
+        layout = 'data.layout={name="folder",images="images",masks="masks"}'
+        classes = [row["class"] for row in logged(trained_run)[-1]["scores"]["teacher"]["classes"]]
+        settings = ["--set", layout, "--set", f"data.classes={classes}", "--data", image_folder]
+        good = scores(trained_run / LAST, *settings, "--split", lists / "good.txt")
+        (image_folder / "images/val/1.png").write_bytes(b"no image")
+        np.save(image_folder / "images/val/empty.npy", np.zeros((0, 5, 3), np.uint8))
+        (lists / "all.txt").write_text("\n".join([f"images/val/empty.npy {lines[0].split()[1]}", *lines]))
+        result = cli("eval", trained_run / LAST, *settings, "--split", lists / "all.txt", "--json", "--workers", "0")
+        given = json.loads(result.out)
+        assert result.code == 1 and given.pop("images") == 1
+        assert {Path(each["image"]).name for each in given.pop("failed")} == {"1.png", "empty.npy"}
+        assert given == good
+        assert result.err.count("Error: ") == 2 and "images/val/1.png" in result.err
 
     def test_the_lists_of_a_run_can_be_given_back(self, image_folder, tmp_path, monkeypatch):
         """Even when they were made with a root relative to another folder."""

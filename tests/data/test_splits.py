@@ -74,17 +74,19 @@ def store(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("text", "value"), [("1/8", 0.125), ("0.25", 0.25), ("1", 1), ("3/4", 0.75), ("1e-2", 0.01)])
 def test_shares(text, value):
-    assert parse_share(text) == value
+    assert parse_share(text, "data.val") == value
 
 
 @pytest.mark.parametrize("text", ["all", "list.txt", "voc-classic-92", "1/0", "nan", "inf", "", "1/2/3", "a/b", "1e5x"])
 def test_what_is_no_share(text):
-    assert parse_share(text) is None
+    assert parse_share(text, "data.val") is None
 
 
 @pytest.mark.parametrize("text", ["0", "92", "-1/2", "3/2"])
 def test_shares_beyond_the_whole(text):
-    assert text in refused(Scenes(names(9)), labeled=text, val="none")
+    assert f"data.labeled: a share must lie in (0, 1], not {text}" in refused(
+        Scenes(names(9)), labeled=text, val="none"
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_shares_beyond_the_whole(text):
 )
 def test_a_share_has_the_nearest_count_and_at_least_one(count, share, wanted):
     items = [Item(name, name) for name in names(count)]
-    assert len(draw_share(items, parse_share(share), 0, "x")) == wanted
+    assert len(draw_share(items, parse_share(share, "data.labeled"), 0, "x")) == wanted
 
 
 def test_a_draw_is_the_order_of_hashes():

@@ -298,6 +298,36 @@ def test_several_models_are_scored_in_one_pass():
     assert apart[0] != apart[1] and sorted(scenes.read_names, key=int) == [str(n) for n in range(11)]
 
 
+class Fragile(Neighbors):
+    """Fails with every batch that has an image whose first pixel is of a certain value, as by running out of memory."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first = first
+
+    def forward(self, images):
+        if (images[:, 0, 0, 0] == self.first).any():
+            raise RuntimeError("not enough memory")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_only_images_that_fail_themselves_are_left_out(workers):
+    """Not those in one batch with them, and not those behind an unreadable one."""
+    scenes = ManyScenes()
+    first = torch.from_numpy(scenes.read(Item("4", "4", "4")).image).float().div(255)[0, 0, 0]
+    model, failed = Model(Fragile(first), neighbors().card), []
+    items = [*scenes.items("val")[:3], Item("0", "broken", "0"), *scenes.items("val")[3:]]
+    found = evaluate(model, scenes, items, workers=workers, on_error=lambda *failure: failed.append(failure))
+    assert sorted((item.image, str(error)) for item, error in failed) == [
+        ("4", "not enough memory"), ("broken", "broken cannot be decoded."),
+    ]  # fmt: skip
+    others = [item for item in scenes.items("val") if item.image != "4"]
+    assert np.array_equal(found.confusion, evaluate(neighbors(), scenes, others).confusion)
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        evaluate(model, scenes, scenes.items("val"))
+
+
 class Operations(TorchDispatchMode):
     """Counts operations by name."""
 
@@ -347,14 +377,15 @@ def test_groups_hold_each_scene_once_and_are_of_one_size(shapes, limit):
     def arriving():
         for scene in scenes:
             taken.append(scene)
-            yield scene
+            yield Item("", ""), scene
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("farcluss.inference.probs.CPU_PIXELS", limit)
         patch.setattr("farcluss.inference.evaluation.HELD", 10)
         patch.setattr("farcluss.inference.evaluation.HELD_IMAGES", 5)
         given_back = []
-        for group in group_by_size(arriving(), torch.device("cpu")):
+        for pairs in group_by_size(arriving(), torch.device("cpu")):
+            group = [scene for _, scene in pairs]
             assert len({(each.image.shape, each.image.dtype) for each in group}) == 1
             assert len(group) == 1 or len(group) * group[0].mask.numel() <= limit
             given_back += group

@@ -190,8 +190,8 @@ def test_half_precision_trains_and_scores_in_full(recipe_file, fresh_accelerate)
         assert half[0]["total"] == pytest.approx(full[0]["total"], rel=0.02)
         assert half[0]["total"] != full[0]["total"]
         assert {tensor.dtype for tensor in weights(folder).values() if tensor.is_floating_point()} == {torch.float32}
-        scores = score_file(str(folder / "weights" / "last.safetensors"), {})
-        assert scores.miou == metrics(folder, "eval")[-1][f"{network}_miou"]
+        scored = score_file(str(folder / "weights" / "last.safetensors"), {})
+        assert scored.scores.miou == metrics(folder, "eval")[-1][f"{network}_miou"]
 
 
 def test_trackers_get_the_scalars(recipe_file):
