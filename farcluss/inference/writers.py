@@ -14,7 +14,7 @@ from farcluss.data.oddities import several_pages
 from farcluss.errors import DataError
 from farcluss.inference.probs import check_finite
 from farcluss.plugins.options import Share
-from farcluss.runs.atomic import atomic_file
+from farcluss.runs.atomic import atomic_file, save_array, unwritable
 
 if TYPE_CHECKING:
     from farcluss.inference.card import Card
@@ -138,12 +138,12 @@ class PngWriter:
                     elif kind == "_overlay.png":
                         Image.fromarray(blend(image, self.colors[classes], self.alpha)).save(file, "PNG")
                     elif kind == "_probs.npy":
-                        np.save(file, probs.astype(np.float16))
+                        save_array(file, probs.astype(np.float16))
                     else:
                         entropy = (255 * normalized_entropy(probs)).round()
                         Image.fromarray(entropy.astype(np.uint8)).save(file, "PNG")
             except OSError as error:
-                raise DataError(f"{path} cannot be written: {error.strerror or error}.") from None
+                raise DataError(unwritable(path, error, "--output")) from None
 
     def _mask(self, classes: NDArray[np.int64]) -> Image.Image:
         picture = Image.fromarray(self.values[classes])

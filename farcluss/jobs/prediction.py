@@ -1,5 +1,6 @@
 """Predicting files: choosing inputs and output paths, and reporting files that cannot be read."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from farcluss.data.searching import search, search_glob
 from farcluss.errors import FAILURES, DataError, WeightsError
 from farcluss.inference.weights import Model
 from farcluss.inference.writers import Case, Writer
-from farcluss.runs.outputs import replaced
+from farcluss.runs.atomic import unwritable
+from farcluss.runs.outputs import real, replaced
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ def plan(inputs: Sequence[str], output: Path, writer: Writer) -> tuple[list[Job]
     jobs = list(dict.fromkeys(Job(files, folder / name) for folder, (name, files) in cases))
     if not jobs:
         raise DataError(f"{', '.join(inputs)}: no file there is an input of these weights. Check the paths.")
-    used = {path.resolve() for job in jobs for path in job.paths}
-    unfit = [path for path, _ in found if used.isdisjoint((path.resolve(), path.resolve().parent))]
+    used = {real(path) for job in jobs for path in job.paths}
+    unfit = [path for path, _ in found if used.isdisjoint((real(path), real(path).parent))]
     passed = [*(entry for _, others in places for entry in others), *(Passed(path, Reason.UNFIT) for path in unfit)]
     for job in jobs:
         _refuse_leaving(job, output, writer)
@@ -102,9 +104,9 @@ def _refuse_leaving(job: Job, output: Path, writer: Writer) -> None:
     if not job.target.name.strip("."):
         raise DataError(f"{job.image} has a name of only dots, which a prediction cannot have. Rename it.")
     for path in writer.outputs(job.target):
-        if path.is_symlink() or not path.resolve().is_relative_to(output.resolve()):
+        if path.is_symlink() or not real(path).is_relative_to(real(output)):
             raise DataError(
-                f"The prediction {path} would be written through a link, to {path.resolve()}.\n"
+                f"The prediction {path} would be written through a link, to {real(path)}.\n"
                 "Remove the link, or give another --output."
             )
 
@@ -133,8 +135,8 @@ def _files(text: str, output: Path, writer: Writer) -> tuple[list[tuple[Path, Pa
 
 def _is_prediction(file: Path, folder: Path, output: Path) -> bool:
     """Whether a file lies in an output folder inside the input folder, so that it is an earlier prediction."""
-    own = output.resolve()
-    return own != folder.resolve() and own.is_relative_to(folder.resolve()) and file.resolve().is_relative_to(own)
+    own, inside = real(output), real(folder)
+    return own != inside and own.is_relative_to(inside) and real(file).is_relative_to(own)
 
 
 def oddities(jobs: Sequence[Job], writer: Writer) -> list[str]:
@@ -174,11 +176,10 @@ def make_folder(output: Path) -> None:
     """Create the folder for predictions. Raises DataError when it cannot be created or written."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(output, os.W_OK) else "permission denied"
+        if not os.access(output, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        reason = str(error.strerror)
-    if reason:
-        raise DataError(f"The folder {output} cannot be written: {reason}. Choose another --output.")
+        raise DataError(f"The folder {unwritable(output, error, '--output')}") from None
 
 
 def predict_files(model: Model, jobs: list[Job], writer: Writer) -> Iterator[Outcome]:

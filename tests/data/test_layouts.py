@@ -505,7 +505,10 @@ def test_cityscapes_auto_looks_at_the_training_masks(tmp_path):
     assert dataset.items("val")[0].mask.endswith("labelIds.png")
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path):
+def test_a_name_that_is_no_text_is_refused(tmp_path, monkeypatch):
     dataset = folder(Data(root=tmp_path, classes=["a", "b"]))
     with pytest.raises(DataError, match=r"The file name '.*\\udcff\.png' is not valid UTF-8\. Rename the file\."):
         dataset.item(tmp_path / os.fsdecode(b"\xff.png"))
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")  # as in the locale C, without UTF-8 mode
+    with pytest.raises(DataError, match=r"The locale's encoding, ascii, lacks letters of .* Set LC_ALL=C\.UTF-8\."):
+        dataset.item(tmp_path / "\udcc3\udcb6.png")
