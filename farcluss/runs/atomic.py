@@ -73,6 +73,8 @@ def reason(error: OSError) -> str:
 def unwritable(path: Path, error: OSError, other: str) -> str:
     """The message for a file or folder that cannot be written; `other` is what to give instead, such as an option."""
     advice = f"Free space there, or choose another {other}" if is_full(error) else f"Choose another {other}"
+    if error.errno == errno.ENAMETOOLONG:
+        advice = "Shorten the name"
     return f"{path} cannot be written: {reason(error)}. {advice}."
 
 

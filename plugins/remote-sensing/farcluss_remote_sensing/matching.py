@@ -119,6 +119,8 @@ def _extent(path: str, layer: str) -> tuple[tuple[float, ...] | None, str]:
 
     try:
         facts = pyogrio.read_info(path, layer=layer or None, force_total_bounds=True)
+    except IndexError:
+        raise DataError(f"{path} cannot be read: it has no layers. Replace it or take it out.") from None
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         reason = str(error).partition("; It might")[0].rstrip(".")
         raise DataError(f"{path} cannot be read: {reason}. Replace it or take it out.") from None

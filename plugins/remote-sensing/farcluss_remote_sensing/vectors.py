@@ -175,7 +175,7 @@ def read_polygons(path: str, layer: str, field: str, grid: Grid) -> Polygons:
     import shapely
 
     try:
-        layer = _layer(path, layer, [str(name) for name in pyogrio.list_layers(path)[:, 0]])
+        layer = _layer(path, layer, [str(name) for name, _ in pyogrio.list_layers(path)])
         facts = pyogrio.read_info(path, layer=layer)
         known = field in facts["fields"]
         if facts["features"]:  # GeoJSON without features has no attributes either

@@ -14,7 +14,7 @@ from farcluss.errors import DataError, RecipeError, WeightsError
 from farcluss.inference.writers import Case, Step
 from farcluss.plugins.options import NonNegative, PositiveInt
 from farcluss.runs.atomic import rename_durably, write_atomically
-from farcluss_remote_sensing.files import SUFFIXES, Stack
+from farcluss_remote_sensing.files import SUFFIXES, Grid, Stack
 from farcluss_remote_sensing.folders import LABELS, band_files_of, group_bands
 from farcluss_remote_sensing.scaling import Scaling, build_scaling
 from farcluss_remote_sensing.stitching import plan_axis
@@ -152,8 +152,10 @@ class GeoTiffWriter:
             DataError: a file cannot be read or written, or does not fit the network.
         """
         stack = self._stack(files)
-        if not stack.grid.crs:
-            self._refuse_unplaced(files)
+        if not stack.grid.crs and self.vectors and self.min_area:
+            raise DataError(
+                f"{files[0]} has no coordinate reference system, so its polygons have no area. Leave out min_area."
+            )
         task = self._task(stack, model.card.inference, target)
         try:
             missing = task.strips.begin(self._key(model, files))
@@ -164,19 +166,12 @@ class GeoTiffWriter:
             reason = error.strerror or error
             raise DataError(f"{target.parent} cannot be written: {reason}. Choose another --output.") from None
         remarks = [_remark(target.name, facts, self.scaling), _renamed(target.name, stack.names, self._names)]
+        if "geojson" in self.vectors and not stack.grid.crs:
+            remarks.append(
+                f"{files[0]} has no coordinate reference system, so there is no GeoJSON, which is in longitude and "
+                "latitude. A GeoPackage has pixel coordinates then: --set gpkg=true."
+            )
         yield Step(1.0, "\n".join(filter(None, remarks)))
-
-    def _refuse_unplaced(self, files: Sequence[object]) -> None:
-        """Raise DataError when a scene without coordinate reference system cannot have the polygons wanted."""
-        if "geojson" in self.vectors:
-            raise DataError(
-                f"{files[0]} has no coordinate reference system, so its polygons cannot be GeoJSON, which is in "
-                "longitude and latitude.\nWrite a GeoPackage, which then has pixel coordinates: --set gpkg=true."
-            )
-        if self.vectors and self.min_area:
-            raise DataError(
-                f"{files[0]} has no coordinate reference system, so its polygons have no area. Leave out min_area."
-            )
 
     def _stack(self, files: tuple[Path | str, ...]) -> Stack:
         """The bands of a scene. Raises DataError: they do not fit the network."""
@@ -250,7 +245,8 @@ class GeoTiffWriter:
         from farcluss_remote_sensing.whole_scenes import CACHE
 
         folder, grid = task.strips.folder, task.stack.grid
-        made = {path: folder / path.name for path in self.outputs(target)}
+        unplaced = {target.with_name(f"{target.name}.{kind}") for kind in {*self.vectors} - {*self._vectors(grid)}}
+        made = {path: folder / path.name for path in self.outputs(target) if path not in unplaced}
         classes, names, *rest = made.values()
         for path in made.values():  # a partial one of an earlier attempt
             path.unlink(missing_ok=True)
@@ -263,14 +259,18 @@ class GeoTiffWriter:
             write_atomically(names, category_names(names, legend))
             if self.qml:
                 write_atomically(rest[-1], style(legend))
-            if self.vectors:
-                self._write_polygons(task, classes, dict(zip(self.vectors, rest[len(self.extras) :], strict=False)))
+            if vectors := {kind: folder / f"{target.name}.{kind}" for kind in self._vectors(grid)}:
+                self._write_polygons(task, classes, vectors)
         also = {beside(path): beside(source) for path, source in made.items() if beside(source).is_file()}
         for path, source in (made | also).items():
             with source.open("rb+") as file:
                 os.fsync(file.fileno())
             rename_durably(source, path)
         task.strips.remove()
+
+    def _vectors(self, grid: Grid) -> list[Literal["gpkg", "geojson"]]:
+        """The forms of polygons that a scene can have: GeoJSON has a place on Earth."""
+        return [kind for kind in self.vectors if kind == "gpkg" or grid.crs]
 
     def _write_polygons(self, task: "Task", classes: Path, outputs: Mapping[Literal["gpkg", "geojson"], Path]) -> None:
         from farcluss_remote_sensing.legend import legend_of

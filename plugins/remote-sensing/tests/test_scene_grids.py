@@ -137,10 +137,12 @@ class TestPolygons:
         found = problem(Scene("a", (image,), str(path)), Stack((image,)))
         assert "a.geojson" in found and "lie elsewhere" in found and "is in degrees" in found
 
-    @pytest.mark.parametrize("text", ["hello", None])
-    def test_files_that_are_none(self, tmp_path, text):
+    @pytest.mark.parametrize(
+        ("name", "content"), [("a.geojson", b"hello"), ("a.geojson", None), ("a.fgb", b"fgb\3fgb\0" + bytes(64))]
+    )
+    def test_files_that_are_none(self, tmp_path, name, content):
         image = str(draw_scene(tmp_path / "a.tif"))
-        if text:
-            (tmp_path / "a.geojson").write_text(text)
-        with pytest.raises(DataError, match=r"a.geojson cannot be read"):
-            problem(Scene("a", (image,), str(tmp_path / "a.geojson")), Stack((image,)))
+        if content:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name} cannot be read"):
+            problem(Scene("a", (image,), str(tmp_path / name)), Stack((image,)))

@@ -203,12 +203,14 @@ class TestRefusals:
             note = predict(scene, tmp_path / "out", model)[-1].note
             assert "named V, W, X, Y, Z, in training A, B, C, D, E" in note
 
-    def test_geojson_without_a_place(self, tmp_path):
-        """Said before hours of prediction."""
+    @pytest.mark.parametrize("options", [{}, {"gpkg": True}, {"gpkg": True, "qml": True}])
+    def test_geojson_without_a_place(self, tmp_path, options):
+        """The other files are written, and a note says why it is not."""
         scene = draw_scene(tmp_path / "s.tif", Drawing(crs=None))
-        with pytest.raises(DataError, match=r"s\.tif has no coordinate reference system.*\n.*gpkg"):
-            predict(scene, tmp_path / "out" / "s", geojson=True)
-        assert not (tmp_path / "out").exists()
+        note = predict(scene, tmp_path / "out" / "s", geojson=True, **options)[-1].note
+        assert "s.tif has no coordinate reference system, so there is no GeoJSON" in note
+        files = {path.name for path in (tmp_path / "out").iterdir()}
+        assert files == {"s.tif", "s.tif.aux.xml", *(f"s.{name}" for name in options)}
 
     def test_a_file_that_ends_early(self, tmp_path):
         scene = draw_scene(tmp_path / "s.tif", Drawing((700, 200)))
