@@ -145,9 +145,9 @@ def test_damage_anywhere_in_a_header_is_a_volume_or_a_data_error(tmp_path, kind)
     content = path.read_bytes()
     raw = gzip.decompress(content) if kind.endswith("gz") else content
     failed = 0
-    for place in range(0, 352, 2):
+    for place in range(0, 352, 4):
         damaged = bytearray(raw)
-        damaged[place : place + 2] = bytes(rng.choice((0, 255, 127)) for _ in range(2))
+        damaged[place : place + 4] = bytes(rng.choice((0, 255, 127)) for _ in range(4))
         path.write_bytes(gzip.compress(damaged, 1) if kind.endswith("gz") else damaged)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -157,7 +157,7 @@ def test_damage_anywhere_in_a_header_is_a_volume_or_a_data_error(tmp_path, kind)
                 except DataError as error:
                     failed += 1
                     assert kind[:5] in str(error) and len(str(error)) < 700
-    assert failed > 50
+    assert failed > 20
 
 
 def test_files_that_are_no_volumes(tmp_path):
