@@ -79,9 +79,11 @@ STACS = {
 
 
 class TestNames:
-    def test_files_together(self, folder):
+    @pytest.mark.parametrize("layout", [{}, {"name": "change", "before": "A", "after": "B"}], ids=["stack", "pair"])
+    def test_files_together(self, folder, layout):
         together = f"{folder}/s/x_1.tif;{folder}/s/x_2.tif"
-        assert predicted(folder, together, together) == (["x_1.tif"], [])
+        found = predicted(folder, together, together, folder / "scenes.csv", facts=card(**layout))
+        assert found == (["s/x_1.tif", "x_1.tif"], [])
 
     def test_a_table_is_predicted_and_scored(self, folder):
         """As trained: the map of a scene is called like the scene."""
