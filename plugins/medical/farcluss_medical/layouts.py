@@ -46,8 +46,9 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
         for number, entry in enumerate(entries):
             case = _entry(root, entry)
             if case is None:
+                shown = short(repr(entry))
                 problems.append(
-                    f"{root / file}: entry {number} of {key} has no image, or names that are no texts: {short(repr(entry))}."
+                    f"{root / file}: entry {number} of {key} has no image, or a name that is no text: {shown}."
                 )
             else:
                 cases.append(replace(case, label=None) if key == "unlabeled" else case)
@@ -65,11 +66,9 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
 def _entry(root: Path, entry: Any) -> Case | None:
     """A case of a datalist; None if it has no image."""
     table = entry if isinstance(entry, dict) else {"image": entry}
-    images = table.get("image")
-    images = [images] if isinstance(images, str) else images
-    label, group = table.get("label"), table.get("group")
-    named = [*images, label or ""] if isinstance(images, list) and images else [None]
-    if not all(isinstance(name, str) for name in named) or not Path(named[0]).name:
+    images, label, group = table.get("image"), table.get("label"), table.get("group")
+    images = images if isinstance(images, list) else [images]
+    if not images or not all(isinstance(name, str) for name in (*images, label or "")) or not Path(images[0]).name:
         return None
     paths = tuple(str(root / image) for image in images)
     name = Path(images[0]).with_name(stem(images[0])).as_posix()
