@@ -46,9 +46,9 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
         for number, entry in enumerate(entries):
             case = _entry(root, entry)
             if case is None:
+                shown = short(repr(entry))
                 problems.append(
-                    f"{root / file}: entry {number} of {key} has no image, or a name that is no text: "
-                    f"{short(repr(entry))}."
+                    f"{root / file}: entry {number} of {key} has no image, or a name that is no text: {shown}."
                 )
             else:
                 cases.append(replace(case, label=None) if key == "unlabeled" else case)
@@ -66,9 +66,8 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
 def _entry(root: Path, entry: Any) -> Case | None:
     """A case of a datalist; None if it has no image."""
     table = entry if isinstance(entry, dict) else {"image": entry}
-    images = table.get("image")
+    images, label, group = table.get("image"), table.get("label"), table.get("group")
     images = images if isinstance(images, list) else [images]
-    label, group = table.get("label"), table.get("group")
     if not images or not all(isinstance(name, str) for name in (*images, label or "")) or not Path(images[0]).name:
         return None
     paths = tuple(str(root / image) for image in images)

@@ -133,7 +133,10 @@ def read_header(path: str, bands: Sequence[int] = ()) -> Header:
 def _choose_bands(path: str, file: Any, bands: Sequence[int]) -> list[int]:
     """Numbers of the bands to read from an open file. Raises DataError: it has no such band."""
     if bands and max(bands) > file.count:
-        raise DataError(f"{path} has {file.count} bands, but band {max(bands)} is wanted. Check data.layout.bands.")
+        raise DataError(
+            f"{path} has {file.count} bands, but band {max(bands)} is wanted.\n"
+            "Check data.layout.bands, or data.layout.label_band where it is a label."
+        )
     return list(bands) or [band for band, kind in enumerate(file.colorinterp, 1) if kind != ColorInterp.alpha]
 
 
@@ -170,7 +173,7 @@ def reading(path: str) -> Iterator[None]:
 
 def _reason(path: str, error: Exception) -> str:
     """What GDAL says of a file, on one line and without its name."""
-    return short(str(error).partition("\n")[0].removeprefix(f"'{path}' ").strip().rstrip("."))
+    return short(str(error.__cause__ or error).partition("\n")[0].removeprefix(f"'{path}' ").strip().rstrip("."))
 
 
 def _state(path: str) -> tuple[int, ...]:

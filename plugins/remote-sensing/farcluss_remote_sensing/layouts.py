@@ -1,5 +1,6 @@
 """The layouts for your own scenes, each an entry point of the group `farcluss.dataset`."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -142,7 +143,8 @@ def _row_problems(root: Path, row: Mapping[str, str], images: tuple[str, ...], h
     split, label, group = (row.get(column, "") for column in ("split", "label", "group"))
     wrong = [] if images else ["the column image is empty."]
     paths = [*images, *([locate(root, label_file(label))] if label else [])]
-    wrong += [f"{path} does not exist." for path in paths if not is_there(path)]
+    odd = "is no file, but a folder, a pipe or a device"
+    wrong += [f"{path} {odd if os.path.exists(path) else 'does not exist'}." for path in paths if not is_there(path)]
     if row.get(""):
         wrong.append(f"there are more values than columns: {row['']}.")
     if split not in SPLITS:

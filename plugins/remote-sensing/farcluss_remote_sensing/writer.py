@@ -187,7 +187,8 @@ class GeoTiffWriter:
             raise DataError(text)
         if stack.count != self.card.channels:
             raise DataError(
-                f"{', '.join(stack.files)}: {stack.count} bands, but the network takes {self.card.channels}.\n{BANDS}"
+                f"{', '.join(stack.files)}: {stack.count} bands, but the network takes {self.card.channels}.\n{BANDS}\n"
+                "Bands in several files are given together, as 'A.tif;B.tif' or by a table."
             )
         self.scaling.check(stack.dtypes, stack.sources)
         if text := order_problem(stack.names, self._names, ", ".join(stack.files)):

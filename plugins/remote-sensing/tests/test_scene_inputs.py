@@ -1,6 +1,7 @@
 """Scenes are predicted from whatever names them: tables, STAC items, several files, addresses."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -78,9 +79,11 @@ STACS = {
 
 
 class TestNames:
-    def test_files_together(self, folder):
+    @pytest.mark.parametrize("layout", [{}, {"name": "change", "before": "A", "after": "B"}], ids=["stack", "pair"])
+    def test_files_together(self, folder, layout):
         together = f"{folder}/s/x_1.tif;{folder}/s/x_2.tif"
-        assert predicted(folder, together, together) == (["x_1.tif"], [])
+        found = predicted(folder, together, together, folder / "scenes.csv", facts=card(**layout))
+        assert found == (["s/x_1.tif", "x_1.tif"], [])
 
     def test_a_table_is_predicted_and_scored(self, folder):
         """As trained: the map of a scene is called like the scene."""
@@ -131,6 +134,38 @@ class TestNames:
         (folder / "items.json").write_text(json.dumps(content))
         with pytest.raises(DataError, match=text):
             predicted(folder, folder / "items.json")
+
+
+class TestPipes:
+    """None is ever read from: that would not end."""
+
+    def test_a_raster(self, folder):
+        os.mkfifo(folder / "pipe.tif")
+        with pytest.raises(DataError, match=r"pipe\.tif cannot be read: it is no file, but a"):
+            read_header(str(folder / "pipe.tif"))
+        (folder / "scenes.csv").write_text("image\ns/whole.tif\npipe.tif\n")
+        maps, errors = predicted(folder, folder / "scenes.csv")
+        assert maps == ["s/whole.tif"] and "pipe.tif is a pipe or a device" in errors[0]
+        recipe = write_recipe(folder, val="1/2")
+        recipe.write_text(recipe.read_text().replace('"rasters"', '"scenes"'))
+        assert "line 3: " in (said := cli("rs", "stats", recipe).refusal) and "pipe.tif is no file, but" in said
+
+    @pytest.mark.parametrize("name", ["pipe.csv", "pipe.json", "pipe.geojson"])
+    def test_what_names_scenes(self, folder, name):
+        os.mkfifo(folder / name)
+        with pytest.raises(DataError, match=f"{name} is not an image"):
+            predicted(folder, folder / name)
+        recipe = write_recipe(folder, val="1/2")
+        recipe.write_text(recipe.read_text().replace('"rasters"', f'"scenes", file = "{name}"'))
+        assert f"{name} cannot be read: it is no file" in cli("rs", "split", recipe).refusal
+
+
+def test_labels_of_no_bytes_are_called_empty(folder):
+    (folder / "empty.geojson").touch()
+    (folder / "scenes.csv").write_text("image,label\ns/whole.tif,empty.geojson\n")
+    recipe = write_recipe(folder, val="1/2")
+    recipe.write_text(recipe.read_text().replace('"rasters"', '"scenes"'))
+    assert "empty.geojson cannot be read: it is empty (0 bytes)" in cli("rs", "split", recipe).refusal
 
 
 class TestAddresses:
