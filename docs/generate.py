@@ -61,6 +61,7 @@ again.
 A *color* is written `"#rrggbb"`.
 
 *unset* is what a key is when it is left out; TOML has no word for it."""
+MESSAGES = "Errors that this plugin words, as on the page [messages](messages.md)."
 CLI_INTRO = """\
 Every command answers to `-h` and `--help`. Exit codes: 0 done, 1 failed, 2 wrong usage. Errors say in one to three
 lines what is wrong, where, and what to do; `--debug`, before the command, adds the traceback.
@@ -258,13 +259,15 @@ def plugin_reference(domain: str) -> str:
             parts += [f"**`{place}`**:", *map(plugin_text, found)]
     for entry in entries["command"]:
         parts += [command_text(*item) for item in sub_commands(f"farcluss {entry.name}", entry.load()).items()]
+    package = Path(str(import_module(f"farcluss_{domain.replace('-', '_')}").__file__)).parent
+    parts += ["## Messages", MESSAGES, messages.listing(package, "###")]
     return "\n\n".join(parts) + "\n"
 
 
 def pages() -> dict[Path, str]:
     """The generated pages by path."""
     found = {DOCS / "recipe_reference.md": recipe_reference(), DOCS / "cli_reference.md": cli_reference()}
-    found[DOCS / "messages.md"] = "\n\n".join(["# Messages", WRITTEN, messages.page()]) + "\n"
+    found[DOCS / "messages.md"] = "\n\n".join(["# Messages", WRITTEN, messages.INTRO, messages.listing()]) + "\n"
     for domain in DOMAINS:
         name = f"{domain.replace('-', '_')}_reference.md"
         try:

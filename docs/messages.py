@@ -1,4 +1,4 @@
-"""The messages of the program, read from its source: what `docs/generate.py` writes to messages.md.
+"""The messages of a package, read from its source: what `docs/generate.py` writes to messages.md and plugins' pages.
 
 A message is the text that an error of `farcluss.errors` is raised or returned with. Parts that only a run knows stand
 in braces, as in the source.
@@ -18,7 +18,12 @@ Every error that farcluss itself words, by the file that raises it: its kind, th
 or exception that leads to it. What stands in braces is filled in when it happens.
 
 Some texts are put together from parts; of those the list shows what the source says in one place. An error of a file
-in a list begins with the list and the line, an error in a recipe with the file or the `--set` that it stands in."""
+in a list begins with the list and the line, an error in a recipe with the file or the `--set` that it stands in.
+Messages of the plugins for scans and scenes stand on their pages of reference.
+
+What nobody foresaw is said in three places: `unexpected ...: report it` for one file of many (`errors.py:failure`) and
+for a whole command (`cli/__init__.py:_explain`), and `cannot be built with ...` for a plugin (`plugins/registry.py`).
+`benchmarks/fuzz.py` and `benchmarks/trials.py` look for input that gets there."""
 
 
 Functions = dict[str, ast.FunctionDef]
@@ -103,13 +108,13 @@ def without_parts(text: str) -> str:
     return "".join(kept)
 
 
-def page() -> str:
-    """The text of messages.md, below its heading."""
-    parts, file = [INTRO], ""
-    for message in messages():
+def listing(package: Path = PACKAGE, heading: str = "##") -> str:
+    """The messages of a package, by file."""
+    parts, file = list[str](), ""
+    for message in messages(package):
         if message.file != file:
             file = message.file
-            parts.append(f"## {file}")
+            parts.append(f"{heading} {file}")
         trigger = f" `{' '.join(message.trigger.split())}`" if message.trigger else ""
         parts.append(f"{message.error}, `{message.function}`{trigger}:\n\n```text\n{message.text}\n```")
     return "\n\n".join(parts)

@@ -2,7 +2,9 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class FarclussError(Exception):
@@ -81,10 +83,14 @@ def failure(name: object, error: BaseException) -> str:
 
 
 def by_cause(errors: Iterable[tuple[str, str]]) -> list[str]:
-    """One text per cause, of errors given as name of the file and text: the first, and how many more are like it."""
+    """One text per cause, of errors given as name of the file and text: the first, and how many more are like it.
+
+    Texts are alike without the name, and without the names of files that are made of it.
+    """
     causes: dict[str, list[str]] = {}
     for name, text in errors:
-        causes.setdefault(text.replace(name, "") if name else text, []).append(text)
+        made = rf"[^\s/]*/{re.escape(Path(name).stem)}[^\s/]*" if name else "$^"
+        causes.setdefault(re.sub(made, "", text.replace(name, "") if name else text), []).append(text)
     return [
         texts[0] + (f"\nThe same holds for {len(texts) - 1:,} more." if len(texts) > 1 else "")
         for texts in causes.values()

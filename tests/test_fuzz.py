@@ -13,7 +13,7 @@ def test_the_fuzzer_finds_nothing(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import fuzz
 
-    report = fuzz.fuzz(seed=1, numbers=range(60), seconds=50, jobs=2)
+    report = fuzz.fuzz(seed=1, numbers=range(150), seconds=60, jobs=2)
     assert report["cases"] > 10
     assert report["findings"] == []
 

@@ -112,7 +112,7 @@ CASES: list[Case] = [
         photos,
         "plugins new farcluss-nuc",
         "farcluss-nuc|large|space",
-        around={"limits": {"RLIMIT_FSIZE": 100}},
+        around={"limits": {"RLIMIT_FSIZE": 300}},
         proof=lambda d, _: "half a package stays" if (d / "farcluss-nuc").exists() else "",
     ),
     refused(

@@ -328,7 +328,7 @@ CASES: list[Case] = [
         READY,
     ),
     trial("scene-F8-no-step", "`check --no-step`", rasters, CHECK + " --no-step"),
-    told("scene-F9-bands-label", "labels of four bands", labels_all(FOUR), CHECK, "band", never="Give the colors"),
+    told("scene-F9-bands-label", "labels of four bands", labels_all(FOUR), CHECK, "data.layout.label_band"),
     told(
         "scene-F9-types",
         "`A;B` of uint8 and float32",

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from farcluss.cli.groups import LazyGroup
-from farcluss.cli.place import STDOUT, outlive_reader, require_place
+from farcluss.cli.place import STDOUT, outlive_reader, refuse_nul, require_place
 from farcluss.errors import FarclussError, PluginError, SampleError, Stopped, is_out_of_memory, short, shown
 
 BUILT_IN = {
@@ -86,6 +86,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         require_place()
+        refuse_nul(sys.argv)
         outlive_reader()
         code = _call(farcluss, quiet=not (debug or sys.warnoptions))
         if sys.stdout:

@@ -54,6 +54,8 @@ Command = Callable[..., Any]
 
 SHOWN = 20
 """Maximum number of problems to list."""
+LINES = 4
+"""Maximum number of lines of each."""
 STEPS = 1000
 """Steps of a progress bar per thing: a large image takes hours."""
 QUIET = 60.0
@@ -213,9 +215,12 @@ def percent(share: float | None, otherwise: str = "absent") -> str:
 
 
 def list_problems(problems: Sequence[str]) -> None:
-    """Print the first problems to stderr, and how many more there are."""
+    """Print the first problems to stderr, the first lines of each, and how many more there are."""
     for problem in problems[:SHOWN]:
-        click.echo(shown(f"Problem: {problem}"), err=True)
+        lines = problem.split("\n")
+        click.echo(shown("\n".join([f"Problem: {lines[0]}", *lines[1:LINES]])), err=True)
+        if len(lines) > LINES:
+            click.echo(f"... and {len(lines) - LINES:,} more like these; --json lists all.", err=True)
     if len(problems) > SHOWN:
         click.echo(f"... and {len(problems) - SHOWN} more; --json lists all.", err=True)
 

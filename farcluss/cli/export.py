@@ -30,9 +30,9 @@ def command(source: Path, output: Path, network: str, onnx: Path | None, size: i
     from farcluss.errors import WeightsError
     from farcluss.inference.weights import save_weights
     from farcluss.jobs.exporting import export_onnx, files_of, load_source
-    from farcluss.runs.outputs import replaced
+    from farcluss.runs.outputs import real, replaced
 
-    if onnx is not None and (onnx.resolve() == output.resolve() or replaced([onnx], [output])):
+    if onnx is not None and (real(onnx) == real(output) or replaced([onnx], [output])):
         raise click.UsageError("--output and --onnx name the same file; give two different names.")
     for path in (output, onnx):
         if path is not None and path.exists() and not overwrite:

@@ -1,11 +1,14 @@
-"""The place where a command runs: its working directory and its standard output."""
+"""The place where a command runs: its arguments, working directory and standard output."""
 
 import io
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from farcluss.errors import RunError
+import click
+
+from farcluss.errors import RunError, short
 
 STDOUT = "standard output"
 
@@ -16,6 +19,12 @@ def require_place() -> None:
         os.getcwd()
     except OSError as error:
         raise RunError(f"The working directory cannot be used: {error.strerror}. Change to another folder.") from None
+
+
+def refuse_nul(words: Sequence[str]) -> None:
+    """Raise UsageError for an argument with a NUL character, which no name of a file can hold."""
+    if wrong := next((word for word in words if "\0" in word), None):
+        raise click.UsageError(f"The argument {short(wrong)!r} holds a NUL character, which no name has.")
 
 
 class _Output(io.FileIO):

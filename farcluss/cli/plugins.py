@@ -183,7 +183,7 @@ def write_template(name: str, folder: Path) -> None:
     Raises:
         PluginError: it cannot be written; nothing is left of it.
     """
-    from farcluss.runs.atomic import UNFINISHED, reason
+    from farcluss.runs.atomic import UNFINISHED, unwritable
 
     aside = folder.with_name(f".{folder.name}{UNFINISHED}")
     try:
@@ -191,7 +191,7 @@ def write_template(name: str, folder: Path) -> None:
         _fill(aside, name)
         aside.rename(folder)
     except OSError as error:
-        raise PluginError(f"{folder} cannot be written: {reason(error)}. Choose another --folder.") from None
+        raise PluginError(unwritable(folder, error, "--folder")) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -43,7 +43,8 @@ def command(
     """Predict INPUTS (images, folders or globs) with WEIGHTS, written by the writer of the recipe.
 
     For pictures it writes an index PNG with the classes' palette. An image that cannot be read does not stop the
-    others; it is reported at the end, with exit code 1. What a folder holds besides is counted and named.
+    others; it is reported at the end, with exit code 1. What a folder holds besides is counted and named. Writers of
+    plugins may take more, such as tables of scenes.
     """
     from farcluss.inference.ensemble import load_together, members
     from farcluss.jobs.prediction import make_folder, oddities, plan, predict_files, refuse_existing, refuse_unlike

@@ -49,7 +49,7 @@ def show_recipe(name: str) -> None:
 @click.argument("target", default="", required=False)
 def copy_recipe(name: str, target: str) -> None:
     """Copy a recipe to TARGET, by default ./NAME.toml; the recipe it extends is copied to base/ beside it."""
-    from farcluss.runs.atomic import reason, write_atomically
+    from farcluss.runs.atomic import unwritable, write_atomically
 
     copies = _copies(_find(name), target)
     taken = [str(path) for path, content in copies.items() if path.exists() and not _holds(path, content)]
@@ -59,18 +59,20 @@ def copy_recipe(name: str, target: str) -> None:
         try:
             write_atomically(path, content)
         except OSError as error:
-            raise RecipeError(f"{path} cannot be written: {reason(error)}. Give another target.") from None
+            raise RecipeError(unwritable(path, error, "target")) from None
         click.echo(f"wrote {path}")
 
 
 def _copies(source: Path, target: str) -> dict[Path, bytes]:
     """Contents of a copy of a recipe by path. Raises RecipeError: a file cannot be read, or would lie outside."""
+    from farcluss.runs.outputs import real
+
     copy = Path(target or f"{source.stem}.toml")
     table = read_table(source)
     copies = {copy: source.read_bytes()}
     if base := base_of(source, table):
         below = copy.parent / table["extends"]
-        if not below.resolve().is_relative_to(copy.parent.resolve()):
+        if not real(below).is_relative_to(real(copy.parent)):
             raise RecipeError(
                 f"{source} extends {table['extends']}, whose copy would lie outside of {copy.parent}.\n"
                 "Copy both files by hand, and set extends to where the base is."

@@ -98,6 +98,8 @@ class Dataset(Protocol):
     - `account(items) -> Account`: which entries of its folders are not used where these items are, and why;
     - `findings() -> list[str]`: what `farcluss check` reports besides unreadable items;
     - `oddities(items) -> list[str]`: warnings of `farcluss check` about files that look wrong together;
+    - `risks(splits) -> list[str]`: a line for each kind of finding that `farcluss run` should warn of too, as far as it
+      is known without much reading;
     - `pixel_counts(item) -> NDArray[np.int64]`, for `data.draw = "balanced"`: `(1 + classes,)`, the number of valid
       pixels of the item, then of those of each class (zeros for an item without a mask). They may be estimates, as only
       ratios matter. Items of the unlabeled stream come without their mask; one without a valid

@@ -142,7 +142,8 @@ def _array(path: str) -> NDArray[Any]:
     """A `.npy` file of numbers as a memory-mapped array `(H, W, C)`, none of which is 0."""
     check_file(path)
     try:
-        array = np.lib.format.open_memmap(path, mode="r")
+        with np.errstate(over="ignore"):  # a damaged header may claim any size
+            array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, SyntaxError, TokenError, OverflowError, TypeError) as error:
         with open(path, "rb") as file:
             ours = file.read(6) == np.lib.format.MAGIC_PREFIX

@@ -1,6 +1,7 @@
 """Data sets whose items are files below one folder: the base of every layout on disk."""
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,7 @@ class FileDataset:
         try:
             str(image).encode()
         except UnicodeEncodeError:
-            raise DataError(f"The file name {str(image)!r} is not valid UTF-8. Rename the file.") from None
+            raise _undecoded(image) from None
         if not {"\n", "\r"}.isdisjoint(str(image)):
             raise DataError(f"The file name {str(image)!r} has a line break, which no list can hold. Rename the file.")
         image = Path(os.path.abspath(image))  # one spelling per image, so that overlaps are found
@@ -121,6 +122,14 @@ class FileDataset:
     def read_reduced(self, item: Item, window: Window, factor: int) -> Reduced | None:
         """A window with its image downsampled by up to `factor`, see `FileReader.read_reduced`."""
         return self.reader.read_reduced(item, window, factor)
+
+
+def _undecoded(path: Path) -> DataError:
+    """The error for a name that the encoding of the locale did not decode."""
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower() == "utf-8":
+        return DataError(f"The file name {str(path)!r} is not valid UTF-8. Rename the file.")
+    return DataError(f"The locale's encoding, {encoding}, lacks letters of {str(path)!r}. Set LC_ALL=C.UTF-8.")
 
 
 def pairs(text: str) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from farcluss.data.splits import find_list
 from farcluss.errors import DataError, RecipeError
 from farcluss.plugins.sharing import announce
 from farcluss.recipes.model import Data
+from farcluss.recipes.texts import read_text
 
 T = TypeVar("T")
 
@@ -34,6 +35,8 @@ def read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]
     Raises:
         DataError: it cannot be read; names `data.layout.file` as the key to look at.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} cannot be read: it is no file, but a folder, a pipe or a device.")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restkey="", restval="")
@@ -87,8 +90,8 @@ def read_option(option: str, name: str, data: Data, take: Callable[[Any], T], *,
     if path is None:
         raise RecipeError(f"data.layout.{option}: there is no file {name}, neither here nor in {data.root}.")
     try:
-        return take(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, LookupError, TypeError):
+        return take(json.loads(read_text(path, RecipeError)))
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise RecipeError(f"{path} is not a {what}. Write it with `{command}`.") from None
 
 

@@ -2,7 +2,7 @@
 
 A masks option is a folder that mirrors the images, or a pattern with `{stem}` (name of the image, without
 extension and without the suffix that masks do not have), `{dir}` (folder of the image below the root) and `{up}` (the
-folder above that).
+folder above that). `{stem:OLD=NEW}` is the name with a part of it replaced.
 Either way the mask may have any of the layout's extensions, in any case; a pattern may name one. Names must be equal in
 case, and in either normal form of Unicode. Two masks for one image are an error.
 """
@@ -83,6 +83,14 @@ class Mirror:
         return apart and path.is_relative_to(self.folder)
 
 
+class _Stem(str):
+    """The name of an image, which the format `OLD=NEW` changes."""
+
+    def __format__(self, change: str) -> str:
+        old, _, new = change.partition("=")
+        return self.replace(old, new) if old else str(self)
+
+
 @dataclass(frozen=True)
 class Pattern:
     """A pattern for the path of a mask, given its image.
@@ -105,13 +113,18 @@ class Pattern:
             fields = [part[1:] for part in Formatter().parse(self.text) if part[1] is not None]
         except ValueError:
             fields = [("", None, None)]
-        if any(name not in ("stem", "dir", "up") or form or conversion for name, form, conversion in fields):
-            raise DataError(f"The masks pattern {short(self.text)!r} may hold {{stem}}, {{dir}} and {{up}} only.")
+        for name, form, conversion in fields:
+            change = name == "stem" and form and form[0] != "=" and form.count("=") == 1
+            if name not in ("stem", "dir", "up") or (form and not change) or conversion:
+                raise DataError(
+                    f"The masks pattern {short(self.text)!r} may hold {{stem}}, {{dir}} and {{up}} only, and "
+                    "{stem:OLD=NEW} for names in which OLD is replaced by NEW."
+                )
 
     def find(self, image: Path) -> Sequence[Path]:
         """All masks of an image, whose name has neither extension nor suffix. Raises DataError for a text."""
         folder = image.parent.relative_to(self.root) if image.is_relative_to(self.root) else image.parent
-        path = self.root / self.text.format(stem=image.name, dir=folder.as_posix(), up=folder.parent.as_posix())
+        path = self.root / self.text.format(stem=_Stem(image.name), dir=folder.as_posix(), up=folder.parent.as_posix())
         path = Path(os.path.normpath(path))
         if self._end(path.name):
             own = self._listed(path.parent).get(same_name(stem_of(path.name, self.extensions)), ())
@@ -136,7 +149,7 @@ class Pattern:
 
     def search(self) -> Found:
         """Every file that may be the mask of some image, and what else fits the pattern or cannot be searched."""
-        found = search(fixed_part(self.root, self.text.format(stem="*", dir="*", up="*")), self.extensions)
+        found = search(fixed_part(self.root, self.text.format(stem=_Stem("*"), dir="*", up="*")), self.extensions)
         passed = [entry for entry in found.passed if entry.reason is Reason.DENIED or self._fits(entry.path)]
         return Found([path for path in found.files if self._fits(path)], passed)
 
@@ -149,8 +162,9 @@ class Pattern:
         """Whether the pattern can give a path, for an image of any name."""
         anywhere = re.sub(r"\{(dir|up)\}(/\.\.)*", "{up}", self.text)
         words = {"{up}/": "(?:.*/)?", "{up}": ".*", "{stem}": "[^/]+"}
-        parts = re.split(r"(\{up\}/|\{up\}|\{stem\})", below(self.root / anywhere, self.root))
-        expression = "".join(words.get(part, re.escape(part)) for part in parts)
+        parts = re.split(r"(\{up\}/|\{up\}|\{stem(?::[^}]*)?\})", below(self.root / anywhere, self.root))
+        changed = {part: f"[^/]*{re.escape(part[:-1].partition('=')[2])}[^/]*" for part in parts if "{stem:" in part}
+        expression = "".join((words | changed).get(part, re.escape(part)) for part in parts)
         ends = "" if self._end(self.text) else f"(?:{'|'.join(map(re.escape, self.extensions))})"
         return re.fullmatch(expression + ends, below(path, self.root), re.IGNORECASE) is not None
 

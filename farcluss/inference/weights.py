@@ -29,7 +29,7 @@ from farcluss.inference.probs import BROKEN, Forward, not_finite, predict_classe
 from farcluss.networks.fitting import misfit
 from farcluss.networks.normalize import Normalize
 from farcluss.plugins import registry
-from farcluss.runs.atomic import write_atomically
+from farcluss.runs.atomic import unwritable, write_atomically
 from farcluss.tensors.precision import wide_softmax
 
 Picture: TypeAlias = NDArray[Any] | Image.Image | str | os.PathLike[str]
@@ -175,7 +175,7 @@ def save_weights(path: Path, network: nn.Module, card: Card) -> None:
     try:
         write_atomically(path, save(tensors, {"farcluss": sealed}))
     except OSError as error:
-        raise WeightsError(f"{path} cannot be written: {error.strerror}. Choose another path, or free space.") from None
+        raise WeightsError(unwritable(path, error, "path")) from None
 
 
 def checksum(card: str, tensors: Mapping[str, Tensor]) -> str:

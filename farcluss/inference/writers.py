@@ -14,7 +14,7 @@ from farcluss.data.oddities import several_pages
 from farcluss.errors import DataError
 from farcluss.inference.probs import check_finite
 from farcluss.plugins.options import Share
-from farcluss.runs.atomic import atomic_file
+from farcluss.runs.atomic import atomic_file, save_array, unwritable
 
 if TYPE_CHECKING:
     from farcluss.inference.card import Card
@@ -33,6 +33,10 @@ class Step(NamedTuple):
     note: str = ""
 
 
+Case = tuple[str, tuple[Path | str, ...]]
+"""Name of a prediction, and its input files; text where they are no files here, such as addresses."""
+
+
 class Writer(Protocol):
     """What an entry point of the group `farcluss.writer` returns, called as `build(card, **options)` with a `Card`.
 
@@ -41,7 +45,8 @@ class Writer(Protocol):
 
     An optional attribute `preparation`, a mapping, says what its card has it do to inputs before the network. Weights
     are averaged only where it is equal. An optional method `oddities(files) -> list[str]` gives notes about input
-    files, known before the first prediction.
+    files, known before the first prediction. An optional method `named(text) -> list[Case] | None` gives the
+    cases of an input that is no image, folder or glob, such as a table or an address; None for one that is.
     """
 
     suffixes: Sequence[str]
@@ -52,8 +57,8 @@ class Writer(Protocol):
     def outputs(self, target: Path) -> list[Path]:
         """The files that `predict` writes for `target`, a path without extension."""
 
-    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> Iterator[Step] | None:
-        """Read one case, predict and write it, at once or step by step.
+    def predict(self, model: "Model", files: tuple[Any, ...], target: Path) -> Iterator[Step] | None:
+        """Read one case, its files as the writer gave them, predict and write it, at once or step by step.
 
         Raises:
             FarclussError: names the file. An iterator may raise it at any step.
@@ -133,12 +138,12 @@ class PngWriter:
                     elif kind == "_overlay.png":
                         Image.fromarray(blend(image, self.colors[classes], self.alpha)).save(file, "PNG")
                     elif kind == "_probs.npy":
-                        np.save(file, probs.astype(np.float16))
+                        save_array(file, probs.astype(np.float16))
                     else:
                         entropy = (255 * normalized_entropy(probs)).round()
                         Image.fromarray(entropy.astype(np.uint8)).save(file, "PNG")
             except OSError as error:
-                raise DataError(f"{path} cannot be written: {error.strerror or error}.") from None
+                raise DataError(unwritable(path, error, "--output")) from None
 
     def _mask(self, classes: NDArray[np.int64]) -> Image.Image:
         picture = Image.fromarray(self.values[classes])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from farcluss.errors import PluginError, WeightsError
 from farcluss.inference.weights import Model, build_network, load, read_card
 from farcluss.networks.normalize import Normalize
-from farcluss.runs.atomic import write_atomically
+from farcluss.runs.atomic import unwritable, write_atomically
 from farcluss.runs.checkpoints import read_newest
 from farcluss.runs.folder import RunFolder
 
@@ -109,5 +109,5 @@ def export_onnx(model: Model, path: Path, size: tuple[int, ...]) -> float:
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise WeightsError(f"{path} cannot be written: {error.strerror}. Choose another path, or free space.") from None
+        raise WeightsError(unwritable(path, error, "path")) from None
     return difference

@@ -1,5 +1,6 @@
 """Predicting files: choosing inputs and output paths, and reporting files that cannot be read."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,21 +10,27 @@ from farcluss.data.accounting import Account, Passed, Reason
 from farcluss.data.searching import search, search_glob
 from farcluss.errors import FAILURES, DataError, WeightsError
 from farcluss.inference.weights import Model
-from farcluss.inference.writers import Writer
-from farcluss.runs.outputs import replaced
+from farcluss.inference.writers import Case, Writer
+from farcluss.runs.atomic import unwritable
+from farcluss.runs.outputs import real, replaced
 
 
 @dataclass(frozen=True)
 class Job:
     """One case, of one or more files, and where its prediction goes (a path without extension)."""
 
-    files: tuple[Path, ...]
+    files: tuple[Path | str, ...]
     target: Path
 
     @property
-    def image(self) -> Path:
+    def image(self) -> Path | str:
         """The first file, for messages."""
         return self.files[0]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Those of its files that are files here."""
+        return [file for file in self.files if isinstance(file, Path)]
 
 
 @dataclass(frozen=True)
@@ -44,37 +51,52 @@ class Outcome:
 
 
 def plan(inputs: Sequence[str], output: Path, writer: Writer) -> tuple[list[Job], Account]:
-    """Jobs for files, folders (with sub-folders, whose structure is kept) and globs; and what of these is not used.
+    """Jobs for files, folders (with sub-folders, whose structure is kept), globs, and what else the writer knows.
+
+    Also says what of these is not used.
 
     Files in an output folder below an input folder are left out: they are predictions.
 
     Raises:
         DataError: nothing matches, two images would write the same file, or a prediction would replace an image.
     """
-    places = [_files(text, output, writer) for text in inputs]
+    named: Callable[[str], list[Case] | None] = getattr(writer, "named", lambda text: None)
+    known = {text: named(text) for text in inputs if text.strip()}
+    places = [_files(text, output, writer) for text in inputs if known.get(text) is None]
     found = dict.fromkeys(pair for files, _ in places for pair in files)
     folders: dict[tuple[Path, Path], list[Path]] = {}
     for path, folder in found:
         folders.setdefault((path.parent, folder), []).append(path)
-    jobs = [Job(files, folder / name) for (_, folder), paths in folders.items() for name, files in writer.cases(paths)]
+    cases: list[tuple[Path, Case]] = [
+        (folder, case) for (_, folder), paths in folders.items() for case in writer.cases(paths)
+    ]
+    cases += [(output, case) for own in known.values() for case in own or ()]
+    jobs = list(dict.fromkeys(Job(files, folder / name) for folder, (name, files) in cases))
     if not jobs:
         raise DataError(f"{', '.join(inputs)}: no file there is an input of these weights. Check the paths.")
-    used = {path.resolve() for job in jobs for path in job.files}
-    unfit = [path for path, _ in found if used.isdisjoint((path.resolve(), path.resolve().parent))]
+    used = {real(path) for job in jobs for path in job.paths}
+    unfit = [path for path, _ in found if used.isdisjoint((real(path), real(path).parent))]
     passed = [*(entry for _, others in places for entry in others), *(Passed(path, Reason.UNFIT) for path in unfit)]
     for job in jobs:
         _refuse_leaving(job, output, writer)
-    owners: dict[Path, Path] = {}
-    for path, image in ((path, job.image) for job in jobs for path in writer.outputs(job.target)):
-        other = owners.setdefault(path, image)
-        if other != image:
-            raise DataError(
-                f"{other} and {image} would both be written to {path}.\n"
-                "Predict them separately, or give their common folder."
-            )
-    if lost := replaced(owners, (path for job in jobs for path in job.files)):
-        raise DataError(f"The prediction of {owners[lost]} would replace the image {lost}.\nGive another --output.")
+    _refuse_collisions(jobs, writer)
     return jobs, Account.of(used, passed)
+
+
+def _refuse_collisions(jobs: Sequence[Job], writer: Writer) -> None:
+    """Raise DataError when two jobs would write the same file, or one would replace an image."""
+    owners: dict[Path, Job] = {}
+    for job in jobs:
+        for path in writer.outputs(job.target):
+            other = owners.setdefault(path, job)
+            if other != job:
+                raise DataError(
+                    f"{other.image} and {job.image} would both be written to {path}.\n"
+                    "Predict them separately, or give their common folder."
+                )
+    if lost := replaced(owners, (path for job in jobs for path in job.paths)):
+        image = owners[lost].image
+        raise DataError(f"The prediction of {image} would replace the image {lost}.\nGive another --output.")
 
 
 def _refuse_leaving(job: Job, output: Path, writer: Writer) -> None:
@@ -82,9 +104,9 @@ def _refuse_leaving(job: Job, output: Path, writer: Writer) -> None:
     if not job.target.name.strip("."):
         raise DataError(f"{job.image} has a name of only dots, which a prediction cannot have. Rename it.")
     for path in writer.outputs(job.target):
-        if path.is_symlink() or not path.resolve().is_relative_to(output.resolve()):
+        if path.is_symlink() or not real(path).is_relative_to(real(output)):
             raise DataError(
-                f"The prediction {path} would be written through a link, to {path.resolve()}.\n"
+                f"The prediction {path} would be written through a link, to {real(path)}.\n"
                 "Remove the link, or give another --output."
             )
 
@@ -113,14 +135,14 @@ def _files(text: str, output: Path, writer: Writer) -> tuple[list[tuple[Path, Pa
 
 def _is_prediction(file: Path, folder: Path, output: Path) -> bool:
     """Whether a file lies in an output folder inside the input folder, so that it is an earlier prediction."""
-    own = output.resolve()
-    return own != folder.resolve() and own.is_relative_to(folder.resolve()) and file.resolve().is_relative_to(own)
+    own, inside = real(output), real(folder)
+    return own != inside and own.is_relative_to(inside) and real(file).is_relative_to(own)
 
 
 def oddities(jobs: Sequence[Job], writer: Writer) -> list[str]:
     """What the writer says about the files, before it predicts any."""
     look: Callable[[Sequence[Path]], list[str]] = getattr(writer, "oddities", lambda files: [])
-    return look([path for job in jobs for path in job.files])
+    return look([path for job in jobs for path in job.paths])
 
 
 def refuse_existing(jobs: list[Job], writer: Writer) -> None:
@@ -154,11 +176,10 @@ def make_folder(output: Path) -> None:
     """Create the folder for predictions. Raises DataError when it cannot be created or written."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(output, os.W_OK) else "permission denied"
+        if not os.access(output, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        reason = str(error.strerror)
-    if reason:
-        raise DataError(f"The folder {output} cannot be written: {reason}. Choose another --output.")
+        raise DataError(f"The folder {unwritable(output, error, '--output')}") from None
 
 
 def predict_files(model: Model, jobs: list[Job], writer: Writer) -> Iterator[Outcome]:
@@ -176,6 +197,6 @@ def predict_files(model: Model, jobs: list[Job], writer: Writer) -> Iterator[Out
 
 def _refuse_pipes(job: Job) -> None:
     """Raise DataError for a pipe or a device, from which one would read for ever."""
-    for path in job.files:
+    for path in job.paths:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise DataError(f"{path} is a pipe or a device, not a file. Take it out.")

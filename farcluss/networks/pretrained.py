@@ -6,14 +6,20 @@ segmentation checkpoints, as long as they contain every tensor of the encoder.
 
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from socket import create_connection
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 import timm
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -190,12 +196,46 @@ def download_error(name: str, file: str, where: str, error: Exception) -> Weight
     )
 
 
+@contextmanager
+def quick_hub() -> Iterator[None]:
+    """Within, what the hub is asked for comes from its cache alone if the hub cannot be reached.
+
+    Its client would try again for half a minute per file, and warn each time.
+
+    Raises:
+        ConnectionError: the hub cannot be reached, and a file is not in the cache.
+    """
+    before, away = constants.HF_HUB_OFFLINE, not _reachable(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = before or away
+    try:
+        yield
+    except LocalEntryNotFoundError as error:
+        if before or not away:
+            raise
+        raise ConnectionError(f"{constants.ENDPOINT} cannot be reached") from error
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(url: str) -> bool:
+    """Whether a server can be reached; behind a proxy, that is assumed."""
+    place = urlsplit(url)
+    if place.scheme in getproxies():
+        return True
+    try:
+        create_connection((place.hostname or "", place.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 def _download(name: str) -> dict[str, Tensor]:
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise WeightsError(f"timm has no pretrained weights for {name}; set network.pretrained to a file or to false.")
     try:
-        state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+        with quick_hub():
+            state: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # timm, the hub client and the network raise different errors, with the same remedy
         file, where = str(config.url).rpartition("/")[2], str(config.url)
         if config.hf_hub_id:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from farcluss.errors import PluginError, short, suggestion
 from farcluss.networks.base import Prediction
 from farcluss.networks.deeplabv3plus import PooledNorm, check_timm, embedding_head, extend, freeze_unused, resize
-from farcluss.networks.pretrained import MatchReport, download_error, load_pretrained
+from farcluss.networks.pretrained import MatchReport, download_error, load_pretrained, quick_hub
 
 _OURS = {"in_channels", "classes", "encoder_name", "encoder_weights", "activation", "aux_params"}
 
@@ -58,7 +58,8 @@ def smp(
         ) from error
     if weights:
         try:
-            model = builder(**arguments, encoder_weights=weights)
+            with quick_hub():
+                model = builder(**arguments, encoder_weights=weights)
         except Exception as error:
             where = f"the Hugging Face repository {settings['repo_id']}"
             raise download_error(encoder, "model.safetensors", where, error) from error

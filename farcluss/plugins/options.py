@@ -38,6 +38,10 @@ PositiveInt = Annotated[int, Field(ge=1)]
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 """Lower and upper bound above 0, in this order."""
 
+_Factor = Annotated[float, Field(ge=0.01, le=100)]
+ScaleRange = Annotated[tuple[_Factor, _Factor], AfterValidator(_ordered)]
+"""Lower and upper bound of a factor of size, in this order; beyond, crops are of no pixels or fill memory."""
+
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 """Lower and upper bound in [0, 1], in this order."""
 

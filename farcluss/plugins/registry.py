@@ -84,6 +84,8 @@ class Plugin:
         # The first frame is that of `build`; without another, the call itself is not possible.
         if error.__traceback__ is None or error.__traceback__.tb_next is None:
             return self._broken("cannot be called", error)
+        if isinstance(error, OSError) and error.filename:
+            return PluginError(f"{self.group}/{self.name}: {error.filename} cannot be used: {error.strerror}.")
         given = ", ".join(f"{name} = {value!r}" for name, value in options.items()) or "no options"
         return PluginError(
             f"Plugin {self.group}/{self.name} of {self._owner} cannot be built with {short(given)}:\n"
@@ -199,6 +201,8 @@ def load_file(path: str) -> None:
     try:
         file_module(path)
     except FAILURES as error:
+        if isinstance(error, OSError) and error.filename == os.path.abspath(path):
+            raise PluginError(f"--plugin {path} cannot be read: {error.strerror}.") from None
         raise PluginError(f"--plugin {path} fails: {type(error).__name__}: {short(error)}. Repair the file.") from error
     for key, entry in _registered.items():
         if entry is not before.get(key):

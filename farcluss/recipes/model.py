@@ -12,7 +12,7 @@ from farcluss.plugins.options import (
     NonNegative,
     Positive,
     PositiveInt,
-    PositiveRange,
+    ScaleRange,
     Share,
     no_bool_for_a_number,
 )
@@ -121,7 +121,7 @@ class Data(Section):
         description="balanced: sample labeled images by class, all classes with the same probability, and unlabeled "
         "images in proportion to their valid pixels; for data sets that count pixels, and packs",
     )
-    channels: PositiveInt | None = Field(
+    channels: Annotated[PositiveInt, Field(le=2**16)] | None = Field(
         default=None, description="number of image channels; default: the data set's, else 3"
     )
     mean: float | list[float] | None = Field(
@@ -136,7 +136,7 @@ class Data(Section):
     crop: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         default=321, description="pixels per side of a training crop"
     )
-    scale: PositiveRange = Field(default=(0.5, 2.0), description="range of the random scale before cropping")
+    scale: ScaleRange = Field(default=(0.5, 2.0), description="range of the random scale before cropping")
     flip: Share = Field(default=0.5, description="probability of a flip, for each of flip_axes independently")
     flip_axes: list[int] | None = Field(
         default=None,

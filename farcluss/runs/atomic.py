@@ -6,7 +6,10 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Any
+
+import numpy as np
 
 UNFINISHED = ".part"
 
@@ -52,6 +55,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def save_array(file: IO[bytes], array: Any) -> None:
+    """Write an array as `.npy`; errors are the system's, where NumPy would say only how much was written."""
+    np.save(SimpleNamespace(write=file.write), array)
+
+
 def is_full(error: OSError) -> bool:
     """Whether there is no room for more bytes: on the disk, or in the user's share of it."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -60,6 +68,14 @@ def is_full(error: OSError) -> bool:
 def reason(error: OSError) -> str:
     """Why a file cannot be written, as text, from errors of the system or of libraries above it."""
     return error.strerror or str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def unwritable(path: Path, error: OSError, other: str) -> str:
+    """The message for a file or folder that cannot be written; `other` is what to give instead, such as an option."""
+    advice = f"Free space there, or choose another {other}" if is_full(error) else f"Choose another {other}"
+    if error.errno == errno.ENAMETOOLONG:
+        advice = "Shorten the name"
+    return f"{path} cannot be written: {reason(error)}. {advice}."
 
 
 def remove_unfinished(folder: Path) -> None:

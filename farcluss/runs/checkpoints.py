@@ -15,6 +15,7 @@ import os
 import pickle
 import shutil
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -78,8 +79,13 @@ class _Digest:
 
 
 def paths(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first, intact or not."""
-    return sorted(folder.glob("step-*.pt"))
+    """The checkpoints in a folder, oldest first, intact or not. Raises RunError: the folder may not be read."""
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if fnmatch(name, "step-*.pt"))
+    except PermissionError as error:
+        raise RunError(f"{folder} cannot be read: {error.strerror}. Change its rights.") from None
+    except OSError:
+        return []
 
 
 def snapshot(value: Any) -> Any:

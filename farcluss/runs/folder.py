@@ -115,8 +115,10 @@ class RunFolder:
         text = f"The run directory {self.path} cannot be written: {reason(error)}{f': {entry}' if entry else ''}."
         if entry and error.errno in IN_THE_WAY:
             return RunError(f"{text}\nMove what is in the way there, or choose another folder with --output.")
-        if not started or not is_full(error):
+        if not is_full(error):
             return RunError(f"{text}\nChoose another with --output, or make this one writable.")
+        if not started:
+            return RunError(f"{text}\nFree space there, or choose another folder with --output.")
         free = checkpoints.mebibytes(shutil.disk_usage(self.path).free)
         intact = checkpoints.newest_intact(self.checkpoints)
         advice = f"resume from {intact} with --resume" if intact else "start over with --overwrite: none exists"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from farcluss.errors import RunError
+from farcluss.runs.outputs import real
 
 try:
     import fcntl
@@ -39,11 +40,11 @@ class Lock:
         Raises:
             RunError: another process holds it, or it is a link.
         """
-        if self.path.resolve() in _held:
+        if real(self.path) in _held:
             raise RunError(f"{self.path.parent} is in use by another run of this process; choose another folder.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.is_symlink():  # locking empties the file
-            raise RunError(f"{self.path} is a link, to {self.path.resolve()}. Remove it, then start again.")
+            raise RunError(f"{self.path} is a link, to {real(self.path)}. Remove it, then start again.")
         file = self.path.open("a+", errors="replace")
         file.seek(0)
         before = file.read()
@@ -63,7 +64,7 @@ class Lock:
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}))
         file.flush()
         self.file = file
-        _held.add(self.path.resolve())
+        _held.add(real(self.path))
         return f"{_owner(before)} ended without unlocking {self.path.parent}; continuing." if before else ""
 
     def release(self) -> None:
@@ -72,7 +73,7 @@ class Lock:
             self.file.truncate(0)
             self.file.close()
             self.file = None
-            _held.discard(self.path.resolve())
+            _held.discard(real(self.path))
 
 
 def _owner(text: str) -> str:

@@ -14,6 +14,11 @@ def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def real(path: Path) -> Path:
+    """The absolute path behind links; where they lead in a circle, the link itself."""
+    return Path(os.path.realpath(path))
+
+
 def replaced(outputs: Iterable[Path], inputs: Iterable[str | os.PathLike[str]]) -> Path | None:
     """The first output that is an input; None if there is none."""
     existing = {found: path for path in outputs if (found := identity(path))}

@@ -11,6 +11,7 @@ from farcluss.errors import RunError
 from farcluss.recipes.model import Defaults, Recipe, Train
 from farcluss.runs.checkpoints import Checkpoint, read, read_newest
 from farcluss.runs.folder import RunFolder
+from farcluss.runs.outputs import real
 
 # Sections and keys that affect logging, paths or speed, but not the training. Instead of the keys that choose images,
 # the images themselves are compared; instead of epochs, the number of steps.
@@ -89,7 +90,7 @@ def find_start(
         option = "with --overwrite" if folder.exists() else "without --resume"
         advice = f"Start over {option}" if newest else "Give --resume alone, for the newest intact one"
         raise RunError(f"{error}\n{advice}.") from None
-    if found.path.resolve().parent != folder.checkpoints.resolve():
+    if real(found.path).parent != real(folder.checkpoints):
         folder.refuse_existing(overwrite=False)  # a checkpoint of another run starts a new one
     changes = refuse_changes(_defaults() | found.manifest.fingerprint, expected, allow_changes)
     return Start(present, found, (*found.notes, *changes), found.manifest.step)

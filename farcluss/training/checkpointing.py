@@ -7,6 +7,7 @@ from farcluss.errors import RunError, short
 from farcluss.networks.fitting import misfit
 from farcluss.runs import checkpoints
 from farcluss.runs.checkpoints import Checkpoint
+from farcluss.runs.outputs import real
 from farcluss.tensors.distributed import gather_on_main, on_main
 from farcluss.training.state import PROGRESS, Run
 
@@ -64,7 +65,7 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
             manifest = checkpoint.path.with_suffix(".json")
             raise RunError(f"{manifest} is damaged: {name} is {value!r:.80}.\nGive --resume an earlier checkpoint.")
         setattr(run, name, value)
-    run.saved = checkpoint.path.resolve() == run.folder.checkpoint(run.step).resolve()
+    run.saved = real(checkpoint.path) == real(run.folder.checkpoint(run.step))
 
 
 def load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:

@@ -1,7 +1,10 @@
 """What is odd about a run without being an error, known before it starts: shown by `check` and by `run`."""
 
+from collections.abc import Callable
+
 from farcluss.data.accounting import Account
 from farcluss.data.base import account_of
+from farcluss.data.splits import Splits
 from farcluss.learning.build import Parts
 
 
@@ -20,6 +23,12 @@ def remarks(parts: Parts) -> list[str]:
             "train.lr. Lower it, or raise train.steps."
         )
     return found
+
+
+def risks(parts: Parts) -> list[str]:
+    """What `check` would refuse of a data set and a run does not, as far as it is known without much reading."""
+    look: Callable[[Splits], list[str]] = getattr(parts.dataset, "risks", lambda _: [])
+    return [f"{text} (`farcluss check` refuses this.)" for text in look(parts.splits)]
 
 
 def account(parts: Parts) -> Account:

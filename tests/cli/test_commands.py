@@ -131,3 +131,9 @@ def test_results(tmp_path, capsys):
     assert (tmp_path / "new" / "b.json").read_text() == json.dumps({"x": [1]}, indent=2) + "\n"
     commands.write_results(None, {"c.csv": ""})
     assert capsys.readouterr().err == f"Wrote a.csv and b.json to {tmp_path / 'new'}.\n"
+
+
+def test_the_first_lines_of_a_long_problem(capsys):
+    commands.list_problems(["\n".join(f"line {number}" for number in range(9)), "short"])
+    said = capsys.readouterr().err.splitlines()
+    assert said[3:] == ["line 3", "... and 5 more like these; --json lists all.", "Problem: short"]

@@ -249,6 +249,7 @@ def test_missing_file(tmp_path, name):
         assert str(tmp_path / name) in text and "does not exist" in text and "data.root" in text
 
 
+@pytest.mark.filterwarnings("error")
 def test_what_is_no_file_is_said_by_name(tmp_path):
     """Never as the name of an exception; nothing but pictures is given to Pillow, which starts programs for some."""
     (tmp_path / "folder.png").mkdir()
@@ -259,8 +260,19 @@ def test_what_is_no_file_is_said_by_name(tmp_path):
     np.save(tmp_path / "cut.npy", noise(40, 50))
     (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:500])
     (tmp_path / "huge.npy").write_bytes((tmp_path / "cut.npy").read_bytes().replace(b"(40, 50)", b"(10**22,)"))
+    (tmp_path / "wide.npy").write_bytes(
+        (tmp_path / "cut.npy")
+        .read_bytes()
+        .replace(b"(40, 50), }" + b" " * 20, b"(1099511627776, 1099511627776), }".ljust(31))
+    )
     words = {"folder.png": "a folder", "folder.npy": "a folder", "loop.png": "too many levels", "pipe.png": "regular"}
-    words |= {"eps.png": "not an image of BMP", "cut.npy": "truncated", "huge.npy": "damaged", "a\0b.png": "name"}
+    words |= {
+        "eps.png": "not an image of BMP",
+        "cut.npy": "truncated",
+        "huge.npy": "damaged",
+        "wide.npy": "damaged",
+        "a\0b.png": "name",
+    }
     for name, word in words.items():
         for function in (image_size, lambda path: read_image(path, 3)):
             text = refused(function, str(tmp_path / name))

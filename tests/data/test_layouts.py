@@ -127,7 +127,28 @@ def test_mask_patterns(tmp_path, pattern, path):
     assert pairs(dataset.items("train"), tmp_path) == {"city/images/x.jpg": path}
 
 
-@pytest.mark.parametrize("pattern", ["{name}.png", "{}.png", "{stem", "{stem.x}.png", "{stem:>9999999}", "{stem!r}"])
+def test_names_of_which_a_part_differs(tmp_path):
+    """`img(1).png` and `target(1).png` in one folder: no mask is an image, and one without an image is said."""
+    for name in ("img(1)", "img(2)", "deep/img(3)"):
+        picture(tmp_path / f"all/{name}.png")
+        mask(tmp_path / f"all/{name.replace('img', 'target')}.png") if name != "img(2)" else None
+    mask(tmp_path / "all/target(9).png")
+    dataset = own(tmp_path, images="all", masks="{dir}/{stem:img=target}.png")
+    items = dataset.items("train")
+    assert pairs(items, tmp_path) == {
+        "all/img(1).png": "all/target(1).png",
+        "all/img(2).png": None,
+        "all/deep/img(3).png": "all/deep/target(3).png",
+    }
+    lost, among = dataset.account(items).lines()
+    assert "1 mask is not used, as no image has the same name" in lost and "target(9).png" in lost
+    assert "2 files among the images are not used as images, but as masks" in among
+
+
+WRONG = ["{name}.png", "{}.png", "{stem", "{stem.x}.png", "{stem:>9999999}", "{stem!r}", "{stem:=x}", "{dir:a=b}"]
+
+
+@pytest.mark.parametrize("pattern", WRONG)
 def test_a_wrong_mask_pattern(tmp_path, pattern):
     picture(tmp_path / "images/x.jpg")
     assert "{stem}, {dir} and {up}" in refused(partial(own, tmp_path, masks=pattern))
@@ -505,7 +526,10 @@ def test_cityscapes_auto_looks_at_the_training_masks(tmp_path):
     assert dataset.items("val")[0].mask.endswith("labelIds.png")
 
 
-def test_a_name_that_is_no_text_is_refused(tmp_path):
+def test_a_name_that_is_no_text_is_refused(tmp_path, monkeypatch):
     dataset = folder(Data(root=tmp_path, classes=["a", "b"]))
     with pytest.raises(DataError, match=r"The file name '.*\\udcff\.png' is not valid UTF-8\. Rename the file\."):
         dataset.item(tmp_path / os.fsdecode(b"\xff.png"))
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")  # as in the locale C, without UTF-8 mode
+    with pytest.raises(DataError, match=r"The locale's encoding, ascii, lacks letters of .* Set LC_ALL=C\.UTF-8\."):
+        dataset.item(tmp_path / "\udcc3\udcb6.png")

@@ -95,8 +95,13 @@ class TestFilesOfOptions:
         with pytest.raises(RecipeError, match=r"data\.layout\.facts: there is no file gone, neither here nor in "):
             self.take(tmp_path, "gone")
 
-    @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"x": "2"}', "\xff"])
+    def test_one_that_is_no_text(self, tmp_path):
+        (tmp_path / "facts.json").write_bytes(b"\xff")
+        with pytest.raises(RecipeError, match=r"facts\.json is not UTF-8 text\. Save it as UTF-8\."):
+            self.take(tmp_path)
+
+    @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"x": "2"}', "[" * 100_000])
     def test_one_that_is_something_else(self, tmp_path, text):
-        (tmp_path / "facts.json").write_text(text, encoding="latin-1")
+        (tmp_path / "facts.json").write_text(text)
         with pytest.raises(RecipeError, match=r"facts\.json is not a table\. Write it with `make it`\."):
             self.take(tmp_path)

@@ -2,15 +2,19 @@
 
 import os
 import pickle
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from farcluss.errors import WeightsError
+from farcluss.networks import pretrained
 from farcluss.networks.deeplabv3plus import build_encoder, deeplabv3plus
 from farcluss.networks.pretrained import adapt_channels, load_checkpoint, load_pretrained, read_weights
 
@@ -280,6 +284,20 @@ def test_without_a_network_the_file_to_fetch_is_named(monkeypatch):
     assert "test_resnet cannot be downloaded: ConnectionError: no route to host" in first
     assert "model.safetensors from the Hugging Face repository timm/test_resnet" in second
     assert 'network.pretrained = "/path/to/model.safetensors"' in third
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
+    def cached(*args, **kwargs):
+        assert constants.HF_HUB_OFFLINE  # or its client would try again and again
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", cached)
+    monkeypatch.setattr(pretrained, "create_connection", Mock(side_effect=OSError("no route to host")))
+    monkeypatch.setattr(pretrained, "getproxies", dict)
+    before = constants.HF_HUB_OFFLINE
+    with pytest.raises(WeightsError, match=r"cannot be downloaded: ConnectionError: https://.* cannot be reached\."):
+        load_pretrained(encoder(), "test_resnet", True)
+    assert constants.HF_HUB_OFFLINE == before
 
 
 def test_a_download_is_loaded_and_reported(monkeypatch, tmp_path):

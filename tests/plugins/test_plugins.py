@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 from textwrap import dedent
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -176,6 +177,13 @@ class TestLocalFile:
         with pytest.raises(PluginError, match="no weight plugin 'local-half'"):
             registry.get("weight", "local-half")
 
+    def test_a_file_that_may_not_be_read_is_named(self):
+        error = PermissionError(13, "Permission denied", "/data/images")
+        with registered("dataset", "mine", Mock(side_effect=error)):
+            with pytest.raises(PluginError) as caught:
+                registry.build("dataset", "mine", {})
+        assert str(caught.value) == "dataset/mine: /data/images cannot be used: Permission denied."
+
     def test_failure_names_the_file(self, tmp_path):
         file = tmp_path / "mine.py"
         file.write_text("1 / 0")
@@ -184,7 +192,7 @@ class TestLocalFile:
         file.write_text("import sys; sys.exit(0)")
         with pytest.raises(PluginError, match=r"mine\.py fails: SystemExit: 0"):
             registry.load_file(str(file))
-        with pytest.raises(PluginError, match=r"gone\.py fails: FileNotFoundError"):
+        with pytest.raises(PluginError, match=r"gone\.py cannot be read: No such file"):
             registry.load_file(str(tmp_path / "gone.py"))
 
     def test_unknown_group(self):

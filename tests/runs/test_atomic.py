@@ -4,9 +4,10 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from farcluss.runs.atomic import write_atomically
+from farcluss.runs.atomic import save_array, unwritable, write_atomically
 from farcluss.runs.folder import RunFolder
 
 
@@ -27,6 +28,14 @@ def test_an_error_names_the_file_and_leaves_nothing(tmp_path):
             write_atomically(path, b"content")
         assert caught.value.filename == str(path)
     assert os.listdir(tmp_path) == ["taken"]
+
+
+def test_an_array_that_does_not_fit_on_the_disk_says_so():
+    with open("/dev/full", "wb", buffering=0) as file, pytest.raises(OSError, match="No space left") as caught:
+        save_array(file, np.zeros(3))
+    assert unwritable(Path("p.npy"), caught.value, "--output") == (
+        "p.npy cannot be written: No space left on device. Free space there, or choose another --output."
+    )
 
 
 @pytest.mark.parametrize(

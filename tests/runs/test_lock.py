@@ -219,3 +219,7 @@ def test_a_lock_that_is_a_link_is_refused_and_what_it_names_stays(tmp_path):
     with pytest.raises(RunError, match=r"lock is a link, to .*notes.txt"):
         Lock(tmp_path / "run" / "lock").acquire()
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "run" / "lock").unlink()
+    (tmp_path / "run" / "lock").symlink_to("lock")
+    with pytest.raises(RunError, match="lock is a link"):  # in a circle
+        Lock(tmp_path / "run" / "lock").acquire()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from farcluss.data.masks import MaskMap
 from farcluss.errors import DataError
+from farcluss.runs.atomic import save_array, unwritable
 from farcluss_medical.cases import Case
 from farcluss_medical.crops import foreground, nonzero_box
 from farcluss_medical.preprocessing import Preprocessing
@@ -106,9 +107,7 @@ class Cache:
             try:
                 _write(path, array)
             except OSError as error:
-                raise DataError(
-                    f"The cache {self.folder} cannot be written: {error.strerror}. Set another data.layout.cache."
-                ) from None
+                raise DataError(f"The cache {unwritable(self.folder, error, 'data.layout.cache')}") from None
         return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
@@ -128,7 +127,7 @@ def _write(path: Path, array: NDArray[Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.part")
     try:
         with open(temporary, "wb") as file:
-            np.save(file, array)
+            save_array(file, array)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from farcluss.data.base import Data
 from farcluss.data.layouts import read_table, root_of
 from farcluss.data.pairing import MaskFinder, Mirror, below
 from farcluss.data.searching import readable, search_glob
-from farcluss.errors import DataError, some
+from farcluss.errors import DataError, short, some
 from farcluss_medical.cases import Case, Index, by_stem, look_into, stem
 from farcluss_medical.itk import is_series
 from farcluss_medical.options import with_volume_options
@@ -42,11 +42,14 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
         cases: list[Case] = []
         entries = facts.get(key, [])
         if not isinstance(entries, list):
-            raise DataError(f"{root / file}: {key} must be a list of cases, not {entries!r}.")
+            raise DataError(f"{root / file}: {key} must be a list of cases, not {short(repr(entries))}.")
         for number, entry in enumerate(entries):
             case = _entry(root, entry)
             if case is None:
-                problems.append(f"{root / file}: entry {number} of {key} has no image: {entry!r}.")
+                shown = short(repr(entry))
+                problems.append(
+                    f"{root / file}: entry {number} of {key} has no image, or a name that is no text: {shown}."
+                )
             else:
                 cases.append(replace(case, label=None) if key == "unlabeled" else case)
         if key == "training":
@@ -63,11 +66,10 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
 def _entry(root: Path, entry: Any) -> Case | None:
     """A case of a datalist; None if it has no image."""
     table = entry if isinstance(entry, dict) else {"image": entry}
-    images = table.get("image")
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
+    images, label, group = table.get("image"), table.get("label"), table.get("group")
+    images = images if isinstance(images, list) else [images]
+    if not images or not all(isinstance(name, str) for name in (*images, label or "")) or not Path(images[0]).name:
         return None
-    label, group = table.get("label"), table.get("group")
     paths = tuple(str(root / image) for image in images)
     name = Path(images[0]).with_name(stem(images[0])).as_posix()
     return Case(name, paths, str(root / label) if label else None, "" if group is None else str(group))
@@ -79,10 +81,10 @@ def _short_names(splits: Mapping[str, Sequence[Case]]) -> dict[str, list[Case]]:
     for case in (case for cases in splits.values() for case in cases):
         owners.setdefault(stem(case.id), set()).add(case.id)
 
-    def short(case: Case) -> Case:
+    def bare(case: Case) -> Case:
         return replace(case, id=stem(case.id)) if len(owners[stem(case.id)]) == 1 else case
 
-    return {split: [short(case) for case in cases] for split, cases in splits.items()}
+    return {split: [bare(case) for case in cases] for split, cases in splits.items()}
 
 
 def _with_test_label(case: Case) -> Case:
@@ -98,7 +100,9 @@ def _numbered_names(labels: Any, file: Path) -> dict[str, int]:
     try:
         values = {str(name): int(value) for value, name in labels.items()}
     except (AttributeError, ValueError):
-        raise DataError(f'{file}: labels must be like {{"0": "background", "1": "tumor"}}, not {labels!r}.') from None
+        raise DataError(
+            f'{file}: labels must be like {{"0": "background", "1": "tumor"}}, not {short(repr(labels))}.'
+        ) from None
     return dict(sorted(values.items(), key=lambda pair: pair[1]))
 
 
@@ -269,8 +273,8 @@ def read_json(path: Path, kind: type[Kind]) -> Kind:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist. Check data.root and the layout's options.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     if not isinstance(facts, kind):
         raise DataError(f"{path} does not hold a JSON {'object' if kind is dict else 'list'}.")
     return facts

@@ -10,7 +10,7 @@ from farcluss.data.accounting import Passed
 from farcluss.data.base import Data
 from farcluss.data.layouts import root_of
 from farcluss.data.searching import Found, only_in, search, whole
-from farcluss.errors import DataError
+from farcluss.errors import DataError, short
 from farcluss.plugins.options import Count
 from farcluss_medical.cases import Case, Index
 from farcluss_medical.layouts import read_json
@@ -74,7 +74,7 @@ class _Form:
         if not isinstance(names, dict) or not isinstance(ending, str):
             raise DataError(f"{file} is not of nnU-Net v2, which has channel_names and file_ending.")
         if ending not in SUFFIXES:
-            raise DataError(f"{file}: files that end in {ending!r} cannot be read; convert them to .nii.gz.")
+            raise DataError(f"{file}: files that end in {short(ending)!r} cannot be read; convert them to .nii.gz.")
         return cls([str(name) for name in names.values()], ending)
 
     def cases(self, images: Path, labels: Path | None) -> tuple[dict[str, Case], list[str], list[Passed]]:
@@ -108,8 +108,8 @@ def _of_fold(file: Path, fold: int, cases: dict[str, Case]) -> tuple[dict[str, l
     if fold >= len(folds):
         raise DataError(f"data.layout.fold = {fold}, but {file} has the folds 0 to {len(folds) - 1}.")
     lists = folds[fold] if isinstance(folds[fold], dict) else {}
-    if not {"train", "val"} <= set(lists) or not all(isinstance(names, list) for names in lists.values()):
-        raise DataError(f"{file}, fold {fold}: it must have the lists train and val.")
+    if not {"train", "val"} <= set(lists) or not all(map(_texts, lists.values())):
+        raise DataError(f"{file}, fold {fold}: it must have the lists train and val, of names of cases.")
     problems = []
     found: dict[str, list[Case]] = {}
     for key in ("train", "val", "unlabeled"):
@@ -124,7 +124,7 @@ def _classes(labels: Any, file: Path, data: Data) -> dict[str, int | list[int]]:
     if data.classes is not None:
         return {}
     if not isinstance(labels, dict) or not all(_whole(value) for value in labels.values()):
-        raise DataError(f'{file}: labels must be like {{"background": 0, "tumor": 1}}, not {labels!r}.')
+        raise DataError(f'{file}: labels must be like {{"background": 0, "tumor": 1}}, not {short(repr(labels))}.')
     values = {str(name): _list(value) for name, value in labels.items()}
     ignored = values.pop("ignore", [])
     if missing := [value for value in ignored if value not in _list(data.ignore_index)]:
@@ -137,6 +137,10 @@ def _classes(labels: Any, file: Path, data: Data) -> dict[str, int | list[int]]:
             "Set data.classes to parts that do not overlap, such as { background = 0, edema = 1, core = 2 }."
         )
     return {name: values[name] for name in sorted(values, key=lambda name: min(values[name]))}
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _list(value: Any) -> list[Any]:

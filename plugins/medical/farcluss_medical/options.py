@@ -11,7 +11,7 @@ import numpy as np
 from farcluss.data.base import Data, Defaults
 from farcluss.data.layouts import built_by, read_option
 from farcluss.data.masks import build_mask_map, choose_palette
-from farcluss.errors import DataError, RecipeError
+from farcluss.errors import DataError, RecipeError, short
 from farcluss.plugins.options import Positive, Share
 from farcluss_medical.cache import Cache
 from farcluss_medical.cases import Index, verify
@@ -142,7 +142,7 @@ def _used(facts: dict[str, float]) -> dict[str, float]:
         return {key: float(facts[key]) for key in ("low", "high", "mean", "std")}
     except (KeyError, TypeError, ValueError):
         raise RecipeError(
-            f"data.layout.fingerprint: {facts!r} lacks low, high, mean or std of a channel.\n"
+            f"data.layout.fingerprint: {short(repr(facts))} lacks low, high, mean or std of a channel.\n"
             "Write it with `farcluss medical fingerprint`."
         ) from None
 

@@ -1,7 +1,6 @@
 """Volumes as stored in files: voxels, affine, and errors. The only module that knows file formats."""
 
 import gzip
-import zlib
 from dataclasses import dataclass
 from glob import escape
 from itertools import product
@@ -10,11 +9,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
-from farcluss.errors import DataError
+from farcluss.errors import DataError, FarclussError, is_out_of_memory, short
 from farcluss_medical import itk
 
 TOLERANCE = 0.05
@@ -31,8 +29,6 @@ SUFFIXES = (*NIBABEL, *HDF5, *itk.FILES)
 """Endings of all volumes, in lower case; a DICOM series is a folder."""
 VOLUMES = tuple(end for end in SUFFIXES if end != ".img")
 """The same without files that hold the voxels of a header file."""
-DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, ImageFileError)
-"""Exceptions raised when reading a damaged file."""
 
 
 def is_hdf5(path: str) -> bool:
@@ -165,10 +161,10 @@ def read_storage(path: str) -> Storage:
             return Storage(_hdf5_dtype(path), "")
         if itk.is_itk(path):
             kind, placed = itk.read_type(path)
-            return Storage(kind, "".join(nib.aff2axcodes(itk.read_grid(path)[1])), placed=placed)
+            return Storage(kind, _directions(itk.read_grid(path)[1]), placed=placed)
         image: Any = nib.load(path)
         stored = image.get_data_dtype()
-        dtype, orientation = "".join(stored.names or [str(stored)]), "".join(nib.aff2axcodes(image.affine))
+        dtype, orientation = "".join(stored.names or [str(stored)]), _directions(image.affine)
         if not hasattr(image, "get_sform"):  # Analyze
             return Storage(dtype, orientation, placed=False)
         sform = image.get_sform(coded=True)[0]
@@ -183,6 +179,11 @@ def read_storage(path: str) -> Storage:
         pixdim = image.header.get_zooms()[:3]
         agree = np.allclose(pixdim, spacing_of(sform)[: len(pixdim)], rtol=TOLERANCE)
         return Storage(dtype, orientation, disagreement=apart, pixdim=() if agree else tuple(unit * np.array(pixdim)))
+
+
+def _directions(affine: Affine) -> str:
+    """Directions of the axes of a file, such as `LPS`; a question mark for an axis without one."""
+    return "".join(code or "?" for code in nib.aff2axcodes(affine))
 
 
 def read_image(paths: tuple[str, ...], zero_nan: bool = False) -> Volume:
@@ -314,7 +315,10 @@ def has_label(path: str) -> bool:
 
 
 class reading:
-    """Context manager that turns read errors into a DataError that names the file."""
+    """Context manager that turns read errors into a DataError that names the file.
+
+    Of any type: a damaged header makes libraries raise whatever its bytes lead to.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -324,9 +328,11 @@ class reading:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{self.path} does not exist. Check data.root and the lists.") from None
-        if isinstance(error, DAMAGE) and not isinstance(error, DataError):
+        if isinstance(error, Exception) and not isinstance(error, FarclussError):
             lines = str(error).strip().splitlines() or [""]
-            reason = f"{type(error).__name__}: {lines[-1] if isinstance(error, RuntimeError) else lines[0]}"
+            reason = f"{type(error).__name__}: {short(lines[-1] if isinstance(error, RuntimeError) else lines[0])}"
+            if is_out_of_memory(error):
+                reason = "it has more voxels than fit into memory, or a damaged header"
             raise DataError(f"{self.path} cannot be read: {reason}. Replace the file, or take it out.") from None
 
 

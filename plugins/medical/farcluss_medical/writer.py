@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE
 from farcluss.errors import DataError, RecipeError, WeightsError
-from farcluss.runs.atomic import write_atomically
+from farcluss.runs.atomic import unwritable, write_atomically
 from farcluss_medical.cases import stem, volumes_in
 from farcluss_medical.itk import DICOM, is_dicom, is_itk, simple_itk
 from farcluss_medical.preprocessing import Preprocessing
@@ -174,7 +174,7 @@ class NiftiWriter:
             if self.probs or self.entropy:
                 self._write_maps(template, on_grid(probs, orientation.size()), orientation, target)
         except OSError as error:
-            raise DataError(f"{target.parent} cannot be written: {error.strerror}. Choose another --output.") from None
+            raise DataError(unwritable(target.parent, error, "--output")) from None
 
     def _refuse_oversized(self, path: str) -> None:
         """Raise DataError that names the file when resampling would make the case too large."""

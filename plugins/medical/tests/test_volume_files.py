@@ -1,6 +1,8 @@
 """Files of volumes: grids, units and labels, and what is damaged or no volume."""
 
 import gzip
+import random
+import warnings
 
 import h5py
 import nibabel as nib
@@ -9,6 +11,7 @@ import pytest
 from phantoms import Phantom, write_image, write_nifti
 from volume_data import build, refused
 
+from farcluss.errors import DataError
 from farcluss_medical.evaluation import read_labels
 from farcluss_medical.layouts import scans
 from farcluss_medical.volumes import (
@@ -132,6 +135,29 @@ def test_damaged_files(tmp_path):
         (tmp_path / name).write_bytes(part)
         assert name in refused(read_image, (str(tmp_path / name),))
     assert "does not exist" in refused(read_image, (str(tmp_path / "x.nii"),))
+
+
+@pytest.mark.parametrize("kind", ["a.nii", "a.nii.gz", "a.hdr"])
+def test_damage_anywhere_in_a_header_is_a_volume_or_a_data_error(tmp_path, kind):
+    path, rng = tmp_path / kind, random.Random(0)
+    scan = nib.Nifti1Image if "nii" in kind else nib.Nifti1Pair
+    scan(np.zeros((4, 3, 2), np.int16), np.eye(4)).to_filename(path)
+    content = path.read_bytes()
+    raw = gzip.decompress(content) if kind.endswith("gz") else content
+    failed = 0
+    for place in range(0, 352, 4):
+        damaged = bytearray(raw)
+        damaged[place : place + 4] = bytes(rng.choice((0, 255, 127)) for _ in range(4))
+        path.write_bytes(gzip.compress(damaged, 1) if kind.endswith("gz") else damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for read in (read_header, read_storage, lambda name: read_image((name,))):
+                try:
+                    read(str(path))
+                except DataError as error:
+                    failed += 1
+                    assert kind[:5] in str(error) and len(str(error)) < 700
+    assert failed > 20
 
 
 def test_files_that_are_no_volumes(tmp_path):

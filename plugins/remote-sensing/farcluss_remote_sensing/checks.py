@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from farcluss.data.base import IGNORE, Data
 from farcluss.data.layouts import settle_channels
-from farcluss.errors import DataError
+from farcluss.data.splits import Splits
+from farcluss.errors import DataError, by_cause
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.files import Stack, read_header
-from farcluss_remote_sensing.frames import frame_problem
-from farcluss_remote_sensing.leaks import leaks
+from farcluss_remote_sensing.frames import frame
+from farcluss_remote_sensing.leaks import leaks, together
 from farcluss_remote_sensing.matching import difference, unplaceable, vector_problem
 from farcluss_remote_sensing.scaling import Scaling, undeclared
 from farcluss_remote_sensing.scenes import Index, Scene, find_by_id, vector_label
@@ -49,7 +51,7 @@ def scalable(index: Index, stacks: Mapping[str, Stack], scaling: Scaling) -> tup
     """The scenes whose bands have a type that the scaling supports; the other scenes become problems."""
 
     def refused(scene: Scene) -> str:
-        scaling.check(stacks[scene.id].dtypes, scene.images[0])
+        scaling.check(stacks[scene.id].dtypes, stacks[scene.id].sources)
         return ""
 
     return _without(index, stacks, refused)
@@ -102,10 +104,16 @@ def _misplaced(path: str, stack: Stack, what: str) -> str:
     return f"{path} cannot be resampled onto the grid of {what}, {first}: {found}." if found else ""
 
 
-def inspect(dataset: SceneDataset) -> list[str]:
-    """Leaks between the sets of a recipe, and metadata of its files that cannot be right."""
+def inspect(dataset: SceneDataset, splits: Splits | None = None, most: int | None = None) -> list[str]:
+    """Leaks between the sets of a recipe, and metadata of its files that cannot be right; a text per cause.
+
+    Args:
+        dataset: of scenes.
+        splits: its sets in the recipe; None: find them.
+        most: how many scenes to look at the files of; None for all.
+    """
     text = undeclared(dataset.scaling.stats)
-    return [*([text] if text else []), *_files(dataset), *leaks(dataset)]
+    return [*([text] if text else []), *_files(dataset, most), *leaks(dataset, splits)]
 
 
 def order_problem(names: Sequence[str], known: Sequence[str], where: str) -> str:
@@ -118,20 +126,35 @@ def order_problem(names: Sequence[str], known: Sequence[str], where: str) -> str
     )
 
 
-def _files(dataset: SceneDataset) -> Iterator[str]:
+def _files(dataset: SceneDataset, most: int | None) -> list[str]:
     scenes = find_by_id(scene for scenes in dataset.index.splits.values() for scene in scenes)
     known: tuple[str, ...] = ()
-    for scene in scenes.values():
+    frames: dict[float, list[str]] = {}
+    texts: list[tuple[str, str]] = []
+    for scene in islice(scenes.values(), most):
         stack = dataset.stacks[scene.id]
         known = known or stack.names
-        if text := order_problem(stack.names, known, scene.images[0]):
-            yield text
+        texts.append((scene.images[0], order_problem(stack.names, known, scene.images[0])))
         try:
-            frames = (frame_problem(header, stack.bands, stack.nodata) for header in stack.headers)
-            texts = [*frames, *_label(scene, dataset)]
+            for header in stack.headers:
+                if found := frame(header, stack.bands, stack.nodata):
+                    fact = f"{header.path}: {100 * found[0]:.0f} % of the border is {found[1]:g} in all bands"
+                    frames.setdefault(found[1], []).append(fact)
+            texts += [(scene.label or "", text) for text in _label(scene, dataset)]
         except DataError as error:  # a file that could be read earlier, when its header was
-            texts = [str(error)]
-        yield from filter(None, texts)
+            texts.append(("", str(error)))
+    return [*by_cause(pair for pair in texts if pair[1]), *_framed(frames)]
+
+
+def _framed(frames: Mapping[float, Sequence[str]]) -> Iterator[str]:
+    """What to do about constant borders, by value."""
+    for value, facts in frames.items():
+        yield from together(
+            facts,
+            "file",
+            ", but no nodata value is declared: missing data would be learned as measurements. "
+            f"Set data.layout.nodata = {value:g}, or declare it: rio edit-info --nodata {value:g} FILE",
+        )
 
 
 def _label(scene: Scene, dataset: SceneDataset) -> Iterator[str]:

@@ -14,16 +14,23 @@ from farcluss.data.accounting import Account, Reason
 from farcluss.data.base import Data, Defaults, Item, MissingMask, Palette, Sample, Window
 from farcluss.data.indexes import in_split, refuse_name
 from farcluss.data.layouts import carry
+from farcluss.data.splits import Splits
 from farcluss.data.weighting import count_pixels
 from farcluss.errors import DataError
+from farcluss_remote_sensing.addresses import is_there
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
+from farcluss_remote_sensing.polygon_checks import polygon_remarks
 from farcluss_remote_sensing.scaling import Scaling
 from farcluss_remote_sensing.scenes import Index, Scene, by_path, find_by_id, find_by_path, label_file
 from farcluss_remote_sensing.tiles import name_of, nth, parse_name, tiles, whole
 
 SHRINK = 8
 """Pixels are counted in every 8th row and column."""
+
+
+FEW = 16
+"""Scenes whose pixels a run looks at before it trains."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class SceneDataset:
     scaling: Scaling
     side: int
     min_valid: float
-    inspect: Callable[["SceneDataset"], list[str]]
+    inspect: Callable[..., list[str]]
     defaults: Defaults
     lists_decide: bool = True
 
@@ -74,12 +81,45 @@ class SceneDataset:
         for band in range(scenes[0].count if scenes else 0):
             facts = {"dtype": {one.dtypes[band] for one in scenes}, "name": {one.names[band] for one in scenes}}
             tables.append({key: min(values) for key, values in facts.items() if len(values) == 1 and min(values)})
-        stats: Sequence[Mapping[str, Any]] = self.scaling.stats or [{}] * len(tables)
+        stats = self.scaling.stats or (self._sampled if self.scaling.mode == "scale" else ()) or [{}] * len(tables)
         return [table | dict(band) for table, band in zip(tables, stats, strict=False)]
+
+    @cached_property
+    def _sampled(self) -> list[dict[str, float]]:
+        """Mean and standard deviation per band, estimated from the middle of a few training scenes; or nothing.
+
+        They scale nothing: predictions notice by them when a scene is in another unit.
+        """
+        scenes = self.index.splits.get("train", ())
+        parts = []
+        for scene in scenes[:: max(1, len(scenes) // FEW)][:FEW]:
+            stack = self.stacks[scene.id]
+            box = tuple(slice((n - min(n, self.side)) // 2, (n + min(n, self.side)) // 2) for n in stack.grid.size)
+            try:
+                values, valid = stack.read(box, SHRINK)
+            except DataError:  # reported where it is read to learn from it
+                continue
+            parts.append(values[:, valid].astype(np.float64))
+        if not sum(part.shape[1] for part in parts):
+            return []
+        values = np.concatenate(parts, 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            facts = np.stack([values.mean(1), values.std(1)], 1)
+        return [{"mean": mean, "std": std} for mean, std in facts.tolist()] if np.isfinite(facts).all() else []
 
     def findings(self) -> list[str]:
         """Missing or contradictory files, and leaks between sets."""
         return [*self.index.problems, *self.inspect(self)]
+
+    def risks(self, splits: Splits) -> list[str]:
+        """The first line of each finding, as far as headers and the borders of a few scenes show it."""
+        return [text.partition("\n")[0] for text in self.inspect(self, splits, FEW)]
+
+    def oddities(self, items: Sequence[Item]) -> list[str]:
+        """Polygons of these items that label nothing, or something else than is drawn."""
+        found = [self.find(item) for item in items if item.mask is not None]
+        places = [(scene.label, self.stacks[scene.id].grid, box) for scene, box in found if scene.label]
+        return polygon_remarks(self.labels, places)
 
     def account(self, items: Sequence[Item]) -> Account:
         """What of the layout's folders is not used where these items are."""
@@ -109,7 +149,7 @@ class SceneDataset:
         height, width = self.stacks[scene.id].grid.size
         if box and (box[0].stop > height or box[1].stop > width):
             raise DataError(f"{line.strip()!r} reaches beyond the scene, which has {height} rows and {width} columns.")
-        if scene.label and not os.path.isfile(label_file(scene.label)):
+        if scene.label and not is_there(label_file(scene.label)):
             text = f"the label {scene.label} does not exist. Fix the list, or leave the label out of it."
             raise MissingMask(text, self._items(replace(scene, label=None), box))
         found = self._items(scene, box)  # keep at least one, as the line names it

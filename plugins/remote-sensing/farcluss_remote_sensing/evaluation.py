@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE, Data, Item, Window, read_sample
 from farcluss.data.splits import find_list, read_list, resolve
-from farcluss.errors import DataError
+from farcluss.errors import DataError, some
 from farcluss.learning.build import build_dataset
 from farcluss_remote_sensing.dataset import SceneDataset
-from farcluss_remote_sensing.files import Grid, read_file, read_header
+from farcluss_remote_sensing.files import Grid, read_file, read_header, reading
+from farcluss_remote_sensing.legend import indices, values_by_tags
 from farcluss_remote_sensing.matching import difference
 from farcluss_remote_sensing.scenes import Scene
 from farcluss_remote_sensing.scores import CHANGE, MapScores
@@ -51,7 +53,7 @@ def evaluate(
 
     Args:
         data: section of a recipe with a layout of scenes: gives labels, classes and ignored values.
-        predictions: folder of maps `.tif` of class indices, named like their scenes or the first files of those.
+        predictions: folder of maps `.tif`, named like their scenes or the first files of those.
         split: `val`, `test` or a list; None for the recipe's own `val`.
         progress: iterates over the ids of scenes, and may show the progress.
 
@@ -104,7 +106,7 @@ def find_maps(folder: Path, scenes: Sequence[Scene]) -> dict[str, Path]:
     counts = Counter(name for names in known.values() for name in names)
     found = {}
     for scene in scenes:
-        names = [scene.id, *(name for name in known[scene.id] if counts[name] == 1)]
+        names = [scene.id.lstrip("/"), *(name for name in known[scene.id] if counts[name] == 1)]
         path = next((path for name in names if (path := folder / f"{name}.tif").is_file()), None)
         if path is not None:
             found[scene.id] = path
@@ -127,27 +129,39 @@ def _confusion(dataset: SceneDataset, items: Sequence[Item], path: Path) -> NDAr
     """`(C, C + 1)` pixels of windows of one scene by true and mapped class. Raises DataError."""
     scene, _ = dataset.find(items[0])
     _check_grid(path, dataset.stacks[scene.id].grid, scene)
-    count = len(dataset.classes)
+    count, values = len(dataset.classes), map_values(path, dataset)
     confusion = np.zeros(count * (count + 1), np.int64)
     for item in items:
         mask = read_sample(dataset, item).mask
         assert mask is not None  # checked in `_items`
-        pairs = mask.astype(np.int64) * (count + 1) + read_map(path, dataset.find(item)[1], count)
+        pairs = mask.astype(np.int64) * (count + 1) + read_map(path, dataset.find(item)[1], values)
         confusion += np.bincount(pairs[mask != IGNORE], minlength=len(confusion))
     return confusion.reshape(count, count + 1)
 
 
-def read_map(path: Path, window: Window, count: int) -> NDArray[np.int64]:
-    """Class indices `(h, w)` of a window of a map, `count` for pixels without a class. Raises DataError."""
+def map_values(path: Path, dataset: SceneDataset) -> list[int]:
+    """The value of each class in a map: by its tags, else as in the labels, or indices if those are colors."""
+    with reading(str(path)), rasterio.open(path) as file:
+        tagged = values_by_tags(file.tags(), dataset.classes)
+    masks = dataset.labels.masks
+    return tagged or (list(range(len(masks.names))) if masks.colors else list(masks.first))
+
+
+def read_map(path: Path, window: Window, known: Sequence[int]) -> NDArray[np.int64]:
+    """Class indices `(h, w)` of a window of a map, their number for pixels without a class. Raises DataError."""
     (values,), valid = read_file(str(path), window, bands=[1])
-    mapped = values != IGNORE if valid is None else valid & (values != IGNORE)
-    known = np.isin(values, np.arange(count)) if values.dtype.kind in "iu" else np.zeros(values.shape, bool)
-    if (strange := values[mapped & ~known]).size:
+    mapped = (values != IGNORE) | (IGNORE in known)
+    mapped = mapped if valid is None else valid & mapped
+    found = np.full(values.shape, len(known))
+    if values.dtype.kind in "iu":
+        found = indices(values, known, len(known))
+    if (strange := values[mapped & (found == len(known))]).size:
         raise DataError(
-            f"{path} holds the value {strange[0]} ({values.dtype}); a map holds class indices, here 0 to {count - 1}, "
-            f"and {IGNORE} where it has none.\nPredict with weights of this recipe."
+            f"{path} holds the value {strange[0]} ({values.dtype}); a map of these classes holds "
+            f"{some([str(value) for value in known], 6)}, and nodata or {IGNORE} where it has none.\n"
+            "Predict with weights of this recipe."
         )
-    return np.where(mapped, values, count).astype(np.int64)
+    return np.where(mapped, found, len(known))
 
 
 def _check_grid(path: Path, grid: Grid, scene: Scene) -> None:

@@ -4,10 +4,11 @@ Notation used for shapes: C bands, h, w rows and columns of a window.
 """
 
 import os
+import stat
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # of GDAL's errors, some have no public class
 from rasterio.dtypes import in_dtype_range
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
@@ -22,11 +24,14 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as Box
 
 from farcluss.data.base import Window
-from farcluss.errors import DataError
+from farcluss.errors import DataError, short
+from farcluss_remote_sensing.addresses import is_address
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
 OPEN = 64
 """Maximum number of files that a process keeps open."""
+PATIENCE = {"GDAL_HTTP_CONNECTTIMEOUT": 30, "GDAL_HTTP_LOW_SPEED_TIME": 60, "GDAL_HTTP_LOW_SPEED_LIMIT": 1}
+"""Seconds, and bytes per second below which a transfer has stalled, unless the environment says otherwise."""
 
 _handles: OrderedDict[tuple[Any, ...], tuple[Any, Any]] = OrderedDict()
 """By path, grid and resampling: the state of the file when it was opened, and the open file."""
@@ -128,7 +133,10 @@ def read_header(path: str, bands: Sequence[int] = ()) -> Header:
 def _choose_bands(path: str, file: Any, bands: Sequence[int]) -> list[int]:
     """Numbers of the bands to read from an open file. Raises DataError: it has no such band."""
     if bands and max(bands) > file.count:
-        raise DataError(f"{path} has {file.count} bands, but band {max(bands)} is wanted. Check data.layout.bands.")
+        raise DataError(
+            f"{path} has {file.count} bands, but band {max(bands)} is wanted.\n"
+            "Check data.layout.bands, or data.layout.label_band where it is a label."
+        )
     return list(bands) or [band for band, kind in enumerate(file.colorinterp, 1) if kind != ColorInterp.alpha]
 
 
@@ -142,26 +150,47 @@ def _is_masked(file: Any, bands: Sequence[int]) -> bool:
 @contextmanager
 def reading(path: str) -> Iterator[None]:
     """Turn GDAL's read errors into a DataError with the file and what to do."""
+    patience = {name: value for name, value in PATIENCE.items() if name not in os.environ}
     try:
-        yield
-    except (RasterioError, RasterioIOError, OSError) as error:
+        with rasterio.Env(**patience) if is_address(path) else nullcontext():
+            yield
+    except (RasterioError, RasterioIOError, CPLE_BaseError, OSError) as error:
         close_all()  # GDAL would report this error again for the next open file
-        if not os.path.exists(path):
+        if is_address(path):
+            text = (
+                f"{path} cannot be read: {_reason(path, error)}.\n"
+                "Check the address and the network (HTTPS_PROXY), and for s3 the rights: AWS_PROFILE, or "
+                "AWS_NO_SIGN_REQUEST=YES for public data."
+            )
+        elif not os.path.exists(path):
             text = f"{path} does not exist. Check data.root and the lists."
         elif os.path.getsize(path) == 0:
             text = f"{path} cannot be read: it is empty (0 bytes). Replace it or take it out."
         else:
-            reason = str(error).partition("\n")[0].removeprefix(f"'{path}' ").strip().rstrip(".")
-            text = f"{path} cannot be read: {reason}. Replace it or take it out."
+            text = f"{path} cannot be read: {_reason(path, error)}. Replace it or take it out."
         raise DataError(text) from None
+
+
+def _reason(path: str, error: Exception) -> str:
+    """What GDAL says of a file, on one line and without its name."""
+    return short(str(error.__cause__ or error).partition("\n")[0].removeprefix(f"'{path}' ").strip().rstrip("."))
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """Identifies the content of a file; nothing of an address. Raises DataError: it is a pipe or a device."""
+    if is_address(path):
+        return ()
+    facts = os.stat(path)
+    if not stat.S_ISREG(facts.st_mode):
+        raise DataError(f"{path} cannot be read: it is no file, but a folder, a pipe or a device. Take it out.")
+    return facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 
 def _open(
     path: str, grid: Grid | None = None, resampling: Resampling = Resampling.nearest, nodata: float | None = None
 ) -> Any:
     """An open file of this process; with a `grid`, resampled onto it. Reopened if it has changed."""
-    key, facts = (path, grid, resampling, nodata), os.stat(path)
-    stamp = facts.st_mtime_ns, facts.st_size, facts.st_ino
+    key, stamp = (path, grid, resampling, nodata), _state(path)
     if key in _handles and _handles[key][0] != stamp:
         _handles.pop(key)[1].close()
     if key in _handles:
@@ -282,6 +311,11 @@ class Stack:
     def dtypes(self) -> tuple[str, ...]:
         """Type of each band."""
         return tuple(dtype for header in self.headers for dtype in header.dtypes)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """File of each band."""
+        return tuple(header.path for header in self.headers for _ in header.dtypes)
 
     @property
     def names(self) -> tuple[str, ...]:

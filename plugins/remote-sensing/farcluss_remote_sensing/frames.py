@@ -14,19 +14,12 @@ SHARE = 0.05
 """Contiguous share of the border with one value: no measurement is so constant."""
 
 
-def frame_problem(header: Header, bands: tuple[int, ...], nodata: float | None = None) -> str:
-    """Why missing data of a file would be taken for measurements; empty without evidence. Raises DataError."""
+def frame(header: Header, bands: tuple[int, ...], nodata: float | None = None) -> tuple[float, float] | None:
+    """Share and value of a constant border that would be taken for measurements; None for none. Raises DataError."""
     if header.masked or nodata is not None:
-        return ""
-    values = border_values(header, bands)
-    share, value = longest_run(values)
-    if share < SHARE:
-        return ""
-    return (
-        f"{header.path}: {100 * share:.0f} % of the border is {value:g} in all bands, but the file has no nodata "
-        f"value: missing data would be learned as measurements. Set data.layout.nodata = {value:g}, or "
-        f"declare it in the file: rio edit-info --nodata {value:g} {header.path}"
-    )
+        return None
+    share, value = longest_run(border_values(header, bands))
+    return None if share < SHARE else (share, value)
 
 
 def border_values(header: Header, bands: tuple[int, ...]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Labels of scenes: pixels by value or color, or polygons by attribute."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from farcluss.errors import DataError
 from farcluss_remote_sensing.files import Grid, read_colors, read_file, read_header
 from farcluss_remote_sensing.scenes import vector_label
 from farcluss_remote_sensing.tiles import nth
+from farcluss_remote_sensing.vectors import Rules, rasterize
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,14 @@ class LabelReader:
 
     Attributes:
         masks: from values or colors to classes.
-        field: attribute of polygons with their class; empty if all have one class, the first that is not `outside`.
-        outside: class of pixels that no polygon covers; empty to ignore them.
+        rules: for polygons.
         warp: whether labels on other grids are resampled (nearest) onto that of the scene.
         nodata: value of pixels without a label, in place of the files' own; None for that.
         band: number (from 1) of the band of labels; None for files whose bands are equal.
     """
 
     masks: MaskMap
-    field: str = ""
-    outside: str = ""
+    rules: Rules = field(default_factory=Rules)
     warp: bool = False
     nodata: float | None = None
     band: int | None = None
@@ -41,9 +40,7 @@ class LabelReader:
             DataError: the label cannot be read, is on another grid, or holds values that no class has.
         """
         if vector := vector_label(label):
-            from farcluss_remote_sensing.vectors import rasterize
-
-            return rasterize(*vector, grid, window, shrink, self.masks, self.field, self.outside)
+            return rasterize(*vector, grid, window, shrink, self.masks, self.rules)
         found = read_header(label).grid
         if not self.warp and found.size != grid.size:
             raise DataError(

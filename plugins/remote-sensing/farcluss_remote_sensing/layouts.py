@@ -1,14 +1,16 @@
 """The layouts for your own scenes, each an entry point of the group `farcluss.dataset`."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from farcluss.data.base import Data
-from farcluss.data.layouts import read_table, root_of
-from farcluss.data.pairing import MaskFinder, below, fixed_part
+from farcluss.data.layouts import root_of
+from farcluss.data.pairing import MaskFinder, fixed_part
 from farcluss.data.searching import Found
 from farcluss.errors import DataError
+from farcluss_remote_sensing.addresses import is_there, locate, scene_name
 from farcluss_remote_sensing.folders import (
     band_files_of,
     label_finder,
@@ -20,6 +22,7 @@ from farcluss_remote_sensing.folders import (
 )
 from farcluss_remote_sensing.options import with_scene_options
 from farcluss_remote_sensing.scenes import Index, Scene, label_file
+from farcluss_remote_sensing.tables import images_of, read_scenes
 
 COLUMNS = ("image", "label", "group", "split")
 SPLITS = {"": "train", "train": "train", "val": "val", "test": "test"}
@@ -92,22 +95,18 @@ def rasters(
 def scenes(data: Data, *, file: str = "scenes.csv") -> Index:
     """A table of scenes: CSV with the columns image, label, group, split; all but image may be missing.
 
-    Paths are relative to `data.root`. An image may be several files, `A.tif;B.tif`, whose bands are stacked; a label is
-    a file of pixels, or of polygons as `FILE` or `FILE:LAYER`. A scene without a label is unlabeled; `group` names what
+    Paths are relative to `data.root`; rasters may also be addresses, `https://...`, `s3://...` or `/vsi...`. An image
+    may be several files, `A.tif;B.tif`, whose bands are stacked; a label is a file of pixels, or of polygons as `FILE`
+    or `FILE:LAYER`. A scene without a label is unlabeled; `group` names what
     must stay in one set, such as a place; `split` is train (or empty), val or test. A scene is named after its (first)
-    image, without extension.
+    image, by its path without extension.
 
     Args:
         file: the table, below `data.root`.
     """
     root = root_of(data)
     table = root / file
-    rows, columns = read_table(table)
-    if "image" not in columns:
-        raise DataError(
-            f"{table} has the columns {', '.join(columns) or '(none)'}.\n"
-            "It needs image; label, group and split are optional."
-        )
+    rows, columns = read_scenes(table)
     where = f"{table}, line"
     unknown = [column for column in columns if column not in COLUMNS]
     problems = [f"{where} 1: unknown column {c!r}; known are {', '.join(COLUMNS)}." for c in unknown]
@@ -115,15 +114,15 @@ def scenes(data: Data, *, file: str = "scenes.csv") -> Index:
     lines: dict[str, int] = {}
     homes = _homes(rows)
     for line, row in rows:
-        paths = [root / name.strip() for name in row["image"].split(";") if name.strip()]
+        paths = images_of(row["image"], root)
         wrong = _row_problems(root, row, paths, homes)
-        name = below(paths[0].with_suffix(""), root) if paths else ""
+        name = scene_name(paths[0], root) if paths else ""
         if paths and (first := lines.setdefault(name, line)) != line:
             wrong.append(f"scene {name} is already in line {first}.")
         problems += [f"{where} {line}: {text}" for text in wrong]
         if not wrong:
-            label = str(root / row["label"]) if row.get("label") else None
-            scene = Scene(name, tuple(map(str, paths)), label, row.get("group", ""))
+            label = locate(root, row["label"]) if row.get("label") else None
+            scene = Scene(name, paths, label, row.get("group", ""))
             splits.setdefault(SPLITS[row.get("split", "")], []).append(scene)
     return Index(splits, problems)
 
@@ -139,12 +138,13 @@ def _homes(rows: list[tuple[int, dict[str, str]]]) -> dict[str, str]:
     return homes
 
 
-def _row_problems(root: Path, row: Mapping[str, str], images: list[Path], homes: Mapping[str, str]) -> list[str]:
+def _row_problems(root: Path, row: Mapping[str, str], images: tuple[str, ...], homes: Mapping[str, str]) -> list[str]:
     """Problems of a single row, and of the split of its group."""
     split, label, group = (row.get(column, "") for column in ("split", "label", "group"))
     wrong = [] if images else ["the column image is empty."]
-    paths = [*images, *([root / label_file(label)] if label else [])]
-    wrong += [f"{path} does not exist." for path in paths if not path.is_file()]
+    paths = [*images, *([locate(root, label_file(label))] if label else [])]
+    odd = "is no file, but a folder, a pipe or a device"
+    wrong += [f"{path} {odd if os.path.exists(path) else 'does not exist'}." for path in paths if not is_there(path)]
     if row.get(""):
         wrong.append(f"there are more values than columns: {row['']}.")
     if split not in SPLITS:

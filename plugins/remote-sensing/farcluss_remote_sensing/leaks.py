@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from farcluss.data.base import Item, Window
 from farcluss.data.splits import Splits, find_list, resolve
-from farcluss.errors import FarclussError
+from farcluss.errors import FarclussError, counted
 from farcluss_remote_sensing.boxes import area, bounds_of, overlaps
 from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.files import Grid
@@ -17,8 +17,6 @@ from farcluss_remote_sensing.matching import moved
 from farcluss_remote_sensing.scenes import Scene
 from farcluss_remote_sensing.tiles import name_of, whole
 
-SHOWN = 20
-"""Maximum number of pairs to report."""
 ADVICE = "Split again (`farcluss rs split`), or set data.allow_overlap = true."
 WORLD = "EPSG:4326"
 """Longitude and latitude, to compare scenes of different reference systems."""
@@ -43,27 +41,41 @@ Covers = dict[str, Cover]
 """By scene."""
 
 
-def leaks(dataset: SceneDataset) -> list[str]:
-    """Leaks that would inflate scores: ground that is both trained on and held out."""
+def leaks(dataset: SceneDataset, splits: Splits | None = None) -> list[str]:
+    """Leaks that would inflate scores: ground that is both trained on and held out, a text per kind.
+
+    Args:
+        dataset: of scenes.
+        splits: its sets in the recipe; None: find them.
+    """
     if dataset.data.allow_overlap:
         return []
     try:
-        splits = resolve(dataset, dataset.data)
+        splits = splits or resolve(dataset, dataset.data)
     except FarclussError:  # reported by training
         return []
     sets = {name: _covers(dataset, getattr(splits, name)) for name in ("labeled", "unlabeled", "val")}
     own = _own_splits(dataset, splits)
-    texts, pairs = list[str](), list[str]()
+    groups, divided, ground = list[str](), list[str](), list[str]()
     for held, scenes in ({"val": sets["val"]} | own).items():
         for name, covers in sets.items():
             if name == held:
                 continue
-            pairs += _divided_scenes(name, covers, held, scenes) if name != "val" else []
-            pairs += _shared_ground(name, covers, held, scenes)
+            divided += _divided_scenes(name, covers, held, scenes) if name != "val" else []
+            ground += _shared_ground(name, covers, held, scenes)
             if held != "val" and name != "val":
-                texts += _shared_groups(name, covers, held, scenes)
-    more = [f"{len(pairs)} pairs of scenes share ground; the first {SHOWN} are named."] if len(pairs) > SHOWN else []
-    return [*texts, *pairs[:SHOWN], *more]
+                groups += _shared_groups(name, covers, held, scenes)
+    scored = f": scores would be computed on training data. {ADVICE}"
+    return [*groups, *together(divided, "scene", scored), *together(ground, "pair", scored)]
+
+
+def together(facts: Sequence[str], noun: str, rest: str) -> list[str]:
+    """Facts of one kind as one text: the first, how many more there are, and the rest of the sentence; then the others.
+
+    Nothing without facts.
+    """
+    more = f" (and {counted(len(facts) - 1, f'more {noun}')})" if len(facts) > 1 else ""
+    return ["\n".join([f"{facts[0]}{more}{rest}", *facts[1:]])] if facts else []
 
 
 def _own_splits(dataset: SceneDataset, splits: Splits) -> dict[str, Covers]:
@@ -105,7 +117,7 @@ def _divided_scenes(name: str, covers: Covers, held: str, others: Covers) -> Ite
             first = name_of(scene, covers[scene].boxes[int(pixels.argmax())])
             yield (
                 f"Windows of {scene} in {name} and in {held} overlap by {total:,} pixels, the first {first} and "
-                f"{name_of(scene, box)}: scores would be computed on training data. {ADVICE}"
+                f"{name_of(scene, box)}"
             )
 
 
@@ -125,10 +137,8 @@ def _shared_ground(name: str, covers: Covers, held: str, others: Covers) -> Iter
                 for key, pixels in _overlapping(some, rest, "" if crs == other else WORLD):
                     found[key] = found.get(key, 0.0) + pixels
     for (first, second), pixels in sorted(found.items()):
-        yield (
-            f"Scene {first} in {name} and scene {second} in {held} show the same ground, {pixels:,.0f} pixels of "
-            f"{second}. {ADVICE}"
-        )
+        where = f"Scene {first} in {name} and scene {second} in {held}"
+        yield f"{where} show the same ground, {pixels:,.0f} pixels of {second}"
 
 
 def _by_crs(covers: Covers) -> dict[str, list[Cover]]:

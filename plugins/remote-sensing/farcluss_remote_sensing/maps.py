@@ -2,14 +2,14 @@
 
 import errno
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # GDAL's own errors, which rasterio does not wrap
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -17,8 +17,8 @@ from rasterio.shutil import copy as copy_file
 from rasterio.windows import Window as Box
 
 from farcluss_remote_sensing.files import Grid, close_all
+from farcluss_remote_sensing.legend import legend_of
 from farcluss_remote_sensing.strips import Strips
-from farcluss_remote_sensing.whole_scenes import NO_CLASS
 
 if TYPE_CHECKING:
     from farcluss.inference.card import Card
@@ -73,48 +73,36 @@ def _read_back(path: Path) -> None:
 
 def _write_tiled(path: Path, strips: Strips, name: str, grid: Grid, card: "Card", fast: bool) -> None:
     bands, dtype = strips.maps[name]
-    whole = name == "classes"
+    whole, legend = name == "classes", legend_of(card)
     profile: dict[str, Any] = {
-        "driver": "GTiff", "dtype": dtype, "count": bands, "height": grid.height, "width": grid.width,
+        "driver": "GTiff", "dtype": legend.dtype if whole else dtype, "count": bands,
+        "height": grid.height, "width": grid.width,
         "crs": CRS.from_wkt(grid.crs) if grid.crs else None, "transform": rasterio.Affine(*grid.transform),
-        "nodata": NO_CLASS if whole else np.nan, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
+        "nodata": legend.nodata if whole else np.nan, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
         "compress": "deflate", "zlevel": 1 if fast else 6, "predictor": 1 if whole else 3, "bigtiff": "IF_SAFER",
     }  # fmt: skip
     with rasterio.open(path, "w", **profile) as file:
-        described = {f"CLASS_{index}": text for index, text in enumerate(card.classes)}
-        file.update_tags(**described, WEIGHTS=card.source, STEP=card.step)
+        file.update_tags(**legend.tags(), WEIGHTS=card.source, STEP=card.step)
         if whole:
-            colors = {index: (*color, 255) for index, color in enumerate(card.palette)}
-            file.write_colormap(1, {**colors, NO_CLASS: (0, 0, 0, 0)})
+            file.write_colormap(1, legend.colormap())
         elif name == "probs":
             for band, text in enumerate(card.classes, 1):
                 file.set_band_description(band, text)
         for number in range(strips.count):
-            _write_strip(file, strips, number, name)
+            _write_strip(file, strips, number, name, legend.table() if whole else None)
 
 
-def _write_strip(file: Any, strips: Strips, number: int, name: str) -> None:
-    """Write a strip block by block."""
+def _write_strip(file: Any, strips: Strips, number: int, name: str, table: NDArray[Any] | None) -> None:
+    """Write a strip block by block; with a `table`, what it has for each value."""
     values = strips.open(number, name)
     top = strips.bounds(number)[0]
     for row in range(0, values.shape[0], BLOCK):
         for column in range(0, values.shape[2], BLOCK):
             block = values[row : row + BLOCK, :, column : column + BLOCK].swapaxes(0, 1)
             box = Box(column, top + row, block.shape[2], block.shape[1])  # type: ignore[no-untyped-call,unused-ignore]
-            file.write(np.ascontiguousarray(block), window=box)
+            file.write(np.ascontiguousarray(block if table is None else table[block]), window=box)
 
 
 def beside(path: Path) -> Path:
     """GDAL's sidecar file with metadata that a map's own cannot store, such as a rare coordinate reference system."""
     return path.with_name(f"{path.name}.aux.xml")
-
-
-def category_names(path: Path, classes: Sequence[str]) -> bytes:
-    """The content of the sidecar file (see `beside`) with class names for GDAL and QGIS, keeping what GDAL wrote."""
-    known = beside(path)
-    root = ElementTree.parse(known).getroot() if known.is_file() else ElementTree.Element("PAMDataset")
-    names = ElementTree.SubElement(ElementTree.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
-    for name in classes:
-        ElementTree.SubElement(names, "Category").text = name
-    text: bytes = ElementTree.tostring(root, encoding="utf-8")
-    return text

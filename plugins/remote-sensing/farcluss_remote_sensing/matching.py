@@ -1,5 +1,6 @@
 """Whether the files of a scene are on the same grid, from their headers; texts that describe differences."""
 
+import os
 from functools import lru_cache
 from typing import Any
 
@@ -119,8 +120,11 @@ def _extent(path: str, layer: str) -> tuple[tuple[float, ...] | None, str]:
 
     try:
         facts = pyogrio.read_info(path, layer=layer or None, force_total_bounds=True)
+    except IndexError:
+        raise DataError(f"{path} cannot be read: it has no layers. Replace it or take it out.") from None
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        reason = str(error).partition("; It might")[0].rstrip(".")
+        empty = os.path.isfile(path) and not os.path.getsize(path)
+        reason = "it is empty (0 bytes)" if empty else str(error).partition("; It might")[0].rstrip(".")
         raise DataError(f"{path} cannot be read: {reason}. Replace it or take it out.") from None
     bounds = facts["total_bounds"]
     if bounds is None or not np.isfinite(bounds).all():

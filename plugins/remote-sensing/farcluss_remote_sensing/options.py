@@ -14,6 +14,7 @@ from farcluss_remote_sensing.dataset import SceneDataset
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Mode, build_scaling
 from farcluss_remote_sensing.scenes import Index
+from farcluss_remote_sensing.vectors import Overlap, Rules
 
 
 def scene_dataset(
@@ -27,6 +28,8 @@ def scene_dataset(
     stats: str | list[dict[str, Any]] = "",
     field: str = "",
     outside: str = "",
+    all_touched: bool = False,
+    overlap: Overlap = "feature",
     warp: bool = False,
     min_valid: Share = 0.5,
     nodata: float | None = None,
@@ -45,6 +48,10 @@ def scene_dataset(
         field: attribute of polygons that names their class, by name or by value; unset: all have one class, the first
             that is not `outside`.
         outside: class of pixels that no polygon covers; unset: they are ignored.
+        all_touched: a polygon covers each pixel that it touches, as for roads thinner than a pixel; else those whose
+            center lies inside.
+        overlap: what a pixel is that several polygons cover: the later `feature` of the file counts, or the one whose
+            `class` is later in data.classes.
         warp: resample files and labels onto the grid of the scene's first file where theirs differs, instead of
             reporting an error.
         min_valid: share of valid pixels below which an unlabeled window is left out of training.
@@ -57,16 +64,16 @@ def scene_dataset(
         raise RecipeError(f"data.layout.outside = {outside!r} is no class; classes are {', '.join(masks.names)}.")
     known = _read_stats(stats, data) if isinstance(stats, str) else stats
     index, stacks, channels = usable(index, data, tuple(bands), warp, nodata)
-    defaults = _defaults(channels, scaling)
+    defaults = _defaults(channels, scaling, masks.values)
     data = data.with_defaults(defaults)
     built = build_scaling(scaling, factor, known, channels, data.channel_mean)
     index, stacks = scalable(index, stacks, built)
     palette = choose_palette(data, _palette(index, len(masks.names)), len(masks.names), masks)
-    labels = LabelReader(masks, field, outside, warp, label_nodata, label_band)
+    labels = LabelReader(masks, Rules(field, outside, all_touched, overlap), warp, label_nodata, label_band)
     # Stored in weights, as defaults may change in later versions.
-    carried = {"window": window, "bands": bands, "scaling": scaling, "factor": factor, "field": field}
-    carried |= {"outside": outside, "warp": warp, "min_valid": min_valid, "nodata": nodata}
-    carried |= {"label_nodata": label_nodata, "label_band": label_band}
+    carried = {"window": window, "bands": bands, "scaling": scaling, "factor": factor, "warp": warp}
+    carried |= {"field": field, "outside": outside, "all_touched": all_touched, "overlap": overlap}
+    carried |= {"min_valid": min_valid, "nodata": nodata, "label_nodata": label_nodata, "label_band": label_band}
     index = replace(index, options={**index.options, **carried})
     return SceneDataset(data, index, stacks, labels, palette, built, window, min_valid, inspect, defaults)
 
@@ -75,11 +82,11 @@ with_scene_options = built_by(scene_dataset)
 """Turns a function `layout(data, *, options) -> Index` into a data set plugin with `scene_dataset`'s options too."""
 
 
-def _defaults(channels: int, scaling: Mode) -> Defaults:
+def _defaults(channels: int, scaling: Mode, values: list[int | str]) -> Defaults:
     """Defaults for scenes: nadir views have no up and down; zscore bands need no mean and std."""
     mean, std = (0.0, 1.0) if scaling == "zscore" else (None, None)
     bounds = (0.0, 1.0) if scaling in ("imagenet", "percentile") else None
-    return Defaults(channels, mean, std, [0, 1], [(0, 1)], "geotiff", value_range=bounds)
+    return Defaults(channels, mean, std, [0, 1], [(0, 1)], "geotiff", value_range=bounds, mask_values=values)
 
 
 def _with_ignored(data: Data, index: Index) -> Data:

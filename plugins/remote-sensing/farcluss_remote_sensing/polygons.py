@@ -18,10 +18,11 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as Box
 
 from farcluss.data.base import IGNORE, Window
-from farcluss.errors import DataError
+from farcluss.errors import DataError, some
 from farcluss.runs.atomic import UNFINISHED, rename_durably
 from farcluss_remote_sensing.areas import square_meters
 from farcluss_remote_sensing.files import Grid, reading
+from farcluss_remote_sensing.legend import indices
 from farcluss_remote_sensing.outlines import BLOCK, Block, outline
 
 Kind = Literal["gpkg", "geojson"]
@@ -34,24 +35,33 @@ def write_polygons(
     classes: Sequence[str],
     outputs: Mapping[Kind, Path],
     *,
+    values: Sequence[int] | None = None,
+    min_area: float = 0.0,
+    simplify: float = 0.0,
     block: int = BLOCK,
 ) -> None:
     """Write the connected components of a map as polygons along pixel edges.
 
-    Invalid pixels belong to no polygon; class 0 is an ordinary class. The attributes are `class_id`, `class`,
-    `pixels` (their number), `area_m2` (on the ellipsoid of the CRS; null without one) and `confidence` (mean; null if
-    no pixel has any). A GeoPackage is in the CRS of the map; GeoJSON is in longitude and latitude (RFC 7946).
+    Invalid pixels belong to no polygon; class 0 is an ordinary class. The attributes are `class_id` (value in the map),
+    `class`, `pixels` (their number), `area_m2` (on the ellipsoid of the CRS; null without one) and `confidence` (mean;
+    null if no pixel has any), also of simplified outlines those of the pixels. A GeoPackage is in the CRS of the map;
+    GeoJSON is in longitude and latitude (RFC 7946).
 
     Args:
-        classes_path: file of class indices, one band uint8; invalid pixels are those of its mask, and 255.
+        classes_path: file of classes, one band uint8 or uint16; invalid pixels are those of its mask, and 255 if that
+            is no class.
         confidence_path: file of the largest probability on the same grid, float32; None for none.
         classes: names in order of index.
         outputs: files to write, by kind, `gpkg` or `geojson`; each is replaced atomically.
+        values: of each class in the file; None for class indices.
+        min_area: smallest area in square meters; smaller polygons are left out.
+        simplify: tolerance in pixels, the root of the area of the largest triangle that is cut off; borders that
+            polygons share stay shared. 0 for edges along pixels.
         block: rows and columns to read at once.
 
     Raises:
-        DataError: a file cannot be read or written, the two are not on the same grid, a pixel has an index without a
-            name, or GeoJSON is requested for a map without CRS.
+        DataError: a file cannot be read or written, the two are not on the same grid, a pixel has a value without a
+            class, or GeoJSON or a smallest area is requested for a map without CRS.
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -64,23 +74,30 @@ def write_polygons(
                 f"{classes_path} has no coordinate reference system, so {outputs['geojson']}, which is in longitude "
                 "and latitude, cannot be made.\nWrite a GeoPackage, which then has pixel coordinates."
             )
-        other = None
+        if min_area and not grid.crs:
+            raise DataError(
+                f"{classes_path} has no coordinate reference system, so its polygons have no area. Leave out min_area."
+            )
+        known, other = values or range(len(classes)), None
         if confidence_path is not None:
             with reading(str(confidence_path)):
                 other = stack.enter_context(rasterio.open(confidence_path))
             if _grid(other) != grid:
                 raise DataError(f"{confidence_path} is not on the grid of {classes_path}. Predict both again.")
-        found = outline(lambda window: _read(file, other, window, len(classes)), grid.size, block)
+        found = outline(lambda window: _read(file, other, window, known), grid.size, block)
     pixels = np.rint(shapely.area(found.polygons)).astype(np.int64)
     names = np.array([classes[index] for index in found.classes], object)
     table = {
-        "class_id": found.classes.astype(np.int32),
+        "class_id": np.asarray(known, np.int32)[found.classes],
         "class": names,
         "pixels": pixels,
         "area_m2": square_meters(found.polygons, grid),
         "confidence": found.confidence,
     }
-    geometry = shapely.to_wkb(_placed(found.polygons, grid))
+    kept = ~(table["area_m2"] < min_area)
+    table = {name: column[kept] for name, column in table.items()}
+    polygons = _simplified(found.polygons[kept], simplify) if simplify else found.polygons[kept]
+    geometry = shapely.to_wkb(_placed(polygons, grid))
     for kind, path in outputs.items():
         _write(kind, path, geometry, table, grid.crs)
 
@@ -89,19 +106,29 @@ def _grid(file: Any) -> Grid:
     return Grid(file.height, file.width, tuple(file.transform)[:6], file.crs.to_wkt() if file.crs else "")
 
 
-def _read(file: Any, other: Any, window: Window, count: int) -> Block:
-    """A window of both files. Raises DataError."""
+def _simplified(polygons: NDArray[Any], tolerance: float) -> NDArray[Any]:
+    """Polygons with simpler outlines, equal where neighbors share them."""
+    # Where three polygons meet, each needs a vertex: one at every pixel.
+    noded = shapely.transform(shapely.segmentize(polygons, 1), np.round)
+    simple: NDArray[Any] = shapely.coverage_simplify(noded, tolerance)
+    return simple
+
+
+def _read(file: Any, other: Any, window: Window, known: Sequence[int]) -> Block:
+    """A window of both files, class indices of values. Raises DataError."""
     rows, columns = window
     box = Box(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)  # type: ignore[no-untyped-call,unused-ignore]
     with reading(file.name):
         values = file.read(1, window=box)
-        valid = (file.read_masks(1, window=box) > 0) & (values != IGNORE)
-    if (values[valid] >= count).any():
-        raise DataError(f"{file.name} holds the class {values[valid].max()}, but there are {count} classes, from 0.")
+        valid = (file.read_masks(1, window=box) > 0) & ((values != IGNORE) | (IGNORE in known))
+    classes = indices(values, known, IGNORE).astype(np.uint8)
+    if (strange := values[valid & (classes == IGNORE)]).size:
+        wanted = some([str(value) for value in known], 6)
+        raise DataError(f"{file.name} holds the value {strange.max()}, but its classes have the values {wanted}.")
     if other is None:
-        return Block(values, valid)
+        return Block(classes, valid)
     with reading(other.name):
-        return Block(values, valid, other.read(1, window=box))
+        return Block(classes, valid, other.read(1, window=box))
 
 
 def _placed(polygons: NDArray[Any], grid: Grid) -> NDArray[Any]:

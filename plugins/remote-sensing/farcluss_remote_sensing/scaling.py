@@ -57,30 +57,30 @@ class Scaling:
         spans = high if self.mode == "zscore" else [top - bottom for bottom, top in zip(low, high, strict=True)]
         return low, [span or 1.0 for span in spans]  # a constant band stays constant
 
-    def check(self, dtypes: Sequence[str], name: str) -> None:
-        """Check that the scaling supports the types of the bands.
+    def check(self, dtypes: Sequence[str], files: Sequence[str]) -> None:
+        """Check that the scaling supports the types of the bands, given with the file of each.
 
         Raises:
             DataError: a band has another type than in the statistics, or is not 8-bit, as imagenet and division by 255
                 require.
         """
-        if self.mode == "imagenet":
-            if any(dtype != "uint8" for dtype in dtypes):
-                raise DataError(
-                    f'{name} has values of type {dtypes[0]}; scaling = "imagenet" is only for 8-bit colors.\n'
-                    'Set data.layout.scaling = "zscore" and data.layout.stats to a file of `farcluss rs stats`.'
-                )
-            return
-        if self.mode == "scale" and self.factor == 255 and (deep := [dtype for dtype in dtypes if dtype != "uint8"]):
+        bands = list(zip(files, dtypes, strict=True))
+        path, deep = next(((path, dtype) for path, dtype in bands if dtype != "uint8"), ("", ""))
+        if self.mode == "imagenet" and deep:
             raise DataError(
-                f"{name} has values of type {deep[0]}, but data.layout.factor = 255 is only for 8-bit values.\n"
+                f'{path} has values of type {deep}; scaling = "imagenet" is only for 8-bit colors.\n'
+                'Set data.layout.scaling = "zscore" and data.layout.stats to a file of `farcluss rs stats`.'
+            )
+        if self.mode == "scale" and self.factor == 255 and deep:
+            raise DataError(
+                f"{path} has values of type {deep}, but data.layout.factor = 255 is only for 8-bit values.\n"
                 'Set data.layout.factor to the value that should become 1, or data.layout.scaling = "zscore".'
             )
-        for number, (dtype, band) in enumerate(zip(dtypes, self.stats, strict=False), 1):
+        for number, ((path, dtype), band) in enumerate(zip(bands, self.stats, strict=False), 1):
             if band.get("dtype", dtype) != dtype:
                 known = band["dtype"]
                 raise DataError(
-                    f"{name}: band {number} is {dtype}, but training and statistics are of {known}: the units differ.\n"
+                    f"{path}: band {number} is {dtype}, but training and statistics are of {known}: the units differ.\n"
                     "Convert it, or measure again with `farcluss rs stats` and train again."
                 )
 

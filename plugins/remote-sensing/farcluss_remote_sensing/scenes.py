@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from farcluss.data.accounting import Passed
 from farcluss.data.filesets import pairs
 from farcluss.data.masks import Sources
 from farcluss.errors import DataError
+from farcluss_remote_sensing.addresses import is_address
 from farcluss_remote_sensing.files import SUFFIXES
 
 VECTORS = (".geojson", ".json", ".gpkg", ".shp", ".fgb")
@@ -88,7 +88,7 @@ def find_by_id(scenes: Iterable[Scene]) -> dict[str, Scene]:
 
 def by_path(scenes: Iterable[Scene]) -> dict[str, Scene]:
     """Scenes by the paths of their files, with and without extension."""
-    return {key: scene for scene in scenes for path in scene.images for key in (str(Path(path).with_suffix("")), path)}
+    return {key: scene for scene in scenes for path in scene.images for key in (os.path.splitext(path)[0], path)}
 
 
 def find_by_path(text: str, root: str, paths: Mapping[str, Scene], ids: Mapping[str, Scene]) -> Scene | None:
@@ -104,11 +104,11 @@ def find_by_path(text: str, root: str, paths: Mapping[str, Scene], ids: Mapping[
         ids: scenes by id.
     """
     for image, label in pairs(text):
-        places = [os.path.normpath(os.path.join(root, name)) for name in (image, image.lstrip("/"))]
+        places = [image, *(os.path.normpath(os.path.join(root, name)) for name in (image, image.lstrip("/")))]
         start, end = os.path.splitext(image)
         known = ids.get(start if end.lower() in SUFFIXES else image)
         scene = next((paths[place] for place in places if place in paths), known)
         if scene:
             named = os.path.normpath(os.path.join(root, label.lstrip("/")))
-            return replace(scene, label=named) if label else scene
+            return replace(scene, label=label if is_address(label) else named) if label else scene
     return None

@@ -95,6 +95,20 @@ def by_block(dataset: SceneDataset, shares: Shares, seed: int, side: int, buffer
     return Division(sets, dropped, lost / _pixels(dataset, blocks + blank))
 
 
+def undivided(dataset: SceneDataset, side: int) -> str:
+    """A warning about labeled scenes that are not larger than a block, in which no buffer is; empty without any."""
+    labeled = [scene for scene in dataset.index.splits.get("train", ()) if scene.label]
+    sizes = [dataset.stacks[scene.id].grid.size for scene in labeled]
+    small = [size for size in sizes if max(size) <= side]
+    if not small:
+        return ""
+    who = "No labeled scene is" if len(small) == len(sizes) else f"{len(small)} of {len(sizes)} labeled scenes are not"
+    return (
+        f"{who} larger than a block of {side} pixels: each is one block, and --buffer divides nothing in it. "
+        f"Give a smaller --block-size, such as {max(1, max(map(max, small)) // 4)}, and a --buffer below it."
+    )
+
+
 def _training_scenes(dataset: SceneDataset) -> Sequence[Scene]:
     refuse_problems(dataset.index, dataset.data, "scene")
     scenes = dataset.index.splits.get("train", ())

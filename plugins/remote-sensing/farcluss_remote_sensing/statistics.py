@@ -239,7 +239,7 @@ def to_text(scenes: int, bands: Sequence[Band]) -> str:
         if not all(math.isfinite(value) for value in table.values() if not isinstance(value, str)):
             raise DataError(
                 f"Band {number} has values from {table['min']:g} to {table['max']:g}, which float32 cannot hold.\n"
-                "If these mean missing data, declare that in the files: gdal_edit.py -a_nodata VALUE FILE"
+                "If one of them means missing data, set data.layout.nodata to it."
             )
     lines = ",\n  ".join(map(json.dumps, tables))
     return f'{{\n "scenes": {scenes},\n "bands": [\n  {lines}\n ]\n}}\n'

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from farcluss.data.base import IGNORE, Window
 from farcluss.data.masks import MaskMap
-from farcluss.errors import DataError
+from farcluss.errors import DataError, counted
 from farcluss_remote_sensing.files import Grid
 from farcluss_remote_sensing.tiles import nth
 
@@ -26,25 +26,49 @@ FINE = 1024
 """Coordinates are rounded to 1/1024 pixel, so that a window gets the same pixels as the whole scene."""
 
 
+Overlap = Literal["feature", "class"]
+"""Which polygon counts where several overlap: the later in the file, or the one whose class is later."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How polygons become classes.
+
+    Attributes:
+        field: attribute that holds a class name or value; empty where all polygons are of one class: the first that is
+            not `outside`.
+        outside: class of pixels that no polygon covers; empty for `IGNORE`.
+        all_touched: whether a pixel is covered that a polygon only touches; else its center must be.
+        overlap: which polygon counts where several overlap.
+    """
+
+    field: str = ""
+    outside: str = ""
+    all_touched: bool = False
+    overlap: Overlap = "feature"
+
+
 @dataclass(frozen=True)
 class Polygons:
     """The polygons of a layer that meet a scene.
 
     Attributes:
-        shapes: their geometries, in columns and rows of the scene.
+        shapes: their geometries, valid, in columns and rows of the scene.
         values: of the attribute with their class; None where there is no such attribute.
         tree: spatial index.
+        crossed: which were not valid in the file.
     """
 
     shapes: NDArray[np.object_]
     values: NDArray[Any] | None
     tree: Any
+    crossed: NDArray[np.bool_]
 
 
 def rasterize(
-    path: str, layer: str, grid: Grid, window: Window, shrink: int, masks: MaskMap, field: str, outside: str
+    path: str, layer: str, grid: Grid, window: Window, shrink: int, masks: MaskMap, rules: Rules
 ) -> NDArray[np.uint8]:
-    """Class indices `(ceil(h / shrink), ceil(w / shrink))` of a window from polygons, later ones over earlier ones.
+    """Class indices `(ceil(h / shrink), ceil(w / shrink))` of a window from polygons.
 
     Args:
         path: vector file.
@@ -53,35 +77,56 @@ def rasterize(
         window: rows and columns of it.
         shrink: use only every n-th row and column.
         masks: classes by name and by value.
-        field: attribute that holds a class name or value; empty where all polygons are of one class: the first that is
-            not `outside`.
-        outside: class of pixels that no polygon covers; empty for `IGNORE`.
+        rules: which polygon a pixel belongs to.
 
     Raises:
         DataError: the file, the layer or the attribute cannot be read, or holds what no class has.
     """
+    _, shapes, classes = in_window(path, layer, grid, window, masks, rules)
+    rest = masks.names.index(rules.outside) if rules.outside else IGNORE
+    drawn = draw(shapes, classes, np.uint8(rest), window, rules.all_touched)
+    return drawn if shrink == 1 else drawn[np.ix_(*(nth(side, shrink) for side in drawn.shape))]
+
+
+def in_window(
+    path: str, layer: str, grid: Grid, window: Window, masks: MaskMap, rules: Rules
+) -> tuple[NDArray[np.intp], NDArray[np.object_], NDArray[np.uint8]]:
+    """The polygons that meet a window, in the order of drawing: number in `read_polygons`, shape there, and class.
+
+    See `rasterize`.
+    """
     import shapely
-    from rasterio.features import rasterize as draw
+
+    found = read_polygons(path, layer, rules.field, grid)
+    rows, columns = window
+    met = np.sort(found.tree.query(shapely.box(columns.start, rows.start, columns.stop, rows.stop)))
+    if found.values is None:
+        classes = np.full(len(met), 1 if masks.names[0] == rules.outside else 0, np.uint8)
+    else:
+        classes = class_of(found.values[met], masks, f"{path}, attribute {rules.field!r},")
+    if rules.overlap == "class":
+        order = np.argsort(classes, kind="stable")
+        met, classes = met[order], classes[order]
+    # One pixel more, so that no pixel center lies on the cut.
+    box = (columns.start - 1, rows.start - 1, columns.stop + 1, rows.stop + 1)
+    return met, _cut(found.shapes[met], box), classes
+
+
+def draw(
+    shapes: NDArray[np.object_], values: NDArray[Any], rest: Any, window: Window, all_touched: bool
+) -> NDArray[Any]:
+    """Values `(h, w)`, of the type of `rest`: that of the last shape that covers a pixel; `rest` where none does."""
+    import shapely
+    from rasterio.features import rasterize as draw_shapes
     from rasterio.transform import Affine
 
-    found = read_polygons(path, layer, field, grid)
-    rows, columns = window
-    size = rows.stop - rows.start, columns.stop - columns.start
-    area = shapely.box(columns.start, rows.start, columns.stop, rows.stop)
-    met = np.sort(found.tree.query(area))
-    rest = masks.names.index(outside) if outside else IGNORE
-    if found.values is None:
-        classes = np.full(len(met), 1 if rest == 0 else 0, np.uint8)
-    else:
-        classes = class_of(found.values[met], masks, f"{path}, attribute {field!r},")
-    drawn = np.full(size, rest, np.uint8)
-    # One pixel more, so that no pixel center lies on the cut.
-    shapes = _cut(found.shapes[met], (columns.start - 1, rows.start - 1, columns.stop + 1, rows.stop + 1))
+    drawn = np.full([part.stop - part.start for part in window], rest)
     there = ~shapely.is_empty(shapes)
     if there.any():
-        place = Affine.translation(columns.start, rows.start)
-        draw(zip(shapes[there], classes[there].tolist(), strict=True), out=drawn, transform=place)
-    return drawn if shrink == 1 else drawn[np.ix_(*(nth(side, shrink) for side in size))]
+        pairs = zip(shapes[there], values[there].tolist(), strict=True)
+        place = Affine.translation(window[1].start, window[0].start)
+        draw_shapes(pairs, out=drawn, transform=place, all_touched=all_touched)
+    return drawn
 
 
 def class_of(values: NDArray[Any], masks: MaskMap, where: str) -> NDArray[np.uint8]:
@@ -96,7 +141,7 @@ def class_of(values: NDArray[Any], masks: MaskMap, where: str) -> NDArray[np.uin
     if values.dtype.kind not in "OU":
         return _by_value(values, masks, where)
     if missing := sum(value is None for value in values):
-        raise DataError(f"{where} is empty for {missing} polygons of a window. Fill it in, or delete them.")
+        raise DataError(_empty(where, missing))
     texts = [str(value).strip() for value in values]
     strange = [text for text in texts if text not in names]
     if not strange:
@@ -115,8 +160,12 @@ def _by_value(values: NDArray[Any], masks: MaskMap, where: str) -> NDArray[np.ui
             f"{where} holds numbers, but the classes of this recipe are colors; give values in data.classes."
         )
     if values.dtype.kind == "f" and (missing := int(np.isnan(values).sum())):
-        raise DataError(f"{where} is empty for {missing} polygons of a window. Fill it in, or delete them.")
+        raise DataError(_empty(where, missing))
     return np.asarray(masks.apply(values[None], where)[0])
+
+
+def _empty(where: str, missing: int) -> str:
+    return f"{where} is empty for {counted(missing, 'polygon')} of a window. Fill it in, or delete them."
 
 
 @lru_cache(KEPT)
@@ -126,7 +175,7 @@ def read_polygons(path: str, layer: str, field: str, grid: Grid) -> Polygons:
     import shapely
 
     try:
-        layer = _layer(path, layer, [str(name) for name in pyogrio.list_layers(path)[:, 0]])
+        layer = _layer(path, layer, [str(name) for name, _ in pyogrio.list_layers(path)])
         facts = pyogrio.read_info(path, layer=layer)
         known = field in facts["fields"]
         if facts["features"]:  # GeoJSON without features has no attributes either
@@ -142,10 +191,11 @@ def read_polygons(path: str, layer: str, field: str, grid: Grid) -> Polygons:
     shapes = shapely.from_wkb(geometry[there])
     if strange := sorted({each.geom_type for each in shapes} - {"Polygon", "MultiPolygon"}):
         raise DataError(f"{path} holds geometries of type {strange[0]}; labels are polygons. Buffer or remove them.")
-    shapes = _on_pixels(path, shapes, crs, box, grid)
+    valid = shapely.is_valid(shapes)
+    shapes = _on_pixels(path, _valid(shapes, valid), crs, box, grid)
     full = ~shapely.is_empty(shapes)
     named = (values[0] if known else np.array([], object))[there][full] if field else None
-    return Polygons(shapes[full], named, shapely.STRtree(shapes[full]))
+    return Polygons(shapes[full], named, shapely.STRtree(shapes[full]), ~valid[full])
 
 
 def _unreadable(path: str, error: Exception) -> str:
@@ -176,14 +226,26 @@ def _crs(path: str, text: str | None, grid: Grid) -> Any:
     """The coordinate system of a layer; None where it is that of the grid, or where neither has one."""
     from rasterio.crs import CRS
 
-    if bool(text) != bool(grid.crs):
-        bare, other = ("Its scene", path) if text else (path, "its scene")
+    if text and not grid.crs:
         raise DataError(
-            f"{bare} has no coordinate system, but {other} has one. Assign it with `gdal_edit -a_srs` "
-            "or `ogr2ogr -a_srs`."
+            f"Its scene has no coordinate system, but {path} has one. If it is the scene's too: "
+            "rio edit-info --crs EPSG:CODE SCENE"
         )
+    if grid.crs and not text:
+        raise DataError(f"{path} has no coordinate system, but its scene has one. {_assign(path)}")
     crs = CRS.from_user_input(text) if text else None
     return None if crs is None or crs == CRS.from_wkt(grid.crs) else crs
+
+
+def _assign(path: str) -> str:
+    """How to say in which coordinate system polygons are."""
+    if not path.lower().endswith(".shp"):
+        return "Assign it in QGIS (Assign projection), or with ogr2ogr -a_srs EPSG:CODE NEW OLD."
+    beside = f"{os.path.splitext(path)[0]}.prj"
+    return (
+        "Put its .prj beside it; if that is lost, write it, with the CODE that the data are in:\n"
+        f"python -c \"from rasterio.crs import CRS; print(CRS.from_epsg(CODE).to_wkt(version='WKT1_ESRI'))\" > {beside}"
+    )
 
 
 def _bounds(path: str, crs: Any, grid: Grid) -> tuple[float, ...]:
@@ -216,15 +278,15 @@ def _transforming(path: str) -> Iterator[None]:
 def _near(shapes: NDArray[np.object_], box: tuple[float, ...]) -> NDArray[np.object_]:
     """Geometries without the parts far from a box, which cost time and may have no coordinates in another system."""
     wide, high = box[2] - box[0], box[3] - box[1]
-    return _cut(_valid(shapes), (box[0] - wide, box[1] - high, box[2] + wide, box[3] + high))
+    return _cut(shapes, (box[0] - wide, box[1] - high, box[2] + wide, box[3] + high))
 
 
-def _valid(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Geometries, with self-intersecting ones made valid, as only valid ones can be clipped."""
+def _valid(shapes: NDArray[np.object_], valid: NDArray[np.bool_]) -> NDArray[np.object_]:
+    """Geometries, with those that are not valid made so, as only valid ones can be clipped."""
     import shapely
 
-    shapes, crossed = shapes.copy(), ~shapely.is_valid(shapes)
-    shapes[crossed] = shapely.buffer(shapely.make_valid(shapes[crossed]), 0)
+    shapes = shapes.copy()
+    shapes[~valid] = shapely.buffer(shapely.make_valid(shapes[~valid]), 0)
     return shapes
 
 
@@ -240,7 +302,7 @@ def _cut(shapes: NDArray[np.object_], box: tuple[float, ...]) -> NDArray[np.obje
 def _on_pixels(
     path: str, shapes: NDArray[np.object_], crs: Any, box: tuple[float, ...], grid: Grid
 ) -> NDArray[np.object_]:
-    """Geometries in columns and rows of a grid, from coordinates in `crs` (None: in those of the grid)."""
+    """Valid geometries in columns and rows of a grid, from coordinates in `crs` (None: in those of the grid)."""
     import shapely
     from rasterio.transform import Affine
     from rasterio.warp import transform
@@ -258,4 +320,5 @@ def _on_pixels(
     shapes = _near(shapes, box)
     if crs is not None:
         shapes = shapely.segmentize(shapes, np.hypot(box[2] - box[0], box[3] - box[1]) / PARTS)
-    return _valid(shapely.transform(shapes, place))
+    shapes = shapely.transform(shapes, place)
+    return _valid(shapes, shapely.is_valid(shapes))

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from farcluss.data.pairing import Pattern
 from farcluss.errors import DataError, RecipeError, WeightsError
-from farcluss.inference.writers import Step
-from farcluss.plugins.options import PositiveInt
+from farcluss.inference.writers import Case, Step
+from farcluss.plugins.options import NonNegative, PositiveInt
 from farcluss.runs.atomic import rename_durably, write_atomically
-from farcluss_remote_sensing.files import SUFFIXES, Stack
-from farcluss_remote_sensing.folders import band_files_of, group_bands
+from farcluss_remote_sensing.files import SUFFIXES, Grid, Stack
+from farcluss_remote_sensing.folders import LABELS, band_files_of, group_bands
 from farcluss_remote_sensing.scaling import Scaling, build_scaling
 from farcluss_remote_sensing.stitching import plan_axis
 from farcluss_remote_sensing.strips import Strips
@@ -30,6 +31,9 @@ ROWS = 512
 PREDICTING = 0.95
 """Approximate share of the time spent before files are written."""
 
+LABEL_OPTIONS = ("labels", "val_labels", "test_labels")
+"""Options of layouts that may be patterns."""
+
 FAR = 3
 """Maximum deviation of a band's mean in a scene from that in training, in standard deviations."""
 
@@ -37,8 +41,9 @@ FAR = 3
 class GeoTiffWriter:
     """Class maps as GeoTIFF on the scene's own grid, with class names and colors; probabilities and polygons by option.
 
-    For a scene it writes `SCENE.tif`: class indices, 255 where the scene is not valid, and `SCENE.tif.aux.xml` with the
-    names of the classes for GDAL and QGIS. Tiles overlap and are blended, with window and stride of the recipe's
+    For a scene it writes `SCENE.tif`: the values that labels have for the classes (class indices where those are
+    colors), 255 or the next value that is no class where the scene is not valid; and `SCENE.tif.aux.xml` with the names
+    of the classes for GDAL and QGIS. Tiles overlap and are blended, with window and stride of the recipe's
     `[eval]`; an interrupted prediction resumes.
 
     Args:
@@ -47,10 +52,16 @@ class GeoTiffWriter:
         cog: cloud-optimized files, with overviews.
         blend: how overlapping tiles are averaged: weights that fall from a tile's center as a squared sine, or as a
             Gaussian.
+        qml: also write the colors and names of the classes for QGIS, as `SCENE.qml`.
         gpkg: also write polygons in the scene's coordinates, as `SCENE.gpkg`.
         geojson: also write polygons in degrees (EPSG:4326), as `SCENE.geojson`.
+        min_area: smallest area of a polygon in square meters; smaller ones are left out.
+        simplify: tolerance in pixels of simpler outlines of polygons, which neighbors go on to share: the root of the
+            area of the largest triangle that is cut off. 0 for edges along pixels.
         processes: number of processes per scene; each needs memory for a network and a row of tiles. They are
             distributed over the GPUs.
+        assets: assets of STAC items whose bands are stacked, in the order of the network's bands, by key or by the name
+            of their only band; empty for those named like the bands of training, or for an item's only raster.
     """
 
     suffixes = SUFFIXES
@@ -63,16 +74,21 @@ class GeoTiffWriter:
         entropy: bool = False,
         cog: bool = True,
         blend: Literal["hann", "gaussian"] = "hann",
+        qml: bool = False,
         gpkg: bool = False,
         geojson: bool = False,
+        min_area: NonNegative = 0.0,
+        simplify: NonNegative = 0.0,
         processes: PositiveInt = 1,
+        assets: list[str] = [],  # noqa: B006
     ) -> None:
-        self.card, self.cog, self.processes = card, cog, processes
+        self.card, self.cog, self.processes, self.assets = card, cog, processes, assets
         self.blend: Literal["hann", "gaussian"] = blend
         wanted = {"probs": probs, "entropy": entropy}
         self.extras = [name for name, on in wanted.items() if on]
         forms: dict[Literal["gpkg", "geojson"], bool] = {"gpkg": gpkg, "geojson": geojson}
         self.vectors = [name for name, on in forms.items() if on]
+        self.qml, self.min_area, self.simplify = qml, min_area, simplify
         try:
             self.layout: dict[str, Any] = card.recipe["data"]["layout"]
             self.scaling = _scaling_of(self.layout, card)
@@ -90,7 +106,13 @@ class GeoTiffWriter:
         return {name: self.layout.get(name) for name in names}
 
     def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
-        """The files of a folder by scene: files with a band each are joined, and so are the dates of a pair."""
+        """The files of a folder by scene: files with a band each are joined, and so are the dates of a pair.
+
+        Labels beside the images, which the layout's pattern tells from them, are no scenes.
+        """
+        ends = [str(self.layout.get(key) or "").removeprefix("{dir}/") for key in LABEL_OPTIONS]
+        beside = [end for end in ends if "{stem}" in end and "/" not in end]
+        files = [path for path in files if not any(Pattern(path.parent, end, LABELS).claims(path) for end in beside)]
         if self.layout.get("name") == "change":
             return _pairs(files, self.layout.get("before", "A"), self.layout.get("after", "B"))
         scenes = group_bands(files, self._band_files)
@@ -99,6 +121,13 @@ class GeoTiffWriter:
             for base, bands in scenes.items()
         ]
         return joined or [(path.stem, (path,)) for path in files]
+
+    def named(self, text: str) -> list[Case] | None:
+        """The scenes of a table, of STAC items, of `A.tif;B.tif` or of an address; None for other inputs."""
+        from farcluss_remote_sensing.inputs import named_scenes
+
+        known = self._names if all(self._names) else []
+        return named_scenes(text, self.assets, known or [end.lstrip("_-.") for end in self._band_files])
 
     @property
     def _band_files(self) -> Sequence[str]:
@@ -113,20 +142,19 @@ class GeoTiffWriter:
     def outputs(self, target: Path) -> list[Path]:
         """The files that `predict` makes for `target`, a path without extension."""
         maps = (f"_{name}.tif" for name in self.extras)
-        ends = (".tif", ".tif.aux.xml", *maps, *(f".{name}" for name in self.vectors))
+        ends = (".tif", ".tif.aux.xml", *maps, *(f".{name}" for name in self.vectors), *([".qml"] if self.qml else []))
         return [target.with_name(target.name + end) for end in ends]
 
-    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> Iterator[Step]:
+    def predict(self, model: "Model", files: tuple[Path | str, ...], target: Path) -> Iterator[Step]:
         """Predict a scene and write its maps, resuming an interrupted prediction.
 
         Raises:
             DataError: a file cannot be read or written, or does not fit the network.
         """
         stack = self._stack(files)
-        if "geojson" in self.vectors and not stack.grid.crs:
+        if not stack.grid.crs and self.vectors and self.min_area:
             raise DataError(
-                f"{files[0]} has no coordinate reference system, so its polygons cannot be GeoJSON, which is in "
-                "longitude and latitude.\nWrite a GeoPackage, which then has pixel coordinates: --set gpkg=true."
+                f"{files[0]} has no coordinate reference system, so its polygons have no area. Leave out min_area."
             )
         task = self._task(stack, model.card.inference, target)
         try:
@@ -138,24 +166,31 @@ class GeoTiffWriter:
             reason = error.strerror or error
             raise DataError(f"{target.parent} cannot be written: {reason}. Choose another --output.") from None
         remarks = [_remark(target.name, facts, self.scaling), _renamed(target.name, stack.names, self._names)]
+        if "geojson" in self.vectors and not stack.grid.crs:
+            remarks.append(
+                f"{files[0]} has no coordinate reference system, so there is no GeoJSON, which is in longitude and "
+                "latitude. A GeoPackage has pixel coordinates then: --set gpkg=true."
+            )
         yield Step(1.0, "\n".join(filter(None, remarks)))
 
-    def _stack(self, files: tuple[Path, ...]) -> Stack:
+    def _stack(self, files: tuple[Path | str, ...]) -> Stack:
         """The bands of a scene. Raises DataError: they do not fit the network."""
         from farcluss_remote_sensing.checks import BANDS, order_problem, problem
         from farcluss_remote_sensing.scenes import Scene
 
-        problems = band_files_of(files, self._band_files)[1]
-        if problems:
+        paths = [path for path in files if isinstance(path, Path)]
+        problems = band_files_of(paths, self._band_files)[1]
+        if problems and len(group_bands(paths, self._band_files)) == 1:
             raise DataError(problems[0])
         stack = Stack(tuple(map(str, files)), tuple(self.bands), self.warp, self.layout.get("nodata"))
         if text := problem(Scene("", stack.files), stack):
             raise DataError(text)
         if stack.count != self.card.channels:
             raise DataError(
-                f"{', '.join(stack.files)}: {stack.count} bands, but the network takes {self.card.channels}.\n{BANDS}"
+                f"{', '.join(stack.files)}: {stack.count} bands, but the network takes {self.card.channels}.\n{BANDS}\n"
+                "Bands in several files are given together, as 'A.tif;B.tif' or by a table."
             )
-        self.scaling.check(stack.dtypes, ", ".join(stack.files))
+        self.scaling.check(stack.dtypes, stack.sources)
         if text := order_problem(stack.names, self._names, ", ".join(stack.files)):
             raise DataError(text)
         return stack
@@ -176,9 +211,9 @@ class GeoTiffWriter:
         height = -(-rows.side // ROWS) * ROWS
         return Task(stack, self.scaling, rows, columns, Strips(folder, stack.grid.size, height, kinds))
 
-    def _key(self, model: "Model", files: Sequence[Path]) -> str:
+    def _key(self, model: "Model", files: Sequence[Path | str]) -> str:
         """Everything that finished strips depend on, as text."""
-        states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        states = [_state(file) for file in files]
         facts = [_fingerprint(model), states, self.blend, self.extras, bool(self.vectors)]
         return json.dumps(facts, indent=1)
 
@@ -206,11 +241,13 @@ class GeoTiffWriter:
         """Join the strips in temporary files, then move all files to their places."""
         import rasterio
 
-        from farcluss_remote_sensing.maps import beside, category_names, write_map
+        from farcluss_remote_sensing.legend import category_names, legend_of, style
+        from farcluss_remote_sensing.maps import beside, write_map
         from farcluss_remote_sensing.whole_scenes import CACHE
 
         folder, grid = task.strips.folder, task.stack.grid
-        made = {path: folder / path.name for path in self.outputs(target)}
+        unplaced = {target.with_name(f"{target.name}.{kind}") for kind in {*self.vectors} - {*self._vectors(grid)}}
+        made = {path: folder / path.name for path in self.outputs(target) if path not in unplaced}
         classes, names, *rest = made.values()
         for path in made.values():  # a partial one of an earlier attempt
             path.unlink(missing_ok=True)
@@ -219,9 +256,12 @@ class GeoTiffWriter:
             write_map(classes, task.strips, "classes", grid, self.card, self.cog)
             for name, path in zip(self.extras, rest, strict=False):
                 write_map(path, task.strips, name, grid, self.card, self.cog)
-            write_atomically(names, category_names(classes, self.card.classes))
-            if self.vectors:
-                self._write_polygons(task, classes, dict(zip(self.vectors, rest[len(self.extras) :], strict=True)))
+            legend = legend_of(self.card)
+            write_atomically(names, category_names(names, legend))
+            if self.qml:
+                write_atomically(rest[-1], style(legend))
+            if vectors := {kind: folder / f"{target.name}.{kind}" for kind in self._vectors(grid)}:
+                self._write_polygons(task, classes, vectors)
         also = {beside(path): beside(source) for path, source in made.items() if beside(source).is_file()}
         for path, source in (made | also).items():
             with source.open("rb+") as file:
@@ -229,13 +269,26 @@ class GeoTiffWriter:
             rename_durably(source, path)
         task.strips.remove()
 
+    def _vectors(self, grid: Grid) -> list[Literal["gpkg", "geojson"]]:
+        """The forms of polygons that a scene can have: GeoJSON has a place on Earth."""
+        return [kind for kind in self.vectors if kind == "gpkg" or grid.crs]
+
     def _write_polygons(self, task: "Task", classes: Path, outputs: Mapping[Literal["gpkg", "geojson"], Path]) -> None:
+        from farcluss_remote_sensing.legend import legend_of
         from farcluss_remote_sensing.maps import write_map
         from farcluss_remote_sensing.polygons import write_polygons
 
         confidence = task.strips.folder / "confidence.tif"
         write_map(confidence, task.strips, "confidence", task.stack.grid, self.card, cog=False)
-        write_polygons(classes, confidence, self.card.classes, outputs)
+        write_polygons(
+            classes,
+            confidence,
+            self.card.classes,
+            outputs,
+            values=legend_of(self.card).values,
+            min_area=self.min_area,
+            simplify=self.simplify,
+        )
 
 
 def _pairs(files: Sequence[Path], before: str, after: str) -> list[tuple[str, tuple[Path, ...]]]:
@@ -250,6 +303,14 @@ def _pairs(files: Sequence[Path], before: str, after: str) -> list[tuple[str, tu
             other = next((there / name for name in names if (there / name).is_file()), there / path.name)
             pairs.append((path.stem, (path, other)))
     return pairs
+
+
+def _state(file: Path | str) -> tuple[object, ...]:
+    """Identifies the content of a file as far as it costs nothing; of an address, nothing but that."""
+    if isinstance(file, str):
+        return (file,)
+    facts = file.stat()
+    return str(file.resolve()), facts.st_size, facts.st_mtime_ns
 
 
 def _scaling_of(layout: Mapping[str, Any], card: "Card") -> Scaling:

@@ -319,6 +319,32 @@ class TestFiles:
         assert sorted(path.name for path in folder.iterdir()) == ["map.geojson", "map.gpkg"]
 
 
+class TestShapes:
+    def test_simpler_outlines_are_still_shared(self, tmp_path):
+        path, out = draw_map(tmp_path), {"gpkg": tmp_path / "map.gpkg"}
+        write_polygons(path, None, CLASSES, out)
+        plain, table, _ = read(out["gpkg"])
+        write_polygons(path, None, CLASSES, out, simplify=1.5)
+        simple, same, _ = read(out["gpkg"])
+        assert len(simple) == len(plain) and shapely.coverage_is_valid(simple) and shapely.is_valid(simple).all()
+        assert shapely.get_num_coordinates(simple).sum() < 0.6 * shapely.get_num_coordinates(plain).sum()
+        moved = shapely.area(shapely.symmetric_difference(plain, simple)).sum()
+        assert 0 < moved < 0.2 * shapely.area(plain).sum()
+        for name in ("class_id", "pixels", "area_m2"):
+            np.testing.assert_array_equal(same[name], table[name])
+
+    def test_small_polygons_are_left_out(self, tmp_path):
+        path, out = draw_map(tmp_path), {"gpkg": tmp_path / "map.gpkg"}
+        write_polygons(path, None, CLASSES, out)
+        areas = read(out["gpkg"])[1]["area_m2"]
+        write_polygons(path, None, CLASSES, out, min_area=950.0)
+        np.testing.assert_array_equal(read(out["gpkg"])[1]["area_m2"], areas[areas >= 950])
+        assert 0 < (areas < 950).sum() < len(areas)
+        bare = draw_map(tmp_path / "bare", Drawing(crs=None, transform=Affine.identity()))
+        with pytest.raises(DataError, match=r"no area. Leave out min_area"):
+            write_polygons(bare, None, CLASSES, out, min_area=950.0)
+
+
 class TestCases:
     def test_without_confidence_there_is_none(self, tmp_path):
         write_polygons(draw_map(tmp_path), None, CLASSES, {"gpkg": tmp_path / "map.gpkg"})
@@ -369,7 +395,7 @@ class TestCases:
             assert read(output)[1]["pixels"].sum() == (~DRAWINGS["plain"].invalid()).sum()
 
     def test_a_class_without_a_name(self, tmp_path):
-        with pytest.raises(DataError, match="holds the class 3, but there are 3 classes"):
+        with pytest.raises(DataError, match="holds the value 3, but its classes have the values 0, 1, 2"):
             write_polygons(draw_map(tmp_path), None, CLASSES[:3], {"gpkg": tmp_path / "map.gpkg"})
         assert not (tmp_path / "map.gpkg").exists()
 

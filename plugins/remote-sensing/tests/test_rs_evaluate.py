@@ -77,7 +77,8 @@ def tree(tmp_path):
         if number == 2:
             found[found == 3] = 1
         found[drawing.invalid() | (rng.random(drawing.size) < 0.03 * number)] = 255
-        write(tmp_path / "maps" / f"{scene}.tif", found.astype(np.uint8), drawing, nodata=255)
+        values = np.where(found == 255, 255, found + 1).astype(np.uint8)
+        write(tmp_path / "maps" / f"{scene}.tif", values, drawing, nodata=255)
         counts = ~drawing.invalid() & (label != 9)
         truth[scene] = drawing.classes()[counts].astype(int)
         mapped[scene] = np.where(found == 255, NOTHING, found)[counts].astype(int)
@@ -131,7 +132,7 @@ class TestScores:
     def test_a_perfect_map(self, tree):
         for number, scene in enumerate(tree.truth):
             draw_label(tree.root / "labels" / f"{scene}.tif", drawing_of(number))
-            values = np.where(drawing_of(number).invalid(), 255, drawing_of(number).classes()).astype(np.uint8)
+            values = np.where(drawing_of(number).invalid(), 255, drawing_of(number).classes() + 1).astype(np.uint8)
             write(tree.map(scene), values, drawing_of(number), nodata=255)
         scores = tree.scores()
         assert [scores[name] for name in ("miou", "f1", "accuracy", "kappa")] == [1, 1, 1, 1]
@@ -200,11 +201,11 @@ class TestRefusals:
         write(tree.map("s0"), np.zeros((70, 53), np.uint8), drawing_of(0).but(crs="EPSG:32632"))
         assert "EPSG:32632 instead of EPSG:32633" in tree.call().refusal
 
-    @pytest.mark.parametrize(("values", "said"), [(np.uint8(4), "the value 4 (uint8)"), (np.float32(0.5), "float32")])
+    @pytest.mark.parametrize(("values", "said"), [(np.uint8(0), "the value 0 (uint8)"), (np.float32(0.5), "float32")])
     def test_what_is_no_class(self, tree, values, said):
         write(tree.map("s0"), np.full((70, 53), values), drawing_of(0))
         refusal = tree.call().refusal
-        assert said in refusal and "here 0 to 3" in refusal
+        assert said in refusal and "classes holds 1, 2, 3, 4, and" in refusal
 
     def test_a_scene_without_a_label(self, tree):
         draw_scene(tree.root / "images" / "s9.tif", drawing_of(9))

@@ -197,7 +197,7 @@ def test_the_share_of_loveda_is_what_the_comment_says():
     text, data = text_of("rs_loveda_1_8"), shipped("rs_loveda_1_8").data
     images = int(re.search(r"([\d,]+) training images", text)[1].replace(",", ""))
     items = [Item(str(number), str(number)) for number in range(images)]
-    drawn = draw_share(items, parse_share(data.labeled), data.draw_seed, "")
+    drawn = draw_share(items, parse_share(data.labeled, "data.labeled"), data.draw_seed, "")
     assert len(drawn) == int(re.search(r"(\d+) images$", text, re.MULTILINE)[1])
 
 

@@ -219,6 +219,13 @@ class TestRefusals:
         ).refusal
         assert "2 labeled scenes" in refusal
 
+    def test_blocks_that_are_larger_than_scenes(self, many, tmp_path):
+        words = ("rs", "split", many, "-o", tmp_path, "--by", "block", "--buffer", 0)
+        for side, warned in ((20, True), (8, False)):
+            assert (
+                "No labeled scene is larger than a block of 20 pixels" in cli(*words, "--block-size", side).err
+            ) == warned
+
     def test_no_labels(self, tmp_path):
         assert "None of the 2" in cli("rs", "split", write_recipe(draw_tree(tmp_path, SMALL, 0, 2))).refusal
 

@@ -184,7 +184,7 @@ class TestRefusals:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             refusal = cli("rs", "stats", write_recipe(tmp_path, val="none"), "-o", tmp_path / "stats.json").refusal
-        assert "Band 4" in refusal and "-a_nodata" in refusal
+        assert "Band 4" in refusal and "data.layout.nodata" in refusal
 
     def test_a_layout_without_scenes(self, tmp_path):
         (tmp_path / "images").mkdir()

@@ -77,5 +77,6 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("mode", "dtype"), [("imagenet", "uint16"), ("zscore", "uint8")])
     def test_bands_of_another_type(self, mode, dtype):
-        with pytest.raises(DataError, match=dtype):
-            build_scaling(mode, 1.0, STATS, 3, FILL).check([dtype] * 3, "a.tif")
+        with pytest.raises(DataError, match=f"b.tif.*{dtype}"):
+            dtypes = ["uint8" if mode == "imagenet" else "uint16", dtype, dtype]
+            build_scaling(mode, 1.0, STATS, 3, FILL).check(dtypes, ["a.tif", "b.tif", "c.tif"])

@@ -13,7 +13,7 @@ import pytest
 import rasterio
 import torch
 from commandline import cli
-from drawn_scenes import Drawing, draw_scene, write
+from drawn_scenes import CLASSES, Drawing, draw_scene, write
 from registered import registered
 from scene_weights import card, in_one_piece, predict, read, tiny
 from tiny_network import TinyNetwork
@@ -22,7 +22,10 @@ from farcluss.errors import DataError, PluginError, WeightsError
 from farcluss.inference.card import Card
 from farcluss.inference.ensemble import Mean
 from farcluss.inference.weights import Model, build_network, save_weights
+from farcluss.recipes.model import Data
 from farcluss_remote_sensing import maps, whole_scenes
+from farcluss_remote_sensing.options import scene_dataset
+from farcluss_remote_sensing.scenes import Index, Scene
 from farcluss_remote_sensing.writer import GeoTiffWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -200,12 +203,14 @@ class TestRefusals:
             note = predict(scene, tmp_path / "out", model)[-1].note
             assert "named V, W, X, Y, Z, in training A, B, C, D, E" in note
 
-    def test_geojson_without_a_place(self, tmp_path):
-        """Said before hours of prediction."""
+    @pytest.mark.parametrize("options", [{}, {"gpkg": True}, {"gpkg": True, "qml": True}])
+    def test_geojson_without_a_place(self, tmp_path, options):
+        """The other files are written, and a note says why it is not."""
         scene = draw_scene(tmp_path / "s.tif", Drawing(crs=None))
-        with pytest.raises(DataError, match=r"s\.tif has no coordinate reference system.*\n.*gpkg"):
-            predict(scene, tmp_path / "out" / "s", geojson=True)
-        assert not (tmp_path / "out").exists()
+        note = predict(scene, tmp_path / "out" / "s", geojson=True, **options)[-1].note
+        assert "s.tif has no coordinate reference system, so there is no GeoJSON" in note
+        files = {path.name for path in (tmp_path / "out").iterdir()}
+        assert files == {"s.tif", "s.tif.aux.xml", *(f"s.{name}" for name in options)}
 
     def test_a_file_that_ends_early(self, tmp_path):
         scene = draw_scene(tmp_path / "s.tif", Drawing((700, 200)))
@@ -257,6 +262,19 @@ class TestRemarks:
         (remark,) = self.said(tmp_path, drawing, stats)
         assert f"out: band 2 has mean {mean:.4g}, in training it had {mean / 10_000:.4g}" in remark
         assert "(and 1 more bands)" in remark and "check units and scaling" in remark
+
+    def test_weights_without_statistics_know_units_and_types(self, tmp_path):
+        drawing = Drawing(dtype="float32")
+        scene = draw_scene(tmp_path / "a.tif", drawing)
+        data = Data(root=tmp_path, channels=5, mean=0.0, std=1.0, classes=dict(zip(CLASSES, range(4), strict=True)))
+        trained = scene_dataset(data, Index({"train": [Scene("a", (str(scene),))]}), scaling="scale", factor=1.0)
+        facts = trained.carried.layout.options
+        model = Model(tiny(), card(**{key: facts[key] for key in ("scaling", "factor", "stats")}))
+        assert predict(scene, tmp_path / "same", model)[-1].note == ""
+        other = write(tmp_path / "b.tif", drawing.values() * 10_000, drawing)
+        assert "check units and scaling" in predict(other, tmp_path / "far", model)[-1].note
+        with pytest.raises(DataError, match=r"c.tif: band 1 is uint16, but training .* float32"):
+            predict(draw_scene(tmp_path / "c.tif"), tmp_path / "other", model)
 
     def test_a_scene_without_a_valid_pixel(self, tmp_path):
         scene = write(tmp_path / "s.tif", np.zeros((5, 40, 40), np.uint16), Drawing(), nodata=0)

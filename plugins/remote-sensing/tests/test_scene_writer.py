@@ -3,8 +3,10 @@
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
+import pyogrio.raw
 import pytest
 import rasterio
 import torch
@@ -20,6 +22,7 @@ from farcluss.errors import DataError
 from farcluss.inference.card import Inference
 from farcluss.inference.weights import Model, save_weights
 from farcluss.networks.base import Prediction
+from farcluss_remote_sensing.legend import values_by_tags
 from farcluss_remote_sensing.writer import GeoTiffWriter
 
 DRAWINGS = {
@@ -122,6 +125,37 @@ class TestMaps:
             text.index(f"<Category>{name}</Category>") for name in CLASSES
         )
 
+    @pytest.mark.parametrize(
+        ("given", "values", "dtype", "nodata"),
+        [
+            ((128, 255, 3, 0), (128, 255, 3, 0), "uint8", 254),
+            ((7, 300, 1, 2), (7, 300, 1, 2), "uint16", 65535),
+            (("#000000", "#000001", "#000002", "#000003"), (0, 1, 2, 3), "uint8", 255),
+            ((-1, 0, 1, 2), (0, 1, 2, 3), "uint8", 255),
+        ],
+    )
+    def test_values_are_those_of_the_labels(self, tmp_path, given, values, dtype, nodata):
+        drawing = Drawing(nodata=0, collar=6)
+        model = Model(tiny(), card().model_copy(update={"mask_values": list(given)}))
+        predict(draw_scene(tmp_path / "s.tif", drawing), tmp_path / "out", model, gpkg=True, qml=True)
+        expected = np.where(drawing.invalid(), nodata, np.array(values)[in_one_piece(drawing).argmax(0)])
+        with rasterio.open(tmp_path / "out.tif") as file:
+            np.testing.assert_array_equal(file.read(1), expected)
+            assert file.dtypes == (dtype,) and file.nodata == nodata
+            colors = file.colormap(1)
+            assert [colors[value][:3] for value in values] == list(PALETTE) and colors[nodata] == (0, 0, 0, 0)
+            assert values_by_tags(file.tags(), CLASSES) == list(values)
+        rows = [entry.attrib for entry in ElementTree.parse(tmp_path / "out.qml").iter("paletteEntry")]
+        assert [(int(row["value"]), row["label"]) for row in rows] == list(zip(values, CLASSES, strict=True))
+        assert rows[0]["color"] == "#0000c8"
+        names = [entry.text for entry in ElementTree.parse(tmp_path / "out.tif.aux.xml").iter("Category")]
+        known = dict(zip(values, CLASSES, strict=True))
+        assert names == [known.get(value) for value in range(min(max(values), 255) + 1)]
+        fields = pyogrio.raw.read(tmp_path / "out.gpkg")
+        columns = dict(zip(fields[0]["fields"], fields[3], strict=True))
+        ids = dict(zip(columns["class"].tolist(), columns["class_id"].tolist(), strict=True))
+        assert ids.items() <= dict(zip(CLASSES, values, strict=True)).items()
+
     def test_cloud_optimized(self, tmp_path):
         drawing = Drawing((600, 300), bands=5)
         model = Model(tiny(), card(window=(512, 512)))
@@ -149,7 +183,7 @@ class TestMaps:
         assert sorted((tmp_path / "out").iterdir()) == sorted(writer.outputs(tmp_path / "out" / "s"))
 
     def test_polygons_are_made_of_classes_and_confidence(self, tmp_path, monkeypatch, short):
-        def write_polygons(classes_path, confidence_path, classes, outputs):
+        def write_polygons(classes_path, confidence_path, classes, outputs, **how):
             assert classes_path.name == "out.tif" and list(classes) == list(CLASSES)
             for name, path in outputs.items():
                 np.save(path.with_suffix(".npy"), read(confidence_path))
@@ -166,7 +200,7 @@ class TestMaps:
         assert not (tmp_path / "out_confidence.tif").exists() and not list(tmp_path.glob(".*"))
 
     def test_polygons_that_fail_leave_nothing_but_what_to_go_on_with(self, tmp_path, monkeypatch, short):
-        def write_polygons(classes_path, confidence_path, classes, outputs):
+        def write_polygons(classes_path, confidence_path, classes, outputs, **how):
             fresh = not outputs["gpkg"].exists()
             outputs["gpkg"].touch()
             if not fresh or not failed:
@@ -209,6 +243,11 @@ class TestCases:
     def test_each_file_is_a_scene(self):
         files = [Path("a.tif"), Path("b_B02.jp2")]
         assert GeoTiffWriter(card()).cases(files) == [("a", (files[0],)), ("b_B02", (files[1],))]
+
+    def test_labels_beside_images_are_none(self):
+        files = [Path("t/a.tif"), Path("t/a_y.tif"), Path("t/b.tif"), Path("t/b_Y.TIF")]
+        cases = GeoTiffWriter(card(labels="{dir}/{stem}_y.tif", val_labels=None)).cases(files)
+        assert cases == [("a", (files[0],)), ("b", (files[2],))]
 
     def test_bands_in_files_of_their_own(self):
         names = ("x_B03.jp2", "x_B02.jp2", "y_B02.jp2", "y_B03.jp2", "x_label.tif")

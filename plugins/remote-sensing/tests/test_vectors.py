@@ -1,5 +1,9 @@
 """Polygons as labels, against the pixels that they were drawn from and against points in polygons."""
 
+import contextlib
+import io
+from pathlib import Path
+
 import numpy as np
 import pyogrio.raw
 import pytest
@@ -14,7 +18,7 @@ from farcluss.errors import DataError
 from farcluss.recipes.model import Data
 from farcluss_remote_sensing.files import Grid, read_header
 from farcluss_remote_sensing.labels import LabelReader
-from farcluss_remote_sensing.vectors import class_of, rasterize
+from farcluss_remote_sensing.vectors import Rules, class_of, rasterize
 
 DRAWINGS = {
     "plain": Drawing(),
@@ -56,8 +60,8 @@ def square(drawing: Drawing, rows, columns):
 PLAIN = Drawing()
 
 
-def drawn(path, drawing=PLAIN, window=WHOLE, shrink=1, *, layer="", field="", outside="", classes=None):
-    return rasterize(path, layer, grid_of(drawing), window, shrink, classes or masks(), field, outside)
+def drawn(path, drawing=PLAIN, window=WHOLE, shrink=1, *, layer="", classes=None, **rules):
+    return rasterize(path, layer, grid_of(drawing), window, shrink, classes or masks(), Rules(**rules))
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
@@ -80,7 +84,7 @@ class TestPixels:
         drawing = DRAWINGS[name]
         path = str(draw_polygons(tmp_path / "label.gpkg", drawing))
         pixels = str(write(tmp_path / "label.tif", drawing.classes(), drawing))
-        reader = LabelReader(masks(), field)
+        reader = LabelReader(masks(), Rules(field))
         for window in (WHOLE, (slice(11, 62), slice(7, 30)), (slice(0, 5), slice(3, 4))):
             by = [reader.read(each, grid_of(drawing), window, 8) for each in (path, pixels)]
             np.testing.assert_array_equal(*by)
@@ -90,7 +94,7 @@ class TestPixels:
 def test_formats(tmp_path, suffix):
     path = str(draw_polygons(tmp_path / f"label.{suffix}"))
     grid = read_header(str(draw_scene(tmp_path / "scene.tif"))).grid
-    found = LabelReader(masks(), "class").read(path, grid, WHOLE)
+    found = LabelReader(masks(), Rules("class")).read(path, grid, WHOLE)
     np.testing.assert_array_equal(found, Drawing().classes())
 
 
@@ -148,6 +152,20 @@ class TestCenters:
         expected = np.repeat([[1, 0]], [21, 32], 1).repeat(70, 0)
         np.testing.assert_array_equal(drawn(path, drawing, field="code"), expected)
 
+    def test_of_what_only_touches_them(self, tmp_path):
+        # Along the diagonal, which goes through no center of the pixels beside it.
+        line = shapely.LineString([PLAIN.transform @ (0.01, 5.3), PLAIN.transform @ (52.9, 58.2)]).buffer(0.01)
+        path = save(tmp_path / "label.gpkg", [line])
+        assert (drawn(path) == IGNORE).all()
+        found = drawn(path, all_touched=True)
+        rows, columns = np.indices((70, 53))
+        corners = [PLAIN.transform @ (columns + x, rows + y) for x, y in ((0, 1), (1, 0))]
+        expected = shapely.intersects(line, shapely.box(*corners[0], *corners[1]))
+        np.testing.assert_array_equal(found == 0, expected)
+        np.testing.assert_array_equal(
+            drawn(path, window=(slice(9, 40), slice(3, 50)), all_touched=True), found[9:40, 3:50]
+        )
+
     @pytest.mark.parametrize("far", [30, 300], ids=["beyond the scene", "far beyond it"])
     def test_of_a_polygon_whose_edges_cross(self, tmp_path, far):
         drawing = Drawing()
@@ -172,6 +190,8 @@ class TestClasses:
         np.testing.assert_array_equal(
             drawn(path, field="code", outside="town"), np.where(expected == IGNORE, 3, expected)
         )
+        expected[:40, :40] = 2
+        np.testing.assert_array_equal(drawn(path, field="code", overlap="class"), expected)
 
     @pytest.mark.parametrize(("outside", "inside", "rest"), [("", 0, IGNORE), ("water", 1, 0), ("field", 0, 1)])
     def test_without_an_attribute_all_are_of_one_class(self, tmp_path, outside, inside, rest):
@@ -217,8 +237,8 @@ class TestRefusals:
         [
             (["swamp"], CLASSES, r"'kind', holds 'swamp'; classes are water.*\n.*data.layout.field"),
             ([17], CLASSES, r"holds the value 17"),
-            ([None, "town"], CLASSES, r"is empty for 1 polygons"),
-            ([np.nan, 1.0], CLASSES, r"is empty for 1 polygons"),
+            ([None, "town"], CLASSES, r"is empty for 1 polygon of"),
+            ([np.nan, 1.0], CLASSES, r"is empty for 1 polygon of"),
             ([1.5], CLASSES, r"holds fractions"),
             ([1], {"a": "#ff0000", "b": "#00ff00"}, r"holds numbers.*colors"),
         ],
@@ -248,11 +268,25 @@ class TestRefusals:
         shapes = [square(Drawing(), (0, 9), (0, 9))]
         with pytest.warns(UserWarning, match="crs"):
             bare = save(tmp_path / "bare.gpkg", shapes, None)
-        with pytest.raises(DataError, match=r"bare.gpkg has no coordinate system, but its scene has one.*ogr2ogr"):
+        with pytest.raises(DataError, match=r"bare.gpkg has no coordinate system, but its scene has one.*QGIS"):
             drawn(bare)
         path = save(tmp_path / "label.gpkg", shapes)
-        with pytest.raises(DataError, match=r"Its scene has no coordinate system, but .*label.gpkg has one.*gdal_edit"):
+        with pytest.raises(
+            DataError, match=r"Its scene has no coordinate system, .*label.gpkg has one.*rio edit-info --crs"
+        ):
             drawn(path, Drawing(crs=None))
+
+    def test_a_shapefile_without_prj_is_cured_as_it_says(self, tmp_path):
+        path = str(draw_polygons(tmp_path / "label.shp"))
+        (tmp_path / "label.prj").unlink()
+        with pytest.raises(DataError, match=r"Put its .prj beside it") as caught:
+            drawn(path, field="class")
+        command, _, target = str(caught.value).partition('python -c "')[2].partition('" > ')
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            exec(command.replace("CODE", "32633"))
+        Path(target).write_text(said.getvalue())
+        np.testing.assert_array_equal(drawn(path, field="class"), Drawing().classes())
 
     def test_points(self, tmp_path):
         path = save(tmp_path / "label.gpkg", [shapely.Point(*(Drawing().transform @ (5, 5)))])

@@ -46,8 +46,8 @@ def command(recipe: GivenRecipe, predictions: Path, split: str | None, output: P
 
     One confusion matrix over all pixels that count: IoU, F1, recall (producer's accuracy) and precision (user's
     accuracy) per class, mIoU, mean F1, accuracy and kappa; for change detection those of changed pixels. A map is
-    named like its scene, SCENE.tif, and holds class indices; a pixel without a class counts as wrong. Exit code 1 when
-    a scene has no map.
+    named like its scene, SCENE.tif, and holds the values of the labels; a pixel without a class counts as wrong. Exit
+    code 1 when a scene has no map.
     """
     loaded = recipe.read()
     from farcluss_remote_sensing.evaluation import evaluate

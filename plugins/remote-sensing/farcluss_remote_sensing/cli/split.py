@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from farcluss.cli.commands import GivenRecipe, output_option, recipe_options, write_result
+from farcluss.errors import shown
 
 EXAMPLES = """\b
 Example:
@@ -68,7 +69,7 @@ def command(
     does not depend on --labeled. Other lists in DIR stay as they are.
     """
     loaded = recipe.read()
-    from farcluss_remote_sensing.splitting import Shares, by_block, by_scene
+    from farcluss_remote_sensing.splitting import Shares, by_block, by_scene, undivided
     from farcluss_remote_sensing.statistics import scenes_of
 
     dataset, shares = scenes_of(loaded.data), Shares(val, test, labeled)
@@ -80,6 +81,9 @@ def command(
         if lines:
             write_result(output / f"{name}.txt", "".join(f"{line}\n" for line in lines))
     _report(division, output, by)
+    small = undivided(dataset, block_size) if by == "block" else ""
+    for text in [*([small] if small else []), *dataset.oddities(dataset.items("train"))]:
+        click.echo(shown(f"Warning: {text}"), err=True)
 
 
 def _report(division: Any, output: Path, by: str) -> None:
