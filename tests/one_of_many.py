@@ -11,7 +11,7 @@ from pathlib import Path
 from tiny_recipe import tiny_recipe
 
 # A recipe whose steps do not depend on how a batch is split, but for rounding.
-RECIPE = tiny_recipe(augment='{ name = "photometric", cutmix = 0.5 }', keep=2)
+RECIPE = tiny_recipe(augment='"photometric"\nmix = "cutmix"', keep=2)
 
 
 def train_tiny(recipe: str, output: str) -> None:

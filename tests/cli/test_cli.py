@@ -179,8 +179,9 @@ class TestRun:
     def test_a_plugin_file(self, tiny_recipe, tmp_path):
         plugin = tmp_path / "flat.py"
         plugin.write_text(
-            "import torch\nfrom farcluss import register\nfrom farcluss.stages.base import Weight\n"
-            "class Flat(Weight):\n    def forward(self, probs):\n        return torch.full_like(probs[:, 0], 0.25)\n"
+            "import torch\nfrom farcluss import register\nfrom farcluss.stages.base import PixelWeight\n"
+            "class Flat(PixelWeight):\n    def pixels(self, labels, summed):\n"
+            "        return torch.full_like(labels.confidence, 0.25)\n"
             "register('weight', 'flat', Flat)\n"
         )
         words = ["run", tiny_recipe, "-o", tmp_path / "run", "--plugin", plugin, "--set", "stages.weight=flat"]

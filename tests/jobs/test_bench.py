@@ -13,7 +13,7 @@ from farcluss.data.shapes import Shapes
 from farcluss.jobs import benching
 from farcluss.jobs.benching import PARTS, Figures, advise
 from farcluss.recipes.reading import load_recipe
-from farcluss.stages.weight import UniformWeight
+from farcluss.stages.weight import Uniform
 
 EVEN = dict.fromkeys(PARTS, 0.0) | {"teacher": 0.2, "student": 0.25, "backward": 0.45, "wait": 0.02, "other": 0.08}
 FIGURES = Figures("cpu", "no", 1.0, EVEN, {"labeled": 0.1, "unlabeled": 0.3}, 16, 2, 8, 1, 1.0, None)
@@ -60,10 +60,10 @@ class TestTheCommand:
         assert cli("bench", quick_recipe, "--steps", "0").code == 2
 
 
-class Slow(UniformWeight):
-    def forward(self, probs):
+class Slow(Uniform):
+    def statistics(self, labels, classes):
         time.sleep(0.05)
-        return super().forward(probs)
+        return super().statistics(labels, classes)
 
 
 class Busy(Shapes):

@@ -14,7 +14,8 @@ from farcluss.errors import FarclussError
 from farcluss.recipes.reading import load_recipe
 from farcluss.runs.checkpoints import read
 from farcluss.runs.folder import RunFolder
-from farcluss.stages.weight import UniformWeight
+from farcluss.stages.base import PseudoLabels
+from farcluss.stages.weight import Uniform
 from farcluss.training import engine, steps
 
 RECIPE = """
@@ -195,24 +196,35 @@ def test_mining_in_micro_batches_too(recipe_file, monkeypatch):
     assert not all(torch.equal(states[1][name], states[2][name]) for name in states[0])
 
 
-class Adaptive(UniformWeight):
-    """A stage with a state: the mean of all probabilities it has seen."""
+class Adaptive(Uniform):
+    """A stage with a state: sums of what it has seen of unlabeled and of labeled images."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(2))
 
-    def forward(self, probs: torch.Tensor) -> torch.Tensor:
-        self.seen += probs.amax(1).mean()
-        return super().forward(probs)
+    def statistics(self, labels: PseudoLabels, classes: int) -> torch.Tensor:
+        return labels.confidence.sum()
+
+    def absorb(self, summed: torch.Tensor) -> None:
+        self.seen[0] += summed
+
+    def labeled_statistics(self, logits: torch.Tensor, masks: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        return known.sum()
+
+    def absorb_labeled(self, summed: torch.Tensor) -> None:
+        self.seen[1] += summed
 
 
-def test_the_state_of_stages_stays_too(recipe_file, monkeypatch):
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_the_state_of_stages_stays_too(recipe_file, monkeypatch, micro_batches):
     break_images(monkeypatch, 2)
     with registered("weight", "adaptive", Adaptive):
-        folder = train(recipe_file, "stages.weight=adaptive", "train.steps=3")
-    seen = [read(folder / "checkpoints" / f"step-{n:08d}.pt").state["stages"]["weight"]["seen"] for n in (1, 2, 3)]
-    assert 0 < seen[0] == seen[1] < seen[2]
+        folder = train(recipe_file, "stages.weight=adaptive", "train.steps=3", f"train.accumulate={micro_batches}")
+    states = [read(folder / "checkpoints" / f"step-{n:08d}.pt").state["stages"]["weight"] for n in (1, 2, 3)]
+    one, two, three = (state["seen"] for state in states)
+    assert (one > 0).all() and torch.equal(one, two) and (two < three).all()
+    assert list(states[0]) == ["seen"]  # not the progress, which is a function of the step
 
 
 def test_too_many_in_a_row_end_the_run(recipe_file, monkeypatch):

@@ -11,11 +11,13 @@ from torch.utils._pytree import tree_leaves
 
 from farcluss import train
 from farcluss.recipes.reading import load_recipe
-from farcluss.stages.base import Weight
+from farcluss.stages.base import PixelWeight
 from farcluss.training import engine
 
-MOVES = 'stages.augment={ name = "photometric", cutmix = 1.0, degrees = 20.0, zoom = [0.8, 1.2] }'
+MOVES = 'stages.augment={ name = "photometric", views = 2, degrees = 20.0, zoom = [0.8, 1.2] }'
 PULL = 'stages.contrast={ name = "prototype", dim = 8, confidence = 0.1, detach = false, repulsion = 0.5 }'
+CUT = 'stages.mix={ name = "cutmix", p = 1.0, partner = "random", boxes = 3 }'
+SHARES = ("loss.view_shares=[1.0]", "loss.divisor=kept")
 READS = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "bincount", "_unique2", "item"}
 """Operations whose result the host needs before it can go on."""
 
@@ -88,9 +90,9 @@ def run(recipe, tmp_path, *settings):
     "settings",
     [
         (),
-        (MOVES, PULL, "loss.supervised=ohem", "loss.ohem_min_kept=9", "train.clip=0.1"),
+        (MOVES, PULL, CUT, "loss.supervised=ohem", "loss.ohem_min_kept=9", "train.clip=0.1"),
         (MOVES, PULL, "loss.supervised=ohem", "train.accumulate=2", "train.optimizer=adamw", "loss.warmup_steps=1"),
-        ("stages.contrast=none", "stages.weight=threshold", "stages.pseudo_label=hard"),
+        ("stages.contrast=none", "stages.weight=threshold", "stages.pseudo_label=hard", "stages.mix=classmix", *SHARES),
         ("loss.supervised=dice-cross-entropy", "loss.unsupervised_dice=1.0"),
         ("train.split_backward=true", PULL.replace(" }", ", include_labeled = true }")),
     ],
@@ -102,13 +104,14 @@ def test_nothing_is_read_between_logged_steps(tiny_recipe, tmp_path, device, set
     assert device.reads == []
 
 
-class Curious(Weight):
+class Curious(PixelWeight):
     """A stage that asks the host to look."""
 
-    def forward(self, probs):
-        if probs.mean() > 2 or len(probs[probs > 2]):
-            return probs[:, 0]
-        return torch.ones_like(probs[:, 0])
+    def pixels(self, labels, summed):
+        sure = labels.confidence
+        if sure.mean() > 2 or len(sure[sure > 2]):
+            return sure
+        return torch.ones_like(sure)
 
 
 def test_a_stage_that_reads_is_seen(tiny_recipe, tmp_path, device):
