@@ -28,9 +28,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from farcluss.data.base import IGNORE
-from farcluss.learning.batches import Batch, Views
+from farcluss.learning.batches import Batch, Totals, Views
 from farcluss.learning.contracts import Stages
-from farcluss.learning.learner import Learner, Totals
+from farcluss.learning.learner import Learner
 from farcluss.networks.base import Prediction
 from farcluss.networks.normalize import Normalize
 from farcluss.recipes.model import Loss

@@ -1,4 +1,4 @@
-"""The images of a step and their pseudo-labels, whole or split into micro-batches."""
+"""What passes between the parts of a step: images, views with their labels, and what losses need of the whole batch."""
 
 from functools import partial
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from farcluss.stages.base import PseudoLabels, View
+from farcluss.stages.base import Anchors, ContrastLoss, PseudoLabels, View
 
 
 class Batch(NamedTuple):
@@ -31,6 +31,60 @@ class Batch(NamedTuple):
 
 Views = tuple[View, ...]
 """The strong views of a batch; empty for a part of it that has none."""
+
+
+class Totals(NamedTuple):
+    """Totals over the batch of all processes.
+
+    Attributes:
+        labeled: number of labeled pixels that are not ignored.
+        pixels: `(V,)`, N of eq. 8 for each strong view, see `loss.divisor`; None in supervised steps.
+        valid: `(V,)`, number of valid pixels of each strong view; None in supervised steps.
+        weight: statistics of the weight stage; None in supervised steps.
+        rebalance: statistics of the rebalance stage; None in supervised steps.
+        images: number of labeled images; None unless a Dice loss needs it.
+        views: number of images in the strong views; None unless a Dice loss needs it.
+    """
+
+    labeled: Tensor
+    pixels: Tensor | None = None
+    valid: Tensor | None = None
+    weight: Tensor | None = None
+    rebalance: Tensor | None = None
+    images: Tensor | None = None
+    views: Tensor | None = None
+
+
+class FirstPass(NamedTuple):
+    """Results of a forward without gradient of one micro-batch; None where no loss needs them.
+
+    Attributes:
+        pixel_losses: `(B, *S)`, cross-entropy of the labeled images.
+        masks: `(B, *S)`, their masks.
+        embeddings: `(B, D, *s)`.
+        anchors: labels of the embeddings.
+    """
+
+    pixel_losses: Tensor | None
+    masks: Tensor
+    embeddings: Tensor | None
+    anchors: Anchors | None
+
+
+class WholeBatch(NamedTuple):
+    """What the losses of a micro-batch need from the first passes of all; None where no loss needs it.
+
+    Attributes:
+        masks: `(B, *S)`, the micro-batch's masks, `IGNORE` at pixels that OHEM drops.
+        hard: number of pixels that OHEM keeps, over all processes.
+        contrast: the micro-batch's equal share of the contrastive loss.
+        gradient: `(B, D, *s)`, gradient of the contrastive loss with respect to the micro-batch's embeddings.
+    """
+
+    masks: Tensor | None = None
+    hard: Tensor | None = None
+    contrast: ContrastLoss | None = None
+    gradient: Tensor | None = None
 
 
 def split(

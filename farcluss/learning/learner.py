@@ -12,14 +12,14 @@ nor that of micro-batches changes the result.
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from farcluss.data.base import IGNORE
 from farcluss.errors import PluginError, RecipeError, counted
-from farcluss.learning.batches import Batch, Views, join_labels
+from farcluss.learning.batches import Batch, FirstPass, Totals, Views, WholeBatch, join_labels
 from farcluss.learning.contracts import Stages, expect
 from farcluss.learning.dice import dice
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
@@ -32,59 +32,6 @@ from farcluss.stages.weight import normalized_entropy
 from farcluss.tensors.distributed import all_sum, sum_table, world_size
 from farcluss.tensors.precision import wide, wide_softmax
 from farcluss.tensors.timing import span
-
-
-class Totals(NamedTuple):
-    """Totals over the batch of all processes.
-
-    Attributes:
-        labeled: number of labeled pixels that are not ignored.
-        pixels: `(V,)`, N of eq. 8 for each strong view, see `loss.divisor`; None in supervised steps.
-        weight: statistics of the weight stage; None in supervised steps.
-        rebalance: statistics of the rebalance stage; None in supervised steps.
-        images: number of labeled images; None unless a Dice loss needs it.
-        views: number of images in the strong views; None unless a Dice loss needs it.
-    """
-
-    labeled: Tensor
-    pixels: Tensor | None = None
-    weight: Tensor | None = None
-    rebalance: Tensor | None = None
-    images: Tensor | None = None
-    views: Tensor | None = None
-
-
-class FirstPass(NamedTuple):
-    """Results of a forward without gradient of one micro-batch; None where no loss needs them.
-
-    Attributes:
-        pixel_losses: `(B, *S)`, cross-entropy of the labeled images.
-        masks: `(B, *S)`, their masks.
-        embeddings: `(B, D, *s)`.
-        anchors: labels of the embeddings.
-    """
-
-    pixel_losses: Tensor | None
-    masks: Tensor
-    embeddings: Tensor | None
-    anchors: Anchors | None
-
-
-class WholeBatch(NamedTuple):
-    """What the losses of a micro-batch need from the first passes of all; None where no loss needs it.
-
-    Attributes:
-        masks: `(B, *S)`, the micro-batch's masks, `IGNORE` at pixels that OHEM drops.
-        hard: number of pixels that OHEM keeps, over all processes.
-        contrast: the micro-batch's equal share of the contrastive loss.
-        gradient: `(B, D, *s)`, gradient of the contrastive loss with respect to the micro-batch's embeddings.
-    """
-
-    masks: Tensor | None = None
-    hard: Tensor | None = None
-    contrast: ContrastLoss | None = None
-    gradient: Tensor | None = None
-
 
 Statistics = dict[str, Tensor]
 WEIGHTS = ("weight", "rebalance")
@@ -147,9 +94,9 @@ class Learner:
             statistics[kind] = sum_of(
                 [call(kind, stage.statistics, each, self.classes, returns=Tensor) for each in labels]
             )
-        statistics["pixels"] = torch.stack([each.valid.sum() for each in labels])
+        statistics["valid"] = torch.stack([each.valid.sum() for each in labels])
         if self.loss.divisor == "all":
-            statistics["pixels"] = torch.full_like(statistics["pixels"], labels[0].valid.numel())
+            statistics["all"] = torch.full_like(statistics["valid"], labels[0].valid.numel())
         if self.loss.unsupervised * self.loss.unsupervised_dice > 0:
             statistics["views"] = statistics["labeled"].new_full((), sum(len(each.valid) for each in labels))
         statistics |= {name: sum_of([diagnostics[name] for _, diagnostics in labeled]) for name in labeled[0][1]}
@@ -202,14 +149,9 @@ class Learner:
             return Totals(labeled, images=images)
         for kind in WEIGHTS:
             self.stages.call(kind, getattr(self.stages, kind).absorb, statistics[kind], returns=NoneType)
-        totals = Totals(
-            labeled,
-            statistics["pixels"],
-            statistics["weight"],
-            statistics["rebalance"],
-            images,
-            statistics.get("views"),
-        )
+        valid = statistics["valid"]
+        own = statistics["weight"], statistics["rebalance"]
+        totals = Totals(labeled, statistics.get("all", valid), valid, *own, images, statistics.get("views"))
         if self.loss.divisor == "kept":
             kept = [((self._pixel_weight(view.labels, totals) > 0) & view.labels.valid).sum() for view in views]
             totals = totals._replace(pixels=all_sum(torch.stack(kept)))
@@ -322,9 +264,9 @@ class Learner:
         losses = {"supervised": sums[0] / count}
         if totals.pixels is not None:
             losses["unsupervised"] = self._unsupervised(sums[1:], totals.pixels)
-        if views and batch.truth is not None and totals.pixels is not None:  # for the log
+        if views and batch.truth is not None and totals.valid is not None:  # for the log
             sums = [(self._weigh("weight", each, totals.weight) * each.valid).sum() for _, each in views]
-            losses["mean_weight"] = sum_of(sums) / totals.pixels.sum().clamp(min=1)
+            losses["mean_weight"] = sum_of(sums) / totals.valid.sum().clamp(min=1)
         return losses
 
     def _unsupervised(self, sums: Tensor, pixels: Tensor) -> Tensor:

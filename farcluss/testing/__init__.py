@@ -13,6 +13,7 @@ Notation used for shapes: B images, C classes, Cin image channels, K kept classe
 """
 
 from farcluss.testing.datasets import DatasetTester
-from farcluss.testing.stages import AugmentTester, ContrastTester, MixTester, PixelWeightTester, PseudoLabelTester
+from farcluss.testing.stages import ContrastTester, PixelWeightTester, PseudoLabelTester
+from farcluss.testing.views import AugmentTester, MixTester
 
 __all__ = ["AugmentTester", "ContrastTester", "DatasetTester", "MixTester", "PixelWeightTester", "PseudoLabelTester"]

@@ -9,8 +9,7 @@ from torch import Tensor
 from farcluss.data.loader import HostBatch
 from farcluss.inference.weights import to_unit
 from farcluss.learning.averaging import ema_decay, ema_update
-from farcluss.learning.batches import Batch, Views, split
-from farcluss.learning.learner import Totals, WholeBatch
+from farcluss.learning.batches import Batch, Totals, Views, WholeBatch, split
 from farcluss.networks.base import batch_norms
 from farcluss.tensors.distributed import all_sum, sum_table
 from farcluss.tensors.draws import addressed

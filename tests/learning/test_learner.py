@@ -104,7 +104,7 @@ def test_invalid_pixels_count_nowhere():
     other = learner.losses(batch, (View(images, poisoned),), totals, 1.0)
     assert clean["unsupervised"].item() == pytest.approx(other["unsupervised"].item(), rel=1e-9)
     assert clean["contrastive"].item() == pytest.approx(other["contrastive"].item(), rel=1e-9)
-    assert statistics["pixels"] == batch.valid.sum()
+    assert statistics["valid"] == batch.valid.sum()
 
 
 def test_diagnostics_against_numpy():
