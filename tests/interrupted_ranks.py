@@ -45,9 +45,12 @@ def signal_one(rank: int) -> None:
 
 def main(folder: Path, mode: str, kills: int, seed: int) -> None:
     import torch.distributed as dist
+    from adaptive import Adaptive
 
-    from farcluss import load_recipe, train
+    from farcluss import load_recipe, register, train
     from farcluss.errors import Stopped
+
+    register("weight", "adaptive", Adaptive)
 
     attempt, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
     settings = SETTINGS
