@@ -27,21 +27,15 @@ NEVER = (
 READY = "ready to run"
 SIDE = 32
 TYPES = {"F32": "float32", "F16": "float16", "I64": "int64", "U8": "uint8"}
-RECIPE = """
-[data]
-root = "."
-layout = { name = "folder", images = "images", masks = "masks" }
-classes = ["a", "b", "c"]
-val = "1/4"
-labeled = "all"
-crop = 32
-workers = 0
+NETWORK = """
 [network]
 name = "deeplabv3plus"
 encoder = "test_resnet"
 pretrained = false
 aspp_channels = 8
 head_channels = 8
+"""
+LEARNING = """
 [stages]
 augment = "identity"
 contrast = "none"
@@ -53,6 +47,18 @@ batch = 2
 log_every = 1
 [eval]
 every = 2
+"""
+RECIPE = f"""
+[data]
+root = "."
+layout = {{ name = "folder", images = "images", masks = "masks" }}
+classes = ["a", "b", "c"]
+val = "1/4"
+labeled = "all"
+crop = 32
+workers = 0
+{NETWORK.strip()}
+{LEARNING.strip()}
 """
 
 CALLS = """

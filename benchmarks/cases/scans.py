@@ -7,13 +7,13 @@ import nibabel as nib
 import numpy as np
 
 from cases import kit
-from cases.kit import READY, Case, left_out, refused, told, trial, write
+from cases.kit import LEARNING, READY, Case, left_out, refused, told, trial, write
 
-RECIPE = """
+RECIPE = f"""
 [data]
 root = "."
-layout = { name = "scans", cache = "cache", unlabeled = "images" }
-classes = { background = 0, tumor = 1 }
+layout = {{ name = "scans", cache = "cache", unlabeled = "images" }}
+classes = {{ background = 0, tumor = 1 }}
 val = "1/4"
 mean = 0.0
 std = 1.0
@@ -24,18 +24,8 @@ workers = 0
 name = "monai"
 architecture = "BasicUNet"
 spatial_dims = 3
-arguments = { features = [8, 8, 8, 8, 8, 8] }
-[stages]
-augment = "identity"
-contrast = "none"
-[loss]
-warmup_steps = 0
-[train]
-steps = 2
-batch = 2
-log_every = 1
-[eval]
-every = 2
+arguments = {{ features = [8, 8, 8, 8, 8, 8] }}
+{LEARNING.strip()}
 writer = "nifti"
 """
 SHAPE = (20, 18, 16)

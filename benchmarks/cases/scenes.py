@@ -9,38 +9,23 @@ import rasterio
 from rasterio.transform import Affine
 
 from cases import kit
-from cases.kit import READY, Case, left_out, refused, told, trial, write
+from cases.kit import LEARNING, NETWORK, READY, Case, left_out, refused, told, trial, write
 
 warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
 UTM = "EPSG:32633"
 NORTH = Affine(10.0, 0, 500_000, 0, -10.0, 5_000_000)
 SIDE = 40
-RECIPE = """
+RECIPE = f"""
 [data]
 root = "."
-layout = { name = "rasters", scaling = "imagenet" }
+layout = {{ name = "rasters", scaling = "imagenet" }}
 classes = ["land", "water"]
 val = "1/4"
 labeled = "all"
 crop = 32
 workers = 0
-[network]
-name = "deeplabv3plus"
-encoder = "test_resnet"
-pretrained = false
-aspp_channels = 8
-head_channels = 8
-[stages]
-augment = "identity"
-contrast = "none"
-[loss]
-warmup_steps = 0
-[train]
-steps = 2
-batch = 2
-log_every = 1
-[eval]
-every = 2
+{NETWORK.strip()}
+{LEARNING.strip()}
 writer = "geotiff"
 """
 CHECK = "check r.toml"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from farcluss.cli.groups import lazy_group
-from farcluss.errors import RunError, shown
+from farcluss.errors import FarclussError, RunError, by_cause, shown
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -30,6 +30,7 @@ __all__ = [
     "GivenRecipe",
     "add_options",
     "device_option",
+    "echo_errors",
     "emit",
     "emit_json",
     "json_option",
@@ -41,6 +42,7 @@ __all__ = [
     "pick_device",
     "print_table",
     "progress",
+    "raise_if_debugging",
     "read_all",
     "recipe_options",
     "split_option",
@@ -144,6 +146,18 @@ def add_options(command: Command, *options: Callable[[Command], Command]) -> Com
 def debugging() -> bool:
     """Whether `--debug` was given, which shows tracebacks."""
     return bool(click.get_current_context().find_root().params.get("debug"))
+
+
+def raise_if_debugging(error: BaseException) -> None:
+    """With `--debug`, raise an error of a file that nobody foresaw, which else is reported at the end."""
+    if debugging() and not isinstance(error, FarclussError):
+        raise error
+
+
+def echo_errors(errors: Iterable[tuple[str, str]]) -> None:
+    """Print errors of files on stderr, given as name and text, once per cause."""
+    for text in by_cause(errors):
+        click.echo(shown(f"Error: {text}"), err=True)
 
 
 def pick_device(name: str) -> Any:

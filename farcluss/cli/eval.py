@@ -5,16 +5,17 @@ from typing import Any
 import click
 
 from farcluss.cli.commands import (
-    debugging,
     device_option,
+    echo_errors,
     emit,
     json_option,
     percent,
     pick_device,
     print_table,
+    raise_if_debugging,
     split_option,
 )
-from farcluss.errors import FarclussError, by_cause, counted, shown
+from farcluss.errors import counted
 
 
 @click.command(
@@ -59,12 +60,10 @@ def command(
         keys.setdefault("data", {})["val"] = split
     evaluation = score_file(weights, keys, device=pick_device(device), workers=workers)
     for _, error in evaluation.failed:
-        if debugging() and not isinstance(error, FarclussError):
-            raise error
+        raise_if_debugging(error)
     facts = evaluation.to_json()
     emit(facts, as_json, _print)
-    for text in by_cause((each["image"], each["error"]) for each in facts["failed"]):
-        click.echo(shown(f"Error: {text}"), err=True)
+    echo_errors((each["image"], each["error"]) for each in facts["failed"])
     if evaluation.failed:
         raise click.exceptions.Exit(1)
 

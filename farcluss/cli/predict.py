@@ -4,8 +4,16 @@ from pathlib import Path
 
 import click
 
-from farcluss.cli.commands import debugging, device_option, output_option, overwrite_option, pick_device, progress
-from farcluss.errors import FarclussError, by_cause, failure, shown
+from farcluss.cli.commands import (
+    device_option,
+    echo_errors,
+    output_option,
+    overwrite_option,
+    pick_device,
+    progress,
+    raise_if_debugging,
+)
+from farcluss.errors import failure, shown
 
 
 @click.command(epilog="Example: farcluss predict runs/quickstart/weights/best.safetensors photos/ -o masks --overlay")
@@ -71,15 +79,14 @@ def command(
     with progress("predicting", len(jobs)) as advance:
         for outcome in predict_files(model, jobs, built):
             advance(outcome.done)
-            if outcome.error is not None and debugging() and not isinstance(outcome.error, FarclussError):
-                raise outcome.error
-            errors += [(outcome.image, failure(outcome.image, outcome.error))] if outcome.error is not None else []
+            if outcome.error is not None:
+                raise_if_debugging(outcome.error)
+                errors.append((outcome.image, failure(outcome.image, outcome.error)))
             notes += [outcome.note] if outcome.note else []
     others = f"; {len(account.passed)} entries not used, see above" if account.passed else ""
     click.echo(f"{len(jobs) - len(errors)} of {len(jobs)} images predicted, written to {output}/{others}")
     for note in notes:
         click.echo(shown(f"Note: {note}"), err=True)
-    for error in by_cause(errors):
-        click.echo(shown(f"Error: {error}"), err=True)
+    echo_errors(errors)
     if errors or account.incomplete:
         raise click.exceptions.Exit(1)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from farcluss.data.base import Item, Reduced, Sample, Window
 from farcluss.data.masks import MaskMap, whole_numbers
-from farcluss.errors import DataError
+from farcluss.errors import DataError, not_a_file
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow may open. It knows others, such as EPS, for which it starts another program."""
@@ -104,7 +104,7 @@ def check_file(path: str) -> None:
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         raise _unreadable(path, error) from None
     if not stat.S_ISREG(found.st_mode):
-        raise _unreadable(path, "it is a folder" if stat.S_ISDIR(found.st_mode) else "it is not a regular file")
+        raise _unreadable(path, f"it is {not_a_file(path)}")
     if not found.st_size:
         raise _unreadable(path, "it is empty (0 bytes)")
 

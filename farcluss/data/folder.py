@@ -57,7 +57,7 @@ def list_folder(pattern: str, others: Sequence[str], finder: MaskFinder, dataset
     files = [path for path in find_images(dataset.root, pattern) if path not in taken]
     masks, problems = finder.all(path for path in files if not finder.where.claims(path))
     if problems:
-        raise DataError(problems[0] + (f"\n{len(problems) - 1} more images have two masks." if problems[1:] else ""))
+        raise DataError(problems[0] + (f"\nThe same holds for {len(problems) - 1:,} more." if problems[1:] else ""))
     found = [split.item(path, mask) for path, mask in masks.items()]
     owned = {item.mask for item in found}
     items = [item for item in found if item.image not in owned]
@@ -138,8 +138,6 @@ def folder(
         test_masks: their masks; default: looked up as for training.
         image_suffix: ending of image names that mask names do not have, such as `_img`.
     """
-    if not images:
-        raise DataError("data.layout.images is empty. Give a folder, a glob or a list file.")
     root = root_of(data)
     mask_map = build_mask_map(data, {})
     _refuse_unclear(root, images, masks)

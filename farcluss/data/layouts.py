@@ -3,6 +3,7 @@
 import csv
 import functools
 import inspect
+import io
 import json
 import os
 from collections import Counter
@@ -35,16 +36,12 @@ def read_table(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]
     Raises:
         DataError: it cannot be read; names `data.layout.file` as the key to look at.
     """
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path} cannot be read: it is no file, but a folder, a pipe or a device.")
+    text = read_text(path, DataError, "Check data.root and data.layout.file.")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="", restval="")
-            rows = [(reader.line_num, row) for row in reader]
-            columns = list(reader.fieldnames or [])
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Check data.root and data.layout.file.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(text), restkey="", restval="")
+        rows = [(reader.line_num, row) for row in reader]
+        columns = list(reader.fieldnames or [])
+    except csv.Error as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
     return [(n, {key: str(value).strip() for key, value in row.items()}) for n, row in rows], columns
 

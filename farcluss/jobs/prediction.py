@@ -8,7 +8,7 @@ from pathlib import Path
 
 from farcluss.data.accounting import Account, Passed, Reason
 from farcluss.data.searching import search, search_glob
-from farcluss.errors import FAILURES, DataError, WeightsError
+from farcluss.errors import FAILURES, DataError, WeightsError, not_a_file
 from farcluss.inference.weights import Model
 from farcluss.inference.writers import Case, Writer
 from farcluss.runs.atomic import unwritable
@@ -198,5 +198,5 @@ def predict_files(model: Model, jobs: list[Job], writer: Writer) -> Iterator[Out
 def _refuse_pipes(job: Job) -> None:
     """Raise DataError for a pipe or a device, from which one would read for ever."""
     for path in job.paths:
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise DataError(f"{path} is a pipe or a device, not a file. Take it out.")
+        if (other := not_a_file(path)) and not path.is_dir():
+            raise DataError(f"{path} is {other}, not a file. Take it out.")

@@ -123,7 +123,7 @@ def test_a_folder_of_masks_inside_that_of_images(tmp_path):
     ("entries", "options", "words"),
     [
         (["masks/a.bmp"], {}, ["masks/a.bmp", "masks/a.png"]),
-        (["masks/a.PNG", "masks/b.png", "masks/b.bmp"], {}, ["masks/a.PNG", "1 more images"]),
+        (["masks/a.PNG", "masks/b.png", "masks/b.bmp"], {}, ["masks/a.PNG", "The same holds for 1 more."]),
         (["images/a.png"], {}, ["images/a.jpg", "images/a.png", "masks/a.png"]),
         ([], {"images": ""}, ["data.layout.images is empty"]),
         ([], {"masks": "images"}, ["both 'images'"]),

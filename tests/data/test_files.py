@@ -265,7 +265,7 @@ def test_what_is_no_file_is_said_by_name(tmp_path):
         .read_bytes()
         .replace(b"(40, 50), }" + b" " * 20, b"(1099511627776, 1099511627776), }".ljust(31))
     )
-    words = {"folder.png": "a folder", "folder.npy": "a folder", "loop.png": "too many levels", "pipe.png": "regular"}
+    words = {"folder.png": "a folder", "folder.npy": "a folder", "loop.png": "too many levels", "pipe.png": "a pipe, "}
     words |= {
         "eps.png": "not an image of BMP",
         "cut.npy": "truncated",

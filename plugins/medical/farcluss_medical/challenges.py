@@ -12,6 +12,7 @@ from farcluss.data.layouts import root_of
 from farcluss.data.searching import search
 from farcluss.errors import DataError, RecipeError
 from farcluss.plugins.options import Count
+from farcluss.recipes.texts import read_text
 from farcluss_medical.cases import Case, Index, volumes_in
 from farcluss_medical.options import check_channels, with_volume_options
 from farcluss_medical.volumes import VOLUMES
@@ -120,10 +121,7 @@ def left_atrium(data: Data, *, labeled_first: Count = 0) -> Index:
 def _listed(root: Path, split: str) -> list[str]:
     """Cases of `split.list` or `split.txt`; text after a comma is ignored."""
     path = next((path for end in (".list", ".txt") if (path := root / f"{split}{end}").is_file()), None)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"List {path} cannot be read: {error}.") from None
+    lines = read_text(path, DataError).splitlines() if path else []
     return [name for line in lines if (name := line.partition(",")[0].strip())]
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from farcluss.data.pairing import stem_of
 from farcluss.errors import DataError
+from farcluss.recipes.texts import read_text
 from farcluss_medical.cases import stem
 from farcluss_medical.metrics import Protocol, Scores, score
 from farcluss_medical.volumes import SUFFIXES, Header, difference, read_header, read_label, spacing_of
@@ -119,10 +120,7 @@ def read_cases(path: Path) -> list[str]:
     Raises:
         DataError: the list cannot be read, or is empty.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"List {path} cannot be read: {error}.") from None
+    lines = read_text(path, DataError).splitlines()
     names = [stem_of(line.partition(",")[0].strip(), SUFFIXES) for line in lines]
     if not any(names):
         raise DataError(f"List {path} names no case; give one per line.")

@@ -13,6 +13,7 @@ from farcluss.data.layouts import read_table, root_of
 from farcluss.data.pairing import MaskFinder, Mirror, below
 from farcluss.data.searching import readable, search_glob
 from farcluss.errors import DataError, short, some
+from farcluss.recipes.texts import read_text
 from farcluss_medical.cases import Case, Index, by_stem, look_into, stem
 from farcluss_medical.itk import is_series
 from farcluss_medical.options import with_volume_options
@@ -269,12 +270,11 @@ def _row_problems(root: Path, row: Mapping[str, str], images: Sequence[str]) -> 
 
 def read_json(path: Path, kind: type[Kind]) -> Kind:
     """The content of a JSON file. Raises DataError when it cannot be read or is not a `kind`."""
+    text = read_text(path, DataError, "Check data.root and the layout's options.")
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist. Check data.root and the layout's options.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
     if not isinstance(facts, kind):
         raise DataError(f"{path} does not hold a JSON {'object' if kind is dict else 'list'}.")
     return facts

@@ -11,6 +11,7 @@ from farcluss.data.layouts import root_of
 from farcluss.data.masks import Sources
 from farcluss.data.searching import only_in, search, whole
 from farcluss.errors import DataError, RecipeError
+from farcluss.recipes.texts import read_text
 from farcluss_remote_sensing.files import SUFFIXES
 from farcluss_remote_sensing.folders import LABELS, files_in, short_names, single_files
 from farcluss_remote_sensing.options import with_scene_options
@@ -330,7 +331,4 @@ def _by_lists(root: Path, scenes: Mapping[str, Scene]) -> tuple[dict[str, list[t
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()] if path.is_file() else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"List {path} cannot be read: {error}.") from None
+    return [line.strip() for line in read_text(path, DataError).splitlines()] if path.is_file() else []

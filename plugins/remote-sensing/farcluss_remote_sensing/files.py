@@ -24,7 +24,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as Box
 
 from farcluss.data.base import Window
-from farcluss.errors import DataError, short
+from farcluss.errors import DataError, not_a_file, short
 from farcluss_remote_sensing.addresses import is_address
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg")
@@ -177,12 +177,12 @@ def _reason(path: str, error: Exception) -> str:
 
 
 def _state(path: str) -> tuple[int, ...]:
-    """Identifies the content of a file; nothing of an address. Raises DataError: it is a pipe or a device."""
+    """Identifies the content of a file; nothing of an address. Raises DataError: it is no file."""
     if is_address(path):
         return ()
     facts = os.stat(path)
     if not stat.S_ISREG(facts.st_mode):
-        raise DataError(f"{path} cannot be read: it is no file, but a folder, a pipe or a device. Take it out.")
+        raise DataError(f"{path} cannot be read: it is {not_a_file(path)}. Take it out.")
     return facts.st_mtime_ns, facts.st_size, facts.st_ino
 
 

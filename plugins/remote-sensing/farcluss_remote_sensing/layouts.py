@@ -1,6 +1,5 @@
 """The layouts for your own scenes, each an entry point of the group `farcluss.dataset`."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -9,7 +8,7 @@ from farcluss.data.base import Data
 from farcluss.data.layouts import root_of
 from farcluss.data.pairing import MaskFinder, fixed_part
 from farcluss.data.searching import Found
-from farcluss.errors import DataError
+from farcluss.errors import DataError, not_a_file
 from farcluss_remote_sensing.addresses import is_there, locate, scene_name
 from farcluss_remote_sensing.folders import (
     band_files_of,
@@ -143,8 +142,8 @@ def _row_problems(root: Path, row: Mapping[str, str], images: tuple[str, ...], h
     split, label, group = (row.get(column, "") for column in ("split", "label", "group"))
     wrong = [] if images else ["the column image is empty."]
     paths = [*images, *([locate(root, label_file(label))] if label else [])]
-    odd = "is no file, but a folder, a pipe or a device"
-    wrong += [f"{path} {odd if os.path.exists(path) else 'does not exist'}." for path in paths if not is_there(path)]
+    absent = [path for path in paths if not is_there(path)]
+    wrong += [f"{path} is {other}." if (other := not_a_file(path)) else f"{path} does not exist." for path in absent]
     if row.get(""):
         wrong.append(f"there are more values than columns: {row['']}.")
     if split not in SPLITS:

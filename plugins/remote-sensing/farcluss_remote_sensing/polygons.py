@@ -63,34 +63,15 @@ def write_polygons(
         DataError: a file cannot be read or written, the two are not on the same grid, a pixel has a value without a
             class, or GeoJSON or a smallest area is requested for a map without CRS.
     """
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with reading(str(classes_path)):
-            file = stack.enter_context(rasterio.open(classes_path))
+    known = values or range(len(classes))
+    with _opened(classes_path, confidence_path) as (file, other):
         grid = _grid(file)
-        if "geojson" in outputs and not grid.crs:
-            raise DataError(
-                f"{classes_path} has no coordinate reference system, so {outputs['geojson']}, which is in longitude "
-                "and latitude, cannot be made.\nWrite a GeoPackage, which then has pixel coordinates."
-            )
-        if min_area and not grid.crs:
-            raise DataError(
-                f"{classes_path} has no coordinate reference system, so its polygons have no area. Leave out min_area."
-            )
-        known, other = values or range(len(classes)), None
-        if confidence_path is not None:
-            with reading(str(confidence_path)):
-                other = stack.enter_context(rasterio.open(confidence_path))
-            if _grid(other) != grid:
-                raise DataError(f"{confidence_path} is not on the grid of {classes_path}. Predict both again.")
+        _refuse_placeless(classes_path, grid, outputs, min_area)
         found = outline(lambda window: _read(file, other, window, known), grid.size, block)
-    pixels = np.rint(shapely.area(found.polygons)).astype(np.int64)
-    names = np.array([classes[index] for index in found.classes], object)
     table = {
         "class_id": np.asarray(known, np.int32)[found.classes],
-        "class": names,
-        "pixels": pixels,
+        "class": np.array([classes[index] for index in found.classes], object),
+        "pixels": np.rint(shapely.area(found.polygons)).astype(np.int64),
         "area_m2": square_meters(found.polygons, grid),
         "confidence": found.confidence,
     }
@@ -100,6 +81,34 @@ def write_polygons(
     geometry = shapely.to_wkb(_placed(polygons, grid))
     for kind, path in outputs.items():
         _write(kind, path, geometry, table, grid.crs)
+
+
+@contextmanager
+def _opened(classes_path: Path, confidence_path: Path | None) -> Iterator[tuple[Any, Any]]:
+    """Both files of a map, open; None for no second. Raises DataError."""
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with reading(str(classes_path)):
+            file = stack.enter_context(rasterio.open(classes_path))
+        other = None
+        if confidence_path is not None:
+            with reading(str(confidence_path)):
+                other = stack.enter_context(rasterio.open(confidence_path))
+            if _grid(other) != _grid(file):
+                raise DataError(f"{confidence_path} is not on the grid of {classes_path}. Predict both again.")
+        yield file, other
+
+
+def _refuse_placeless(path: Path, grid: Grid, outputs: Mapping[Kind, Path], min_area: float) -> None:
+    """Raise DataError where what is wanted needs a place on Earth, which the grid has not."""
+    if "geojson" in outputs and not grid.crs:
+        raise DataError(
+            f"{path} has no coordinate reference system, so {outputs['geojson']}, which is in longitude and latitude, "
+            "cannot be made.\nWrite a GeoPackage, which then has pixel coordinates."
+        )
+    if min_area and not grid.crs:
+        raise DataError(f"{path} has no coordinate reference system, so its polygons have no area. Leave out min_area.")
 
 
 def _grid(file: Any) -> Grid:

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from farcluss.errors import DataError, short, some
+from farcluss.recipes.texts import read_text
 from farcluss_remote_sensing.addresses import locate
 from farcluss_remote_sensing.files import SUFFIXES
 
@@ -27,8 +28,8 @@ def read_items(path: Path, chosen: Sequence[str], known: Sequence[str]) -> list[
         DataError: it holds no items, or an item lacks an asset.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        document = json.loads(read_text(path, DataError))
+    except (ValueError, RecursionError):
         raise DataError(f"{path} cannot be read as JSON. Give STAC items, a table or rasters.") from None
     kind = document.get("type") if isinstance(document, dict) else None
     items = {"Feature": [document], "FeatureCollection": document.get("features")}.get(kind) if kind else None
