@@ -37,6 +37,7 @@ from farcluss.recipes.model import Loss
 from farcluss.stages.augment import Identity
 from farcluss.stages.contrast import Prototype
 from farcluss.stages.mix import NoMix
+from farcluss.stages.perturb import NoPerturb
 from farcluss.stages.pseudo_label import Fuzzy
 from farcluss.stages.rebalance import MedianFrequency
 from farcluss.stages.weight import EntropyWeight
@@ -72,6 +73,7 @@ class Step:
         stages = Stages(
             Identity(),
             NoMix(),
+            NoPerturb(),
             Fuzzy(top_k=kept),
             EntropyWeight(),
             MedianFrequency(max_weight=10.0, normalize="mean"),

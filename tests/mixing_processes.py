@@ -6,9 +6,10 @@ import positions
 import torch
 import torch.distributed as dist
 
-from farcluss.stages.base import Mix, View
+from farcluss.stages.base import Mix, Perturb, View
 from farcluss.stages.mix import ClassMix, CutMix
 from farcluss.stages.mixing import partners
+from farcluss.stages.perturb import ComplementaryDropout, FeatureDropout
 from farcluss.tensors.draws import addressed
 
 BATCH, SIZE = 8, (4, 5)
@@ -19,23 +20,33 @@ STAGES: dict[str, Mix] = {
     "beta": CutMix(law="beta", partner="reverse"),
     "classmix": ClassMix(p=0.7),
 }
+CHANNELS = (3, 5)
+PERTURBED: dict[str, Perturb] = {
+    "feature-dropout": FeatureDropout(p=0.3),
+    "complementary-dropout": ComplementaryDropout(),
+}
 
 
 def mixed(rank: int, world: int) -> dict[str, list[torch.Tensor]]:
-    """The rows of one of `world` processes that share a batch: its partners by rule, its mixed views by stage."""
+    """The rows of one of `world` processes that share a batch: its partners by rule, what its stages
+    mix and draw."""
     count = BATCH // world
     mine = slice(rank * count, (rank + 1) * count)
     labels = positions.labels(BATCH, SIZE).map(lambda tensor: tensor[mine])
     view = View(positions.images(BATCH, SIZE)[mine], labels)
-    scene = positions.scene(*view)
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in (*RULES, *STAGES)}
+    scene = positions.scene(view.images, view.labels)
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in (*RULES, *STAGES, *PERTURBED)}
     for step in range(STEPS):
         with addressed(seed=1, step=step, rank=rank, world=world):
             for rule in RULES:
                 found[rule].append(partners(rule, count)(torch.arange(BATCH)[mine]))
             for name, stage in STAGES.items():
-                images, moved = stage(view, scene)
-                found[name].append(torch.cat([images[:, 0], moved.confidence, moved.classes[:, 0], moved.valid], 1))
+                moved = stage(view, scene)
+                fields = moved.labels.confidence, moved.labels.classes[:, 0], moved.labels.valid
+                found[name].append(torch.cat([moved.images[:, 0], *fields], 1))
+            for name, perturb in PERTURBED.items():
+                views = perturb.draw((view, view), scene, CHANNELS)
+                found[name].append(torch.cat([each.drawn for each in views if each.drawn is not None], 1))
     return found
 
 

@@ -14,6 +14,7 @@ from farcluss.recipes.model import Loss
 from farcluss.stages.augment import Identity
 from farcluss.stages.contrast import Prototype
 from farcluss.stages.mix import NoMix
+from farcluss.stages.perturb import NoPerturb
 from farcluss.stages.pseudo_label import Fuzzy
 from farcluss.stages.rebalance import MedianFrequency
 from farcluss.stages.weight import EntropyWeight
@@ -26,6 +27,7 @@ def make(loss: Loss | None = None, axes: int = 2, **stages) -> Learner:
     chosen = {
         "augment": Identity(),
         "mix": NoMix(),
+        "perturb": NoPerturb(),
         "pseudo_label": Fuzzy(top_k=3),
         "weight": EntropyWeight(),
         "rebalance": MedianFrequency(max_weight=10.0, normalize="mean"),

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from farcluss.networks.base import Prediction
+from farcluss.networks.base import Perturbation, Prediction, perturbed
 
 
 class TinyNetwork(nn.Module):
@@ -25,9 +25,11 @@ class TinyNetwork(nn.Module):
         self.body = nn.Sequential(convolution(in_channels, width, 3, padding=1), *middle, nn.ReLU())
         self.classifier = convolution(width, classes, 1)
         self.embed = convolution(width, dim, 1) if dim else None
+        self.points = {"encoder": (width,), "fused": (width,)}
 
-    def forward(self, images: Tensor) -> Prediction:
-        features = self.body(images)
+    def forward(self, images: Tensor, perturbation: Perturbation | None = None) -> Prediction:
+        (features,) = perturbed((self.body(images),), "encoder", perturbation)
+        (features,) = perturbed((features,), "fused", perturbation)
         return Prediction(self.classifier(features), self.embed(features) if self.embed else None)
 
     def head_parameters(self) -> list[str]:

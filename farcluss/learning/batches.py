@@ -98,7 +98,8 @@ def split(
     batches = [Batch(*part) for part in zip(*parts, strict=True)]
     if views is None:
         return [(each, None) for each in batches]
-    split_views = [tuple(_part(view, micro_batches, number) for view in views) for number in range(micro_batches)]
+    numbers = range(micro_batches)
+    split_views = [tuple(view.map(partial(_chunk, micro_batches, number)) for view in views) for number in numbers]
     if not apart:
         return list(zip(batches, split_views, strict=True))
     return [
@@ -109,10 +110,6 @@ def split(
             (each._replace(images=each.images[:0], masks=each.masks[:0]), strong),
         )
     ]
-
-
-def _part(view: View, count: int, number: int) -> View:
-    return View(view.images.chunk(count)[number], view.labels.map(partial(_chunk, count, number)))
 
 
 def _chunk(count: int, number: int, tensor: Tensor) -> Tensor:

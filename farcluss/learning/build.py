@@ -14,6 +14,7 @@ from farcluss.errors import DataError, PluginError, RecipeError, counted
 from farcluss.inference.card import Card, card_of
 from farcluss.inference.weights import build_network
 from farcluss.learning.contracts import Stages
+from farcluss.networks.base import points_of
 from farcluss.networks.normalize import Normalize
 from farcluss.plugins import registry
 from farcluss.recipes.model import Data, Defaults, Recipe
@@ -41,6 +42,7 @@ class Parts:
         network = self.recipe.network
         arguments = (network.name, network.options, self.recipe.data.channel_count, len(self.dataset.classes), self.dim)
         student = build_network(*arguments, network.pretrained)
+        check_point(self.stages, network.name, student)
         teacher = build_network(*arguments, False)
         teacher.load_state_dict(student.state_dict())
         return student, teacher.requires_grad_(False).eval()
@@ -145,6 +147,17 @@ def build_parts(recipe: Recipe) -> Parts:
     check_axes(recipe.data, axes)
     normalize = Normalize(recipe.data.channel_mean, recipe.data.channel_std)
     return Parts(recipe, dataset, splits, stages, normalize, sides)
+
+
+def check_point(stages: Stages, name: str, network: nn.Module) -> None:
+    """Refuse to perturb features at a point that the network `name` lacks. Raises PluginError."""
+    point, points = stages.perturb.point, points_of(network)
+    if point and point not in points:
+        raise PluginError(
+            f"Plugin {stages.name('perturb')} changes features at {point!r}, a point that network {name} does not "
+            f"have; it has {', '.join(points) or 'none'}.\n"
+            'Set stages.perturb = "none", or take a network with it, such as deeplabv3plus.'
+        )
 
 
 def check_images(recipe: Recipe, known: Defaults, stages: Stages) -> None:

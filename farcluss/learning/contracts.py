@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from farcluss.errors import FAILURES, FarclussError, PluginError, short
-from farcluss.stages.base import Augment, Contrast, Mix, PixelWeight, PseudoLabel, View
+from farcluss.stages.base import Augment, Contrast, Mix, Perturb, PixelWeight, PseudoLabel, View
 from farcluss.tensors.timing import span
 
 T = TypeVar("T")
@@ -20,6 +20,7 @@ class Stages:
 
     augment: Augment
     mix: Mix
+    perturb: Perturb
     pseudo_label: PseudoLabel
     weight: PixelWeight
     rebalance: PixelWeight
@@ -62,10 +63,12 @@ class Stages:
         if not views or not all(isinstance(view, View) for view in views):
             found = ", ".join(type(view).__name__ for view in views)
             raise PluginError(f"Plugin {self.name(kind)} returns ({found}), not views; see docs/plugins.md.")
-        for images, labels in views:
-            self.expect(kind, "a view", images.shape, like.images.shape)
-            for name, tensor in vars(labels).items():
+        for view in views:
+            self.expect(kind, "a view", view.images.shape, like.images.shape)
+            for name, tensor in vars(view.labels).items():
                 self.expect(kind, f"{name} of labels", tensor.shape, getattr(like.labels, name).shape)
+            if view.share is not None:
+                self.expect(kind, "shares of images", view.share.shape, like.images.shape[:1])
 
 
 def expect(plugin: str, what: str, shape: Sequence[int], expected: Sequence[int]) -> None:

@@ -23,7 +23,7 @@ from farcluss.learning.batches import Batch, FirstPass, Totals, Views, WholeBatc
 from farcluss.learning.contracts import Stages, expect
 from farcluss.learning.dice import dice
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
-from farcluss.networks.base import Prediction
+from farcluss.networks.base import Perturbation, Prediction, evaluating, points_of
 from farcluss.networks.normalize import Normalize
 from farcluss.recipes.model import Loss
 from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Scene, View
@@ -36,6 +36,8 @@ from farcluss.tensors.timing import span
 Statistics = dict[str, Tensor]
 WEIGHTS = ("weight", "rebalance")
 """The kinds of stages that weigh pixels."""
+ADAPTIVE = ("pseudo_label", *WEIGHTS)
+"""The kinds of stages that have statistics."""
 LABELED = "labeled images for "
 """Begins the names of statistics among losses."""
 
@@ -83,11 +85,12 @@ class Learner:
         stages, call = self.stages, self.stages.call
         images = call("augment", stages.augment.weak, batch.unlabeled, batch.valid, returns=Tensor)
         stages.expect("augment", "a weak view", images.shape, batch.unlabeled.shape)
+        parts = list(zip(images.chunk(micro_batches), batch.valid.chunk(micro_batches), strict=True))
         truth = [None] * micro_batches if batch.truth is None else batch.truth.chunk(micro_batches)
-        parts = zip(images.chunk(micro_batches), batch.valid.chunk(micro_batches), truth, strict=True)
-        labeled = [self._teacher_labels(*part) for part in parts]
+        labeled = [self._teacher_labels(*part, each) for part, each in zip(parts, truth, strict=True)]
         weak = View(images, join_labels([labels for labels, _ in labeled]))
-        views = self._strong_views(Scene(weak, batch.images, batch.masks, known, self.classes))
+        student = self._student_labels(parts) if stages.augment.asks_student else None
+        views = self._strong_views(Scene(weak, batch.images, batch.masks, known, self.classes, student))
         labels = [view.labels for view in views]
         for kind in WEIGHTS:
             stage = getattr(stages, kind)
@@ -99,44 +102,62 @@ class Learner:
             statistics["all"] = torch.full_like(statistics["valid"], labels[0].valid.numel())
         if self.loss.unsupervised * self.loss.unsupervised_dice > 0:
             statistics["views"] = statistics["labeled"].new_full((), sum(len(each.valid) for each in labels))
-        statistics |= {name: sum_of([diagnostics[name] for _, diagnostics in labeled]) for name in labeled[0][1]}
+        statistics |= {name: sum_of([found[name] for _, found in labeled]) for name in labeled[0][1]}
         return views, statistics
 
     def _teacher_labels(self, weak: Tensor, valid: Tensor, truth: Tensor | None) -> tuple[PseudoLabels, Statistics]:
-        """The teacher's labels of some weak views, and diagnostics if the true masks are given."""
-        probs = wide_softmax(self._forward(self.teacher, weak, "teacher").logits)
-        fuzzy = self.stages.call("pseudo_label", self.stages.pseudo_label, probs, returns=FuzzyLabels)
-        labels = PseudoLabels(fuzzy.values, fuzzy.classes, probs.amax(1), normalized_entropy(probs), valid)
+        """The teacher's labels of some weak views, and statistics; diagnostics, too, if the true masks are given."""
+        labels, probs = self._labels(self.teacher, weak, valid)
+        stage = self.stages.pseudo_label
+        statistics = {"pseudo_label": self.stages.call("pseudo_label", stage.statistics, probs, valid, returns=Tensor)}
+        return labels, statistics | ({} if truth is None else self._diagnostics(labels, truth))
+
+    def _student_labels(self, parts: list[tuple[Tensor, Tensor]]) -> PseudoLabels:
+        """The student's own labels of weak views, in evaluation mode."""
+        with evaluating(self.student):
+            return join_labels([self._labels(self.student, *part)[0] for part in parts])
+
+    def _labels(self, network: nn.Module, weak: Tensor, valid: Tensor) -> tuple[PseudoLabels, Tensor]:
+        """A network's labels of some weak views, and its probabilities before they are aligned."""
+        call, stage = self.stages.call, self.stages.pseudo_label
+        probs = wide_softmax(self._forward(network, weak, "teacher").logits)
+        aligned = call("pseudo_label", stage.align, probs, returns=Tensor)
+        self.stages.expect("pseudo_label", "probabilities", aligned.shape, probs.shape)
+        fuzzy = call("pseudo_label", stage, aligned, returns=FuzzyLabels)
+        labels = PseudoLabels(fuzzy.values, fuzzy.classes, aligned.amax(1), normalized_entropy(aligned), valid)
         kept = min(labels.values.shape[1], self.classes)
         self.stages.expect("pseudo_label", "values", labels.values.shape, (len(valid), kept, *valid.shape[1:]))
         self.stages.expect("pseudo_label", "classes", labels.classes.shape, labels.values.shape)
-        return labels, {} if truth is None else self._diagnostics(labels, truth)
+        return labels, probs
 
     def _strong_views(self, scene: Scene) -> Views:
-        """The views that the student sees, mixed. Raises PluginError for views of other shapes."""
+        """The views that the student sees, mixed, and what changes their features. Raises PluginError, RecipeError."""
         stages, shares = self.stages, self.loss.view_shares
         views: Views = stages.call("augment", stages.augment.strong, scene, returns=tuple)
         stages.expect_views("augment", views, scene.weak)
+        views = tuple(stages.call("mix", stages.mix, view, scene, returns=View) for view in views)
+        stages.expect_views("mix", views, scene.weak)
+        channels = points_of(self.teacher).get(stages.perturb.point, ())
+        views = stages.call("perturb", stages.perturb.draw, views, scene, channels, returns=tuple)
+        stages.expect_views("perturb", views, scene.weak)
         if shares is not None and len(shares) != len(views):
-            raise RecipeError(f"loss.view_shares has {len(shares)} numbers, but {stages.name('augment')} makes "
+            raise RecipeError(f"loss.view_shares has {len(shares)} numbers, but stages.augment and stages.perturb make "
                               f"{counted(len(views), 'view')}.")  # fmt: skip
-        mixed = tuple(stages.call("mix", stages.mix, view, scene, returns=View) for view in views)
-        stages.expect_views("mix", mixed, scene.weak)
-        return mixed
+        return views
 
     @torch.no_grad()
     def _of_labeled(self, logits: Tensor, batch: Batch) -> Statistics:
         """Statistics of the student's logits of labeled images, by the kind of stage that wants some."""
         wide_logits, known = wide(logits[: len(batch.images)].detach()), batch.masks != IGNORE
         found = {
-            kind: getattr(self.stages, kind).labeled_statistics(wide_logits, batch.masks, known) for kind in WEIGHTS
+            kind: getattr(self.stages, kind).labeled_statistics(wide_logits, batch.masks, known) for kind in ADAPTIVE
         }
         return {f"{LABELED}{kind}": value for kind, value in found.items() if value is not None}
 
     @torch.no_grad()
     def absorb_labeled(self, losses: dict[str, Tensor]) -> None:
         """Take the statistics of labeled images out of the losses of all micro-batches, and give stages their sums."""
-        found = {kind: losses.pop(f"{LABELED}{kind}") for kind in WEIGHTS if f"{LABELED}{kind}" in losses}
+        found = {kind: losses.pop(f"{LABELED}{kind}") for kind in ADAPTIVE if f"{LABELED}{kind}" in losses}
         if found:
             for kind, summed in sum_table(found).items():
                 self.stages.call(kind, getattr(self.stages, kind).absorb_labeled, summed, returns=NoneType)
@@ -147,7 +168,7 @@ class Learner:
         labeled, images = statistics["labeled"].clamp(min=1), statistics.get("images")
         if views is None:
             return Totals(labeled, images=images)
-        for kind in WEIGHTS:
+        for kind in ADAPTIVE:
             self.stages.call(kind, getattr(self.stages, kind).absorb, statistics[kind], returns=NoneType)
         valid = statistics["valid"]
         own = statistics["weight"], statistics["rebalance"]
@@ -259,13 +280,17 @@ class Learner:
         masks, count = self._supervised_masks(logits[: len(batch.images)], batch.masks, totals, whole)
         targets = [true_target(masks)]
         for view in views or ():
-            targets.append(fuzzy_target(view.labels, self._pixel_weight(view.labels, totals)))
+            weight = self._pixel_weight(view.labels, totals)
+            if view.share is not None:
+                weight = weight * view.share.view(-1, *[1] * (weight.dim() - 1))
+            targets.append(fuzzy_target(view.labels, weight))
         sums = self._compiled[divergences](logits, targets, ("kl", *(self.loss.divergence,) * len(targets[1:])))
         losses = {"supervised": sums[0] / count}
         if totals.pixels is not None:
             losses["unsupervised"] = self._unsupervised(sums[1:], totals.pixels)
         if views and batch.truth is not None and totals.valid is not None:  # for the log
-            sums = [(self._weigh("weight", each, totals.weight) * each.valid).sum() for _, each in views]
+            labels = [view.labels for view in views]
+            sums = [(self._weigh("weight", each, totals.weight) * each.valid).sum() for each in labels]
             losses["mean_weight"] = sum_of(sums) / totals.valid.sum().clamp(min=1)
         return losses
 
@@ -310,12 +335,21 @@ class Learner:
 
     def _forward_student(self, batch: Batch, views: Views | None, part: str) -> Prediction:
         """The student's prediction for labeled images and strong views, in one forward, timed as `part`."""
-        return self._forward(self.student, torch.cat([batch.images, *(view.images for view in views or ())]), part)
+        images = torch.cat([batch.images, *(view.images for view in views or ())])
+        return self._forward(self.student, images, part, *self._perturbations(batch, views))
 
-    def _forward(self, network: nn.Module, images: Tensor, part: str) -> Prediction:
+    def _perturbations(self, batch: Batch, views: Views | None) -> list[Perturbation]:
+        """What changes features in the student's forward: one thing, or none."""
+        drawn = (None, *(view.drawn for view in views or ()))
+        if all(each is None for each in drawn):
+            return []
+        stage, rows = self.stages.perturb, (len(batch.images), *(len(view.images) for view in views or ()))
+        return [Perturbation(stage, stage.point, rows, drawn)]
+
+    def _forward(self, network: nn.Module, images: Tensor, part: str, *perturbations: Perturbation) -> Prediction:
         """A network's prediction for images, timed as `part`. Raises PluginError when it violates its contract."""
         with span(part), self.autocast():
-            prediction = self._compiled[network](self.normalize(images))
+            prediction = self._compiled[network](self.normalize(images), *perturbations)
         if not isinstance(prediction, Prediction):
             raise PluginError(f"The network returns a {type(prediction).__name__}, not a Prediction.")
         expect("network", "logits", prediction.logits.shape, (len(images), self.classes, *images.shape[2:]))
@@ -348,7 +382,7 @@ class Learner:
         ones = known.float()
         true = Anchors(torch.where(known, masks, 0).long(), ones, ones, known, torch.ones_like(known))
         pseudo = []
-        for _, labels in views:
+        for labels in (view.labels for view in views):
             weights = self._weigh("weight", labels, totals.weight)
             fields = labels.classes[:, 0], labels.confidence, weights, labels.valid
             classes, confidence, weight, valid = (nearest(field, size) for field in fields)

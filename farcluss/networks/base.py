@@ -1,7 +1,10 @@
 """The contract of networks."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,19 +20,73 @@ class Prediction(NamedTuple):
     embeddings: Tensor | None
 
 
+class Perturbation(NamedTuple):
+    """What is to change features inside a forward, see `farcluss.stages.base.Perturb`.
+
+    Attributes:
+        stage: from maps and parameters of some images to changed maps.
+        point: of the network.
+        rows: numbers of images of the forward that have parameters in common, or none; in their order.
+        drawn: parameters of each of these groups; None for unchanged ones.
+    """
+
+    stage: Any
+    point: str
+    rows: tuple[int, ...]
+    drawn: tuple[Tensor | None, ...]
+
+
+def perturbed(maps: tuple[Tensor, ...], point: str, perturbation: Perturbation | None) -> tuple[Tensor, ...]:
+    """A network's `maps`, each `(B, Cf, *s)`, at one of its points, changed if the perturbation is for it."""
+    if perturbation is None or perturbation.point != point:
+        return maps
+    groups = zip(*(torch.split(each, list(perturbation.rows)) for each in maps), strict=True)
+    changed = [
+        group if drawn is None else perturbation.stage(group, drawn)
+        for group, drawn in zip(groups, perturbation.drawn, strict=True)
+    ]
+    return tuple(torch.cat(parts) for parts in zip(*changed, strict=True))
+
+
 class NetworkModule(Protocol):
     """What an entry point of the group `farcluss.network` returns: an `nn.Module`.
 
     The entry point is called as `build(in_channels, classes, dim, pretrained, **options)`: image channels, number of
     classes, embedding size (0: no embedding head) and `True`, a path or `False`. It takes images of any size,
     normalized by the recipe's mean and std.
+
+    A network may offer points at which features can be perturbed: by an attribute `points`, and by an argument of its
+    forward that it hands to `perturbed` there. One without is called with images alone.
+
+    Attributes:
+        points: channels of the maps at each point, by its name.
     """
 
-    def __call__(self, images: Tensor) -> Prediction:
+    points: dict[str, tuple[int, ...]]
+
+    def __call__(self, images: Tensor, perturbation: Perturbation | None = None) -> Prediction:
         """Prediction for `images` `(B, Cin, *S)`."""
 
     def head_parameters(self) -> list[str]:
         """Names of the parameters that learn at `train.head_lr`: all but the pretrained encoder's."""
+
+
+def points_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The points of a network; none of one that offers none."""
+    points: dict[str, tuple[int, ...]] = getattr(network, "points", {})
+    return points
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Context with the network in evaluation mode; then each of its modules is in the mode that it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def batch_norms(network: nn.Module) -> list[nn.Module]:

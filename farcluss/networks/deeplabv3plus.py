@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from farcluss.errors import PluginError, short, some, suggestion
-from farcluss.networks.base import Prediction
+from farcluss.networks.base import Perturbation, Prediction, perturbed
 from farcluss.networks.pretrained import load_pretrained
 from farcluss.plugins.options import Literal, PositiveInt, Share
 
@@ -80,6 +80,7 @@ class DeepLabV3Plus(nn.Module):
 
     Attributes:
         pretrained_report: one line on the source of the encoder's weights.
+        points: `encoder`, the finer and the coarser map; `fused`, both together as the decoder convolves them.
 
     Convention:
         Images are padded at the bottom and right, by replicating their edge, to a size at which upsampling causes no
@@ -107,8 +108,9 @@ class DeepLabV3Plus(nn.Module):
         self.centers, self.extended, self.pretrained_report = centers, extended, report
         info: Any = encoder.feature_info
         self.fine_stride, self.coarse_stride = (int(stride) for stride in info.reduction())
+        self.points = {"encoder": tuple(info.channels()), "fused": (decoder.fused_channels,)}
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor, perturbation: Perturbation | None = None) -> Prediction:
         """Logits and embeddings of images of any size.
 
         Shape:
@@ -117,7 +119,8 @@ class DeepLabV3Plus(nn.Module):
         """
         height, width = images.shape[-2:]
         padded = extend(images, self._padded(height), self._padded(width))
-        features = self.decoder(*self.encoder(padded), self.centers)
+        maps = perturbed(tuple(self.encoder(padded)), "encoder", perturbation)
+        features = self.decoder(*maps, self.centers, perturbation)
         logits = resize(self.classifier(features), padded.shape[-2:], self.centers)[..., :height, :width]
         if self.embed is None:
             return Prediction(logits, None)
@@ -143,11 +146,15 @@ class Decoder(nn.Module):
         self.aspp = aspp
         self.reduce = _conv(low, reduced)
         self.fuse = nn.Sequential(_conv(context + reduced, channels, 3), _conv(channels, channels, 3))
+        self.fused_channels = context + reduced
 
-    def forward(self, fine: Tensor, coarse: Tensor, align_corners: bool) -> Tensor:
+    def forward(
+        self, fine: Tensor, coarse: Tensor, align_corners: bool, perturbation: Perturbation | None = None
+    ) -> Tensor:
         """Fine `(B, Cl, h, w)` and coarse `(B, Ch, *)` maps of the encoder -> `(B, head_channels, h, w)`."""
         context = resize(self.aspp(coarse), fine.shape[-2:], align_corners)
-        fused: Tensor = self.fuse(torch.cat([context, self.reduce(fine)], dim=1))
+        (joined,) = perturbed((torch.cat([context, self.reduce(fine)], dim=1),), "fused", perturbation)
+        fused: Tensor = self.fuse(joined)
         return fused
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from farcluss.errors import PluginError, short, suggestion
-from farcluss.networks.base import Prediction
+from farcluss.networks.base import Perturbation, Prediction, perturbed
 from farcluss.networks.deeplabv3plus import PooledNorm, check_timm, embedding_head, extend, freeze_unused, resize
 from farcluss.networks.pretrained import MatchReport, download_error, load_pretrained, quick_hub
 
@@ -76,6 +76,7 @@ class SmpNetwork(nn.Module):
 
     Attributes:
         pretrained_report: one line on the source of the encoder's weights.
+        points: `encoder`, all maps but the image itself; `fused`, the input of the segmentation head.
     """
 
     def __init__(self, model: Any, dim: int, report: str = "") -> None:
@@ -87,8 +88,10 @@ class SmpNetwork(nn.Module):
         self.cells = 16 if type(model).__name__ == "PAN" else 2
         channels = next(m.in_channels for m in model.segmentation_head.modules() if isinstance(m, nn.Conv2d))
         self.embed = embedding_head(channels, dim) if dim else None
+        # Some encoders return an empty map where a stride has none.
+        self.points = {"encoder": tuple(filter(None, model.encoder.out_channels[1:])), "fused": (channels,)}
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor, perturbation: Perturbation | None = None) -> Prediction:
         """Logits and embeddings of images of any size.
 
         Images are padded at the bottom and right, by replicating their edge, to a multiple of the encoder's stride, at
@@ -101,12 +104,19 @@ class SmpNetwork(nn.Module):
         height, width = images.shape[-2:]
         stride = int(self.model.encoder.output_stride)
         full_height, full_width = (max(self.cells, -(-size // stride)) * stride for size in (height, width))
-        features = self.model.decoder(self.model.encoder(extend(images, full_height, full_width)))
+        maps = self._perturbed(self.model.encoder(extend(images, full_height, full_width)), perturbation)
+        (features,) = perturbed((self.model.decoder(maps),), "fused", perturbation)
         logits = resize(self.model.segmentation_head(features), (full_height, full_width))[..., :height, :width]
         if self.embed is None:
             return Prediction(logits, None)
         rows, columns = -(-height * features.shape[-2] // full_height), -(-width * features.shape[-1] // full_width)
         return Prediction(logits, self.embed(features[..., :rows, :columns]))
+
+    def _perturbed(self, maps: list[Tensor], perturbation: Perturbation | None) -> list[Tensor]:
+        """The encoder's maps, changed at the point `encoder`."""
+        image, *others = maps
+        changed = iter(perturbed(tuple(each for each in others if each.shape[1]), "encoder", perturbation))
+        return [image, *(next(changed) if each.shape[1] else each for each in others)]
 
     def head_parameters(self) -> list[str]:
         """Names of all parameters outside the encoder."""

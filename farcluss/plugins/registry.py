@@ -17,7 +17,7 @@ from farcluss.errors import FAILURES, FarclussError, PluginError, short, suggest
 from farcluss.plugins.signatures import Description, describe_object, describe_source, file_module, find_definition
 
 GROUPS = (
-    *("augment", "mix", "pseudo_label", "weight", "rebalance", "contrast"),
+    *("augment", "mix", "perturb", "pseudo_label", "weight", "rebalance", "contrast"),
     *("network", "dataset", "writer", "command"),
 )
 _registered: dict[tuple[str, str], tuple[Any, str]] = {}

@@ -217,6 +217,7 @@ class Stages(Section):
 
     augment: Part = Part(name="photometric")
     mix: Part = Part(name="none")
+    perturb: Part = Part(name="none")
     pseudo_label: Part = Part(name="fuzzy")
     weight: Part = Part(name="entropy")
     rebalance: Part = Part(name="median-frequency")

@@ -126,7 +126,7 @@ class Photometric(Augment):
         return tuple(self._view(scene.weak) for _ in range(self.views))
 
     def _view(self, weak: View) -> View:
-        images, labels = weak
+        images, labels = weak.images, weak.labels
         for operation in self.color:
             images = apply(operation, images)
         images = images.clamp(0, 1)

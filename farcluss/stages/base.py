@@ -63,10 +63,19 @@ class View(NamedTuple):
     Attributes:
         images: `(B, Cin, *S)`.
         labels: of the same images, moved and mixed as their pixels were.
+        share: `(B,)` float32, factor of each image in the unsupervised loss; None for 1.
+        drawn: `(B, ...)`, with what the stage `perturb` changes the features of each image; None for unchanged ones.
     """
 
     images: Tensor
     labels: PseudoLabels
+    share: Tensor | None = None
+    drawn: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "View":
+        """The same view with `function` applied to every tensor (batch first), such as one that takes some rows."""
+        share, drawn = (None if each is None else function(each) for each in (self.share, self.drawn))
+        return View(function(self.images), self.labels.map(function), share, drawn)
 
 
 class Scene(NamedTuple):
@@ -78,6 +87,8 @@ class Scene(NamedTuple):
         masks: `(B, *S)` uint8, their masks; `true_labels` gives them as labels.
         known: `(B, *S)` bool, whether the mask is of a class.
         classes: C.
+        student: the student's own labels of the weak images, in evaluation mode; None unless the stage `augment` asks
+            for them.
     """
 
     weak: View
@@ -85,6 +96,7 @@ class Scene(NamedTuple):
     masks: Tensor
     known: Tensor
     classes: int
+    student: PseudoLabels | None = None
 
 
 def true_labels(scene: Scene) -> PseudoLabels:
@@ -135,9 +147,11 @@ class Augment(nn.Module):
 
     Attributes:
         value_range: of the images that it is for; None for any. Others are refused before training.
+        asks_student: whether `strong` needs the student's own labels in the scene, which cost a forward.
     """
 
     value_range: tuple[float, float] | None = None
+    asks_student: bool = False
 
     def weak(self, images: Tensor, valid: Tensor) -> Tensor:
         """What the teacher sees of `images` `(B, Cin, *S)` with `valid` `(B, *S)` bool: by default the crops.
@@ -160,46 +174,25 @@ class Mix(nn.Module):
         """The mixed view, of the same shape."""
 
 
-class PseudoLabel(nn.Module):
-    """Turns teacher probabilities into sparse labels (eq. 2, 3)."""
+class Adaptive(nn.Module):
+    """A stage whose results may depend on the whole batch, or on earlier ones.
 
-    @abstractmethod
-    def forward(self, probs: Tensor) -> FuzzyLabels:
-        """Labels of `probs` `(B, C, *S)` float32, which sum to 1 over C."""
-
-
-class PixelWeight(nn.Module):
-    """Weighs the pixels of strong views: kinds `weight` (eq. 5, 6) and `rebalance` (eq. 7), which are multiplied.
-
-    What depends on the whole batch, or on earlier batches, goes through `statistics`: those of all views of a process
-    are summed over processes, so a result depends neither on the number of processes nor on that of micro-batches.
-    Quantiles and maxima are statistics, too, as histograms. State is in buffers that `absorb` writes.
+    What does goes through statistics: those of a process are summed over processes, so a result depends neither on the
+    number of processes nor on that of micro-batches. Quantiles and maxima are statistics, too, as histograms. State is
+    in buffers, which a step that is skipped puts back as they were.
 
     Attributes:
         progress: 0-dim, share of the training that is done, set before each step.
-        high_entropy: normalized entropy above which a pixel counts as uncertain in the run's diagnostics.
     """
 
     progress: Tensor
-    high_entropy: float = 0.5
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("progress", torch.zeros(()), persistent=False)
 
-    def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
-        """Summable statistics of a view, of any shape; `classes` is C. Only valid pixels may count. By default none."""
-        return labels.confidence.new_zeros(0)
-
     def absorb(self, summed: Tensor) -> None:
-        """Update buffers from the statistics of all views and processes, once per step, before `pixels`.
-
-        A step that is skipped puts buffers back as they were.
-        """
-
-    @abstractmethod
-    def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
-        """Factor `(B, *S)` float32, 0 or more, of each pixel of a view, or of some of its images."""
+        """Update buffers from the `statistics` of all processes, once per step."""
 
     def labeled_statistics(self, logits: Tensor, masks: Tensor, known: Tensor) -> Tensor | None:
         """Summable statistics of the student's `logits` `(B, C, *S)` float32 of labeled images.
@@ -215,6 +208,68 @@ class PixelWeight(nn.Module):
     def figures(self, summed: Tensor) -> dict[str, Tensor]:
         """Figures for the log by name, such as an adaptive threshold: scalars, or one number per class."""
         return {}
+
+
+class PseudoLabel(Adaptive):
+    """Turns teacher probabilities into sparse labels (eq. 2, 3)."""
+
+    def align(self, probs: Tensor) -> Tensor:
+        """Probabilities `(B, C, *S)` in place of the teacher's, of which labels, confidence and entropy are made."""
+        return probs
+
+    @abstractmethod
+    def forward(self, probs: Tensor) -> FuzzyLabels:
+        """Labels of `probs` `(B, C, *S)` float32, which sum to 1 over C."""
+
+    def statistics(self, probs: Tensor, valid: Tensor) -> Tensor:
+        """Summable statistics of the teacher's `probs`, of any shape; only `valid` `(B, *S)` pixels may count.
+
+        The next step sees what `absorb` makes of them. By default none.
+        """
+        return probs.new_zeros(0)
+
+
+class PixelWeight(Adaptive):
+    """Weighs the pixels of strong views: kinds `weight` (eq. 5, 6) and `rebalance` (eq. 7), which are multiplied.
+
+    Attributes:
+        high_entropy: normalized entropy above which a pixel counts as uncertain in the run's diagnostics.
+    """
+
+    high_entropy: float = 0.5
+
+    def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
+        """Summable statistics of a view, of any shape; `classes` is C. Only valid pixels may count.
+
+        `absorb` gets their sum over views before `pixels` does. By default none.
+        """
+        return labels.confidence.new_zeros(0)
+
+    @abstractmethod
+    def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
+        """Factor `(B, *S)` float32, 0 or more, of each pixel of a view, or of some of its images."""
+
+
+class Perturb(nn.Module):
+    """Changes features of views between encoder and decoder, inside the student's forward.
+
+    Attributes:
+        point: where: `encoder`, the maps that the decoder reads; `fused`, the input of the last convolutions.
+    """
+
+    point: str = "encoder"
+
+    @abstractmethod
+    def draw(self, views: tuple[View, ...], scene: Scene, channels: tuple[int, ...]) -> tuple[View, ...]:
+        """The views that the student sees; those whose features change have parameters in `drawn`.
+
+        Called once for all images of a process, so that micro-batches change nothing. `views` are mixed already; more
+        may be added, such as the weak one. `channels` are those of the network's maps at the point.
+        """
+
+    @abstractmethod
+    def forward(self, maps: tuple[Tensor, ...], drawn: Tensor) -> tuple[Tensor, ...]:
+        """The network's `maps` `(R, Cf, *s)` at the point, changed as `drawn` `(R, ...)` says: of some images."""
 
 
 class Contrast(nn.Module):
@@ -236,6 +291,7 @@ class Contrast(nn.Module):
 STAGES: dict[str, type[nn.Module]] = {
     "augment": Augment,
     "mix": Mix,
+    "perturb": Perturb,
     "pseudo_label": PseudoLabel,
     "weight": PixelWeight,
     "rebalance": PixelWeight,

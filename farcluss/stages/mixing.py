@@ -142,5 +142,7 @@ def mix(view: View, other: View, region: Tensor) -> View:
     """A view with `region` `(B, *S)` bool filled from another one: pixels and labels alike."""
     inside = region.unsqueeze(1)
     images = torch.where(inside, other.images, view.images)
-    return View(images, view.labels.combine(other.labels, lambda mine, theirs: torch.where(
-        region if mine.dim() == region.dim() else inside, theirs, mine)))  # fmt: skip
+    labels = view.labels.combine(
+        other.labels, lambda mine, theirs: torch.where(region if mine.dim() == region.dim() else inside, theirs, mine)
+    )
+    return view._replace(images=images, labels=labels)

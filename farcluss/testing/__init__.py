@@ -14,6 +14,14 @@ Notation used for shapes: B images, C classes, Cin image channels, K kept classe
 
 from farcluss.testing.datasets import DatasetTester
 from farcluss.testing.stages import ContrastTester, PixelWeightTester, PseudoLabelTester
-from farcluss.testing.views import AugmentTester, MixTester
+from farcluss.testing.views import AugmentTester, MixTester, PerturbTester
 
-__all__ = ["AugmentTester", "ContrastTester", "DatasetTester", "MixTester", "PixelWeightTester", "PseudoLabelTester"]
+__all__ = [
+    "AugmentTester",
+    "ContrastTester",
+    "DatasetTester",
+    "MixTester",
+    "PerturbTester",
+    "PixelWeightTester",
+    "PseudoLabelTester",
+]

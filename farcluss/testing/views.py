@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from farcluss.stages.base import Augment, Mix, PseudoLabels, Scene, View
+from farcluss.stages.base import Augment, Mix, Perturb, PseudoLabels, Scene, View
 from farcluss.testing.stages import StageTester
 from farcluss.testing.values import SIZES, expect_between, expect_like, expect_same, seeded, tensors_of
 
@@ -59,7 +59,7 @@ class _ViewTester(StageTester):
     def test_contract(self) -> None:
         """All fields of labels move alike: valid pixels keep class, values, confidence and entropy together."""
         for dim in self.dims:
-            for _, labels in seeded(self.call, self.build(), seeded(self.inputs, *SIZES[dim])):
+            for labels in (v.labels for v in seeded(self.call, self.build(), seeded(self.inputs, *SIZES[dim]))):
                 first, valid = labels.classes[:, 0], labels.valid
                 assert torch.isin(first[valid], torch.tensor([1, 3])).all(), (
                     "the view has new classes; warp labels by nearest neighbor"
@@ -125,3 +125,50 @@ class MixTester(_ViewTester):
     def views(self, stage: Any, scene: Scene) -> tuple[View, ...]:
         """The weak view, mixed."""
         return (stage(scene.weak, scene),)
+
+
+class PerturbTester(_ViewTester):
+    """Tests of a perturb stage.
+
+    Attributes:
+        channels: image channels Cin to test with.
+        views_in: number of views that it is given.
+    """
+
+    kind = Perturb
+    views_in: ClassVar[int] = 2
+    features: ClassVar[tuple[int, ...]] = (4, 6)
+    """Channels of the maps to test with."""
+
+    def views(self, stage: Any, scene: Scene) -> tuple[View, ...]:
+        """The weak views, with parameters."""
+        views: tuple[View, ...] = stage.draw((scene.weak,) * self.views_in, scene, self.features)
+        return views
+
+    def test_maps_keep_their_shapes(self) -> None:
+        """And dtypes, in half precision as well; parameters have a row for each image."""
+        for dim in self.dims:
+            stage = self.build()
+            for view in seeded(self.call, stage, seeded(self.inputs, *SIZES[dim])):
+                if view.drawn is None:
+                    continue
+                assert len(view.drawn) == len(view.images), "parameters have another number of rows than images"
+                for dtype in (torch.float32, torch.bfloat16):
+                    maps = tuple(torch.rand(len(view.drawn), each, *SIZES[dim]).to(dtype) for each in self.features)
+                    changed = stage(maps, view.drawn)
+                    assert len(changed) == len(maps), f"{len(maps)} maps become {len(changed)}"
+                    for before, after in zip(maps, changed, strict=True):
+                        expect_like("changed map", after, tuple(before.shape), dtype)
+
+    def test_rows_are_changed_alone(self) -> None:
+        """Changed maps of an image do not depend on the other images: micro-batches do not matter."""
+        for dim in self.dims:
+            stage = self.build()
+            for view in seeded(self.call, stage, seeded(self.inputs, *SIZES[dim])):
+                if view.drawn is None:
+                    continue
+                maps = tuple(torch.rand(len(view.drawn), each, *SIZES[dim]) for each in self.features)
+                rows = [slice(i, i + 1) for i in range(len(view.drawn))]
+                parts = [stage(tuple(each[row] for each in maps), view.drawn[row]) for row in rows]
+                joined = tuple(torch.cat(each) for each in zip(*parts, strict=True))
+                expect_same("maps of single images", joined, stage(maps, view.drawn))

@@ -97,8 +97,9 @@ def forward_backward(run: Run, micro_batches: MicroBatches, totals: Totals) -> d
 
 
 def set_progress(run: Run) -> None:
-    """Tell the stages that weigh pixels which share of the training is done."""
-    for stage in (run.parts.stages.weight, run.parts.stages.rebalance):
+    """Tell the stages which share of the training is done."""
+    stages = run.parts.stages
+    for stage in (stages.pseudo_label, stages.weight, stages.rebalance):
         stage.progress.fill_(run.step / run.steps)
 
 

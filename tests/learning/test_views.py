@@ -17,7 +17,7 @@ class Darker(Identity):
     """Two views: the weak one, and a darker one of which a part is invalid."""
 
     def strong(self, scene):
-        images, labels = scene.weak
+        images, labels = scene.weak.images, scene.weak.labels
         out = torch.zeros_like(labels.valid)
         out[:, 1] = True
         darker = labels.map(lambda tensor: tensor & ~out if tensor.dtype == torch.bool else tensor)
@@ -27,7 +27,7 @@ class Darker(Identity):
 def mean_divergences(learner, views, weight, divisor):
     """Sum of the weighted divergences of each view, and its number of pixels, in NumPy."""
     sums, counts = [], []
-    for images, labels in views:
+    for images, labels in ((view.images, view.labels) for view in views):
         logits = learner.student(learner.normalize(images)).logits.movedim(1, -1).flatten(0, -2).detach().numpy()
         log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
         values, classes = (t.movedim(1, -1).flatten(0, -2).numpy() for t in (labels.values, labels.classes))
@@ -48,7 +48,7 @@ def certain(labels):
 
 def omega(labels, views):
     """Eq. 7 of the pixels of one view, counted over all."""
-    first = np.concatenate([each.classes[:, 0][each.valid].numpy() for _, each in views])
+    first = np.concatenate([each.classes[:, 0][each.valid].numpy() for each in (v.labels for v in views)])
     counts = np.bincount(first, minlength=CLASSES)
     weights = np.ones(CLASSES)
     weights[counts > 0] = np.minimum(np.median(counts[counts > 0]) / (counts[counts > 0] + 1e-6), 10)

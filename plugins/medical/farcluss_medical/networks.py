@@ -8,6 +8,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from farcluss.errors import PluginError, suggestion
-from farcluss.networks.base import Prediction
+from farcluss.networks.base import Perturbation, Prediction, perturbed
 from farcluss.networks.pretrained import load_pretrained
 
-Walk = Callable[[Any, Tensor], tuple[Tensor, list[Tensor]]]
+Maps = tuple[Tensor, ...]
+Change = Callable[[Maps, str], Maps]
+"""Changes maps at a point, see `farcluss.networks.base.perturbed`."""
+Walk = Callable[[Any, Tensor, Change], tuple[Tensor, list[Tensor]]]
 """A model's forward, module by module: returns logits, and the decoder's feature maps from coarse to fine."""
 
 _OURS = ("spatial_dims", "in_channels", "out_channels", "deep_supervision", "deep_supr_num", "use_conv_final")
@@ -66,8 +70,8 @@ def monai(
     parts = _ARCHITECTURES[architecture]
     model = _build(architecture, parts, spatial_dims, in_channels, classes, arguments)
     report = load_pretrained(_without(model, parts.classifier), architecture, pretrained).summary()
-    maps = _measure(model, architecture, parts, spatial_dims, in_channels, classes)
-    return MonaiNetwork(model, parts, maps, dim, embed_stride, report)
+    maps, points = _measure(model, architecture, parts, spatial_dims, in_channels, classes)
+    return MonaiNetwork(model, parts, maps, points, dim, embed_stride, report)
 
 
 class MonaiNetwork(nn.Module):
@@ -78,6 +82,7 @@ class MonaiNetwork(nn.Module):
     Attributes:
         pretrained_report: one line on where the weights come from.
         stride: of the embedding map, per axis.
+        points: `encoder`, the maps that skip to the decoder and the coarsest; `fused`, the input of the output layer.
 
     Convention:
         Images are padded at the end of each axis, by replication, to a multiple of the coarsest stride, and to at least
@@ -87,10 +92,17 @@ class MonaiNetwork(nn.Module):
     """
 
     def __init__(
-        self, model: Any, parts: "_Architecture", maps: list["_Map"], dim: int, embed_stride: int, report: str = ""
+        self,
+        model: Any,
+        parts: "_Architecture",
+        maps: list["_Map"],
+        points: dict[str, tuple[int, ...]],
+        dim: int,
+        embed_stride: int,
+        report: str = "",
     ) -> None:
         super().__init__()
-        self.model, self.pretrained_report = model, report
+        self.model, self.points, self.pretrained_report = model, points, report
         self._walk, self._classifier = parts.walk, parts.classifier
         self._multiple = parts.multiple(model, len(maps[0].stride))
         self.embed = None
@@ -99,7 +111,7 @@ class MonaiNetwork(nn.Module):
             self.stride = maps[self._level].stride
             self.embed = _embedding_head(len(self.stride), maps[self._level].channels, dim)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor, perturbation: Perturbation | None = None) -> Prediction:
         """Logits and embeddings of images of any size.
 
         Shape:
@@ -114,7 +126,8 @@ class MonaiNetwork(nn.Module):
                 f"network monai was built for {len(self._multiple)} spatial axes; these images have {len(size)}.\n"
                 f"Set network.spatial_dims = {len(size)}."
             )
-        logits, maps = self._walk(self.model, _extend(images, self._multiple))
+        change = partial(perturbed, perturbation=perturbation)
+        logits, maps = self._walk(self.model, _extend(images, self._multiple), change)
         logits = logits[:, :, *(slice(extent) for extent in size)]
         if self.embed is None:
             return Prediction(logits, None)
@@ -187,13 +200,19 @@ def _build(
 
 def _measure(
     model: Any, architecture: str, parts: _Architecture, axes: int, in_channels: int, classes: int
-) -> list[_Map]:
-    """The decoder's maps, found by a forward of the smallest image. Raises PluginError if that fails."""
+) -> tuple[list[_Map], dict[str, tuple[int, ...]]]:
+    """The decoder's maps and the points, found by a forward of the smallest image. Raises PluginError if that fails."""
+    points: dict[str, tuple[int, ...]] = {}
+
+    def seen(maps: Maps, point: str) -> Maps:
+        points[point] = tuple(each.shape[1] for each in maps)
+        return maps
+
     model.eval()
     try:
         with torch.no_grad():
             smallest = _extend(torch.zeros(1, in_channels, *[1] * axes), parts.multiple(model, axes))
-            logits, maps = parts.walk(model, smallest)
+            logits, maps = parts.walk(model, smallest, seen)
     except Exception as error:
         raise _refused(architecture, error) from error
     model.train()
@@ -205,7 +224,7 @@ def _measure(
             "check the strides and the numbers of blocks in network.arguments."
         )
     strides = [tuple(whole // part for whole, part in zip(size, each.shape[2:], strict=True)) for each in maps]
-    return [_Map(stride, each.shape[1]) for stride, each in zip(strides, maps, strict=True)]
+    return [_Map(stride, each.shape[1]) for stride, each in zip(strides, maps, strict=True)], points
 
 
 def _fix_dropout(model: nn.Module) -> None:
@@ -281,72 +300,77 @@ def _product(strides: Any, axes: int) -> tuple[int, ...]:
     return tuple(math.prod(each if isinstance(each, int) else each[axis] for each in strides) for axis in range(axes))
 
 
-def _walk_unet(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _walk_unet(model: Any, images: Tensor, change: Change) -> tuple[Tensor, list[Tensor]]:
     block, features, skips, ups, maps = model.model, images, [], [], []
     for _ in model.channels[1:]:
         down, skip, up = block
         features, block = down(features), skip.submodule
         skips.append(features)
         ups.append(up)
-    features = block(features)
-    for up, skip in zip(reversed(ups), reversed(skips), strict=True):
-        features = up(torch.cat([skip, features], 1))
+    *skips, features = change((*skips, block(features)), "encoder")
+    for up in reversed(ups):
+        joined = torch.cat([skips.pop(), features], 1)
+        features = up(joined if skips else change((joined,), "fused")[0])
         maps.append(features)
     return maps.pop(), maps
 
 
-def _walk_basic_unet(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _walk_basic_unet(model: Any, images: Tensor, change: Change) -> tuple[Tensor, list[Tensor]]:
     features, skips, maps = model.conv_0(images), [], []
     for down in (model.down_1, model.down_2, model.down_3, model.down_4):
         skips.append(features)
         features = down(features)
+    *skips, features = change((*skips, features), "encoder")
     for up in (model.upcat_4, model.upcat_3, model.upcat_2, model.upcat_1):
         # The parts of MONAI's block, whose own forward checks types with TorchScript, which torch.compile cannot trace.
         features = up.convs(torch.cat([skips.pop(), up.upsample(features)], 1))
         maps.append(features)
-    return model.final_conv(features), maps
+    return model.final_conv(*change((features,), "fused")), maps
 
 
-def _walk_dynunet(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _walk_dynunet(model: Any, images: Tensor, change: Change) -> tuple[Tensor, list[Tensor]]:
     features, skips, maps = images, [], []
     for down in (model.input_block, *model.downsamples):
         features = down(features)
         skips.append(features)
-    features = model.bottleneck(features)
+    *skips, features = change((*skips, model.bottleneck(features)), "encoder")
     for up in model.upsamples:
         features = up(features, skips.pop())
         maps.append(features)
-    return model.output_block(features), maps
+    return model.output_block(*change((features,), "fused")), maps
 
 
-def _walk_segresnet(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    features, skips = model.encode(images)
+def _walk_segresnet(model: Any, images: Tensor, change: Change) -> tuple[Tensor, list[Tensor]]:
+    _, skips = model.encode(images)  # whose last is the coarsest
+    *skips, features = change(tuple(skips), "encoder")
     maps = []
-    for index, (up, layer) in enumerate(zip(model.up_samples, model.up_layers, strict=True)):
-        features = layer(up(features) + skips[-2 - index])
+    for up, layer in zip(model.up_samples, model.up_layers, strict=True):
+        features = layer(up(features) + skips.pop())
         maps.append(features)
-    return model.conv_final(features), maps
+    return model.conv_final(*change((features,), "fused")), maps
 
 
-def _walk_vnet(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _walk_vnet(model: Any, images: Tensor, change: Change) -> tuple[Tensor, list[Tensor]]:
     features, skips, maps = model.in_tr(images), [], []
     for down in (model.down_tr32, model.down_tr64, model.down_tr128, model.down_tr256):
         skips.append(features)
         features = down(features)
+    *skips, features = change((*skips, features), "encoder")
     for up in (model.up_tr256, model.up_tr128, model.up_tr64, model.up_tr32):
         features = up(features, skips.pop())
         maps.append(features)
-    return model.out_tr(features), maps
+    return model.out_tr(*change((features,), "fused")), maps
 
 
-def _walk_swin_unetr(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _walk_swin_unetr(model: Any, images: Tensor, change: Change) -> tuple[Tensor, list[Tensor]]:
     first, second, third, fourth, last = model.swinViT(images, model.normalize)
     skips = [model.encoder1(images), model.encoder2(first), model.encoder3(second), model.encoder4(third), fourth]
-    features, maps = model.encoder10(last), []
+    *skips, features = change((*skips, model.encoder10(last)), "encoder")
+    maps = []
     for up in (model.decoder5, model.decoder4, model.decoder3, model.decoder2, model.decoder1):
         features = up(features, skips.pop())
         maps.append(features)
-    return model.out(features), maps
+    return model.out(*change((features,), "fused")), maps
 
 
 _UNET = {"channels": (16, 32, 64, 128, 256), "strides": (2, 2, 2, 2), "num_res_units": 2}

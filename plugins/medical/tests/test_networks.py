@@ -210,7 +210,7 @@ def test_an_embedding_is_of_the_cell_that_holds_its_label(extent, stride):
     # The decoder's map is replaced by the number of each cell, the head by nothing.
     cells = torch.arange(-(-max(extent, 32) // 16) * 16 // stride).float()
 
-    def walk(model, padded):
+    def walk(model, padded, change):
         level = cells[: padded.shape[2] // stride].view(1, 1, -1, 1).expand(1, 1, -1, padded.shape[3] // stride)
         return padded, [level] * 4
 
