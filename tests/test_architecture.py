@@ -29,6 +29,7 @@ ONLY = {
     "farcluss.training.engine": {"farcluss.cli", "farcluss.jobs"},
     "accelerate": {"farcluss.training.engine"},
     "kornia": {"farcluss.stages.augment"},
+    "torchvision": {"farcluss.stages.operations"},
     "timm": {"farcluss.networks"},
     "segmentation_models_pytorch": {"farcluss.networks.smp"},
     "click": {"farcluss.cli"},

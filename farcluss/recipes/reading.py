@@ -1,6 +1,7 @@
 """Reads and validates recipes; all errors of a recipe are reported at once, each with file and key path.
 
-Order of precedence, lowest first: the recipe that `extends` names, the recipe, each `--with` overlay, each `--set`.
+Order of precedence, lowest first: the recipe that `extends` names, the recipe, each `--with` overlay followed by what
+`[with.NAME]` of both says of it, each `--set`.
 """
 
 import os
@@ -57,19 +58,23 @@ def load_recipe(
         RecipeError: with one line per error, each with file and key path.
     """
     table = read_table(path := find_recipe(source))
-    merged, origins = dict[str, Any](), Origins()
+    merged, origins, adapted = dict[str, Any](), Origins(), []
     if (parent := base_of(path, table)) is not None:
         lower = read_table(parent)
         if "extends" in lower:
             raise RecipeError(f"{path}: extends: {parent} extends another file; only one level is allowed.")
+        adapted.append((parent, _pop_with(lower, parent)))
         _merge(merged, lower, str(parent), origins)
     table.pop("extends", None)
+    adapted.append((path, _pop_with(table, path)))
     _merge(merged, table, str(path), origins)
     names = [str(merged.get("name") or path.stem)]
     for overlay in overlays:
         table = read_table(file := find_recipe(overlay, "methods"))
         names.append(str(table.pop("name", file.stem)))
         _merge(merged, table, str(file), origins)
+        for origin, changes in adapted:
+            _merge(merged, changes.get(file.stem, {}), f"{origin}: with.{file.stem}", origins)
     merged["name"] = name = "-".join(names)
     batch = _at(merged, ("train", "batch")) or Train.model_fields["batch"].default
     for setting in settings:
@@ -78,6 +83,14 @@ def load_recipe(
     if _at(merged, ("train", "scale_lr")) is True:
         merged["train"]["scale_lr"] = batch  # the batch size before --set
     return _validate(merged, origins, path)
+
+
+def _pop_with(table: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """Take what a recipe changes with an overlay, by the overlay's name, out of its table. Raises RecipeError."""
+    changes = table.pop("with", {})
+    if not isinstance(changes, dict) or not all(isinstance(each, dict) for each in changes.values()):
+        raise RecipeError(f"{path}: with: must be tables by the name of an overlay, such as [with.fixmatch].")
+    return changes
 
 
 def validate(table: dict[str, Any], changes: dict[str, Any]) -> Recipe:

@@ -14,6 +14,8 @@ from farcluss.tensors.distributed import count_dtype
 
 BINS = 4096
 """Of histograms over [0, 1]: a quantile is exact to a bin."""
+FEWEST = 10
+"""Pixels of a batch whose mean and variance say something."""
 MOST = 255
 """Most classes that a data set may have; buffers per class have so many elements, for classes are not known before."""
 
@@ -245,6 +247,116 @@ class DynamicThreshold(PixelWeight):
     def figures(self, summed: Tensor) -> dict[str, Tensor]:
         """The threshold."""
         return {"threshold": self.threshold(summed)}
+
+
+class SureShare(PixelWeight):
+    """The same weight for all pixels: the share of the batch's pixels whose confidence reaches a threshold.
+
+    As in CutMix-Seg (French et al. 2020) and ClassMix (Olsson et al. 2021): a batch of which the teacher is unsure
+    counts less, but every pixel of it does.
+
+    Shape:
+        labels `(B, K, *S)` to `(B, *S)`.
+
+    Args:
+        threshold: smallest largest probability of a pixel that is sure.
+    """
+
+    def __init__(self, *, threshold: Share = 0.97) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
+        """`(2,)`: number of sure pixels, and of valid ones."""
+        sure = labels.valid & (labels.confidence >= self.threshold)
+        return torch.stack([sure.sum(), labels.valid.sum()]).to(count_dtype(labels.valid.device))
+
+    def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
+        """Weight of each pixel."""
+        return torch.ones_like(labels.confidence) * self.share(summed).to(labels.confidence)
+
+    def share(self, summed: Tensor) -> Tensor:
+        """The share."""
+        return summed[0] / summed[1].clamp(min=1)
+
+    def figures(self, summed: Tensor) -> dict[str, Tensor]:
+        """The share."""
+        return {"sure_share": self.share(summed)}
+
+
+class CrossingThreshold(PixelWeight):
+    """Weight 1 from a threshold on that separates right from wrong predictions (DAW, Sun et al. 2023).
+
+    The confidences of both in labeled images are taken as normal distributions, whose means and variances are moving
+    averages from 1 / C and 1/2 on. The threshold is where their densities cross, at least 1 / C. A step uses what the
+    steps before have seen.
+
+    Shape:
+        labels `(B, K, *S)` to `(B, *S)`.
+
+    Args:
+        momentum: of the moving averages.
+        start: threshold until the densities cross.
+    """
+
+    means: Tensor
+    variances: Tensor
+    started: Tensor
+    threshold: Tensor
+
+    def __init__(self, *, momentum: Share = 0.99, start: Share = 0.95) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("means", torch.zeros(2))
+        self.register_buffer("variances", torch.full((2,), 0.5))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("threshold", torch.tensor(start))
+
+    def labeled_statistics(self, logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
+        """`(7,)`: number, sum and sum of squares of the confidences of right pixels, of wrong ones; C times all."""
+        confidence, predicted = logits.softmax(1).max(1)
+        sure = confidence.to(count_dtype(masks.device))
+        parts = [known & (predicted == masks), known & (predicted != masks)]
+        sums = [torch.where(part, each, 0).sum() for part in parts for each in (torch.ones_like(sure), sure, sure**2)]
+        return torch.stack([*sums, logits.shape[1] * known.sum().to(sure)])
+
+    def absorb_labeled(self, summed: Tensor) -> None:
+        """Move means and variances, and the threshold with them."""
+        (count, total, squares), scaled = summed[:6].view(2, 3).unbind(1), summed[6]
+        floor = count.sum() / scaled.clamp(min=1)
+        mean = total / count.clamp(min=1)
+        variance = (squares - count * mean**2).clamp(min=0) / (count - 1).clamp(min=1)
+        ok = count >= FEWEST
+        self.means.copy_(torch.where(scaled.bool() & ~self.started, floor, self.means))
+        self.started |= scaled.bool()
+        moved(self.means, mean, self.momentum, ok)
+        moved(self.variances, variance, self.momentum, ok)
+        found = crossing(*self.means.double(), *self.variances.double())
+        bounded = torch.maximum(found, floor.to(found)).clamp(max=1)
+        self.threshold.copy_(torch.where(found.isnan(), self.threshold, bounded))
+
+    def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
+        """Weight of each pixel."""
+        return (labels.confidence >= self.threshold).to(labels.confidence.dtype)
+
+    def figures(self, summed: Tensor) -> dict[str, Tensor]:
+        """The threshold."""
+        return {"threshold": self.threshold}
+
+
+def crossing(high: Tensor, low: Tensor, high_variance: Tensor, low_variance: Tensor) -> Tensor:
+    """Where the densities of two normal distributions are equal, above the mean of the lower one; NaN for nowhere.
+
+    The root `(-b + r) / 2a` of `a T^2 + b T + d`, `r^2 = b^2 - 4 a d`, is computed so that equal variances (`a = 0`)
+    give the middle of the means; equal distributions give 0.
+    """
+    a = high_variance - low_variance
+    b = 2 * (high * low_variance - low * high_variance)
+    d = low**2 * high_variance - high**2 * low_variance
+    d = d + high_variance * low_variance * (low_variance / high_variance).log()
+    root = (b**2 - 4 * a * d).sqrt()
+    tiny = torch.finfo(b.dtype).tiny
+    return torch.where(b >= 0, -2 * d / (b + root).clamp(min=tiny), (root - b) / torch.where(a == 0, tiny, 2 * a))
 
 
 def boundaries(labels: PseudoLabels) -> Tensor:

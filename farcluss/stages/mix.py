@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from farcluss.plugins.options import Positive, PositiveInt, PositiveRange, Share, ShareRange
-from farcluss.stages.base import Mix, PseudoLabels, Scene, View
+from farcluss.stages.base import Mix, PseudoLabels, Scene, View, true_labels
 from farcluss.stages.mixing import Boxes, mix, partners
 from farcluss.tensors.draws import common_draws, rows
 
@@ -87,6 +87,53 @@ class ClassMix(Mix):
         move = partners(self.partner, count)
         region = move(region) & wanted.view(-1, *[1] * (region.dim() - 1))
         return mix(view, View(move(view.images), view.labels.map(move)), region)
+
+
+class AdaptiveCutMix(Mix):
+    """CutMix with labeled images where the teacher is unsure (AugSeg, Zhao et al. 2023).
+
+    In two steps: an image gets a box of a labeled one, with the chance `1 - c`, where c is the mean of `(1 - H) p` over
+    the image's valid pixels, H the normalized entropy and p the largest probability. Then every image gets a box of
+    another one as it is by then. Both come from the same place in the batch; the law is `beta`, see
+    `farcluss.stages.mixing.Boxes`.
+
+    Shape:
+        views `(B, Cin, *S)` with any number of axes.
+
+    Args:
+        labeled: parameters of the Beta distribution of the first boxes.
+        unlabeled: parameters of that of the second boxes.
+        partner: previous: the image before in the batch; reverse: the batch backwards; random: a shift drawn per batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        labeled: tuple[Positive, Positive] = (8.0, 2.0),
+        unlabeled: tuple[Positive, Positive] = (4.0, 4.0),
+        partner: Literal["previous", "reverse", "random"] = "random",
+    ) -> None:
+        super().__init__()
+        self.labeled, self.unlabeled = Boxes(law="beta", beta=labeled), Boxes(law="beta", beta=unlabeled)
+        self.partner = partner
+
+    def forward(self, view: View, scene: Scene) -> View:
+        """The view with boxes of labeled images, then of its partners."""
+        count, size, device = len(view.images), tuple(view.images.shape[2:]), view.images.device
+        total, mine = rows(count)
+        move = partners(self.partner, count)
+        with common_draws():
+            unsure = torch.rand(total, device=device)[mine] >= confidences(view.labels)
+        true = true_labels(scene)
+        region = self.labeled.draw(count, size, device) & unsure.view(-1, *[1] * len(size))
+        pasted = mix(view, View(move(scene.images), true.map(move)), region)
+        return mix(view, View(move(pasted.images), pasted.labels.map(move)), self.unlabeled.draw(count, size, device))
+
+
+def confidences(labels: PseudoLabels) -> Tensor:
+    """Mean of `(1 - H) p` over the valid pixels of each image, `(B,)`; 0 of none."""
+    sure = torch.where(labels.valid, (1 - labels.entropy) * labels.confidence, 0)
+    return sure.flatten(1).sum(1) / labels.valid.flatten(1).sum(1).clamp(min=1)
 
 
 def pasted_classes(labels: PseudoLabels, scores: Tensor) -> Tensor:

@@ -117,9 +117,13 @@ def _beta(total: int, axes: int, parameters: tuple[float, float], device: torch.
     """The law `beta`."""
     # On the CPU: the distribution reads its parameters, which would be a host sync.
     share = 1 - float(torch.distributions.Beta(*parameters).sample())
-    half = share ** (1 / axes) / 2
+    return placed(total, axes, share ** (1 / axes), device)
+
+
+def placed(total: int, axes: int, side: float, device: torch.device) -> Edges:
+    """Edges of `total` boxes with equal sides around centers anywhere in the image; cut at its border."""
     center = torch.rand(total, axes, device=device)
-    return (center - half).clamp(min=0), (center + half).clamp(max=1)
+    return (center - side / 2).clamp(min=0), (center + side / 2).clamp(max=1)
 
 
 def partners(rule: Partner, batch: int) -> Callable[[Tensor], Tensor]:
