@@ -1,18 +1,26 @@
-"""Compare methods on one recipe over seeds: last and best mIoU of the teacher.
+"""Compare methods on one recipe over seeds: last and best mIoU of the teacher, and what a step costs.
 
 python benchmarks/methods.py quickstart --methods supervised farcluss --seeds 0 1 2
 
-A run that is complete in the output folder is read, not repeated.
+A run that is complete in the output folder is read, not repeated. Costs are the median CPU time of a step, and the
+images that pass the encoder in a step for each labeled image, with and without a backward pass.
 """
 
 import argparse
 import json
+import tempfile
+import time
+from collections import Counter
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
+from unittest.mock import patch
 
 from recording import record, revision
 
 from farcluss import load_recipe, train
+
+TIMED = 24
+"""Steps of a run that is timed; the first half is left out."""
 
 
 def scores(folder: Path, steps: int) -> dict | None:
@@ -24,6 +32,42 @@ def scores(folder: Path, steps: int) -> dict | None:
         return None
     curve = [100 * line["teacher_miou"] for line in evaluations]
     return {"last": round(curve[-1], 2), "best": round(max(curve), 2)}
+
+
+def cost(name: str, method: str, settings: list[str]) -> dict[str, float]:
+    """CPU time of a step in milliseconds, and encoder images of a step for each labeled one."""
+    import torch
+
+    from farcluss.training import engine, steps
+
+    short = [f"train.steps={TIMED}", "loss.warmup_steps=0", "loss.ramp_steps=0", f"eval.every={TIMED}", "data.val=none"]
+    recipe = load_recipe(name, [method], [*settings, *short])
+    counts: Counter[str] = Counter()
+    times, seen = list[float](), list[Counter[str]]()
+
+    def prepared(*arguments):
+        run = whole(*arguments)
+        for network in (run.networks["student"], run.learner.teacher):
+            network.encoder.register_forward_hook(
+                lambda module, inputs, output: counts.update(
+                    {"forward": len(inputs[0]), "backward": len(inputs[0]) * torch.is_grad_enabled()}
+                )
+            )
+        return run
+
+    def timed(*arguments):
+        before, begin = counts.copy(), time.process_time()
+        result = step(*arguments)
+        times.append(time.process_time() - begin)
+        seen.append(counts - before)
+        return result
+
+    whole, step = engine.prepare, steps.one_step
+    with tempfile.TemporaryDirectory() as folder, patch.object(engine, "prepare", prepared):
+        with patch.object(engine, "one_step", timed):
+            train(recipe, Path(folder) / "run")
+    images = {key: count / recipe.train.batch for key, count in seen[-1].items()}
+    return {"cpu_ms": round(1000 * median(times[TIMED // 2 :]), 1)} | images
 
 
 def main() -> None:
@@ -45,21 +89,28 @@ def main() -> None:
                 (folder / "revision").write_text(revision())
             revisions.add((folder / "revision").read_text() if (folder / "revision").exists() else "unknown")
             table.setdefault(method, []).append(scores(folder, recipe.train.steps))
+    costs = {method: cost(arguments.recipe, method, arguments.settings) for method in arguments.methods}
     facts = json.loads((folder / "environment.json").read_text())
     figures = {
         "recipe": arguments.recipe,
         "settings": arguments.settings,
         "seeds": arguments.seeds,
         "methods": table,
+        "costs": costs,
         "versions": facts["versions"],
         "device": facts["device"],
         "commits": sorted(revisions),
     }
     record("methods", figures)
-    print(f"{'method':14}" + "".join(f"  seed {seed:<3}" for seed in arguments.seeds) + "  mean   (last mIoU %)")
+    seeds = "".join(f" seed {seed} |" for seed in arguments.seeds)
+    print(f"| method |{seeds} mean | CPU time of a step | encoder images: forward | backward |")
+    print("|---" * (len(arguments.seeds) + 5) + "|")
+    first = next(iter(costs.values()))["cpu_ms"]
     for method, runs in table.items():
-        last = [run["last"] for run in runs]
-        print(f"{method:14}" + "".join(f"  {value:8.2f}" for value in last) + f"  {mean(last):.2f}")
+        last, spent = [run["last"] for run in runs], costs[method]
+        cells = "".join(f" {value:.1f} |" for value in last)
+        images = f"{spent['forward']:g} | {spent['backward']:g}"
+        print(f"| `{method}` |{cells} {mean(last):.1f} | {spent['cpu_ms'] / first:.2f} | {images} |")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ OPERATIONS: dict[str, Operation] = {
     "identity": lambda image, strength, factor: image,
     "autocontrast": lambda image, strength, factor: tv.autocontrast(image),
     "equalize": lambda image, strength, factor: tv.equalize(image),
-    "blur": lambda image, strength, factor: tv.gaussian_blur(image, [2 * REACH + 1], [0.1 + 1.9 * strength]),
+    "blur": lambda image, strength, factor: tv.gaussian_blur(image, [2 * REACH + 1] * 2, [0.1 + 1.9 * strength] * 2),
     "contrast": lambda image, strength, factor: tv.adjust_contrast(image, factor),
     "brightness": lambda image, strength, factor: tv.adjust_brightness(image, factor),
     "color": lambda image, strength, factor: tv.adjust_saturation(image, factor),
