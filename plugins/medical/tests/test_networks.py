@@ -13,6 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from farcluss.errors import PluginError, WeightsError
 from farcluss.learning.learner import nearest
+from farcluss.networks.base import Perturbation
 from farcluss.plugins.signatures import describe_source
 from farcluss_medical.networks import monai
 
@@ -200,6 +201,25 @@ def test_a_compiler_sees_one_graph(name):
         wanted, found = network(given), compiled(given)
     torch.testing.assert_close(found.logits, wanted.logits)
     torch.testing.assert_close(found.embeddings, wanted.embeddings)
+
+
+@every
+@pytest.mark.parametrize("point", ["encoder", "fused"])
+def test_features_are_perturbed_where_it_says(name, dims, point):
+    """The maps have the channels that the network tells; what follows sees the change, of the given images alone."""
+    network, given, seen = shared(name, dims), images(dims, batch=3), []
+
+    def dropped(maps, drawn):
+        seen.append(tuple(each.shape[1] for each in maps))
+        odd = [torch.arange(each.shape[1]).view(1, -1, *[1] * dims) % 2 for each in maps]
+        return tuple(each * o for each, o in zip(maps, odd, strict=True))
+
+    with torch.no_grad():
+        plain = network(given).logits
+        found = network(given, Perturbation(dropped, point, (1, 2), (None, torch.ones(2)))).logits
+    assert seen == [network.points[point]]
+    torch.testing.assert_close(found[:1], plain[:1], rtol=1e-4, atol=1e-4)
+    assert (found[1:] - plain[1:]).abs().flatten(1).amax(1).min() > 1e-4
 
 
 @pytest.mark.parametrize("stride", [2, 4])
