@@ -39,6 +39,7 @@ EXTENDS = ("`extends`", "str", "unset", "recipe file, relative to this one, that
 PLACES = {
     "augment": "stages.augment",
     "mix": "stages.mix",
+    "perturb": "stages.perturb",
     "pseudo_label": "stages.pseudo_label",
     "weight": "stages.weight",
     "rebalance": "stages.rebalance",

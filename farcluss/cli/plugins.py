@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from farcluss.cli.commands import emit_json, json_option, print_table
+from farcluss.cli.recipes import methods
 from farcluss.errors import PluginError, suggestion
 from farcluss.plugins import registry
 from farcluss.plugins.signatures import REQUIRED, Description, readable
@@ -112,13 +113,16 @@ def show(plugin: str, as_json: bool) -> None:
     found = registry.get(group, name)
     description = found.describe()
     header = {"group": group, "name": name, "distribution": found.distribution, "version": found.version}
+    users = [method for method, parts in methods().items() if parts.get(group) == name]
     if as_json:
         rest = {"doc": description.doc, "options": _options(description), "any_option": description.open}
-        click.echo(json.dumps(header | rest, indent=2, default=str))
+        click.echo(json.dumps(header | rest | {"methods": users}, indent=2, default=str))
     else:
         click.echo(f"{plugin}, from {found.distribution} {found.version}".rstrip())
         click.echo(f"\n{_without_args(description.doc)}")
         _print_options(description)
+        if users:
+            click.echo(f"\nMethods with it (--with): {', '.join(users)}.")
 
 
 def _options(description: Description) -> list[dict[str, Any]]:

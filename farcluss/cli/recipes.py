@@ -16,6 +16,20 @@ def headline(path: Path) -> str:
     return first.removeprefix("#").strip()
 
 
+def methods() -> dict[str, dict[str, str]]:
+    """The parts of each shipped method: names of plugins by slot; `the recipe's` where it sets options alone.
+
+    Raises:
+        RecipeError: a file cannot be read.
+    """
+    found = {}
+    for path in sorted((recipe_folder() / "methods").glob("*.toml")):
+        stages = read_table(path).get("stages", {})
+        names = {kind: part if isinstance(part, str) else part.get("name") for kind, part in stages.items()}
+        found[path.stem] = {kind: name or "the recipe's" for kind, name in names.items()}
+    return found
+
+
 @click.group("recipes", epilog="Example: farcluss recipes copy camvid_1_8 my_recipe.toml")
 def command() -> None:
     """List, show and copy the shipped recipes."""
@@ -27,14 +41,19 @@ def list_recipes(as_json: bool) -> None:
     """List recipes, and the methods that `--with` overlays."""
     groups = {"recipes": "", "methods (for --with)": "methods"}
     found = {title: sorted((recipe_folder() / below).glob("*.toml")) for title, below in groups.items()}
+    parts = methods()
     if as_json:
-        emit_json({title.split()[0]: {p.stem: headline(p) for p in paths} for title, paths in found.items()})
+        lists = {title.split()[0]: {p.stem: headline(p) for p in paths} for title, paths in found.items()}
+        emit_json(lists | {"parts": parts})
         return
     for title, paths in found.items():
         click.secho(title, bold=True)
         width = max(len(path.stem) for path in paths)
         for path in paths:
             click.echo(f"  {path.stem:{width}}  {headline(path)}")
+            if title != "recipes":
+                words = ", ".join(f"{kind} {name}" for kind, name in parts[path.stem].items())
+                click.secho(f"  {'':{width}}  {words}", dim=True)
 
 
 @command.command("show", epilog="Example: farcluss recipes show quickstart")

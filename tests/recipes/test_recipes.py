@@ -29,6 +29,7 @@ PICTURES = [name for name in OURS if not name.startswith(("medical_", "rs_"))]  
 ONE_OF_EACH = ["voc_r50_92", "voc_blended321_r50_1_8", "cityscapes_r50_1_8", "camvid_1_8", "camvid_full", "quickstart"]
 MAKERS = {"voc": trees.make_voc, "cityscapes": trees.make_cityscapes, "camvid": trees.make_camvid}
 CLASSES = {"voc": 21, "cityscapes": 19, "camvid": 11}
+WITH = {"base/voc.toml", "base/voc_blended.toml", "base/cityscapes.toml"}  # which say what they change with a method
 HEADS = {"r50": "resnet50s", "r101": "resnet101s"}
 
 
@@ -101,7 +102,10 @@ def test_no_recipe_is_forgotten_or_added_unseen():
     assert [Path(name).stem for name in BASES] == [
         "camvid", "cityscapes", "scenes", "slices", "voc", "voc_blended", "volumes",
     ]  # fmt: skip
-    assert OVERLAYS == ["farcluss", "farcluss_plus", "fixmatch", "mean_teacher", "supervised"]
+    assert OVERLAYS == [
+        "augseg", "classmix", "cutmix_seg", "cw_bass", "daw", "farcluss", "farcluss_plus", "fixmatch", "freematch",
+        "imas", "mean_teacher", "softmatch", "supervised", "u2pl_loss", "unimatch", "unimatch_v2",
+    ]  # fmt: skip
     assert len(FILES) == len(RECIPES) + len(BASES) + len(OVERLAYS)
 
 
@@ -127,10 +131,13 @@ def test_a_base_is_no_recipe(file):
 def test_every_method_goes_over_every_family(name, overlay):
     recipe, method = load_recipe(name, [overlay]), tomllib.loads((FOLDER / f"methods/{overlay}.toml").read_text())
     assert recipe.name == f"{name}-{overlay}"
+    base = tomllib.loads(text(name)).get("extends")
+    adapted = tomllib.loads((FOLDER / base).read_text())["with"].get(overlay, {}) if base in WITH else {}
     for kind, part in method["stages"].items():
         chosen = getattr(recipe.stages, kind)
-        wanted = {"name": part} if isinstance(part, str) else part
+        wanted = ({"name": part} if isinstance(part, str) else part) | adapted.get("stages", {}).get(kind, {})
         assert {"name": chosen.name, **chosen.options}.items() >= wanted.items()
+    assert all(getattr(recipe.train, key) == value for key, value in adapted.get("train", {}).items())
     assert recipe.loss.unsupervised == method["loss"]["unsupervised"]
     assert recipe.semi_supervised == (overlay != "supervised")
 
@@ -198,6 +205,7 @@ def test_the_method_is_that_of_the_paper(name):
         "augment": ("photometric", {"jitter": [0.5, 0.5, 0.5, 0.25], "jitter_p": 0.8, "grey_p": 0.2, "blur": [0.1, 2.0],
                                     "blur_p": 0.5}),
         "mix": ("none", {}),
+        "perturb": ("none", {}),
         "pseudo_label": ("fuzzy", {"top_k": 3}),
         "weight": ("entropy", {"form": "linear"}),
         "rebalance": ("median-frequency", {"max_weight": 10.0, "normalize": "mean"}),
