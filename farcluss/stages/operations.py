@@ -17,9 +17,17 @@ from farcluss.tensors.draws import common_draws, rows
 Operation = Callable[[Tensor, float, float], Tensor]
 REACH = 6
 """Pixels to each side of the largest blur."""
+
+
+def autocontrast(image: Tensor) -> Tensor:
+    """An image `(3, H, W)` whose channels fill [0, 1], constant ones as they are; torchvision's indexes by a mask."""
+    low, high = image.amin((1, 2), keepdim=True), image.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (image - low) / (high - low).clamp(min=torch.finfo(image.dtype).tiny), image)
+
+
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda image, strength, factor: image,
-    "autocontrast": lambda image, strength, factor: tv.autocontrast(image),
+    "autocontrast": lambda image, strength, factor: autocontrast(image),
     "equalize": lambda image, strength, factor: tv.equalize(image),
     "blur": lambda image, strength, factor: tv.gaussian_blur(image, [2 * REACH + 1] * 2, [0.1 + 1.9 * strength] * 2),
     "contrast": lambda image, strength, factor: tv.adjust_contrast(image, factor),

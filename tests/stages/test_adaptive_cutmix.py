@@ -8,10 +8,11 @@ import positions
 import pytest
 import torch
 
-from farcluss.stages.base import View
+from farcluss.stages.base import Scene, View
 from farcluss.stages.mix import AdaptiveCutMix, confidences
-from farcluss.stages.mixing import placed
+from farcluss.stages.mixing import partners, placed
 from farcluss.stages.weight import normalized_entropy
+from farcluss.tensors.draws import addressed
 from farcluss.testing import MixTester
 
 SIZE = (12, 10)
@@ -81,3 +82,56 @@ def test_boxes_have_equal_sides_unless_the_border_cuts_them():
         np.testing.assert_allclose(lengths.max(0), side, rtol=1e-5)
         whole = 1 - side  # of the centers, on each axis
         np.testing.assert_allclose((lengths > side - 1e-5).mean(0), whole, atol=0.05)
+
+
+@pytest.mark.parametrize("size", [(12, 10), (6, 5, 7)])
+@pytest.mark.parametrize("partner", ["previous", "reverse", "random"])
+def test_pixels_come_from_the_image_its_partner_or_the_labeled_image_of_that(partner, size):
+    """Every pixel keeps its place and its labels. First boxes are in copies, from which second ones are filled."""
+    count, pixels = 5, int(np.prod(size))
+    numbers = torch.arange(count * pixels).view(count, *size)
+    sure = numbers / (count * pixels)
+    labels = replace(positions.labels(count, size), confidence=sure, entropy=torch.full((count, *size), 0.5))
+    weak, marked = (torch.stack([numbers, flag + 0 * numbers], 1).float() for flag in (0, 1))
+    known = torch.from_numpy(np.random.default_rng(0).random((count, *size)) < 0.8)
+    scene, origins = Scene(View(weak, labels), marked, (numbers % 5).to(torch.uint8), known, 7), set()
+    own = torch.arange(count).view(-1, *[1] * len(size))
+    for step in range(30):
+        with addressed(5, step):
+            move = partners(partner, count)
+        with addressed(5, step):
+            images, found = AdaptiveCutMix(partner=partner)(scene.weak, scene)[:2]
+        number, pasted = images[:, 0].long(), images[:, 1] == 1
+        image, other = number // pixels, move(own)
+        assert (number % pixels == torch.arange(pixels).view(size)).all()
+        assert torch.where(pasted, image == move(other), (image == own) | (image == other)).all()
+        wanted = {"labeled": pasted, "own": ~pasted & (image == own), "partner": ~pasted & (image == other)}
+        origins |= {name for name, where in wanted.items() if where.any()}
+        assert torch.equal(found.valid, ~pasted | known.flatten()[number])
+        assert torch.equal(found.confidence, torch.where(pasted, 1.0, number / (count * pixels)))
+        assert torch.equal(found.entropy, torch.where(pasted, 0.0, 0.5))
+        assert torch.equal(found.classes[:, 0][found.valid], torch.where(pasted, number % 5, number % 7)[found.valid])
+    assert origins == {"labeled", "own", "partner"}
+
+
+def test_each_image_has_the_chance_of_its_own_confidence():
+    """With boxes over half of each side, which all hold the middle: certain, of no use, and one half, of 300 images."""
+    count, size = 300, (5, 5)
+    images, labels = torch.zeros(count, 3, *size), positions.labels(count, size)
+    sure = torch.tensor([1.0, 0.0, 0.5]).repeat(count // 3).view(-1, 1, 1).expand(-1, *size).contiguous()
+    view = View(images, replace(labels, confidence=sure, entropy=torch.zeros_like(sure)))
+    scene = positions.scene(images, labels)._replace(weak=view, images=torch.ones_like(images))
+    with addressed(0, 0):
+        stage = AdaptiveCutMix(labeled=(1.0, 1e6), unlabeled=(1.0, 1e6), partner="previous")
+        found = stage(view, scene).images[:, 0, 2, 2].roll(-1)  # each image as the next one has it
+    assert (found[::3] == 0).all() and (found[1::3] == 1).all() and found[2::3].mean() == pytest.approx(0.5, abs=0.15)
+
+
+def test_first_boxes_are_one_fifth_of_the_image():
+    """On average, before the border cuts them: 1 - lambda, of Beta(8, 2)."""
+    torch.manual_seed(0)
+    shares = []
+    for _ in range(400):
+        first, last = AdaptiveCutMix().labeled.edges(50, 2, torch.device("cpu"))
+        shares.append(float((last - first).max()) ** 2)  # the largest of many sides is not cut
+    assert np.mean(shares) == pytest.approx(0.2, abs=4 * 0.121 / 20)  # of a standard deviation of .121

@@ -48,8 +48,9 @@ def averaged(state, probs, valid, momentum):
 
 @pytest.mark.parametrize("space", [(6, 7), (3, 4, 5)])
 @pytest.mark.parametrize("parts", [1, 4])
-def test_averages_are_a_plain_loop(parts, space):
-    stage, momentum = Aligned(momentum=0.9), 0.9
+@pytest.mark.parametrize("momentum", [0.9, 0.99])
+def test_averages_are_a_plain_loop(momentum, parts, space):
+    stage = Aligned(momentum=momentum)
     states = [np.full(C, 1 / C), np.full(C, 1 / C)]
     for step in range(50):
         for number, state in enumerate(states):
@@ -67,3 +68,55 @@ def test_averages_are_a_plain_loop(parts, space):
     wanted /= wanted.sum(1, keepdims=True)
     np.testing.assert_allclose(stage.align(torch.from_numpy(probs)).numpy(), wanted, rtol=1e-5)
     assert states[0][4] == 1 / C and not np.allclose(wanted, probs, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["labeled", "unlabeled"])
+def test_only_classes_that_were_predicted_change(kind):
+    """Class 4 has never been predicted: its ratio is 1, whatever the others' are. Class 5 does not exist."""
+    stage = Aligned()
+    for step in range(5):
+        probs, valid = (torch.from_numpy(each) for each in drawn(step, (6, 7)))
+        if kind == "labeled":
+            stage.absorb_labeled(stage.labeled_statistics(probs.log(), torch.zeros(4, 6, 7), valid))
+        else:
+            stage.absorb(stage.statistics(probs, valid))
+    moved = getattr(stage, kind)
+    other = stage.unlabeled if kind == "labeled" else stage.labeled
+    assert (moved[:4] > 1 / C).all() and (moved[4:] == 0).all() and (other == 0).all()
+    aligned = stage.align(torch.full((1, C, 1, 1), 1 / C)).flatten()
+    ratios = (moved[:4] * C) ** (1 if kind == "labeled" else -1)
+    torch.testing.assert_close(aligned[:4] / aligned[4], ratios)
+
+
+def test_invalid_pixels_do_not_matter():
+    stage = Aligned()
+    probs, valid = (torch.from_numpy(each) for each in drawn(0, (6, 7)))
+    other = torch.where(valid.unsqueeze(1), probs, probs.flip(1))
+    for found, wanted in (
+        (stage.statistics(other, valid), stage.statistics(probs, valid)),
+        (
+            stage.labeled_statistics(other.log(), torch.full((4, 6, 7), 255), valid),
+            stage.labeled_statistics(probs.log(), torch.zeros(4, 6, 7), valid),
+        ),
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+    stage.absorb(stage.statistics(probs, valid & False))  # no pixel, no change
+    assert (stage.unlabeled == 0).all()
+
+
+def test_volumes_are_aligned_as_images_are():
+    image, volume = Aligned(), Aligned()
+    probs, valid = (torch.from_numpy(each).float() for each in drawn(0, (6, 7)))
+    for stage, given, known in ((image, probs, valid.bool()), (volume, probs.unsqueeze(2), valid.bool().unsqueeze(1))):
+        stage.absorb(stage.statistics(given, known))
+        stage.absorb_labeled(stage.labeled_statistics(given.flip(-1).log() * 2, known.long(), known))
+    assert torch.equal(volume.align(probs.unsqueeze(2)).squeeze(2), image.align(probs))
+    assert not torch.allclose(image.align(probs), probs)
+
+
+def test_the_state_is_in_buffers():
+    stage, copy = Aligned(), Aligned()
+    probs, valid = (torch.from_numpy(each) for each in drawn(0, (6, 7)))
+    stage.absorb(stage.statistics(probs, valid))
+    copy.load_state_dict(stage.state_dict())
+    assert torch.equal(copy.align(probs), stage.align(probs)) and not torch.equal(copy.align(probs), probs)

@@ -1,9 +1,15 @@
 """Random operations against Pillow; agreement of student and teacher against a plain loop and known numbers."""
 
+import colorsys
+from dataclasses import replace
+
 import numpy as np
+import oracles
 import positions
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
 from farcluss.errors import PluginError
@@ -153,3 +159,166 @@ def test_views_are_as_strong_as_both_agree(agree):
     moved = second.images != images
     sources = images.roll(1, 0), images.roll(2, 0), images.roll(3, 0)
     assert any(torch.equal(torch.where(moved, each, images), second.images) for each in sources)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.2, 0.7, 1.0])
+def test_strengths_are_bits_thresholds_and_turns(strength):
+    """4 to 8 bits of posterize, all thresholds of solarize, and half a turn of the hue to each side."""
+    image = torch.from_numpy(picture()).movedim(-1, 0) / 255
+    bits = 4 + int(np.ceil(4 * strength))
+    for name, wanted in (
+        ("posterize", ImageOps.posterize(Image.fromarray(picture()), bits)),
+        ("solarize", ImageOps.solarize(Image.fromarray(picture()), 255 * strength)),
+    ):
+        found = (OPERATIONS[name](image, strength, 0.4) * 255).movedim(0, -1).numpy()
+        assert np.abs(found - np.asarray(wanted)).max() <= 1  # levels are n / 2^bits here, n / (2^bits - 2^-bits) there
+    pure = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
+    turned = OPERATIONS["hue"](pure, strength, 0.4).flatten().tolist()
+    assert turned == pytest.approx(colorsys.hsv_to_rgb((strength - 0.5) % 1, 1, 1), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["contrast", "brightness", "color", "sharpness"])
+def test_a_factor_of_1_changes_nothing(name):
+    image = torch.from_numpy(picture()).movedim(-1, 0) / 255
+    torch.testing.assert_close(OPERATIONS[name](image, 0.5, 1.0), image)
+
+
+def test_the_factor_is_that_of_the_strength():
+    image = torch.full((3, 8, 8), 0.5)
+    found = [
+        RandomOperations(factor=(0.2, 0.8))._changed(image, [("brightness", share)]).mean() for share in (0, 0.5, 1)
+    ]
+    assert [float(each) for each in found] == pytest.approx([0.1, 0.25, 0.4])
+
+
+@settings(max_examples=20, deadline=None)
+@given(fewest=st.integers(1, 4), more=st.integers(0, 3), invert=st.booleans(), seed=st.integers(0, 1000))
+def test_numbers_of_operations_are_those_asked_for(fewest, more, invert, seed):
+    stage = RandomOperations(fewest=fewest, most=fewest + more, invert=invert)
+    with addressed(seed, 0):
+        plans = stage.plans(200)
+    assert {len(plan) for plan in plans} == set(range(fewest, fewest + more + 1))
+    assert {name for plan in plans for name, _ in plan} == OPERATIONS.keys() - (set() if invert else {"invert"})
+    assert len(stage.plans(1)) == 1
+
+
+def test_all_numbers_of_operations_are_as_likely():
+    torch.manual_seed(0)
+    counts = np.bincount([len(plan) for plan in RandomOperations(fewest=1, most=3).plans(3000)])
+    np.testing.assert_allclose(counts, [0, 1000, 1000, 1000], atol=105)  # four standard deviations of 26
+
+
+def test_views_and_steps_differ():
+    images, weak = torch.rand(4, 3, 16, 16), positions.labels(4, (16, 16))
+    stage, scene = RandomOperations(views=2, fewest=3), positions.scene(images, weak)
+    with addressed(0, 0):
+        first, second = stage.strong(scene)
+    with addressed(0, 1):
+        later, _ = stage.strong(scene)
+    assert not torch.equal(first.images, second.images) and not torch.equal(first.images, later.images)
+    assert first.labels is weak and second.labels is weak
+
+
+@st.composite
+def opinions(draw):
+    """Classes of student and teacher, confidences of both, and which pixels count; few classes, so that some agree."""
+    b, n, c = draw(st.integers(1, 3)), draw(st.integers(1, 12)), draw(st.integers(2, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 2**20)))
+    return rng.integers(0, c, (2, b, n)), rng.choice([0.3, 0.5, 0.95], (2, b, n)), rng.random((b, n)) < 0.6, c
+
+
+@oracles.PROPERTY
+@given(opinions(), st.sampled_from([0.0, 0.5, 0.9, 1.0]))
+def test_agreement_of_any_labels_is_a_plain_loop(given, threshold):
+    """As that above, without NumPy's masks; what is at invalid pixels does not matter."""
+    (student, teacher), (of_student, of_teacher), valid, c = given
+    pairs = ((student, of_student), (teacher, of_teacher))
+    found = agreement(*(labels(k, s, torch.from_numpy(valid)) for k, s in pairs), threshold, c)
+    junk = [labels(np.where(valid, k, 0), np.where(valid, s, 1.0), torch.from_numpy(valid)) for k, s in pairs]
+    assert torch.equal(agreement(*junk, threshold, c), found)
+    for image, ease in enumerate(found.tolist()):
+        places = np.flatnonzero(valid[image])
+        wanted = 0.0
+        for (a, _), (b, sure) in (pairs, pairs[::-1]):
+            mine, theirs = a[image][places].tolist(), b[image][places].tolist()
+            ious, masses = [], []
+            for k in range(1, c):
+                both = sum(x == k == y for x, y in zip(mine, theirs, strict=True))
+                either = sum(k in pair for pair in zip(mine, theirs, strict=True))
+                ious.append(both / either if either else 0.0)
+                masses.append(theirs.count(k))
+            share = np.mean(sure[image][places] >= threshold) if len(places) else 0.0
+            wanted += share * np.dot(ious, masses) / max(sum(masses), 1) / 2
+        assert ease == pytest.approx(wanted, abs=1e-6) and 0 <= ease <= 1
+
+
+def test_nothing_but_the_first_class_is_no_agreement():
+    same = labels(torch.zeros(2, 5, dtype=torch.long), 1.0)
+    assert (agreement(same, same, 0.95, 3) == 0).all()
+
+
+def known_ease(images):
+    """A scene in which student and teacher agree about each image as in the known numbers: e = .3125."""
+    flat = [([0, 1, 1, 2], [0.99, 0.99, 0.5, 0.5]), ([0, 1, 2, 2], [0.99, 0.99, 0.99, 0.5])]
+    quarter = images.shape[2] * images.shape[3] // 4
+    student, teacher = (
+        labels([np.repeat(k, quarter).tolist()] * len(images), np.repeat(s, quarter)).map(
+            lambda tensor: tensor.unflatten(-1, images.shape[2:]).squeeze(-3)
+        )
+        for k, s in flat
+    )
+    assert teacher.classes.shape == (len(images), 1, *images.shape[2:])
+    masks = torch.zeros(len(images), *images.shape[2:], dtype=torch.uint8)
+    return Scene(View(images, teacher), images, masks, masks == 0, 3, student)
+
+
+def test_views_of_known_numbers():
+    """e = .3125: the strong pixel .2 and the weak one .6 give .475, and the view's loss a share of .3125."""
+    images, stage = torch.full((2, 3, 16, 16), 0.6), ByAgreement()
+    stage.operations.images = lambda images: torch.full_like(images, 0.2)
+    for seed in range(20):
+        with addressed(seed, 0):
+            first, second = stage.strong(known_ease(images))
+        torch.testing.assert_close(first.images, torch.full_like(images, 0.475))
+        torch.testing.assert_close(first.share + second.share, torch.full((2,), 0.3125))
+
+
+def test_the_second_view_counts_as_often_as_both_agree():
+    """One coin for the batch: both views have half of the share, or the first has all. Labels move as pixels do."""
+    images, stage, counts = positions.images(3, (16, 16)), ByAgreement(), []
+    scene = known_ease(images)
+    given = replace(scene.weak.labels, confidence=positions.labels(3, (16, 16)).confidence, valid=images[:, 0] > 0.05)
+    scene = scene._replace(weak=View(images, given))
+    ease = agreement(scene.student, given, 0.95, 3)
+    for seed in range(200):
+        with addressed(seed, 1):
+            first, second = stage.strong(scene)
+        assert first.labels is given
+        counted = bool((second.share > 0).any())
+        torch.testing.assert_close(second.share, ease / 2 * counted)
+        torch.testing.assert_close(first.share, ease - second.share)
+        assert torch.equal(second.images[:, 0] > 0.05, second.labels.valid)
+        torch.testing.assert_close(second.images[:, 0] * given.confidence.max(), second.labels.confidence)
+        moved = (second.images != images)[:, 0]
+        high, wide = (int(moved[0].any(axis).sum()) for axis in (1, 0))
+        assert high * wide == moved[0].sum() and 1 <= min(high, wide) and max(high, wide) <= 15  # .9 of 16
+        counts.append(counted)
+    assert np.mean(counts) == pytest.approx(ease.mean().item(), abs=0.08)
+
+
+def test_all_views_are_alike_however_the_batch_is_spread():
+    scene = known_ease(torch.rand(4, 3, 16, 16))
+    with addressed(3, 4):
+        whole = RandomOperations(views=2).strong(scene)
+    for rank in range(4):
+        with addressed(3, 4, rank, 4):
+            part = RandomOperations(views=2).strong(scene._replace(weak=scene.weak.map(lambda t, r=rank: t[r : r + 1])))
+        assert all(torch.equal(a.images, b.images[rank : rank + 1]) for a, b in zip(part, whole, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 16, 16), (2, 3, 6, 16), (2, 3, 4, 16, 16)])
+def test_views_by_agreement_refuse_other_images(shape):
+    weak = positions.labels(2, shape[2:])
+    scene = positions.scene(torch.rand(shape), weak)._replace(student=weak)
+    with pytest.raises(PluginError, match=r'Set stages\.augment = "intensity"'):
+        ByAgreement().strong(scene)

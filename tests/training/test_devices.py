@@ -14,11 +14,12 @@ PULL = 'stages.contrast={ name = "prototype", dim = 4, confidence = 0.2, detach 
 PULL += "include_labeled = true }"
 LOSSES = ("supervised", "unsupervised", "unsupervised_dice", "contrastive")
 STATE = "stages.weight=adaptive"
+DROP = "stages.perturb=feature-dropout"
 DICE = ["loss.supervised=dice-cross-entropy", "loss.unsupervised_dice=1.0"]
 OHEM = ["loss.supervised=ohem", "loss.ohem_threshold=0.1", "loss.ohem_min_kept=75"]
 RUNS = {
     "defaults": [],
-    "everything": [MOVES, PULL, *OHEM, STATE, "loss.contrastive=1.0", "train.lr=0.05", *ranks.DOUBLE],
+    "everything": [MOVES, PULL, DROP, *OHEM, STATE, "loss.contrastive=1.0", "train.lr=0.05", *ranks.DOUBLE],
     "dice": [MOVES, PULL, *DICE, "train.lr=0.05", *ranks.DOUBLE],
     "adamw": ["train.optimizer=adamw", "train.clip=0.1", "loss.warmup_steps=1", *ranks.DOUBLE],
 }

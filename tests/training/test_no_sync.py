@@ -104,6 +104,19 @@ def test_nothing_is_read_between_logged_steps(tiny_recipe, tmp_path, device, set
     assert device.reads == []
 
 
+OTHERS = ("cutmix_seg", "classmix", "softmatch", "freematch", "cw_bass", "u2pl_loss", "unimatch", "unimatch_v2")
+
+
+@pytest.mark.parametrize(
+    "method", ["daw", "augseg", "imas", *(pytest.param(m, marks=pytest.mark.slow) for m in OTHERS)]
+)
+def test_nor_by_the_methods_of_the_field(tiny_recipe, tmp_path, device, method):
+    settings = ("train.steps=2", "train.log_every=2", "data.val=none", "network.output_stride=16", "train.accumulate=2")
+    train(load_recipe(tiny_recipe, (method,), settings), tmp_path / "run")
+    assert len(device.known) > 1000
+    assert device.reads == []
+
+
 class Curious(PixelWeight):
     """A stage that asks the host to look."""
 
