@@ -333,7 +333,7 @@ class CrossingThreshold(PixelWeight):
         moved(self.variances, variance, self.momentum, ok)
         found = crossing(*self.means.double(), *self.variances.double())
         bounded = torch.maximum(found, floor.to(found)).clamp(max=1)
-        self.threshold.copy_(torch.where(found.isnan(), self.threshold, bounded))
+        self.threshold.copy_(torch.where(found.isnan() | ~scaled.bool(), self.threshold, bounded))
 
     def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
         """Weight of each pixel."""

@@ -55,7 +55,7 @@ def test_statistics_follow_the_number_of_channels():
     known = recipe_of().with_defaults(Defaults(channels=2)).data
     assert (known.channel_mean, known.channel_std) == ([0.5] * 2, [0.25] * 2)
     assert recipe_of().with_defaults(Defaults()).data.channel_mean == [0.485, 0.456, 0.406]
-    stages = Stages(Identity(), None, None, None, None, None)
+    stages = Stages(Identity(), None, None, None, None, None, None)
     with pytest.raises(RecipeError, match=r"data\.mean has 3 values for 2 channels"):
         recipe = recipe_of(mean=[0.1, 0.2, 0.3])
         check_images(recipe.with_defaults(Defaults(channels=2)), Defaults(channels=2), stages)
@@ -66,7 +66,7 @@ def test_statistics_follow_the_number_of_channels():
 )
 def test_a_strong_view_for_colors_is_refused_for_other_values(bounds, fits):
     """It clips to [0, 1], which would take half of an image that is in units of its deviation."""
-    stages = Stages(Photometric(), None, None, None, None, None, {"augment": "photometric"})
+    stages = Stages(Photometric(), None, None, None, None, None, None, {"augment": "photometric"})
     known = Defaults(value_range=bounds)
     if fits:
         check_images(recipe_of().with_defaults(known), known, stages)

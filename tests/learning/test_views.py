@@ -79,7 +79,7 @@ def test_shares_are_as_many_as_views():
     learner = make(Loss(view_shares=[0.5, 0.5]))
     with pytest.raises(RecipeError) as caught:
         learner.pseudo_label(make_batch())
-    assert str(caught.value) == "loss.view_shares has 2 numbers, but augment/Identity makes 1 view."
+    assert str(caught.value) == "loss.view_shares has 2 numbers, but stages.augment and stages.perturb make 1 view."
 
 
 def test_no_pixel_is_kept():

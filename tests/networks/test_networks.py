@@ -111,7 +111,9 @@ class Stub(nn.Module):
 class Coarse(nn.Module):
     """A decoder that only upsamples the coarse map."""
 
-    def forward(self, fine, coarse, align_corners):
+    fused_channels = 1
+
+    def forward(self, fine, coarse, align_corners, perturbation=None):
         return functional.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=align_corners)
 
 

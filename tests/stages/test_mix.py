@@ -180,7 +180,8 @@ def test_cutmix_moves_pixels_and_labels_alike(options, size):
     torch.manual_seed(3)
     labels = positions.labels(4, size)
     given = positions.scene(positions.images(4, size), labels)
-    images, moved = CutMix(**options)(given.weak, given)
+    view = CutMix(**options)(given.weak, given)
+    images, moved = view.images, view.labels
     torch.testing.assert_close(images[:, 0], moved.confidence / labels.confidence.max())
     assert (moved.classes[:, 0] == moved.confidence.long() % 7).all()
     changed = (moved.confidence != labels.confidence).flatten(1).any(1)

@@ -61,7 +61,7 @@ def test_a_step_has_a_span_for_each_of_its_parts(quick_recipe, tmp_path, monkeyp
     monkeypatch.setattr(engine, "one_step", one_step)
     train(load_recipe(quick_recipe, (), ["data.val=none"]), tmp_path / "run")
     network = {"copy", "student", "losses", "backward", "optimizer", "ema", "other"}
-    stages = {"augment", "mix", "teacher", "pseudo_label", "weight", "rebalance", "contrast"}
+    stages = {"augment", "mix", "perturb", "teacher", "pseudo_label", "weight", "rebalance", "contrast"}
     assert [set(watch.seconds) for watch in watches] == [network | stages] * 2
     assert all(seconds >= 0 for watch in watches for seconds in watch.seconds.values())
 
