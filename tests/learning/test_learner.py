@@ -91,7 +91,8 @@ def test_supervised_steps_reach_every_parameter():
 def test_invalid_pixels_count_nowhere():
     learner, batch = make(), make_batch()
     views, statistics = learner.pseudo_label(batch)
-    ((images, labels),) = views
+    (view,) = views
+    images, labels = view.images, view.labels
     poisoned = labels.map(
         lambda t: (
             t
@@ -146,7 +147,7 @@ def test_pieces_are_equal_runs_of_the_batch(axes):
     assert [len(tensor) for piece, _ in micro_batches for tensor in piece] == [1] * 10
     for found, wanted in zip(zip(*(piece for piece, _ in micro_batches), strict=True), batch, strict=True):
         assert torch.equal(torch.cat(found), wanted)
-    for number, (images, labels) in enumerate(views):
+    for number, (images, labels) in enumerate((view.images, view.labels) for view in views):
         assert torch.equal(torch.cat([part[number].images for _, part in micro_batches]), images)
         joined = join_labels([part[number].labels for _, part in micro_batches])
         assert all(torch.equal(*pair) for pair in zip(vars(joined).values(), vars(labels).values(), strict=True))

@@ -42,7 +42,8 @@ def test_crops_too_small_to_blur(side):
 def test_labels_in_are_labels_out_plus_invalid(seed, batch, height, width):
     torch.manual_seed(seed)
     given = scene(torch.rand(batch, 3, height, width))
-    labels, (_, (_, moved)) = given.weak.labels, Photometric(**MOVING).strong(given)
+    labels, (_, view) = given.weak.labels, Photometric(**MOVING).strong(given)
+    moved = view.labels
     assert moved.valid.dtype == torch.bool and moved.classes.dtype == torch.int64
     assert set(moved.classes[:, 0][moved.valid].tolist()) <= set(labels.classes.flatten().tolist())
     assert set(moved.confidence[moved.valid].tolist()) <= set(labels.confidence.flatten().tolist())
@@ -55,7 +56,8 @@ def test_affine_moves_pixels_and_labels_alike():
     torch.manual_seed(1)
     ramp = torch.stack(torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 1, 50), indexing="ij"))
     images = torch.stack([ramp[0], ramp[1], ramp[0] * 0])[None].expand(3, -1, -1, -1).clone()
-    ((strong, moved),) = Photometric(**COLORLESS, degrees=30.0, translate=0.1, zoom=(0.8, 1.2)).strong(scene(images))
+    (view,) = Photometric(**COLORLESS, degrees=30.0, translate=0.1, zoom=(0.8, 1.2)).strong(scene(images))
+    strong, moved = view.images, view.labels
     number = moved.confidence.long() % (40 * 50)
     rows, columns = number // 50 / 39, number % 50 / 49
     inner = moved.valid & (torch.nn.functional.avg_pool2d(moved.valid.float(), 3, 1, 1) == 1)

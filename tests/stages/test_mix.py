@@ -204,7 +204,8 @@ def test_classmix_pastes_half_of_the_partners_classes(size):
     valid = torch.rand(4, *size) < 0.8
     labels.valid.copy_(valid)
     given = positions.scene(positions.images(4, size), labels)
-    images, moved = ClassMix()(given.weak, given)
+    view = ClassMix()(given.weak, given)
+    images, moved = view.images, view.labels
     for row in range(4):
         partner = (row - 1) % 4
         pasted = moved.confidence[row] != labels.confidence[row]
