@@ -98,6 +98,7 @@ TEACHING = {
     "network.name=deeplabv3plus": "network.name: tiny -> deeplabv3plus",
     "stages.augment=photometric": "stages.augment.name: identity -> photometric",
     "stages.mix=classmix": "stages.mix.name: none -> classmix",
+    "stages.perturb=feature-dropout": "stages.perturb.name: none -> feature-dropout",
     "stages.pseudo_label=hard": "stages.pseudo_label.name: fuzzy -> hard",
     "stages.weight=uniform": "stages.weight.name: entropy -> uniform",
     "stages.rebalance=uniform": "stages.rebalance.name: median-frequency -> uniform",
