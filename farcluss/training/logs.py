@@ -10,6 +10,7 @@ from torch import Tensor
 
 from farcluss.data.loader import HostBatch
 from farcluss.errors import RunError, SampleError, some
+from farcluss.learning.learner import WEIGHTS
 from farcluss.networks.base import batch_norms
 from farcluss.tensors.distributed import all_sum
 from farcluss.training.display import Display
@@ -122,7 +123,7 @@ def diagnostics(run: Run, statistics: dict[str, Tensor]) -> dict[str, Any]:
         "high_entropy": table["high_entropy"] / seen,
         "histogram": [count / seen for count in table["histogram"]],
     }
-    for kind in ("weight", "rebalance"):
+    for kind in WEIGHTS:
         figures = getattr(run.parts.stages, kind).figures(statistics[kind])
         values |= {name: figure.tolist() for name, figure in figures.items()}
     return values | ({"pseudo_label_accuracy": table["right"] / known} if known else {})
