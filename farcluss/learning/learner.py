@@ -25,7 +25,7 @@ from farcluss.learning.dice import dice
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
 from farcluss.networks.base import Prediction
 from farcluss.networks.normalize import Normalize
-from farcluss.recipes.model import Loss
+from farcluss.recipes.training import Loss
 from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Scene, View
 from farcluss.stages.rebalance import class_counts
 from farcluss.stages.weight import normalized_entropy
