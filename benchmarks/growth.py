@@ -33,7 +33,7 @@ from farcluss.learning.contracts import Stages
 from farcluss.learning.learner import Learner
 from farcluss.networks.base import Prediction
 from farcluss.networks.normalize import Normalize
-from farcluss.recipes.model import Loss
+from farcluss.recipes.training import Loss
 from farcluss.stages.augment import Identity
 from farcluss.stages.contrast import Prototype
 from farcluss.stages.mix import NoMix

@@ -31,7 +31,8 @@ from farcluss.cli import BUILT_IN, farcluss
 from farcluss.plugins import registry
 from farcluss.plugins.options import Color
 from farcluss.plugins.signatures import REQUIRED, Description, find_definition, readable
-from farcluss.recipes.model import Part, Recipe, Section
+from farcluss.recipes.model import Recipe
+from farcluss.recipes.sections import Part, Section
 
 DOCS = Path(__file__).parent
 WRITTEN = "<!-- Written by `python docs/generate.py`; edit the code, not this page. -->"

@@ -16,7 +16,7 @@ Graph = dict[str, set[str]]
 MAY_IMPORT: Graph = {
     "cli": {"jobs", "training", "learning", "inference", "runs", "data", "recipes", "plugins", "errors"},
     "jobs": {"training", "learning", "inference", "runs", "data", "networks", "recipes", "tensors", "errors"},
-    "training": {"learning", "inference", "runs", "data", "stages", "networks", "recipes", "tensors", "errors"},
+    "training": {"learning", "inference", "runs", "data", "networks", "recipes", "tensors", "errors"},
     "learning": {"inference", "data", "stages", "networks", "recipes", "tensors", "plugins", "errors"},
     "inference": {"runs", "data", "networks", "recipes", "tensors", "plugins", "errors"},
     "runs": {"data", "recipes", "errors"},

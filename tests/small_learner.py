@@ -10,7 +10,7 @@ from farcluss.learning.batches import Batch
 from farcluss.learning.contracts import Stages
 from farcluss.learning.learner import Learner
 from farcluss.networks.normalize import Normalize
-from farcluss.recipes.model import Loss
+from farcluss.recipes.training import Loss
 from farcluss.stages.augment import Identity
 from farcluss.stages.contrast import Prototype
 from farcluss.stages.mix import NoMix

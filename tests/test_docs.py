@@ -22,8 +22,9 @@ from plugin_site import STAGE, distribute
 from farcluss.cli import BUILT_IN, farcluss
 from farcluss.data.masks import build_mask_map
 from farcluss.plugins import registry
-from farcluss.recipes.model import Data, Part, Recipe, Section
+from farcluss.recipes.model import Data, Recipe
 from farcluss.recipes.reading import load_recipe
+from farcluss.recipes.sections import Part, Section
 from farcluss_medical.metrics import hd95, score, surface_distances
 from farcluss_remote_sensing.scaling import Mode
 

@@ -57,8 +57,8 @@ def command(
     from farcluss.inference.ensemble import load_together, members
     from farcluss.jobs.prediction import make_folder, oddities, plan, predict_files, refuse_existing, refuse_unlike
     from farcluss.plugins import registry
-    from farcluss.recipes.model import Part
     from farcluss.recipes.reading import merge_settings
+    from farcluss.recipes.sections import Part
 
     model = load_together((weights, *also), pick_device(device))
     default = Part.model_validate(model.card.recipe.get("eval", {}).get("writer") or "png")

@@ -25,7 +25,7 @@ from farcluss.learning.dice import dice
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
 from farcluss.networks.base import Perturbation, Prediction, evaluating, points_of
 from farcluss.networks.normalize import Normalize
-from farcluss.recipes.model import Loss
+from farcluss.recipes.training import Loss
 from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Scene, View
 from farcluss.stages.rebalance import class_counts
 from farcluss.stages.weight import normalized_entropy
@@ -76,34 +76,43 @@ class Learner:
             The strong views (None without unlabeled images), and statistics, to be summed over processes and passed to
             `totals`.
         """
-        known = batch.masks != IGNORE
-        statistics = {"labeled": known.sum()}
+        statistics = {"labeled": (batch.masks != IGNORE).sum()}
         if self.loss.supervised == "dice-cross-entropy":
             statistics["images"] = statistics["labeled"].new_full((), len(batch.images))
-        if batch.unlabeled is None or batch.valid is None:
+        if batch.unlabeled is None:
             return None, statistics
-        stages, call = self.stages, self.stages.call
-        images = call("augment", stages.augment.weak, batch.unlabeled, batch.valid, returns=Tensor)
+        scene, diagnostics = self.scene(batch, micro_batches)
+        views = self.strong_views(scene)
+        labels = [view.labels for view in views]
+        for kind in WEIGHTS:
+            count = getattr(self.stages, kind).statistics
+            found = [self.stages.call(kind, count, each, self.classes, returns=Tensor) for each in labels]
+            statistics[kind] = sum_of(found)
+        statistics["valid"] = torch.stack([each.valid.sum() for each in labels])
+        if self.loss.divisor == "all":
+            statistics["all"] = torch.full_like(statistics["valid"], labels[0].valid.numel())
+        if self.loss.unsupervised * self.loss.unsupervised_dice > 0:
+            statistics["views"] = statistics["labeled"].new_full((), sum(len(each.valid) for each in labels))
+        return views, statistics | diagnostics
+
+    @torch.no_grad()
+    def scene(self, batch: Batch, micro_batches: int = 1) -> tuple[Scene, Statistics]:
+        """The weak views of a batch with unlabeled images, with the teacher's labels, beside its labeled images.
+
+        Returns:
+            The scene, and summable statistics of the labels; diagnostics, too, if the batch has the true masks.
+        """
+        assert batch.unlabeled is not None and batch.valid is not None
+        stages, known = self.stages, batch.masks != IGNORE
+        images = stages.call("augment", stages.augment.weak, batch.unlabeled, batch.valid, returns=Tensor)
         stages.expect("augment", "a weak view", images.shape, batch.unlabeled.shape)
         parts = list(zip(images.chunk(micro_batches), batch.valid.chunk(micro_batches), strict=True))
         truth = [None] * micro_batches if batch.truth is None else batch.truth.chunk(micro_batches)
         labeled = [self._teacher_labels(*part, each) for part, each in zip(parts, truth, strict=True)]
         weak = View(images, join_labels([labels for labels, _ in labeled]))
         student = self._student_labels(parts) if stages.augment.asks_student else None
-        views = self._strong_views(Scene(weak, batch.images, batch.masks, known, self.classes, student))
-        labels = [view.labels for view in views]
-        for kind in WEIGHTS:
-            stage = getattr(stages, kind)
-            statistics[kind] = sum_of(
-                [call(kind, stage.statistics, each, self.classes, returns=Tensor) for each in labels]
-            )
-        statistics["valid"] = torch.stack([each.valid.sum() for each in labels])
-        if self.loss.divisor == "all":
-            statistics["all"] = torch.full_like(statistics["valid"], labels[0].valid.numel())
-        if self.loss.unsupervised * self.loss.unsupervised_dice > 0:
-            statistics["views"] = statistics["labeled"].new_full((), sum(len(each.valid) for each in labels))
-        statistics |= {name: sum_of([found[name] for _, found in labeled]) for name in labeled[0][1]}
-        return views, statistics
+        statistics = {name: sum_of([found[name] for _, found in labeled]) for name in labeled[0][1]}
+        return Scene(weak, batch.images, batch.masks, known, self.classes, student), statistics
 
     def _teacher_labels(self, weak: Tensor, valid: Tensor, truth: Tensor | None) -> tuple[PseudoLabels, Statistics]:
         """The teacher's labels of some weak views, and statistics; diagnostics, too, if the true masks are given."""
@@ -130,7 +139,8 @@ class Learner:
         self.stages.expect("pseudo_label", "classes", labels.classes.shape, labels.values.shape)
         return labels, probs
 
-    def _strong_views(self, scene: Scene) -> Views:
+    @torch.no_grad()
+    def strong_views(self, scene: Scene) -> Views:
         """The views that the student sees, mixed, and what changes their features. Raises PluginError, RecipeError."""
         stages, shares = self.stages, self.loss.view_shares
         views: Views = stages.call("augment", stages.augment.strong, scene, returns=tuple)

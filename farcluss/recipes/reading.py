@@ -13,8 +13,10 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import ValidationError
 
 from farcluss.errors import RecipeError, counted, short, suggestion
-from farcluss.recipes.model import Defaults, Recipe, Section, Train, parts
+from farcluss.recipes.model import Defaults, Recipe, parts
+from farcluss.recipes.sections import Section
 from farcluss.recipes.texts import read_text
+from farcluss.recipes.training import Train
 
 Key = tuple[str, ...]
 CLASSES = ("data", "classes")

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from farcluss.data.base import Item
 from farcluss.data.splits import Splits
 from farcluss.errors import RunError
-from farcluss.recipes.model import Defaults, Recipe, Train
+from farcluss.recipes.model import Defaults, Recipe
+from farcluss.recipes.training import Train
 from farcluss.runs.checkpoints import Checkpoint, read, read_newest
 from farcluss.runs.folder import RunFolder
 from farcluss.runs.outputs import real

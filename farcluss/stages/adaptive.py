@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from farcluss.plugins.options import NonNegative, Positive, Share
+from farcluss.plugins.options import NonNegative, Positive, Share, ShareRange
 from farcluss.stages.base import PixelWeight, PseudoLabels
 from farcluss.tensors.distributed import count_dtype
 
@@ -194,7 +194,7 @@ class LowestEntropy(PixelWeight):
 class DynamicThreshold(PixelWeight):
     """Confidence above a threshold that follows its mean, and more at boundaries (CW-BASS, Tarubinga et al. 2025).
 
-    `T = clamp(base / (1 + exp(-slope (mean p - 1/2))), low, high)`; `w = p^gamma N / N_kept + boundary N / N_edge`
+    `T = clamp(base / (1 + exp(-slope (mean p - 1/2))), limits)`; `w = p^gamma N / N_kept + boundary N / N_edge`
     where `p > T`, the second term at boundaries of the labels alone. `N` are the valid pixels over which the loss is a
     mean, so that it is the authors' sum of two means.
 
@@ -204,8 +204,7 @@ class DynamicThreshold(PixelWeight):
     Args:
         base: threshold twice that of a mean confidence of one half.
         slope: how much it follows the mean.
-        low: smallest threshold.
-        high: largest threshold.
+        limits: smallest and largest threshold.
         gamma: exponent of the confidence.
         boundary: weight of the term at boundaries.
     """
@@ -215,13 +214,12 @@ class DynamicThreshold(PixelWeight):
         *,
         base: Share = 0.6,
         slope: NonNegative = 0.5,
-        low: Share = 0.3,
-        high: Share = 0.8,
+        limits: ShareRange = (0.3, 0.8),
         gamma: NonNegative = 1.0,
         boundary: NonNegative = 0.5,
     ) -> None:
         super().__init__()
-        self.base, self.slope, self.low, self.high, self.gamma, self.boundary = base, slope, low, high, gamma, boundary
+        self.base, self.slope, self.limits, self.gamma, self.boundary = base, slope, limits, gamma, boundary
 
     def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
         """`(2 BINS + 1,)`: histograms of the confidence of valid pixels and of those at boundaries, and its sum."""
@@ -232,7 +230,7 @@ class DynamicThreshold(PixelWeight):
     def threshold(self, summed: Tensor) -> Tensor:
         """T, from the mean confidence."""
         mean = summed[-1] / summed[:BINS].sum().clamp(min=1)
-        return (self.base * torch.sigmoid(self.slope * (mean - 0.5))).clamp(self.low, self.high)
+        return (self.base * torch.sigmoid(self.slope * (mean - 0.5))).clamp(*self.limits)
 
     def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
         """Weight of each pixel."""

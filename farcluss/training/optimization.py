@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from farcluss.recipes.model import Loss, Train
+from farcluss.recipes.training import Loss, Train
 
 
 def lr_factor(step: int, steps: int, train: Train) -> float:

@@ -15,8 +15,6 @@ from farcluss.inference.writers import to_picture
 from farcluss.learning.batches import Batch
 from farcluss.learning.learner import Learner
 from farcluss.runs.atomic import write_atomically
-from farcluss.stages.weight import normalized_entropy
-from farcluss.tensors.precision import wide_softmax
 
 COLUMNS = ("input", "strong view", "pseudo-label", "uncertainty", "prediction", "truth")
 GAP, WIDTH, HEADER = 4, 1200, 28
@@ -33,24 +31,20 @@ def draw_panel(learner: Learner, batch: Batch, palette: Palette) -> tuple[NDArra
     Returns:
         `(height, width, 3)` uint8, and the number of columns.
     """
-    assert batch.unlabeled is not None and batch.valid is not None and batch.truth is not None
-    views, _ = learner.pseudo_label(batch)
-    assert views is not None
-    images = learner.stages.augment.weak(batch.unlabeled, batch.valid)
-    weak = learner.normalize(images)
-    probs = wide_softmax(learner.teacher(weak).logits)
-    labels = learner.stages.pseudo_label(probs).classes[:, 0]
+    assert batch.truth is not None
+    scene, _ = learner.scene(batch)
+    images, labels, views = scene.weak.images, scene.weak.labels, learner.strong_views(scene)
     student: Any = getattr(learner.student, "module", learner.student)
     training = student.training
-    predicted = student.eval()(weak).logits.argmax(1)
+    predicted = student.eval()(learner.normalize(images)).logits.argmax(1)
     student.train(training)
     colors = torch.tensor([*palette, *[INVALID] * (IGNORE + 1 - len(palette))], dtype=torch.uint8)
     columns = [
         _pictures(_plane(images, 2)),
         _pictures(_plane(views[0].images, 2)),
-        colors[_plane(labels.where(batch.valid, IGNORE), 1).cpu()],
-        _pictures(_plane(normalized_entropy(probs).clamp(0, 1).unsqueeze(1), 2)),
-        colors[_plane(predicted.where(batch.valid, IGNORE), 1).cpu()],
+        colors[_plane(labels.classes[:, 0].where(labels.valid, IGNORE), 1).cpu()],
+        _pictures(_plane(labels.entropy.unsqueeze(1), 2)),
+        colors[_plane(predicted.where(labels.valid, IGNORE), 1).cpu()],
     ]
     if bool((batch.truth != IGNORE).any()):
         columns.append(colors[_plane(batch.truth.long(), 1).cpu()])

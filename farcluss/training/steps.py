@@ -10,6 +10,7 @@ from farcluss.data.loader import HostBatch
 from farcluss.inference.weights import to_unit
 from farcluss.learning.averaging import ema_decay, ema_update
 from farcluss.learning.batches import Batch, Totals, Views, WholeBatch, split
+from farcluss.learning.learner import ADAPTIVE
 from farcluss.networks.base import batch_norms
 from farcluss.tensors.distributed import all_sum, sum_table
 from farcluss.tensors.draws import addressed
@@ -98,9 +99,8 @@ def forward_backward(run: Run, micro_batches: MicroBatches, totals: Totals) -> d
 
 def set_progress(run: Run) -> None:
     """Tell the stages which share of the training is done."""
-    stages = run.parts.stages
-    for stage in (stages.pseudo_label, stages.weight, stages.rebalance):
-        stage.progress.fill_(run.step / run.steps)
+    for kind in ADAPTIVE:
+        getattr(run.parts.stages, kind).progress.fill_(run.step / run.steps)
 
 
 def first_pass(run: Run, micro_batches: MicroBatches, totals: Totals) -> list[WholeBatch] | list[None]:

@@ -17,8 +17,10 @@ from farcluss.inference.writers import PngWriter
 from farcluss.learning.build import build_dataset, build_parts, check_images
 from farcluss.learning.contracts import Stages
 from farcluss.plugins import registry
-from farcluss.recipes.model import GENERAL, Data, Eval, Part, Recipe, Train
+from farcluss.recipes.model import GENERAL, Data, Eval, Recipe
 from farcluss.recipes.reading import load_recipe
+from farcluss.recipes.sections import Part
+from farcluss.recipes.training import Train
 from farcluss.stages.augment import Identity, Photometric
 
 KEYS = {"channels": (2, 5), "flip_axes": ([0], [0, 1]), "turns": ([(0, 1)], []), "mean": (0.25, 0.0), "std": (2.0, 0.5)}

@@ -11,7 +11,7 @@ from small_learner import make, make_batch
 from farcluss.learning.batches import split
 from farcluss.learning.dice import dice, image_dice, overlaps
 from farcluss.learning.losses import fuzzy_target, true_target
-from farcluss.recipes.model import Loss
+from farcluss.recipes.training import Loss
 from farcluss.tensors import chunks
 
 BOTH = Loss(supervised="dice-cross-entropy", unsupervised_dice=2.0)

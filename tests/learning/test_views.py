@@ -7,7 +7,7 @@ from small_learner import CLASSES, make, make_batch
 
 from farcluss.errors import RecipeError
 from farcluss.learning.batches import split
-from farcluss.recipes.model import Loss
+from farcluss.recipes.training import Loss
 from farcluss.stages.augment import Identity
 from farcluss.stages.base import View
 from farcluss.stages.weight import EntropyWeight, Threshold

@@ -118,7 +118,7 @@ def test_lowest_entropy_of_known_numbers():
 
 @pytest.mark.parametrize("parts", [1, 4])
 def test_dynamic_threshold_is_its_formula(parts):
-    stage = DynamicThreshold(base=1.2, slope=3.0, high=0.95)  # of which some pixels are left out
+    stage = DynamicThreshold(base=1.2, slope=3.0, limits=(0.3, 0.95))  # of which some pixels are left out
     for labels in list(batches())[::5]:
         found = step(stage, labels, parts)
         p, _ = told(labels)

@@ -10,7 +10,7 @@ from farcluss.errors import PluginError
 from farcluss.learning.batches import split
 from farcluss.learning.build import check_point
 from farcluss.networks.base import Perturbation, perturbed
-from farcluss.recipes.model import Loss
+from farcluss.recipes.training import Loss
 from farcluss.stages.base import PixelWeight, View
 from farcluss.stages.perturb import ComplementaryDropout, FeatureDropout, NoPerturb
 from farcluss.stages.weight import Threshold

@@ -65,8 +65,10 @@ def test_panels_show_what_the_teacher_says(tmp_path, truth):
     if not truth:
         batch = batch._replace(truth=torch.full_like(batch.truth, 255))
     palette = ((10, 0, 0), (0, 20, 0), (0, 0, 30), (40, 40, 0))
+    calls = []
+    learner.teacher.register_forward_hook(lambda *_: calls.append(1))
     grid, columns = draw_panel(learner, batch, palette)
-    assert columns == 5 + truth
+    assert columns == 5 + truth and len(calls) == 1
     height, width = batch.unlabeled.shape[2:]
     assert grid.shape == (2 * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3)
     shown = grid[:height, 2 * (width + GAP) :][:, :width]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_network import TinyNetwork
 
-from farcluss.recipes.model import Loss, Train
+from farcluss.recipes.training import Loss, Train
 from farcluss.training.optimization import build_optimizer, lr_factor, ramp_factor, set_learning_rate
 
 

@@ -10,7 +10,8 @@ from volume_data import BINARY, SMALL, UnitTester, build, groups, image, label, 
 from farcluss.data.splits import resolve
 from farcluss.errors import DataError
 from farcluss.plugins.signatures import REQUIRED, describe_object
-from farcluss.recipes.model import Data, Recipe, Train
+from farcluss.recipes.model import Data, Recipe
+from farcluss.recipes.training import Train
 from farcluss_medical.challenges import brats, left_atrium
 from farcluss_medical.layouts import cases, decathlon, scans
 from farcluss_medical.nnunet import nnunet
