@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from farcluss.cli.commands import emit_json, json_option, print_table
-from farcluss.cli.recipes import methods
 from farcluss.errors import PluginError, suggestion
 from farcluss.plugins import registry
 from farcluss.plugins.signatures import REQUIRED, Description, readable
@@ -103,7 +102,9 @@ Example:
 @click.argument("plugin", metavar="GROUP/NAME")
 @json_option
 def show(plugin: str, as_json: bool) -> None:
-    """Show a plugin's documentation and options."""
+    """Show a plugin's documentation and options, and the methods that are made of it."""
+    from farcluss.cli.recipes import methods  # imported here, as it imports pydantic
+
     group, slash, name = plugin.partition("/")
     if not slash:
         raise click.UsageError(f"{plugin!r} is not GROUP/NAME, for example weight/entropy.")

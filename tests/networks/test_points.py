@@ -50,21 +50,3 @@ def test_an_encoder_without_some_strides():
     network = smp(3, 4, 0, False, architecture="Unet", encoder="tu-test_convnext").eval()
     _, seen = change(network, "encoder", 2.0)
     assert tuple(each.shape[1] for each in seen[0]) == network.points["encoder"] and 0 not in network.points["encoder"]
-
-
-def test_a_compiler_sees_one_graph_for_all_steps():
-    from farcluss.stages.perturb import FeatureDropout
-
-    network, stage, graphs = built("test_resnet"), FeatureDropout(), []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(network, backend=backend, fullgraph=True)
-    for step in range(3):
-        factors = torch.full((2, sum(network.points["encoder"])), float(step))
-        what = Perturbation(stage, "encoder", (1, 2), (None, factors))
-        images = torch.rand(3, 3, 33, 33)
-        torch.testing.assert_close(compiled(images, what).logits, network(images, what).logits)
-    assert len(graphs) == 1

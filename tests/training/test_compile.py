@@ -10,8 +10,10 @@ from tiny_recipe import tiny_recipe
 
 from farcluss import train
 from farcluss.errors import RunError
+from farcluss.networks.base import Perturbation
 from farcluss.recipes.reading import load_recipe
 from farcluss.runs.checkpoints import read
+from farcluss.stages.perturb import FeatureDropout
 
 
 @pytest.fixture
@@ -53,3 +55,19 @@ def test_without_a_compiler_the_error_says_so(recipe, tmp_path, monkeypatch):
         train(load_recipe(recipe, (), ["train.compile=true"]), tmp_path / "run")
     assert len(str(caught.value).splitlines()) == 2 and "train.compile = false" in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_compiler_sees_one_graph_of_perturbed_features():
+    """Whatever is drawn from step to step."""
+    network, stage, graphs = TinyNetwork(3, 4, 0, False), FeatureDropout(), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(network, backend=backend, fullgraph=True)
+    for step in range(3):
+        what = Perturbation(stage, "encoder", (1, 2), (None, torch.full((2, 8), float(step))))
+        images = torch.rand(3, 3, 9, 9)
+        torch.testing.assert_close(compiled(images, what).logits, network(images, what).logits)
+    assert len(graphs) == 1
