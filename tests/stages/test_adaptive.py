@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import oracles
 import pytest
+import spread
 import torch
 
 from farcluss.stages.adaptive import BINS, ClassThresholds, DynamicThreshold, LowestEntropy, SoftThreshold, boundaries
 from farcluss.testing import PixelWeightTester
 
-STEPS = 50
+STEPS, C = 50, 5
 
 
 class TestSoftThreshold(PixelWeightTester):
@@ -39,20 +40,26 @@ class TestScaledEntropy(PixelWeightTester):
     options = {"scaled": True, "dropped": 0.5}
 
 
-def batches(space=(6, 8), c=5, k=5):
+def batches(space=(6, 8)):
     """Pseudo-labels of some steps, whose confidence rises."""
     for step in range(STEPS):
-        logits = oracles.random_logits(space, b=4, c=c, seed=step, scale=0.5 + step / 20)
-        labels = oracles.labels_of(logits.softmax(1), k)
+        logits = oracles.random_logits(space, b=4, c=C, seed=step, scale=0.5 + step / 20)
+        labels = oracles.labels_of(logits.softmax(1), C)
         yield replace(labels, valid=torch.from_numpy(np.random.default_rng(step).random((4, *space)) < 0.8))
 
 
-def step(stage, labels, parts=1, c=5):
-    """A step of a stage whose batch is in several parts; returns the weights of valid pixels."""
-    each = [labels.map(lambda tensor, i=i: tensor.chunk(parts)[i]) for i in range(parts)]
-    summed = sum(stage.statistics(part, c) for part in each)
+def step(stage, parts, add):
+    """Weights of one batch."""
+    summed = add(sum(stage.statistics(part, C) for part in parts))
     stage.absorb(summed)
-    return torch.cat([stage.pixels(part, summed) for part in each])[labels.valid].double().numpy()
+    return torch.cat([stage.pixels(part, summed) for part in parts])
+
+
+def steps(stage, way, folder, every=1):
+    """Labels of each step, and the weights of their valid pixels."""
+    given = list(batches())[::every]
+    for labels, found in zip(given, spread.take(step, stage, given, way, folder), strict=True):
+        yield labels, found[labels.valid].double().numpy()
 
 
 def told(labels):
@@ -60,11 +67,10 @@ def told(labels):
     return labels.confidence[labels.valid].double().numpy(), labels.classes[:, 0][labels.valid].numpy()
 
 
-@pytest.mark.parametrize("parts", [1, 4])
-def test_soft_threshold_is_a_plain_loop(parts):
+@pytest.mark.parametrize("way", spread.WAYS)
+def test_soft_threshold_is_a_plain_loop(way, tmp_path):
     stage, mean, variance = SoftThreshold(momentum=0.9), 1 / 5, 1.0
-    for labels in batches():
-        found = step(stage, labels, parts)
+    for labels, found in steps(stage, way, tmp_path):
         p, _ = told(labels)
         mean, variance = 0.9 * mean + 0.1 * p.mean(), 0.9 * variance + 0.1 * p.var(ddof=1)
         np.testing.assert_allclose(found, np.exp(-(np.minimum(p - mean, 0) ** 2) * 4 / (2 * variance)), rtol=2e-4)
@@ -79,11 +85,10 @@ def test_soft_threshold_of_known_numbers():
     np.testing.assert_allclose(stage.pixels(labels, torch.zeros(4)).flatten(), [1, 0.606531, 0.000335], atol=1e-6)
 
 
-@pytest.mark.parametrize("parts", [1, 4])
-def test_class_thresholds_are_a_plain_loop(parts):
+@pytest.mark.parametrize("way", spread.WAYS)
+def test_class_thresholds_are_a_plain_loop(way, tmp_path):
     stage, threshold, means = ClassThresholds(momentum=0.9), 1 / 5, np.full(5, 1 / 5)
-    for labels in batches():
-        found = step(stage, labels, parts)
+    for labels, found in steps(stage, way, tmp_path):
         p, classes = told(labels)
         probs = oracles.dense_labels(labels, 5)[oracles.rows(labels.valid, False)]
         threshold, means = 0.9 * threshold + 0.1 * p.mean(), 0.9 * means + 0.1 * probs.mean(0)
@@ -95,12 +100,12 @@ def test_class_thresholds_are_a_plain_loop(parts):
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("parts", [1, 4])
-def test_the_lowest_entropies_are_those_below_a_percentile(parts, progress):
+@pytest.mark.parametrize("way", spread.WAYS)
+def test_the_lowest_entropies_are_those_below_a_percentile(way, progress, tmp_path):
     stage = LowestEntropy()
     stage.progress.fill_(progress)
-    for labels in list(batches())[::10]:
-        found, entropy = step(stage, labels, parts), labels.entropy[labels.valid].double().numpy()
+    for labels, found in steps(stage, way, tmp_path, 10):
+        entropy = labels.entropy[labels.valid].double().numpy()
         limit = np.percentile(entropy, 100 - 20 * (1 - progress))
         clear = np.abs(entropy - limit) > 1 / BINS
         assert np.array_equal(found[clear], (entropy < limit)[clear])
@@ -116,11 +121,10 @@ def test_lowest_entropy_of_known_numbers():
     assert ((weights * losses).sum() / (weights > 0).sum()).item() == pytest.approx(3.125)
 
 
-@pytest.mark.parametrize("parts", [1, 4])
-def test_dynamic_threshold_is_its_formula(parts):
+@pytest.mark.parametrize("way", spread.WAYS)
+def test_dynamic_threshold_is_its_formula(way, tmp_path):
     stage = DynamicThreshold(base=1.2, slope=3.0, limits=(0.3, 0.95))  # of which some pixels are left out
-    for labels in list(batches())[::5]:
-        found = step(stage, labels, parts)
+    for labels, found in steps(stage, way, tmp_path):
         p, _ = told(labels)
         limit = np.clip(1.2 / (1 + np.exp(-3.0 * (p.mean() - 0.5))), 0.3, 0.95)
         edge = boundaries(labels)[labels.valid].numpy()

@@ -3,6 +3,7 @@
 import numpy as np
 import oracles
 import pytest
+import spread
 import torch
 
 from farcluss.stages.adaptive import CrossingThreshold, SureShare, crossing
@@ -59,6 +60,12 @@ def labeled(step, space=(6, 8)):
     return logits, masks, torch.from_numpy(rng.random((4, *space)) < (0.8 if step % 7 else 0.02))
 
 
+def step(stage, parts, add):
+    """The threshold after one batch, for each of its images."""
+    stage.absorb_labeled(add(sum(stage.labeled_statistics(*part) for part in parts)))
+    return stage.threshold.expand(sum(len(masks) for _, masks, _ in parts)).clone()
+
+
 def moments(sure, mean, variance, momentum):
     """Moving mean and variance of a plain loop; of less than ten pixels they stay."""
     if len(sure) < 10:
@@ -67,26 +74,23 @@ def moments(sure, mean, variance, momentum):
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.99])
-@pytest.mark.parametrize("parts", [1, 4])
-def test_the_threshold_is_a_plain_loop(parts, momentum):
+@pytest.mark.parametrize("way", spread.WAYS)
+def test_the_threshold_is_a_plain_loop(way, momentum, tmp_path):
     last = 0.95
     stage = CrossingThreshold(momentum=momentum)
-    (mean, variance), (low, spread) = (1 / C, 0.5), (1 / C, 0.5)
-    seen = []
-    for step in range(STEPS):
-        logits, masks, known = labeled(step)
-        chunks = [tensor.chunk(parts) for tensor in (logits, masks, known)]
-        stage.absorb_labeled(sum(stage.labeled_statistics(*part) for part in zip(*chunks, strict=True)))
+    (mean, variance), (low, width) = (1 / C, 0.5), (1 / C, 0.5)
+    seen, batches = [], [labeled(step) for step in range(STEPS)]
+    for (logits, masks, known), found in zip(batches, spread.take(step, stage, batches, way, tmp_path), strict=True):
         exp = np.exp(logits.numpy() - logits.numpy().max(1, keepdims=True))
         probs, hit = exp / exp.sum(1, keepdims=True), logits.numpy().argmax(1) == masks.numpy()
         sure, known = probs.max(1), known.numpy()
         mean, variance = moments(sure[hit & known], mean, variance, momentum)
-        low, spread = moments(sure[~hit & known], low, spread, momentum)
-        a, b = variance - spread, 2 * (mean * spread - low * variance)
-        d = low**2 * variance - mean**2 * spread + 2 * variance * spread * np.log(np.sqrt(spread / variance) + 1e-8)
+        low, width = moments(sure[~hit & known], low, width, momentum)
+        a, b = variance - width, 2 * (mean * width - low * variance)
+        d = low**2 * variance - mean**2 * width + 2 * variance * width * np.log(np.sqrt(width / variance) + 1e-8)
         if b**2 - 4 * a * d >= 0:
             last = np.clip((-b + np.sqrt(b**2 - 4 * a * d)) / (2 * a + 1e-10), 1 / C, 1)
-        assert stage.threshold.item() == pytest.approx(last, abs=2e-4)
+        np.testing.assert_allclose(found, last, atol=2e-4)
         seen.append(last)
     assert min(seen) == 1 / C and max(seen) > (0.4 if momentum < 0.99 else 1 / C)  # at the bound first, then above it
     labels = oracles.random_labels((6, 8), b=4, c=C)
@@ -175,3 +179,16 @@ def test_no_pixel_has_no_share():
     assert (stage.pixels(labels, stage.statistics(labels, C)) == 1).all()  # all of the valid ones, not of all pixels
     labels = labels.map(lambda tensor: tensor if tensor.dtype != torch.bool else tensor & False)
     assert (stage.pixels(labels, stage.statistics(labels, C)) == 0).all()
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_step_without_labeled_pixels_changes_nothing(before):
+    """Neither the start nor what is learned: the threshold stays the one of the last step."""
+    stage = CrossingThreshold(momentum=0.5)
+    for number in range(before):
+        stage.absorb_labeled(stage.labeled_statistics(*labeled(number)))
+    state = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
+    logits, masks, known = labeled(4)
+    stage.absorb_labeled(stage.labeled_statistics(logits, masks, known & False))
+    torch.testing.assert_close(stage.state_dict(), state, rtol=0, atol=0)
+    assert before or stage.figures(torch.zeros(0))["threshold"] == np.float32(0.95)
