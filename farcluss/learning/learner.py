@@ -151,8 +151,10 @@ class Learner:
         views = stages.call("perturb", stages.perturb.draw, views, scene, channels, returns=tuple)
         stages.expect_views("perturb", views, scene.weak)
         if shares is not None and len(shares) != len(views):
-            raise RecipeError(f"loss.view_shares has {len(shares)} numbers, but stages.augment and stages.perturb make "
-                              f"{counted(len(views), 'view')}.")  # fmt: skip
+            raise RecipeError(
+                f"loss.view_shares has {counted(len(shares), 'number')}, but stages.augment and stages.perturb make "
+                f"{counted(len(views), 'view')}.\nGive one number for each view."
+            )
         return views
 
     @torch.no_grad()

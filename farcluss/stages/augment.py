@@ -25,6 +25,31 @@ class Identity(Augment):
         return (scene.weak,)
 
 
+def expect_rgb(plugin: str, images: Tensor, reach: int, otherwise: str = "") -> None:
+    """Refuse other images than `(B, 3, H, W)`, and sides that a blur of `reach` pixels does not fit in.
+
+    Args:
+        plugin: of which this is asked, for messages.
+        images: any.
+        reach: pixels to each side.
+        otherwise: what else helps against too small sides.
+
+    Raises:
+        PluginError: they are.
+    """
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise PluginError(
+            f"{plugin} needs RGB images (B, 3, H, W), not {tuple(images.shape)}.\n"
+            'Set stages.augment = "intensity", which takes any channels.'
+        )
+    if reach >= min(images.shape[2:]):
+        height, width = images.shape[2:]
+        raise PluginError(
+            f"{plugin} blurs {reach} pixels to each side, too far in crops of {height} x {width}.\n"
+            f"Raise data.crop to {reach + 1} or more{otherwise}."
+        )
+
+
 def warp_labels(labels: PseudoLabels, matrix: Tensor) -> PseudoLabels:
     """Labels moved by an affine pixel map, nearest neighbor; what comes from outside the image is invalid.
 
@@ -111,18 +136,7 @@ class Photometric(Augment):
 
     def strong(self, scene: Scene) -> tuple[View, ...]:
         """Strong views. Raises PluginError for images that are not two-dimensional RGB, or too small to blur."""
-        images = scene.weak.images
-        if images.dim() != 4 or images.shape[1] != 3:
-            raise PluginError(
-                f"augment/photometric needs RGB images (B, 3, H, W), not {tuple(images.shape)}.\n"
-                'Set stages.augment = "intensity", which takes any channels.'
-            )
-        if self.reach >= min(images.shape[2:]):
-            height, width = images.shape[2:]
-            raise PluginError(
-                f"augment/photometric blurs {self.reach} pixels to each side, too far in crops of {height} x {width}.\n"
-                f"Raise data.crop to {self.reach + 1} or more, or lower stages.augment.blur."
-            )
+        expect_rgb("augment/photometric", scene.weak.images, self.reach, ", or lower stages.augment.blur")
         return tuple(self._view(scene.weak) for _ in range(self.views))
 
     def _view(self, weak: View) -> View:

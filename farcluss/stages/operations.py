@@ -9,6 +9,7 @@ from torch import Tensor
 
 from farcluss.errors import PluginError
 from farcluss.plugins.options import PositiveInt, Share, ShareRange
+from farcluss.stages.augment import expect_rgb
 from farcluss.stages.base import Augment, PseudoLabels, Scene, View
 from farcluss.stages.mixing import inside, mix, partners, placed
 from farcluss.tensors.distributed import all_sum
@@ -78,15 +79,11 @@ class RandomOperations(Augment):
 
     def strong(self, scene: Scene) -> tuple[View, ...]:
         """Strong views. Raises PluginError for images that are not two-dimensional RGB, or too small to blur."""
+        expect_rgb("augment/random-operations", scene.weak.images, REACH)
         return tuple(View(self.images(scene.weak.images), scene.weak.labels) for _ in range(self.views))
 
     def images(self, images: Tensor) -> Tensor:
-        """Changed `images` `(B, 3, H, W)`. Raises PluginError, see `strong`."""
-        if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) <= REACH:
-            raise PluginError(
-                f"augment needs RGB images (B, 3, H, W) of more than {REACH} pixels, not {tuple(images.shape)}.\n"
-                'Set stages.augment = "intensity", which takes any channels and sizes.'
-            )
+        """Changed `images` `(B, 3, H, W)`."""
         total, mine = rows(len(images))
         plans = self.plans(total)[mine]
         return torch.stack([self._changed(image, plan) for image, plan in zip(images, plans, strict=True)])
@@ -136,6 +133,7 @@ class ByAgreement(Augment):
 
     def strong(self, scene: Scene) -> tuple[View, ...]:
         """Both views. Raises PluginError for images that are not two-dimensional RGB, or too small to blur."""
+        expect_rgb("augment/by-agreement", scene.weak.images, REACH)
         assert scene.student is not None
         weak, count = scene.weak, len(scene.weak.images)
         ease = agreement(scene.student, weak.labels, self.threshold, scene.classes)

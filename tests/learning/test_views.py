@@ -79,7 +79,10 @@ def test_shares_are_as_many_as_views():
     learner = make(Loss(view_shares=[0.5, 0.5]))
     with pytest.raises(RecipeError) as caught:
         learner.pseudo_label(make_batch())
-    assert str(caught.value) == "loss.view_shares has 2 numbers, but stages.augment and stages.perturb make 1 view."
+    assert str(caught.value) == (
+        "loss.view_shares has 2 numbers, but stages.augment and stages.perturb make 1 view.\n"
+        "Give one number for each view."
+    )
 
 
 def test_no_pixel_is_kept():

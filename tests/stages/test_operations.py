@@ -84,10 +84,19 @@ def test_processes_draw_as_one_does():
             assert torch.equal(stage.images(images[2 * rank : 2 * rank + 2]), whole[2 * rank : 2 * rank + 2])
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 16, 16), (2, 3, 6, 16), (2, 3, 16, 16, 16)])
-def test_other_images_are_refused(shape):
-    with pytest.raises(PluginError, match=r'Set stages\.augment = "intensity"'):
-        RandomOperations().images(torch.rand(shape))
+@pytest.mark.parametrize("stage", [RandomOperations(), ByAgreement()], ids=["random-operations", "by-agreement"])
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((2, 1, 16, 16), 'Set stages.augment = "intensity"'),
+        ((2, 3, 4, 16, 16), 'Set stages.augment = "intensity"'),
+        ((2, 3, 6, 16), "Raise data.crop to 7"),
+    ],
+)
+def test_other_images_are_refused(stage, shape, remedy):
+    weak = positions.labels(2, shape[2:])
+    with pytest.raises(PluginError, match=rf"^augment/(random-operations|by-agreement) .*\n{remedy}"):
+        stage.strong(positions.scene(torch.rand(shape), weak)._replace(student=weak))
 
 
 def test_more_than_the_most():
@@ -314,11 +323,3 @@ def test_all_views_are_alike_however_the_batch_is_spread():
         with addressed(3, 4, rank, 4):
             part = RandomOperations(views=2).strong(scene._replace(weak=scene.weak.map(lambda t, r=rank: t[r : r + 1])))
         assert all(torch.equal(a.images, b.images[rank : rank + 1]) for a, b in zip(part, whole, strict=True))
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 16, 16), (2, 3, 6, 16), (2, 3, 4, 16, 16)])
-def test_views_by_agreement_refuse_other_images(shape):
-    weak = positions.labels(2, shape[2:])
-    scene = positions.scene(torch.rand(shape), weak)._replace(student=weak)
-    with pytest.raises(PluginError, match=r'Set stages\.augment = "intensity"'):
-        ByAgreement().strong(scene)

@@ -12,6 +12,7 @@ from commandline import cli
 from phantoms import Phantom, write_decathlon, write_hdf5, write_nifti
 
 from farcluss import load_recipe, train
+from farcluss.recipes.reading import recipe_folder
 from farcluss.runs import checkpoints
 from farcluss.training import engine
 
@@ -204,3 +205,29 @@ def test_the_weights_file_alone_predicts(scans, tmp_path, monkeypatch):
         before, after = (nibabel.load(tmp_path / folder / name) for folder in ("before", "after"))
         assert np.array_equal(before.dataobj, after.dataobj) and np.array_equal(before.affine, after.affine)
     assert before.shape == (*nibabel.load(image).shape, 4) and np.asarray(before.dataobj).std() > 0
+
+
+FLAT = ("augseg", "imas")
+"""Methods whose strong view is one of RGB images."""
+QUICK = ("augseg", "daw", "unimatch_v2")
+METHODS = [
+    pytest.param(path.stem, marks=[] if path.stem in QUICK else [pytest.mark.slow])
+    for path in sorted((recipe_folder() / "methods").glob("*.toml"))
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_train_on_volumes_or_say_why_not(method, scans, tmp_path):
+    settings = of(scans, tmp_path, [*VOLUMES, "data.val=1/4", "loss.warmup_steps=0"])
+    words = ["medical_tumor3d", "--with", method, *settings_of(settings)]
+    if method in FLAT:
+        result = cli("check", *words)
+        assert result.code == 1 and result.err.count("\n") == 2 and 'Set stages.augment = "intensity"' in result.err
+        if method == "imas":
+            return  # of which nothing would be left
+        words += ["--set", "stages.augment=intensity"]
+    called("run", *words, "-o", tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [[line["supervised"], line.get("unsupervised", 0.0)] for line in lines if line["kind"] == "train"]
+    assert len(losses) == STEPS and np.isfinite(losses).all()
+    assert np.ptp([first for first, _ in losses]) > 0 and (method == "supervised" or max(np.array(losses)[:, 1]) > 0)
