@@ -346,6 +346,24 @@ def test_going_back_gives_up_what_came_after(recipe, whole, tmp_path):
     assert lines(part) == lines(whole)
 
 
+LEARNING = ["daw", pytest.param("softmatch", marks=pytest.mark.slow), pytest.param("freematch", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("method", LEARNING)
+def test_what_a_method_has_learned_is_gone_on_with(recipe, tmp_path, method):
+    """Thresholds and averages are part of a checkpoint."""
+    settings = ["stages.augment={ name = 'photometric', views = 2 }", "data.val=none"]
+    given = load_recipe(recipe, [method], settings)
+    whole = train(given, tmp_path / "whole")
+    part = cut_short(shutil.copytree(whole, tmp_path / "part"), 2)
+    early, late = (checkpoints.read(whole / "checkpoints" / f"step-{n:08d}.pt").state["stages"] for n in (2, STEPS))
+    moved = {(kind, name) for kind, state in late.items() for name in state if (state[name] != early[kind][name]).any()}
+    assert moved and all(kind in ("pseudo_label", "weight") for kind, _ in moved)
+    train(given, part, resume="newest")
+    assert_same(whole, part)
+    assert lines(part) == lines(whole)
+
+
 def test_another_run_is_not_gone_on_over(recipe, whole, part):
     before = snapshot(part)
     with pytest.raises(RunError, match="holds a run already"):

@@ -191,6 +191,28 @@ class TestBf16:
             assert torch.equal(function(logits.detach().float(), targets, kinds), result)
 
 
+@pytest.mark.parametrize("method", ["daw", "unimatch_v2"])
+def test_perturbed_features_and_thresholds_in_bf16(tmp_path, method):
+    """Losses stay near those of float32, as a share of the largest; what stages keep is float32."""
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    found = {}
+    for precision in ("no", "bf16"):
+        fresh()
+        settings = [f"train.mixed_precision={precision}", "stages.pseudo_label=aligned", "train.steps=8"]
+        settings += [] if method == "daw" else ["stages.weight.threshold=0.0"]
+        with registered("network", "tiny", TinyNetwork):
+            folder = train(load_recipe(tmp_path / "recipe.toml", [method], settings), tmp_path / precision)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found[precision] = [line["unsupervised"] for line in lines if line["kind"] == "train"]
+        state = read_newest(folder / "checkpoints").state["stages"]
+        kept = [tensor for buffers in state.values() for tensor in buffers.values() if tensor.is_floating_point()]
+        assert kept and {tensor.dtype for tensor in kept} == {torch.float32}
+        assert all(tensor.isfinite().all() for tensor in kept)
+    fresh()
+    assert found["no"] != found["bf16"] and max(found["no"]) > 1
+    assert found["bf16"] == pytest.approx(found["no"], abs=LOSS_DISTANCE * max(found["no"]))
+
+
 @pytest.fixture
 def recipe(tmp_path, tiny_recipe):
     """A recipe, in a folder of its own, and an Accelerate that has not begun."""
