@@ -92,10 +92,10 @@ class ClassMix(Mix):
 class AdaptiveCutMix(Mix):
     """CutMix with labeled images where the teacher is unsure (AugSeg, Zhao et al. 2023).
 
-    In two steps: an image gets a box of a labeled one, with the chance `1 - c`, where c is the mean of `(1 - H) p` over
-    the image's valid pixels, H the normalized entropy and p the largest probability. Then every image gets a box of
-    another one as it is by then. Both come from the same place in the batch; the law is `beta`, see
-    `farcluss.stages.mixing.Boxes`.
+    In two steps: a copy of each image gets a box of a labeled one, with the chance `1 - c`, where c is the mean of
+    `(1 - H) p` over the image's valid pixels, H the normalized entropy and p the largest probability. Then every image
+    gets a box of its partner's copy; only there labeled pixels are seen. Labeled image and partner come from the same
+    place in the batch; the law is `beta`, see `farcluss.stages.mixing.Boxes`.
 
     Shape:
         views `(B, Cin, *S)` with any number of axes.

@@ -35,7 +35,7 @@ OPERATIONS: dict[str, Operation] = {
     "brightness": lambda image, strength, factor: tv.adjust_brightness(image, factor),
     "color": lambda image, strength, factor: tv.adjust_saturation(image, factor),
     "sharpness": lambda image, strength, factor: tv.adjust_sharpness(image, factor),
-    "posterize": lambda image, strength, factor: tv.posterize(image, 4 + math.ceil(4 * strength)),
+    "posterize": lambda image, strength, factor: tv.posterize(image, 8 - math.ceil(4 * strength)),
     "solarize": lambda image, strength, factor: tv.solarize(image, strength),
     "hue": lambda image, strength, factor: tv.adjust_hue(image, strength - 0.5),
     "invert": lambda image, strength, factor: tv.invert(image),
@@ -47,7 +47,7 @@ class RandomOperations(Augment):
     """Strong views by a few operations drawn for each image (AugSeg, Zhao et al. 2023).
 
     From identity, autocontrast, equalize, blur (sigma 0.1 to 2), contrast, brightness, color, sharpness, posterize (4
-    to 8 bits), solarize and hue, with replacement. Labels stay as they are.
+    to 7 bits), solarize and hue, with replacement. Labels stay as they are.
 
     Shape:
         `(B, 3, H, W)` in [0, 1] to views of the same shape.

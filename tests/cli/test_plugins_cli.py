@@ -47,7 +47,8 @@ class TestList:
             "error": "",
         }
 
-    def test_table_has_one_line_per_plugin_when_piped(self):
+    def test_table_has_one_line_per_plugin_when_piped(self, monkeypatch):
+        monkeypatch.delenv("COLUMNS", raising=False)
         lines = invoke("list").stdout.splitlines()
         assert lines[0].split() == ["group", "name", "distribution", "version", "status", "summary"]
         (line,) = [line for line in lines if line.startswith("weight ") and " entropy " in line]

@@ -55,6 +55,14 @@ def test_operations_are_those_of_pillow(name):
     assert np.abs(found - wanted).max() <= {"posterize": 4.0}.get(name, 1.6)  # Pillow rounds to 8 bits in between
 
 
+def test_a_constant_channel_stays_as_it_is():
+    image = torch.rand(3, 8, 9) / 2 + 0.2
+    image[1] = 0.3
+    found = OPERATIONS["autocontrast"](image, 0.5, 0.4)
+    assert torch.equal(found[1], image[1])
+    assert found[::2].amin((1, 2)).tolist() == [0, 0] and found[::2].amax((1, 2)).tolist() == [1, 1]
+
+
 def test_blur_and_hue():
     image = torch.from_numpy(picture()).movedim(-1, 0) / 255
     blurred = OPERATIONS["blur"](image, 1.0, 0.4)
@@ -172,9 +180,9 @@ def test_views_are_as_strong_as_both_agree(agree):
 
 @pytest.mark.parametrize("strength", [0.0, 0.2, 0.7, 1.0])
 def test_strengths_are_bits_thresholds_and_turns(strength):
-    """4 to 8 bits of posterize, all thresholds of solarize, and half a turn of the hue to each side."""
+    """8 to 4 bits of posterize, all thresholds of solarize, and half a turn of the hue to each side."""
     image = torch.from_numpy(picture()).movedim(-1, 0) / 255
-    bits = 4 + int(np.ceil(4 * strength))
+    bits = 8 - int(np.ceil(4 * strength))
     for name, wanted in (
         ("posterize", ImageOps.posterize(Image.fromarray(picture()), bits)),
         ("solarize", ImageOps.solarize(Image.fromarray(picture()), 255 * strength)),
