@@ -70,7 +70,6 @@ def test_the_readme_has_both_commands_and_the_gate_finds_the_tests():
     first = "pip install -e . && accelerate launch -m farcluss run recipes/quickstart.toml"
     assert blocks[0].strip().endswith(first) and blocks[0].startswith("python3 -m venv")
     tests = re.search(r"## Tests\n.*?```bash\n(.*?)```", readme, re.DOTALL)[1].strip()
-    assert tests.endswith(
-        "-e '.[test]' -e plugins/example -e 'plugins/medical[test]' -e 'plugins/remote-sensing[test]' && pytest -n 2 --dist loadfile"
-    )
+    installed = "-e '.[test]' -e plugins/example -e 'plugins/medical[test]' -e 'plugins/remote-sensing[test]'"
+    assert tests.endswith(f"{installed} && pytest -n 2 --dist loadfile")
     assert tests.startswith("python3 -m venv")
