@@ -1,6 +1,7 @@
 """`farcluss recipes`."""
 
 from pathlib import Path
+from shutil import get_terminal_size
 
 import click
 
@@ -16,8 +17,8 @@ def headline(path: Path) -> str:
     return first.removeprefix("#").strip()
 
 
-def methods() -> dict[str, dict[str, str]]:
-    """The parts of each shipped method: names of plugins by slot; `the recipe's` where it sets options alone.
+def methods() -> dict[str, dict[str, str | None]]:
+    """The parts of each shipped method: names of plugins by slot; None for the recipe's, of which it sets options.
 
     Raises:
         RecipeError: a file cannot be read.
@@ -25,8 +26,7 @@ def methods() -> dict[str, dict[str, str]]:
     found = {}
     for path in sorted((recipe_folder() / "methods").glob("*.toml")):
         stages = read_table(path).get("stages", {})
-        names = {kind: part if isinstance(part, str) else part.get("name") for kind, part in stages.items()}
-        found[path.stem] = {kind: name or "the recipe's" for kind, name in names.items()}
+        found[path.stem] = {kind: part if isinstance(part, str) else part.get("name") for kind, part in stages.items()}
     return found
 
 
@@ -52,8 +52,9 @@ def list_recipes(as_json: bool) -> None:
         for path in paths:
             click.echo(f"  {path.stem:{width}}  {headline(path)}")
             if title != "recipes":
-                words = ", ".join(f"{kind} {name}" for kind, name in parts[path.stem].items())
-                click.secho(f"  {'':{width}}  {words}", dim=True)
+                words = ", ".join(f"{kind} {name or 'of the recipe'}" for kind, name in parts[path.stem].items())
+                indent = " " * (width + 4)
+                click.secho(click.wrap_text(words, get_terminal_size().columns, indent, indent), dim=True)
 
 
 @command.command("show", epilog="Example: farcluss recipes show quickstart")

@@ -6,7 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from farcluss.stages.base import Anchors, ContrastLoss, PseudoLabels, View
+from farcluss.data.base import IGNORE
+from farcluss.networks.base import Perturbation
+from farcluss.stages.base import Anchors, ContrastLoss, Perturb, PseudoLabels, View
+from farcluss.stages.rebalance import class_counts
 
 
 class Batch(NamedTuple):
@@ -122,3 +125,36 @@ def join_labels(micro_batches: list[PseudoLabels]) -> PseudoLabels:
         return micro_batches[0]
     fields = zip(*(vars(part).values() for part in micro_batches), strict=True)
     return PseudoLabels(*(torch.cat(tensors) for tensors in fields))
+
+
+def perturbation_of(stage: Perturb, batch: Batch, views: Views | None) -> Perturbation | None:
+    """What changes features in the student's forward of labeled images and views; None where nothing does."""
+    drawn = (None, *(view.drawn for view in views or ()))
+    if all(each is None for each in drawn):
+        return None
+    return Perturbation(stage, stage.point, (len(batch.images), *(len(view.images) for view in views or ())), drawn)
+
+
+def diagnostics(labels: PseudoLabels, truth: Tensor, high_entropy: float, classes: int) -> dict[str, Tensor]:
+    """Summable statistics of pseudo-labels, for the log.
+
+    Args:
+        labels: the teacher's.
+        truth: `(B, *S)` true masks, `IGNORE` where unknown.
+        high_entropy: normalized entropy above which a pixel is counted as uncertain.
+        classes: C.
+    """
+    valid = labels.valid
+    known = valid & (truth != IGNORE)
+    return {
+        "high_entropy": (valid & (labels.entropy > high_entropy)).sum(),
+        "histogram": class_counts(labels, classes),
+        "seen": valid.sum(),
+        "known": known.sum(),
+        "right": (known & (labels.classes[:, 0] == truth)).sum(),
+    }
+
+
+def sum_of(tensors: list[Tensor]) -> Tensor:
+    """Sum of a non-empty list of tensors."""
+    return torch.stack(tensors).sum(0)

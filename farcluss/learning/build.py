@@ -156,7 +156,7 @@ def check_point(stages: Stages, name: str, network: nn.Module) -> None:
         raise PluginError(
             f"Plugin {stages.name('perturb')} changes features at {point!r}, a point that network {name} does not "
             f"have; it has {', '.join(points) or 'none'}.\n"
-            'Set stages.perturb = "none", or take a network with it, such as deeplabv3plus.'
+            "Take a network that has it (of images: deeplabv3plus, smp), or a method without stages.perturb."
         )
 
 

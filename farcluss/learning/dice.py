@@ -15,7 +15,7 @@ SMOOTH = 1e-5
 """Added to numerator and denominator, so that a class that is neither present nor predicted has no loss."""
 
 
-def dice(logits: Tensor, targets: Sequence[Target]) -> Tensor:
+def dice(logits: Tensor, targets: Sequence[Target], shares: Sequence[Tensor | None] = ()) -> Tensor:
     """Soft Dice loss against each target, summed over its images.
 
     The loss of an image is the mean over all classes but the first, the background, of
@@ -25,13 +25,16 @@ def dice(logits: Tensor, targets: Sequence[Target]) -> Tensor:
     Args:
         logits: `(B, C, *S)`.
         targets: one per run of consecutive images, in order.
+        shares: for each target factors `(B,)` of its images' losses; None, or none at all, for 1.
 
     Returns:
         `(len(targets),)`, in float32 or wider.
     """
     runs = torch.split(logits, [len(target.valid) for target in targets])
-    sums = [image_dice(*overlaps(images, target)).sum() for images, target in zip(runs, targets, strict=True)]
-    return torch.stack(sums) if sums else wide(logits).new_zeros(0)
+    losses = [image_dice(*overlaps(images, target)) for images, target in zip(runs, targets, strict=True)]
+    for number, share in enumerate(shares):
+        losses[number] = losses[number] if share is None else losses[number] * share
+    return torch.stack([each.sum() for each in losses]) if losses else wide(logits).new_zeros(0)
 
 
 def image_dice(overlap: Tensor, mass: Tensor) -> Tensor:

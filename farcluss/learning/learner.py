@@ -19,7 +19,18 @@ from torch import Tensor, nn
 
 from farcluss.data.base import IGNORE
 from farcluss.errors import PluginError, RecipeError, counted
-from farcluss.learning.batches import Batch, FirstPass, Totals, Views, WholeBatch, join_labels
+from farcluss.learning.anchors import anchors_of
+from farcluss.learning.batches import (
+    Batch,
+    FirstPass,
+    Totals,
+    Views,
+    WholeBatch,
+    diagnostics,
+    join_labels,
+    perturbation_of,
+    sum_of,
+)
 from farcluss.learning.contracts import Stages, expect
 from farcluss.learning.dice import dice
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
@@ -27,7 +38,6 @@ from farcluss.networks.base import Perturbation, Prediction, evaluating, points_
 from farcluss.networks.normalize import Normalize
 from farcluss.recipes.training import Loss
 from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Scene, View
-from farcluss.stages.rebalance import class_counts
 from farcluss.stages.weight import normalized_entropy
 from farcluss.tensors.distributed import all_sum, sum_table, world_size
 from farcluss.tensors.precision import wide, wide_softmax
@@ -116,20 +126,25 @@ class Learner:
 
     def _teacher_labels(self, weak: Tensor, valid: Tensor, truth: Tensor | None) -> tuple[PseudoLabels, Statistics]:
         """The teacher's labels of some weak views, and statistics; diagnostics, too, if the true masks are given."""
-        labels, probs = self._labels(self.teacher, weak, valid)
+        labels, probs = self._labels(self.teacher, weak, valid, "teacher")
         stage = self.stages.pseudo_label
         statistics = {"pseudo_label": self.stages.call("pseudo_label", stage.statistics, probs, valid, returns=Tensor)}
-        return labels, statistics | ({} if truth is None else self._diagnostics(labels, truth))
+        found = {} if truth is None else diagnostics(labels, truth, self.stages.weight.high_entropy, self.classes)
+        return labels, statistics | found
 
     def _student_labels(self, parts: list[tuple[Tensor, Tensor]]) -> PseudoLabels:
-        """The student's own labels of weak views, in evaluation mode."""
-        with evaluating(self.student):
-            return join_labels([self._labels(self.student, *part)[0] for part in parts])
+        """The student's own labels of weak views, in evaluation mode.
 
-    def _labels(self, network: nn.Module, weak: Tensor, valid: Tensor) -> tuple[PseudoLabels, Tensor]:
-        """A network's labels of some weak views, and its probabilities before they are aligned."""
+        Its wrapper (DDP) is left out: it would exchange buffers, but not all processes draw a picture.
+        """
+        student = getattr(self.student, "module", self.student)
+        with evaluating(student):
+            return join_labels([self._labels(student, *part, "student")[0] for part in parts])
+
+    def _labels(self, network: nn.Module, weak: Tensor, valid: Tensor, part: str) -> tuple[PseudoLabels, Tensor]:
+        """A network's labels of some weak views, timed as `part`, and its probabilities before they are aligned."""
         call, stage = self.stages.call, self.stages.pseudo_label
-        probs = wide_softmax(self._forward(network, weak, "teacher").logits)
+        probs = wide_softmax(self._forward(network, weak, part).logits)
         aligned = call("pseudo_label", stage.align, probs, returns=Tensor)
         self.stages.expect("pseudo_label", "probabilities", aligned.shape, probs.shape)
         fuzzy = call("pseudo_label", stage, aligned, returns=FuzzyLabels)
@@ -143,28 +158,35 @@ class Learner:
     def strong_views(self, scene: Scene) -> Views:
         """The views that the student sees, mixed, and what changes their features. Raises PluginError, RecipeError."""
         stages, shares = self.stages, self.loss.view_shares
-        views: Views = stages.call("augment", stages.augment.strong, scene, returns=tuple)
-        stages.expect_views("augment", views, scene.weak)
-        views = tuple(stages.call("mix", stages.mix, view, scene, returns=View) for view in views)
+        strong: Views = stages.call("augment", stages.augment.strong, scene, returns=tuple)
+        stages.expect_views("augment", strong, scene.weak)
+        views = tuple(stages.call("mix", stages.mix, view, scene, returns=View) for view in strong)
         stages.expect_views("mix", views, scene.weak)
         channels = points_of(self.teacher).get(stages.perturb.point, ())
         views = stages.call("perturb", stages.perturb.draw, views, scene, channels, returns=tuple)
         stages.expect_views("perturb", views, scene.weak)
         if shares is not None and len(shares) != len(views):
+            more = len(views) - len(strong)
             raise RecipeError(
-                f"loss.view_shares has {counted(len(shares), 'number')}, but stages.augment and stages.perturb make "
-                f"{counted(len(views), 'view')}.\nGive one number for each view."
+                f"loss.view_shares has {counted(len(shares), 'number')}, but stages.augment makes "
+                f"{counted(len(strong), 'view')} and stages.perturb {more} more.\n"
+                f"Set stages.augment.views = {max(1, len(shares) - more)}, or give one number for each view."
             )
         return views
 
     @torch.no_grad()
     def _of_labeled(self, logits: Tensor, batch: Batch) -> Statistics:
-        """Statistics of the student's logits of labeled images, by the kind of stage that wants some."""
-        wide_logits, known = wide(logits[: len(batch.images)].detach()), batch.masks != IGNORE
-        found = {
-            kind: getattr(self.stages, kind).labeled_statistics(wide_logits, batch.masks, known) for kind in ADAPTIVE
-        }
-        return {f"{LABELED}{kind}": value for kind, value in found.items() if value is not None}
+        """Statistics of the student's logits of labeled images, by the kind of stage that wants some.
+
+        Image by image: all logits in float32 would add to the peak of the step's memory.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for masks, image in zip(torch.split(batch.masks, 1), torch.split(logits.detach(), 1), strict=False):
+            for kind in ADAPTIVE:
+                counts = getattr(self.stages, kind).labeled_statistics(wide(image), masks, masks != IGNORE)
+                if counts is not None:
+                    found.setdefault(f"{LABELED}{kind}", []).append(counts)
+        return {name: sum_of(counts) for name, counts in found.items()}
 
     @torch.no_grad()
     def absorb_labeled(self, losses: dict[str, Tensor]) -> None:
@@ -200,18 +222,6 @@ class Learner:
     def _pixel_weight(self, labels: PseudoLabels, totals: Totals) -> Tensor:
         """`w_i omega(i)` of eq. 8, `(B, *S)`."""
         return self._weigh("weight", labels, totals.weight) * self._weigh("rebalance", labels, totals.rebalance)
-
-    def _diagnostics(self, labels: PseudoLabels, truth: Tensor) -> Statistics:
-        """Summable statistics of the pseudo-labels, for the log."""
-        valid = labels.valid
-        known = valid & (truth != IGNORE)
-        return {
-            "high_entropy": (valid & (labels.entropy > self.stages.weight.high_entropy)).sum(),
-            "histogram": class_counts(labels, self.classes),
-            "seen": valid.sum(),
-            "known": known.sum(),
-            "right": (known & (labels.classes[:, 0] == truth)).sum(),
-        }
 
     @torch.no_grad()
     def first_pass(self, batch: Batch, views: Views | None, totals: Totals) -> FirstPass:
@@ -327,7 +337,8 @@ class Learner:
             )
         if views is not None and totals.views is not None:
             targets = [fuzzy_target(view.labels, self._weigh("weight", view.labels, totals.weight)) for view in views]
-            losses["unsupervised_dice"] = self._compiled[dice](strong, targets).sum() / totals.views
+            shares = [view.share for view in views]
+            losses["unsupervised_dice"] = self._compiled[dice](strong, targets, shares).sum() / totals.views
         return losses
 
     def _contrast_term(
@@ -348,20 +359,15 @@ class Learner:
     def _forward_student(self, batch: Batch, views: Views | None, part: str) -> Prediction:
         """The student's prediction for labeled images and strong views, in one forward, timed as `part`."""
         images = torch.cat([batch.images, *(view.images for view in views or ())])
-        return self._forward(self.student, images, part, *self._perturbations(batch, views))
+        return self._forward(self.student, images, part, perturbation_of(self.stages.perturb, batch, views))
 
-    def _perturbations(self, batch: Batch, views: Views | None) -> list[Perturbation]:
-        """What changes features in the student's forward: one thing, or none."""
-        drawn = (None, *(view.drawn for view in views or ()))
-        if all(each is None for each in drawn):
-            return []
-        stage, rows = self.stages.perturb, (len(batch.images), *(len(view.images) for view in views or ()))
-        return [Perturbation(stage, stage.point, rows, drawn)]
-
-    def _forward(self, network: nn.Module, images: Tensor, part: str, *perturbations: Perturbation) -> Prediction:
+    def _forward(
+        self, network: nn.Module, images: Tensor, part: str, perturbation: Perturbation | None = None
+    ) -> Prediction:
         """A network's prediction for images, timed as `part`. Raises PluginError when it violates its contract."""
+        changes = () if perturbation is None else (perturbation,)  # networks without points take images alone
         with span(part), self.autocast():
-            prediction = self._compiled[network](self.normalize(images), *perturbations)
+            prediction = self._compiled.get(network, network)(self.normalize(images), *changes)
         if not isinstance(prediction, Prediction):
             raise PluginError(f"The network returns a {type(prediction).__name__}, not a Prediction.")
         expect("network", "logits", prediction.logits.shape, (len(images), self.classes, *images.shape[2:]))
@@ -388,28 +394,6 @@ class Learner:
         return hard_pixels(losses, masks, threshold=self.loss.ohem_threshold, min_kept=least)
 
     def _anchors(self, batch: Batch, views: Views, totals: Totals, size: tuple[int, ...]) -> Anchors:
-        """Labels for the pixels of the embedding map, resized by nearest neighbor."""
-        masks = nearest(batch.masks, size)
-        known = masks != IGNORE
-        ones = known.float()
-        true = Anchors(torch.where(known, masks, 0).long(), ones, ones, known, torch.ones_like(known))
-        pseudo = []
-        for labels in (view.labels for view in views):
-            weights = self._weigh("weight", labels, totals.weight)
-            fields = labels.classes[:, 0], labels.confidence, weights, labels.valid
-            classes, confidence, weight, valid = (nearest(field, size) for field in fields)
-            pseudo.append(Anchors(classes, confidence, weight, valid, torch.zeros_like(valid)))
-        return Anchors(*(torch.cat(tensors) for tensors in zip(true, *pseudo, strict=True)))
-
-
-def nearest(tensor: Tensor, size: tuple[int, ...]) -> Tensor:
-    """`tensor` `(B, *S)` of any dtype at spatial `size`, by the nearest pixel center."""
-    for axis, (new, old) in enumerate(zip(size, tensor.shape[1:], strict=True), 1):
-        centers = (torch.arange(new, device=tensor.device) + 0.5) * (old / new)
-        tensor = tensor.index_select(axis, centers.long())
-    return tensor
-
-
-def sum_of(tensors: list[Tensor]) -> Tensor:
-    """Sum of a non-empty list of tensors."""
-    return torch.stack(tensors).sum(0)
+        labels = [view.labels for view in views]
+        weights = [self._weigh("weight", each, totals.weight) for each in labels]
+        return anchors_of(batch.masks, labels, weights, size)

@@ -1,14 +1,14 @@
 """Reads and validates recipes; all errors of a recipe are reported at once, each with file and key path.
 
 Order of precedence, lowest first: the recipe that `extends` names, the recipe, each `--with` overlay followed by what
-`[with.NAME]` of both says of it, each `--set`.
+`[with.NAME]` of both says of it, each `--set`. A key of the recipe itself goes before `[with.NAME]` of its base.
 """
 
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -21,6 +21,16 @@ from farcluss.recipes.training import Train
 Key = tuple[str, ...]
 CLASSES = ("data", "classes")
 Origins = dict[Key, str]
+
+
+class Layer(NamedTuple):
+    """A recipe's file: its path, what it changes with overlays by their names, and all else."""
+
+    path: Path
+    adapted: dict[str, dict[str, Any]]
+    table: dict[str, Any]
+
+
 DEEPEST = 20
 """The most tables inside each other, far more than any plugin has options in."""
 
@@ -60,23 +70,21 @@ def load_recipe(
         RecipeError: with one line per error, each with file and key path.
     """
     table = read_table(path := find_recipe(source))
-    merged, origins, adapted = dict[str, Any](), Origins(), []
+    merged, origins, recipes = dict[str, Any](), Origins(), []
     if (parent := base_of(path, table)) is not None:
         lower = read_table(parent)
         if "extends" in lower:
             raise RecipeError(f"{path}: extends: {parent} extends another file; only one level is allowed.")
-        adapted.append((parent, _pop_with(lower, parent)))
+        recipes.append(Layer(parent, _pop_with(lower, parent), lower))
         _merge(merged, lower, str(parent), origins)
     table.pop("extends", None)
-    adapted.append((path, _pop_with(table, path)))
+    recipes.append(Layer(path, _pop_with(table, path), table))
     _merge(merged, table, str(path), origins)
     names = [str(merged.get("name") or path.stem)]
-    for overlay in overlays:
-        table = read_table(file := find_recipe(overlay, "methods"))
-        names.append(str(table.pop("name", file.stem)))
-        _merge(merged, table, str(file), origins)
-        for origin, changes in adapted:
-            _merge(merged, changes.get(file.stem, {}), f"{origin}: with.{file.stem}", origins)
+    files = [find_recipe(overlay, "methods") for overlay in overlays]
+    _check_methods(files)
+    for file in files:
+        names.append(_overlay(merged, origins, file, recipes))
     merged["name"] = name = "-".join(names)
     batch = _at(merged, ("train", "batch")) or Train.model_fields["batch"].default
     for setting in settings:
@@ -87,11 +95,57 @@ def load_recipe(
     return _validate(merged, origins, path)
 
 
+def _overlay(merged: dict[str, Any], origins: Origins, file: Path, recipes: Sequence[Layer]) -> str:
+    """Merge an overlay, then what each recipe says of it, the base first; the overlay's name.
+
+    What the recipe itself says goes before what its base says of an overlay.
+    """
+    table = read_table(file)
+    name = str(table.pop("name", file.stem))
+    _merge(merged, table, str(file), origins)
+    own = dict(_leaves(recipes[-1].table)).keys() - dict(_leaves(table)).keys()
+    for recipe in recipes:
+        changes = recipe.adapted.get(file.stem, {})
+        changes = changes if recipe is recipes[-1] else _without(changes, own)
+        _merge(merged, changes, f"{recipe.path}: with.{file.stem}", origins)
+    return name
+
+
+def _check_methods(files: list[Path]) -> None:
+    """Refuse two shipped methods at once: what the second does not set would stay as the first has it."""
+    methods = [file.stem for file in files if file.parent == recipe_folder() / "methods"]
+    if len(methods) > 1:
+        raise RecipeError(f"--with {' --with '.join(methods)}: these are methods of their own. Give one of them.")
+
+
+def _leaves(table: dict[str, Any], key: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """All values in nested tables, each with its path of keys."""
+    for name, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*key, name))
+        else:
+            yield (*key, name), value
+
+
+def _without(table: dict[str, Any], keys: Collection[Key], key: Key = ()) -> dict[str, Any]:
+    """Nested tables without the values at some paths of keys."""
+    return {
+        name: _without(value, keys, (*key, name)) if isinstance(value, dict) else value
+        for name, value in table.items()
+        if (*key, name) not in keys
+    }
+
+
 def _pop_with(table: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
     """Take what a recipe changes with an overlay, by the overlay's name, out of its table. Raises RecipeError."""
     changes = table.pop("with", {})
     if not isinstance(changes, dict) or not all(isinstance(each, dict) for each in changes.values()):
         raise RecipeError(f"{path}: with: must be tables by the name of an overlay, such as [with.fixmatch].")
+    methods = [file.stem for file in (recipe_folder() / "methods").glob("*.toml")]
+    for name in changes:
+        beside = (path.parent / f"{name}.toml").is_file()
+        if name not in methods and not beside and (hint := suggestion(name, methods)) != ".":
+            raise RecipeError(f"{path}: with.{short(name)}: there is no such method{hint}")
     return changes
 
 

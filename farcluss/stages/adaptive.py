@@ -20,8 +20,8 @@ MOST = 255
 """Most classes that a data set may have; buffers per class have so many elements, for classes are not known before."""
 
 
-def counted(values: Tensor, valid: Tensor) -> Tensor:
-    """Histogram `(BINS,)` of the valid ones of `values` `(B, *S)` in [0, 1]."""
+def histogram(values: Tensor, valid: Tensor) -> Tensor:
+    """Counts `(BINS,)` of the valid ones of `values` `(B, *S)` in [0, 1]."""
     kind = count_dtype(values.device)
     return torch.zeros(BINS, dtype=kind, device=values.device).index_add_(
         0, bins(values).flatten(), valid.flatten().to(kind)
@@ -173,7 +173,7 @@ class LowestEntropy(PixelWeight):
 
     def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
         """Histogram of the entropies of valid pixels."""
-        return counted(labels.entropy, labels.valid)
+        return histogram(labels.entropy, labels.valid)
 
     def _kept(self, summed: Tensor) -> Tensor:
         """`(BINS,)` bool: whether pixels of a bin are kept; that in which the quantile lies is."""
@@ -225,7 +225,7 @@ class DynamicThreshold(PixelWeight):
         """`(2 BINS + 1,)`: histograms of the confidence of valid pixels and of those at boundaries, and its sum."""
         edge = boundaries(labels)
         total = torch.where(labels.valid, labels.confidence, 0).to(count_dtype(edge.device)).sum()
-        return torch.cat([counted(labels.confidence, labels.valid), counted(labels.confidence, edge), total[None]])
+        return torch.cat([histogram(labels.confidence, labels.valid), histogram(labels.confidence, edge), total[None]])
 
     def threshold(self, summed: Tensor) -> Tensor:
         """T, from the mean confidence."""
@@ -287,14 +287,13 @@ class CrossingThreshold(PixelWeight):
 
     The confidences of both in labeled images are taken as normal distributions, whose means and variances are moving
     averages from 1 / C and 1/2 on. The threshold is where their densities cross, at least 1 / C. A step uses what the
-    steps before have seen.
+    steps before have seen, the first one 0.95.
 
     Shape:
         labels `(B, K, *S)` to `(B, *S)`.
 
     Args:
         momentum: of the moving averages.
-        start: threshold until the densities cross.
     """
 
     means: Tensor
@@ -302,13 +301,13 @@ class CrossingThreshold(PixelWeight):
     started: Tensor
     threshold: Tensor
 
-    def __init__(self, *, momentum: Share = 0.99, start: Share = 0.95) -> None:
+    def __init__(self, *, momentum: Share = 0.99) -> None:
         super().__init__()
         self.momentum = momentum
         self.register_buffer("means", torch.zeros(2))
         self.register_buffer("variances", torch.full((2,), 0.5))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("threshold", torch.tensor(start))
+        self.register_buffer("threshold", torch.tensor(0.95))
 
     def labeled_statistics(self, logits: Tensor, masks: Tensor, known: Tensor) -> Tensor:
         """`(7,)`: number, sum and sum of squares of the confidences of right pixels, of wrong ones; C times all."""
@@ -329,7 +328,8 @@ class CrossingThreshold(PixelWeight):
         self.started |= scaled.bool()
         moved(self.means, mean, self.momentum, ok)
         moved(self.variances, variance, self.momentum, ok)
-        found = crossing(*self.means.double(), *self.variances.double())
+        kind = summed.dtype
+        found = crossing(*self.means.to(kind), *self.variances.to(kind))
         bounded = torch.maximum(found, floor.to(found)).clamp(max=1)
         self.threshold.copy_(torch.where(found.isnan() | ~scaled.bool(), self.threshold, bounded))
 
@@ -343,10 +343,10 @@ class CrossingThreshold(PixelWeight):
 
 
 def crossing(high: Tensor, low: Tensor, high_variance: Tensor, low_variance: Tensor) -> Tensor:
-    """Where the densities of two normal distributions are equal, above the mean of the lower one; NaN for nowhere.
+    """Where the densities of two normal distributions are equal; NaN if one of them has no variance.
 
     The root `(-b + r) / 2a` of `a T^2 + b T + d`, `r^2 = b^2 - 4 a d`, is computed so that equal variances (`a = 0`)
-    give the middle of the means; equal distributions give 0.
+    give the middle of the means, or a huge number where `high` is below `low`; equal distributions give 0.
     """
     a = high_variance - low_variance
     b = 2 * (high * low_variance - low * high_variance)

@@ -83,8 +83,8 @@ def by_class(probs: Tensor, valid: Tensor) -> Tensor:
     """
     kind = count_dtype(valid.device)
     confidence, classes = probs.max(1)
-    index, counted = classes.flatten(), valid.flatten().to(kind)
+    index, counts = classes.flatten(), valid.flatten().to(kind)
     sure = torch.where(valid, confidence, 0).flatten().to(kind)
     empty = torch.zeros(MOST, dtype=kind, device=valid.device)
-    sums, counts = (empty.index_add(0, index, each) for each in (sure, counted))
+    sums, counts = (empty.index_add(0, index, each) for each in (sure, counts))
     return torch.cat([sums, counts, (probs.shape[1] * counts.sum())[None]])

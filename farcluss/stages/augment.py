@@ -25,7 +25,10 @@ class Identity(Augment):
         return (scene.weak,)
 
 
-def expect_rgb(plugin: str, images: Tensor, reach: int, otherwise: str = "") -> None:
+ANY_CHANNELS = 'Set stages.augment = "intensity", which takes any channels.'
+
+
+def expect_rgb(plugin: str, images: Tensor, reach: int, *, otherwise: str = "", instead: str = ANY_CHANNELS) -> None:
     """Refuse other images than `(B, 3, H, W)`, and sides that a blur of `reach` pixels does not fit in.
 
     Args:
@@ -33,15 +36,13 @@ def expect_rgb(plugin: str, images: Tensor, reach: int, otherwise: str = "") -> 
         images: any.
         reach: pixels to each side.
         otherwise: what else helps against too small sides.
+        instead: what to do about other images.
 
     Raises:
         PluginError: they are.
     """
     if images.dim() != 4 or images.shape[1] != 3:
-        raise PluginError(
-            f"{plugin} needs RGB images (B, 3, H, W), not {tuple(images.shape)}.\n"
-            'Set stages.augment = "intensity", which takes any channels.'
-        )
+        raise PluginError(f"{plugin} needs RGB images (B, 3, H, W), not {tuple(images.shape)}.\n{instead}")
     if reach >= min(images.shape[2:]):
         height, width = images.shape[2:]
         raise PluginError(
@@ -136,7 +137,7 @@ class Photometric(Augment):
 
     def strong(self, scene: Scene) -> tuple[View, ...]:
         """Strong views. Raises PluginError for images that are not two-dimensional RGB, or too small to blur."""
-        expect_rgb("augment/photometric", scene.weak.images, self.reach, ", or lower stages.augment.blur")
+        expect_rgb("augment/photometric", scene.weak.images, self.reach, otherwise=", or lower stages.augment.blur")
         return tuple(self._view(scene.weak) for _ in range(self.views))
 
     def _view(self, weak: View) -> View:

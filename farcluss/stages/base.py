@@ -63,7 +63,8 @@ class View(NamedTuple):
     Attributes:
         images: `(B, Cin, *S)`.
         labels: of the same images, moved and mixed as their pixels were.
-        share: `(B,)` float32, factor of each image in the unsupervised loss; None for 1.
+        share: `(B,)` float32, factor of each image in the unsupervised losses, not in what they are divided by nor in
+            the contrast; None for 1.
         drawn: `(B, ...)`, with what the stage `perturb` changes the features of each image; None for unchanged ones.
     """
 

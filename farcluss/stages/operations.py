@@ -12,8 +12,8 @@ from farcluss.plugins.options import PositiveInt, Share, ShareRange
 from farcluss.stages.augment import expect_rgb
 from farcluss.stages.base import Augment, PseudoLabels, Scene, View
 from farcluss.stages.mixing import inside, mix, partners, placed
-from farcluss.tensors.distributed import all_sum
-from farcluss.tensors.draws import common_draws, rows
+from farcluss.tensors.distributed import count_dtype
+from farcluss.tensors.draws import common_draws, rows, sum_rows
 
 Operation = Callable[[Tensor, float, float], Tensor]
 REACH = 6
@@ -133,7 +133,7 @@ class ByAgreement(Augment):
 
     def strong(self, scene: Scene) -> tuple[View, ...]:
         """Both views. Raises PluginError for images that are not two-dimensional RGB, or too small to blur."""
-        expect_rgb("augment/by-agreement", scene.weak.images, REACH)
+        expect_rgb("augment/by-agreement", scene.weak.images, REACH, instead="Take another method, such as fixmatch.")
         assert scene.student is not None
         weak, count = scene.weak, len(scene.weak.images)
         ease = agreement(scene.student, weak.labels, self.threshold, scene.classes)
@@ -145,7 +145,7 @@ class ByAgreement(Augment):
             side = low + (high - low) * float(torch.rand((), device="cpu"))
             first, last = placed(total, weak.images.dim() - 2, side, weak.images.device)
             coin = torch.rand((), device=ease.device)
-        mixes = (coin < all_sum(ease.double().sum()) / total).to(ease)
+        mixes = (coin < sum_rows(ease.to(count_dtype(ease.device)).sum()) / total).to(ease)
         move = partners("random", count)
         region = inside(first[mine], last[mine], tuple(weak.images.shape[2:]))
         mixed = mix(weak, View(move(weak.images), weak.labels.map(move)), region)

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from farcluss.tensors.distributed import all_sum
+
 
 @dataclass
 class _Place:
@@ -65,6 +67,11 @@ def rows(count: int) -> tuple[int, slice]:
     """Size of the global batch, and the slice of it that holds this process's `count` samples."""
     rank, world = (_place.rank, _place.world) if _place else (0, 1)
     return count * world, slice(rank * count, (rank + 1) * count)
+
+
+def sum_rows(tensor: Tensor) -> Tensor:
+    """Sum of `tensor` over the processes that share the global batch; of this one alone where none is shared."""
+    return tensor if _place is None or _place.world == 1 else all_sum(tensor)
 
 
 @contextmanager

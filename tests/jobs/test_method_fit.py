@@ -53,19 +53,19 @@ NEEDS = "needs RGB images (B, 3, H, W), not"
 MESSAGES = {
     "point": (
         "Plugin perturb/feature-dropout changes features at 'encoder', a point that network pointless does not have; "
-        'it has none.\nSet stages.perturb = "none", or take a network with it, such as deeplabv3plus.'
+        "it has none.\nTake a network that has it (of images: deeplabv3plus, smp), or a method without stages.perturb."
     ),
     "channels": f"augment/random-operations {NEEDS} (4, 13, 16, 16).\n{ANY}",
     "axes": f"augment/random-operations {NEEDS} (4, 3, 16, 16, 16).\n{ANY}",
-    "agreement": f"augment/by-agreement {NEEDS} (4, 1, 16, 16).\n{ANY}",
+    "agreement": f"augment/by-agreement {NEEDS} (4, 1, 16, 16).\nTake another method, such as fixmatch.",
     "small": (
         "augment/random-operations blurs 6 pixels to each side, too far in crops of 6 x 6.\n"
         "Raise data.crop to 7 or more."
     ),
     "views": "perturb/complementary-dropout needs two strong views, not 3.\nSet stages.augment.views = 2.",
     "shares": (
-        "loss.view_shares has 3 numbers, but stages.augment and stages.perturb make 2 views.\n"
-        "Give one number for each view."
+        "loss.view_shares has 3 numbers, but stages.augment makes 1 view and stages.perturb 1 more.\n"
+        "Set stages.augment.views = 2, or give one number for each view."
     ),
 }
 GIVEN = {

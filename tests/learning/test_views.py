@@ -80,8 +80,8 @@ def test_shares_are_as_many_as_views():
     with pytest.raises(RecipeError) as caught:
         learner.pseudo_label(make_batch())
     assert str(caught.value) == (
-        "loss.view_shares has 2 numbers, but stages.augment and stages.perturb make 1 view.\n"
-        "Give one number for each view."
+        "loss.view_shares has 2 numbers, but stages.augment makes 1 view and stages.perturb 0 more.\n"
+        "Set stages.augment.views = 2, or give one number for each view."
     )
 
 

@@ -369,9 +369,7 @@ class TestFiles:
         assert "farcluss recipes list" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "overlays"), [*((name, ()) for name in SHIPPED), ("quickstart", ("farcluss_plus", "supervised"))]
-)
+@pytest.mark.parametrize(("name", "overlays"), [*((name, ()) for name in SHIPPED), ("quickstart", ("unimatch",))])
 def test_a_resolved_recipe_reads_back_equal(name, overlays, tmp_path, monkeypatch):
     monkeypatch.setattr(
         registry, "entry_points", ENTRY_POINTS

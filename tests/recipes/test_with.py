@@ -28,6 +28,7 @@ def load(tmp_path):
     [
         ("", "", ["fast"], [], 2.0),
         ("[with.fast]\ntrain.lr = 3.0", "", ["fast"], [], 3.0),
+        ("[with.fast]\ntrain.lr = 3.0", "train.lr = 7.0", ["fast"], [], 3.0),
         ("[with.fast]\ntrain.lr = 3.0", "", ["slow"], [], 2.0),
         ("[with.fast]\ntrain.lr = 3.0", "", [], [], 0.05),
         ("[with.fast]\ntrain.lr = 3.0", "[with.fast]\ntrain.lr = 4.0", ["fast"], [], 4.0),
@@ -35,7 +36,17 @@ def load(tmp_path):
         ("[with.fast]\ntrain.lr = 3.0", "", ["slow", "fast"], [], 3.0),
         ("[with.fast]\ntrain.lr = 3.0", "", ["fast"], ["train.lr=5.0"], 5.0),
     ],
-    ids=["nothing", "over the overlay", "another", "none", "own last", "before the next", "after the last", "--set"],
+    ids=[
+        "nothing",
+        "over the overlay",
+        "over what it replaces",
+        "another",
+        "none",
+        "own last",
+        "before the next",
+        "after the last",
+        "--set",
+    ],
 )
 def test_the_order_of_precedence(load, base, own, overlays, settings, lr):
     recipe = load(base, own, overlays, settings)
@@ -60,3 +71,27 @@ def test_an_error_in_it_is_told_with_its_place(load, tmp_path):
     assert lines[0].startswith("2 errors") and all(f"{tmp_path / 'base.toml'}: with.fast" in line for line in lines[1:])
     assert "train.lr" in str(caught.value) and "train.stops" in str(caught.value)
     assert load("[with.fast]\ntrain.lr = -1.0", overlays=["slow"]).train.lr == 2.0
+
+
+def test_the_recipe_itself_goes_before_what_its_base_says_of_an_overlay(load):
+    """The overlay says nothing of the batch."""
+    base = "[with.fast]\ntrain.batch = 16\ntrain.steps = 9"
+    assert load(base).train.batch == 16
+    recipe = load(base, "train.batch = 2")
+    assert (recipe.train.batch, recipe.train.steps, recipe.train.lr) == (2, 9, 2.0)
+    assert load(base, "train.batch = 2\n[with.fast]\ntrain.batch = 3").train.batch == 3
+
+
+def test_a_name_that_is_nearly_a_method_is_refused(load, tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        load("", "[with.unimatchh]\ntrain.lr = 1.0", [])
+    wanted = "with.unimatchh: there is no such method; did you mean 'unimatch'?"
+    assert str(caught.value) == f"{tmp_path / 'own.toml'}: {wanted}"
+    assert load("", "[with.slow]\ntrain.lr = 1.0\n[with.my_own_settings]\ntrain.lr = 1.0").train.lr == 2.0
+
+
+def test_two_methods_at_once_are_refused():
+    with pytest.raises(
+        RecipeError, match=r"^--with unimatch --with cw_bass: these are methods of their own\. Give one"
+    ):
+        load_recipe("quickstart", ["unimatch", "cw_bass"])

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from mixing_processes import BATCH, PERTURBED, RULES, STAGES, STEPS, mix_as, mixed
+from mixing_processes import BATCH, LEARNED, PERTURBED, RULES, STAGES, STEPS, WORLD, mix_as, mixed
 
-WORLDS = (2, 4)
+WORLDS = (2, WORLD)
 
 
 @pytest.fixture(scope="module")
@@ -15,9 +15,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", [*RULES, *STAGES, *PERTURBED])
-def test_processes_mix_as_one_does(folder, world, name):
+@pytest.mark.parametrize(
+    ("name", "world"),
+    [
+        *((name, world) for name in (*RULES, *STAGES, *PERTURBED) for world in WORLDS),
+        *((name, WORLD) for name in LEARNED),
+    ],
+)
+def test_processes_mix_as_one_does(folder, name, world):
     parts = [torch.load(folder / f"{rank}-of-{world}.pt")[name] for rank in range(world)]
     for *rows, whole in zip(*parts, mixed(0, 1)[name], strict=True):
         assert torch.equal(torch.cat(rows), whole)
@@ -30,5 +35,5 @@ def test_the_cases_differ():
     assert found["reverse"][0].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
     shifts = {-int(rows[0]) % BATCH for rows in found["random"]}
     assert shifts & {1, 3, 5, 7} and shifts & {4} and shifts & {2, 6} and not shifts & {0}
-    for name in (*STAGES, *PERTURBED):
+    for name in (*STAGES, *PERTURBED, *LEARNED):
         assert len({str(each.tolist()) for each in found[name]}) > STEPS / 2

@@ -149,7 +149,7 @@ def test_a_network_without_the_point_is_refused_by_name():
         check_point(stages, "mine", torch.nn.Linear(1, 1))
     assert str(caught.value) == (
         "Plugin perturb/FeatureDropout changes features at 'encoder', a point that network mine does not have; it has "
-        'none.\nSet stages.perturb = "none", or take a network with it, such as deeplabv3plus.'
+        "none.\nTake a network that has it (of images: deeplabv3plus, smp), or a method without stages.perturb."
     )
     check_point(make().stages, "mine", torch.nn.Linear(1, 1))
     assert isinstance(stages.weight, PixelWeight)

@@ -224,7 +224,7 @@ def test_methods_train_on_volumes_or_say_why_not(method, scans, tmp_path):
         result = cli("check", *words)
         assert result.code == 1 and result.err.count("\n") == 2 and 'Set stages.augment = "intensity"' in result.err
         if method == "imas":
-            return  # of which nothing would be left
+            return  # nothing of it would be left
         words += ["--set", "stages.augment=intensity"]
     called("run", *words, "-o", tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from farcluss.errors import PluginError, WeightsError
-from farcluss.learning.learner import nearest
+from farcluss.learning.anchors import nearest
 from farcluss.networks.base import Perturbation
 from farcluss.plugins.signatures import describe_source
 from farcluss_medical.networks import monai
