@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 from unittest.mock import patch
 
 from recording import record, revision
@@ -70,47 +71,45 @@ def cost(name: str, method: str, settings: list[str]) -> dict[str, float]:
     return {"cpu_ms": round(1000 * median(times[TIMED // 2 :]), 1)} | images
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
-    parser.add_argument("--methods", nargs="+", default=["supervised", "farcluss"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--set", dest="settings", action="append", default=[])
-    parser.add_argument("--output", type=Path, default=Path("runs/methods"))
-    arguments = parser.parse_args()
-    table: dict[str, list[dict]] = {}
-    revisions = set()
-    for method in arguments.methods:
-        for seed in arguments.seeds:
-            recipe = load_recipe(arguments.recipe, [method], [*arguments.settings, f"train.seed={seed}"])
-            folder = arguments.output / f"{recipe.name}-{seed}"
+def run_all(name: str, methods: list[str], settings: list[str], seeds: list[int], output: Path) -> dict[str, Any]:
+    """Scores of each method and seed, and where and with which code they were made."""
+    table: dict[str, list[dict]] = {method: [] for method in methods}
+    revisions, facts = set(), {}
+    for method in methods:
+        for seed in seeds:
+            recipe = load_recipe(name, [method], [*settings, f"train.seed={seed}"])
+            folder = output / f"{recipe.name}-{seed}"
             if scores(folder, recipe.train.steps) is None:
                 train(recipe, folder, overwrite=True)
                 (folder / "revision").write_text(revision())
             revisions.add((folder / "revision").read_text() if (folder / "revision").exists() else "unknown")
-            table.setdefault(method, []).append(scores(folder, recipe.train.steps))
-    costs = {method: cost(arguments.recipe, method, arguments.settings) for method in arguments.methods}
-    facts = json.loads((folder / "environment.json").read_text())
-    figures = {
-        "recipe": arguments.recipe,
-        "settings": arguments.settings,
-        "seeds": arguments.seeds,
-        "methods": table,
-        "costs": costs,
-        "versions": facts["versions"],
-        "device": facts["device"],
-        "commits": sorted(revisions),
-    }
-    record("methods", figures)
-    seeds = "".join(f" seed {seed} |" for seed in arguments.seeds)
+            table[method].append(scores(folder, recipe.train.steps))
+            facts = json.loads((folder / "environment.json").read_text())
+    known = {key: facts[key] for key in ("versions", "device") if key in facts}
+    return {"methods": table, "commits": sorted(revisions or {revision()})} | known
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--methods", nargs="+", default=["supervised", "farcluss"])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2], help="none: costs alone")
+    parser.add_argument("--set", dest="settings", action="append", default=[])
+    parser.add_argument("--output", type=Path, default=Path("runs/methods"))
+    given = parser.parse_args()
+    figures = run_all(given.recipe, given.methods, given.settings, given.seeds, given.output)
+    costs = {method: cost(given.recipe, method, given.settings) for method in given.methods}
+    told = {"recipe": given.recipe, "settings": given.settings, "seeds": given.seeds}
+    record("methods", told | figures | {"costs": costs})
+    seeds = "".join(f" seed {seed} |" for seed in given.seeds)
     print(f"| method |{seeds} mean | CPU time of a step | encoder images: forward | backward |")
-    print("|---" * (len(arguments.seeds) + 5) + "|")
+    print("|---" * (len(given.seeds) + 5) + "|")
     first = next(iter(costs.values()))["cpu_ms"]
-    for method, runs in table.items():
+    for method, runs in figures["methods"].items():
         last, spent = [run["last"] for run in runs], costs[method]
-        cells = "".join(f" {value:.1f} |" for value in last)
-        images = f"{spent['forward']:g} | {spent['backward']:g}"
-        print(f"| `{method}` |{cells} {mean(last):.1f} | {spent['cpu_ms'] / first:.2f} | {images} |")
+        average = f"{mean(last):.1f}" if last else "-"
+        cells = [f"`{method}`", *(f"{each:.1f}" for each in last), average, f"{spent['cpu_ms'] / first:.2f}"]
+        print(f"| {' | '.join([*cells, *(f'{spent[key]:g}' for key in ('forward', 'backward'))])} |")
 
 
 if __name__ == "__main__":

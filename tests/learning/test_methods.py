@@ -40,20 +40,20 @@ class Given(nn.Module):
 
 
 class Copies(Identity):
-    """Several views, all equal to the weak one."""
+    """Several views, all equal to the weak one but for the shares of their images."""
 
-    def __init__(self, views: int) -> None:
+    def __init__(self, views: int, shares: torch.Tensor | None = None) -> None:
         super().__init__()
-        self.views = views
+        self.shares = [None] * views if shares is None else shares
 
     def strong(self, scene):
-        return (scene.weak,) * self.views
+        return tuple(scene.weak._replace(share=share) for share in self.shares)
 
 
-def unsupervised(method, teacher, student, valid, views=1, perturbed=0, mix=None):
+def unsupervised(method, teacher, student, valid, views=1, perturbed=0, mix=None, shares=None):
     """The unsupervised loss of a method: logits `(B, C, *S)` of the teacher, `(V B, C, *S)` of the student."""
     recipe = load_recipe("quickstart", [method])
-    stages = with_fields(build_stages(recipe), augment=Copies(views), **({} if mix else {"mix": NoMix()}))
+    stages = with_fields(build_stages(recipe), augment=Copies(views, shares), **({} if mix else {"mix": NoMix()}))
     b, classes, *size = teacher.shape
     labeled = torch.zeros(b, classes, *size, dtype=student.dtype)
     networks = Given(torch.cat([labeled, student])), Given(teacher)
@@ -170,6 +170,45 @@ def test_half_of_the_loss_is_half_of_the_rate_with_twice_the_decay():
             optimizer.step()
         found.append(weight.detach())
     torch.testing.assert_close(*found, rtol=1e-14, atol=0)
+
+
+def weights_of(method, probs, valid):
+    """The weight of each pixel in the first step, by the formulas of the authors."""
+    sure, classes, number = probs.max(1), probs.argmax(1), probs.shape[1]
+    known = sure[valid]
+    if method == "softmatch":
+        mean, variance = 0.999 / number + 0.001 * known.mean(), 0.999 + 0.001 * known.var(ddof=1)
+        return np.exp(-(np.minimum(sure - mean, 0) ** 2) * 4 / (2 * variance))
+    if method == "freematch":
+        tau = 0.999 / number + 0.001 * known.mean()
+        means = [0.999 / number + 0.001 * (known * (classes[valid] == c)).mean() for c in range(number)]
+        return sure >= tau * np.array(means)[classes] / max(means)
+    return (known >= 0.968).mean() if method == "classmix" else sure >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("method", "views", "perturbed"),
+    [("softmatch", 1, 0), ("freematch", 1, 0), ("classmix", 1, 0), ("augseg", 1, 0), ("daw", 2, 1), ("imas", 2, 0)],
+)
+def test_losses_of_the_first_step_are_the_published_formula(method, views, perturbed):
+    """Weights, divisors, shares of views and images, and pixels that do not count."""
+    rng, b, c, size = np.random.default_rng(1), 3, 4, (5, 6)
+    teacher = torch.from_numpy(rng.normal(0, 3, (b, c, *size)))
+    student = torch.from_numpy(rng.normal(0, 2, ((views + perturbed) * b, c, *size)))
+    valid = rng.random((b, *size)) < 0.8
+    shares = (
+        rng.random((2, b))
+        if method == "imas"
+        else np.array({1: [[1.0]], 3: [[0.25], [0.25], [0.5]]}[len(student) // b])
+    )
+    given = torch.from_numpy(shares).float() if method == "imas" else None
+    found, _ = unsupervised(method, teacher, student, torch.from_numpy(valid), views, perturbed, shares=given)
+    probs, wanted = softmax(teacher.numpy()), 0.0
+    for share, logits in zip(shares, student.numpy().reshape(-1, b, c, *size), strict=True):
+        losses = -np.log(np.take_along_axis(softmax(logits), probs.argmax(1)[:, None], 1))[:, 0]
+        weighted = losses * weights_of(method, probs, valid) * valid * share.reshape(-1, 1, 1)
+        wanted += weighted.sum() / (valid.size if method in ("classmix", "augseg", "imas") else valid.sum())
+    assert wanted > 0 and found == pytest.approx((3 if method == "imas" else 1) * wanted, rel=1e-5)
 
 
 HALVED = ["fixmatch", "unimatch", "daw", "softmatch", "freematch"]

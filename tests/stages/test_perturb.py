@@ -129,15 +129,15 @@ def test_a_perturbed_view_in_the_loss(axes, apart):
     assert abs(unchanged["unsupervised"] - wanted["unsupervised"]) > 1e-3
 
 
-def test_a_share_of_an_image_is_its_factor():
-    """In the mean over all pixels."""
-
-    learner, batch = make(), make_batch()
+@pytest.mark.parametrize("name", ["unsupervised", "unsupervised_dice"])
+def test_a_share_of_an_image_is_its_factor(name):
+    """In the mean over all pixels, and in the mean over all images."""
+    learner, batch = make(Loss(unsupervised_dice=1.0)), make_batch()
     views, statistics = learner.pseudo_label(batch)
     found = []
     for share in ([1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.5, 0.25]):
         views = tuple(view._replace(share=torch.tensor(share)) for view in views)
-        found.append(learner.losses(batch, views, learner.totals(statistics, views), 1.0)["unsupervised"].item())
+        found.append(learner.losses(batch, views, learner.totals(statistics, views), 1.0)[name].item())
     both, first, second, mixed = found
     assert both == pytest.approx(first + second, rel=1e-6) and min(first, second) > 0
     assert mixed == pytest.approx(0.5 * first + 0.25 * second, rel=1e-6)

@@ -128,7 +128,7 @@ def test_the_first_steps_of_known_numbers():
         assert found[step] == pytest.approx(wanted, abs=0.005)
 
 
-def test_the_last_threshold_stays_where_densities_do_not_cross():
+def test_the_last_threshold_stays_where_a_variance_is_0():
     stage = CrossingThreshold(momentum=0.0)
     told(stage, (0.9, 0.1), (0.6, 0.15), C)
     assert stage.threshold.item() == pytest.approx(0.760268, abs=1e-6)
