@@ -277,7 +277,9 @@ def call_problems(arguments):
     command, name, rest = farcluss, "farcluss", list(arguments)
     while True:
         try:
-            values, rest, _ = command.make_parser(click.Context(command, info_name=name)).parse_args(rest)
+            # A command keeps the help options of the first context that it meets.
+            context = click.Context(command, info_name=name, **farcluss.context_settings)
+            values, rest, _ = command.make_parser(context).parse_args(rest)
         except click.UsageError as error:
             return [f"{arguments}: {error.format_message()}"]
         if values.keys() & {"help", "version"} or not (isinstance(command, click.Group) and rest):
