@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from farcluss.networks.base import batch_norms
+
 
 def ema_decay(step: int, decay: float, ramp: bool = True) -> float:
     """Decay of the teacher at a step from 0 on (eq. 1): `min(decay, 1 - 1 / (step + 1))`, or `decay` without `ramp`."""
@@ -29,14 +31,16 @@ def ema_update(teacher: nn.Module, student: nn.Module, rate: float | Tensor) -> 
 
 
 def join_buffers(network: nn.Module) -> list[Tensor]:
-    """Make all buffers of a network views of one tensor per dtype, which is copied, summed and restored at once.
+    """Make all buffers of a network's batch norms views of one tensor per dtype, which is copied and restored at once.
+
+    Others stay apart. Views share a version counter, so a norm that counts its batches would seem to change what
+    autograd has saved for the backward, such as the index of relative positions in a Swin transformer.
 
     Returns:
-        The joined tensors, flat.
+        The joined tensors, flat, and all other buffers.
     """
-    owners = [
-        (module, name, buffer) for module in network.modules() for name, buffer in module.named_buffers(recurse=False)
-    ]
+    norms = batch_norms(network)
+    owners = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
     joined = []
     for dtype in sorted({buffer.dtype for _, _, buffer in owners}, key=str):
         members = [owner for owner in owners if owner[2].dtype == dtype]
@@ -45,4 +49,5 @@ def join_buffers(network: nn.Module) -> list[Tensor]:
         for (module, name, buffer), part in zip(members, parts, strict=True):
             setattr(module, name, part.view(buffer.shape))
         joined.append(flat)
-    return joined
+    others = [module for module in network.modules() if module not in norms]
+    return joined + [buffer for module in others for buffer in module.buffers(recurse=False)]

@@ -1,4 +1,4 @@
-"""Eq. 1: the teacher is a moving average of the student."""
+"""Eq. 1: the teacher is a moving average of the student. Buffers that are joined stay what they are."""
 
 import copy
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from farcluss.learning.averaging import ema_decay, ema_update
+from farcluss.learning.averaging import ema_decay, ema_update, join_buffers
 
 
 def network(seed):
@@ -95,3 +95,44 @@ def test_ramped_average_of_constant_decay_1_is_the_plain_mean():
         seen.append(student.weight.item())
         ema_update(teacher, student, 1 - ema_decay(step, 1.0))
     np.testing.assert_allclose(teacher.weight.item(), np.mean(seen), rtol=1e-5, atol=1e-6)
+
+
+class Indexed(nn.Module):
+    """Buffers that autograd saves, before, between and behind norms: indices, a scale, a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+        self.table, self.linear = nn.Parameter(torch.randn(9)), nn.Linear(4, 4)
+        self.register_buffer("index", torch.tensor([0, 1, 2, 3]))
+        self.register_buffer("scale", torch.rand(4) + 0.5)
+        self.register_buffer("mask", torch.tensor([True, False, True, True]))
+
+    def forward(self, values):
+        values = self.first(self.linear(values)) * self.table[self.index] * self.scale
+        return self.second(torch.where(self.mask, values, values * values))
+
+
+@pytest.mark.parametrize("forwards", [1, 2])
+def test_joined_buffers_leave_the_gradient_alone(forwards):
+    """Of any network: what a norm changes in its forward is nothing that another module has saved."""
+    torch.manual_seed(0)
+    plain = Indexed()
+    joined = copy.deepcopy(plain)
+    flat = join_buffers(joined)
+    values = torch.randn(forwards, 5, 4)
+    for net in (plain, joined):
+        sum(net(each).square().sum() for each in values).backward()
+    for one, other in zip(plain.parameters(), joined.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    torch.testing.assert_close(joined.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    assert sum(tensor.numel() for tensor in flat) == sum(buffer.numel() for buffer in plain.buffers())
+
+
+def test_what_is_written_to_joined_buffers_is_in_the_network():
+    net = Indexed()
+    flat = join_buffers(net)
+    assert len(flat) == 2 + 3  # of the norms by dtype, and the others
+    for tensor in flat:
+        tensor.zero_()
+    assert not any(buffer.any() for buffer in net.buffers())
