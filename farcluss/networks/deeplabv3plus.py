@@ -211,8 +211,10 @@ def build_encoder(name: str, in_channels: int, output_stride: int) -> nn.Module:
     strides = _strides(name)
     fine = next((index for index, stride in enumerate(strides) if stride >= 4), 0)
     if strides[fine] >= strides[-1] or timm.get_pretrained_cfg(name).fixed_input_size:
-        raise PluginError(f"network.encoder: {name} does not return a pyramid of feature maps for images of any size.\n"
-                          "Use a convolutional encoder such as resnet50s or convnext_tiny.")  # fmt: skip
+        raise PluginError(
+            f"network.encoder: {name} does not return a pyramid of feature maps for images of any size.\n"
+            'Use a convolutional encoder such as resnet50s or convnext_tiny; for a vision transformer network.name = "dpt".'
+        )
     dilate = {} if output_stride == 32 else {"output_stride": output_stride}
     indices = (fine, len(strides) - 1)
     try:

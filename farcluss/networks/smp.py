@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from farcluss.errors import PluginError, short, suggestion
@@ -10,6 +11,7 @@ from farcluss.networks.base import Perturbation, Prediction, perturbed
 from farcluss.networks.deeplabv3plus import PooledNorm, check_timm, embedding_head, extend, freeze_unused, resize
 from farcluss.networks.pretrained import MatchReport, download_error, load_pretrained, quick_hub
 
+OTHERS = "Take another encoder, such as tu-convnext_tiny, or for a vision transformer the network dpt."
 _OURS = {"in_channels", "classes", "encoder_name", "encoder_weights", "activation", "aux_params"}
 
 
@@ -51,11 +53,8 @@ def smp(
     try:
         model = builder(**arguments, encoder_weights=None)
     except Exception as error:
-        reason = f"{type(error).__name__}: {short(error)}"
-        raise PluginError(
-            f"network smp: {architecture} with encoder {encoder} cannot be built:\n{reason}.\n"
-            "Change the options of [network]."
-        ) from error
+        remedy = OTHERS if "downsampling" in str(error) else "Change the options of [network]."
+        raise _refusal(architecture, encoder, "cannot be built", error, remedy) from error
     if weights:
         try:
             with quick_hub():
@@ -67,7 +66,13 @@ def smp(
     else:
         report = _load(model.encoder, encoder, pretrained).summary()
     network = SmpNetwork(model, dim, report)
-    freeze_unused(network, in_channels)
+    try:
+        freeze_unused(network, in_channels)
+        _try_another_size(network, in_channels)
+    except Exception as error:  # encoders for one size refuse others, each in its own way
+        swin = encoder.startswith("tu-swin") and options.get("strict_img_size", True)
+        remedy = "Set network.strict_img_size = false, with which it takes any size." if swin else OTHERS
+        raise _refusal(architecture, encoder, "does not take images of any size", error, remedy) from error
     return network
 
 
@@ -134,7 +139,10 @@ def _library() -> Any:
 
 def _builder(library: Any, architecture: str) -> Any:
     known = {kind.__name__: kind for kind in library.MODEL_ARCHITECTURES_MAPPING.values()}
-    known.pop("DPT", None)  # its encoder returns tokens, not maps
+    known.pop("DPT", None)  # it fails at most sizes, and is another network than that of published weights
+    if architecture == "DPT":
+        raise PluginError("network.architecture: DPT of smp does not take images of any size.\n"
+                          'Set network.name = "dpt", which takes the same encoders.')  # fmt: skip
     if architecture not in known:
         hint = suggestion(architecture, known)
         raise PluginError(f"network.architecture: smp has no {architecture!r}{hint}\nKnown: {', '.join(known)}.")
@@ -165,6 +173,20 @@ def _check_options(builder: Any, encoder: str, options: dict[str, Any]) -> None:
     if unknown and not encoder.startswith("tu-"):  # timm's encoders take more, and refuse the rest themselves
         hint = suggestion(unknown, known)
         raise PluginError(f"network.{short(unknown)}: {builder.__name__} of smp has no such option{hint}")
+
+
+def _refusal(architecture: str, encoder: str, what: str, error: Exception, remedy: str) -> PluginError:
+    reason = f"{type(error).__name__}: {short(error).rstrip('.')}"
+    return PluginError(f"network smp: {architecture} with encoder {encoder} {what}:\n{reason}.\n{remedy}")
+
+
+def _try_another_size(network: "SmpNetwork", in_channels: int) -> None:
+    """Predict a small image of two different sides, so that an encoder for one size fails here."""
+    stride = int(network.model.encoder.output_stride)
+    network.eval()
+    with torch.no_grad():
+        network(torch.zeros(1, in_channels, 3 * stride, 5 * stride))
+    network.train()
 
 
 def _native_weights(native: dict[str, Any]) -> str | None:
