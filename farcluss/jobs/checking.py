@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from farcluss.data.base import Dataset, defaults_of
+from farcluss.data.base import Dataset
 from farcluss.data.labels import LabelCounts, missing_classes, no_labels
 from farcluss.data.loader import HostBatch
 from farcluss.errors import DataError, FarclussError, RunError
 from farcluss.inference.evaluation import read_images
 from farcluss.jobs.trial import trial
-from farcluss.learning.build import Parts, build_dataset, build_parts
+from farcluss.learning.build import Parts, build_dataset, build_parts, known_of
 from farcluss.recipes.model import Recipe
 from farcluss.training.engine import load_batches, refuse_configuration
 from farcluss.training.logs import memory_gib
@@ -161,7 +161,7 @@ def check(recipe: Recipe) -> tuple[Parts, Findings, Iterator[int]]:
         if found := findings_of(dataset):
             raise Unusable(str(error) if _has_images(dataset) else "", found) from None
         raise
-    parts = replace(parts, recipe=recipe.with_defaults(defaults_of(parts.dataset)))
+    parts = replace(parts, recipe=recipe.with_defaults(known_of(recipe, parts.dataset)))
     items = [*parts.splits.labeled, *parts.splits.val, *parts.splits.unlabeled]
     odd: list[str] = getattr(parts.dataset, "oddities", lambda _: [])(items)
     findings = Findings(findings_of(parts.dataset), [*remarks(parts), *odd])
@@ -189,9 +189,9 @@ def settings(recipe: Recipe, dataset: Dataset) -> dict[str, tuple[Any, str]]:
         dataset: of the recipe.
 
     Returns:
-        Value and "recipe", "data set" or "default", by recipe key.
+        Value and "recipe", "data set", "weights" or "default", by recipe key.
     """
-    known = defaults_of(dataset)
+    known = known_of(recipe, dataset)
     filled, own = recipe.with_defaults(known), recipe.data
     values = {
         "data.classes": list(dataset.classes),

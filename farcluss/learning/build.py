@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -16,8 +16,9 @@ from farcluss.inference.weights import build_network
 from farcluss.learning.contracts import Stages
 from farcluss.networks.base import points_of
 from farcluss.networks.normalize import Normalize
+from farcluss.networks.pretrained import Facts, facts_of
 from farcluss.plugins import registry
-from farcluss.recipes.model import Data, Defaults, Recipe
+from farcluss.recipes.model import Data, Defaults, Network, Recipe
 from farcluss.stages.base import STAGES
 
 
@@ -130,7 +131,7 @@ def build_parts(recipe: Recipe) -> Parts:
     """
     stages = build_stages(recipe)
     dataset = build_dataset(recipe.data)
-    known = defaults_of(dataset)
+    known = known_of(recipe, dataset)
     recipe = recipe.with_defaults(known)
     check_images(recipe, known, stages)
     check_draw(dataset, recipe.data)
@@ -147,6 +148,27 @@ def build_parts(recipe: Recipe) -> Parts:
     check_axes(recipe.data, axes)
     normalize = Normalize(recipe.data.channel_mean, recipe.data.channel_std)
     return Parts(recipe, dataset, splits, stages, normalize, sides)
+
+
+def known_of(recipe: Recipe, dataset: Dataset) -> Defaults:
+    """What the data set knows of its images; mean and std of the pretrained weights where it has no opinion of them.
+
+    For RGB images in [0, 1], as those that the weights were trained with.
+    """
+    known = defaults_of(dataset)
+    facts = pretrained_facts(recipe.network)
+    channels = recipe.data.channels or known.channels or 3
+    if facts is None or (known.mean, known.std) != (None, None) or (channels, known.value_range) != (3, (0.0, 1.0)):
+        return known
+    return replace(known, mean=facts.mean, std=facts.std, statistics="weights")
+
+
+def pretrained_facts(network: Network) -> Facts | None:
+    """What is known of the weights that a network begins with, if it has an option `encoder` with the name of timm's."""
+    if network.pretrained is False:
+        return None
+    options, _ = registry.get("network", network.name).describe().check(network.name, network.options)
+    return facts_of(str(options["encoder"])) if options.get("encoder") else None
 
 
 def check_point(stages: Stages, name: str, network: nn.Module) -> None:

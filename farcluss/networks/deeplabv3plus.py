@@ -213,7 +213,7 @@ def build_encoder(name: str, in_channels: int, output_stride: int) -> nn.Module:
     if strides[fine] >= strides[-1] or timm.get_pretrained_cfg(name).fixed_input_size:
         raise PluginError(
             f"network.encoder: {name} does not return a pyramid of feature maps for images of any size.\n"
-            'Use a convolutional encoder such as resnet50s or convnext_tiny; for a vision transformer network.name = "dpt".'
+            'Use one such as resnet50s or convnext_tiny; a vision transformer with network.name = "dpt".'
         )
     dilate = {} if output_stride == 32 else {"output_stride": output_stride}
     indices = (fine, len(strides) - 1)

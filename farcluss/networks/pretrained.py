@@ -6,12 +6,13 @@ segmentation checkpoints, as long as they contain every tensor of the encoder.
 
 import pickle
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import create_connection
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -31,6 +32,35 @@ _PREFIXES = ("module.", "backbone.", "encoder.", "model.")
 _SCALAR: list[Any] = [(np.float64(0).__reduce__()[0], f"numpy.{name}.multiarray.scalar") for name in ("_core", "core")]
 """The function that NumPy's numbers are pickled with, by its names in NumPy 2 and 1."""
 _COUNTER = "num_batches_tracked"  # of batch norms; old files lack it, and it is not used here
+
+
+class Facts(NamedTuple):
+    """What timm says of an encoder's pretrained weights.
+
+    Attributes:
+        mean: of the channels that they were trained with, of images in [0, 1].
+        std: likewise.
+        license: of the weights, as timm calls it; empty if it does not say.
+    """
+
+    mean: list[float]
+    std: list[float]
+    license: str
+
+    def summary(self) -> str:
+        """A part of a line for the log."""
+        numbers = ", ".join(f"{name} {' '.join(f'{each:.3g}' for each in values)}" for name, values in
+                            (("mean", self.mean), ("std", self.std)))  # fmt: skip
+        return f"trained with {numbers}; license {self.license or 'unknown'}"
+
+
+def facts_of(encoder: str) -> Facts | None:
+    """What timm says of the weights of an encoder, `tu-NAME` too; None where it has none."""
+    name = encoder.removeprefix("tu-")
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
+    if config is None or not config.has_weights:
+        return None
+    return Facts(list(config.mean), list(config.std), config.license or "")
 
 
 @dataclass(frozen=True)
@@ -62,8 +92,9 @@ class MatchReport:
         if not self.source:
             return f"encoder {self.encoder}: from scratch"
         text = f"encoder {self.encoder}: {self.matched} of {self.total} tensors from {self.source}"
-        extra = f"; {self.adapted}" if self.adapted else ""
-        return text + extra + (f"; ignored {some(self.unexpected)}" if self.unexpected else "")
+        facts = facts_of(self.encoder)
+        parts = [text, self.adapted, f"ignored {some(self.unexpected)}" if self.unexpected else ""]
+        return "; ".join(filter(None, [*parts, facts.summary() if facts else ""]))
 
 
 def load_pretrained(encoder: nn.Module, name: str, pretrained: bool | str) -> MatchReport:
@@ -83,7 +114,7 @@ def load_pretrained(encoder: nn.Module, name: str, pretrained: bool | str) -> Ma
     if pretrained is True:
         source, state = f"timm {name}", _download(name)
     else:
-        source, state = pretrained, read_weights(Path(pretrained))
+        source, state = pretrained, _converted(encoder, read_weights(Path(pretrained)))
     report, found = match(encoder, name, source, state)
     complete = report.matched == report.total
     deeper = _deeper(report, encoder) if complete and pretrained is not True else ()
@@ -262,6 +293,21 @@ def _rename(state: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor
     if "conv1.0.weight" in wanted and "stem.0.weight" in state:  # MMSegmentation: the stem's last norm is stem.7
         state = {re.sub(r"^stem\.(\d)", r"conv1.\1", re.sub(r"^stem\.7", "bn1", k)): v for k, v in state.items()}
     return state
+
+
+def _converted(encoder: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by timm's own conversion of the encoder's kind: official names, positions of another image size.
+
+    Weights that it cannot convert stay as they are, so that the report of what matched says what is wrong.
+    """
+    convert = getattr(sys.modules[type(encoder).__module__], "checkpoint_filter_fn", None)
+    if convert is None:  # of wrappers for feature maps, whose names differ from the model's
+        return state
+    try:
+        converted: dict[str, Tensor] = convert(_rename(state, encoder.state_dict()), encoder)
+    except Exception:  # whatever a file of another network leads to
+        return state
+    return converted
 
 
 def _deeper(report: MatchReport, encoder: nn.Module) -> tuple[str, ...]:

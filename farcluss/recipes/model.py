@@ -27,8 +27,9 @@ class Defaults:
 
     Attributes:
         channels: number of image channels.
-        mean: mean of every channel, subtracted before the network.
-        std: standard deviation of every channel.
+        mean: mean of all channels or of each, subtracted before the network.
+        std: standard deviation, likewise.
+        statistics: where mean and std are from: "data set", or "weights" that the network begins with.
         flip_axes: spatial axes along which a flipped image is as plausible as the original.
         turns: planes, as pairs of axes, in which a rotated image is as plausible as the original.
         writer: writer plugin of `farcluss predict`.
@@ -37,8 +38,9 @@ class Defaults:
     """
 
     channels: int | None = None
-    mean: float | None = None
-    std: float | None = None
+    mean: float | list[float] | None = None
+    std: float | list[float] | None = None
+    statistics: Literal["data set", "weights"] = "data set"
     flip_axes: list[int] | None = None
     turns: list[tuple[int, int]] | None = None
     writer: str | None = None
@@ -94,11 +96,12 @@ class Data(Section):
     mean: float | list[float] | None = Field(
         default=None,
         description="mean of all channels or of each, with the full range of 8 or 16 bits as 1; default: the data "
-        "set's, else ImageNet's for 3 channels, else 0.5",
+        "set's, else that of the pretrained weights, else ImageNet's, both for 3 channels, else 0.5",
     )
     std: Positive | list[Positive] | None = Field(
         default=None,
-        description="standard deviation, likewise; default: the data set's, else ImageNet's for 3 channels, else 0.25",
+        description="standard deviation, likewise; default: the data set's, else that of the pretrained weights, else "
+        "ImageNet's, both for 3 channels, else 0.25",
     )
     crop: PositiveInt | Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         default=321, description="pixels per side of a training crop"
@@ -241,12 +244,13 @@ class Recipe(Section):
         return self.model_copy(update={"data": self.data.with_defaults(known), "eval": evaluation})
 
     def sources(self, known: Defaults) -> dict[str, str]:
-        """Source of the value of each key of `FROM_DATA_SET`: "recipe", "data set" or "default"."""
+        """Source of the value of each key of `FROM_DATA_SET`: "recipe", "data set", "weights" or "default"."""
         found = {}
         for path in FROM_DATA_SET:
             section, _, key = path.partition(".")
             given = getattr(getattr(self, section), key), getattr(known, key)
-            found[path] = "recipe" if given[0] is not None else "data set" if given[1] is not None else "default"
+            filled = known.statistics if key in ("mean", "std") else "data set"
+            found[path] = "recipe" if given[0] is not None else filled if given[1] is not None else "default"
         return found
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from farcluss.data.accounting import Account
 from farcluss.data.base import account_of
 from farcluss.data.splits import Splits
-from farcluss.learning.build import Parts
+from farcluss.learning.build import Parts, pretrained_facts
 
 
 def remarks(parts: Parts) -> list[str]:
@@ -22,7 +22,17 @@ def remarks(parts: Parts) -> list[str]:
             f"train.lr_warmup_steps = {recipe.train.lr_warmup_steps} of {steps} steps: the learning rate never reaches "
             "train.lr. Lower it, or raise train.steps."
         )
-    return found
+    return [*found, *statistics(parts)]
+
+
+def statistics(parts: Parts) -> list[str]:
+    """A warning if images are normalized by other numbers than those of the pretrained weights."""
+    facts, data = pretrained_facts(parts.recipe.network), parts.recipe.data
+    if facts is None or data.channel_count != 3 or [data.channel_mean, data.channel_std] == [facts.mean, facts.std]:
+        return []
+    return [
+        f"data.mean = {data.channel_mean}, data.std = {data.channel_std}: the pretrained weights were {facts.summary()}."
+    ]
 
 
 def risks(parts: Parts) -> list[str]:
