@@ -164,7 +164,7 @@ def known_of(recipe: Recipe, dataset: Dataset) -> Defaults:
 
 
 def pretrained_facts(network: Network) -> Facts | None:
-    """What is known of the weights that a network begins with, if it has an option `encoder` with the name of timm's."""
+    """What is known of the weights that a network begins with, if its option `encoder` names one of timm's."""
     if network.pretrained is False:
         return None
     options, _ = registry.get("network", network.name).describe().check(network.name, network.options)

@@ -29,23 +29,23 @@ class Defaults:
         channels: number of image channels.
         mean: mean of all channels or of each, subtracted before the network.
         std: standard deviation, likewise.
-        statistics: where mean and std are from: "data set", or "weights" that the network begins with.
         flip_axes: spatial axes along which a flipped image is as plausible as the original.
         turns: planes, as pairs of axes, in which a rotated image is as plausible as the original.
         writer: writer plugin of `farcluss predict`.
         value_range: bounds of the pixel values; None: any values. Strong views for other bounds are refused.
         mask_values: what masks store for each class, a value or a color, for predictions; None: the class index.
+        statistics: where mean and std are from: "data set", or "weights" that the network begins with.
     """
 
     channels: int | None = None
     mean: float | list[float] | None = None
     std: float | list[float] | None = None
-    statistics: Literal["data set", "weights"] = "data set"
     flip_axes: list[int] | None = None
     turns: list[tuple[int, int]] | None = None
     writer: str | None = None
     value_range: tuple[float, float] | None = (0.0, 1.0)
     mask_values: list[int | Color] | None = None
+    statistics: Literal["data set", "weights"] = "data set"
 
 
 GENERAL = Defaults(channels=3, flip_axes=[-1], turns=[], writer="png")
@@ -245,7 +245,7 @@ class Recipe(Section):
 
     def sources(self, known: Defaults) -> dict[str, str]:
         """Source of the value of each key of `FROM_DATA_SET`: "recipe", "data set", "weights" or "default"."""
-        found = {}
+        found = dict[str, str]()
         for path in FROM_DATA_SET:
             section, _, key = path.partition(".")
             given = getattr(getattr(self, section), key), getattr(known, key)

@@ -30,9 +30,8 @@ def statistics(parts: Parts) -> list[str]:
     facts, data = pretrained_facts(parts.recipe.network), parts.recipe.data
     if facts is None or data.channel_count != 3 or [data.channel_mean, data.channel_std] == [facts.mean, facts.std]:
         return []
-    return [
-        f"data.mean = {data.channel_mean}, data.std = {data.channel_std}: the pretrained weights were {facts.summary()}."
-    ]
+    given = f"data.mean = {data.channel_mean}, data.std = {data.channel_std}"
+    return [f"{given}: the pretrained weights were {facts.summary()}."]
 
 
 def risks(parts: Parts) -> list[str]:
