@@ -15,12 +15,13 @@ def ema_decay(step: int, decay: float, ramp: bool = True) -> float:
 def ema_update(teacher: nn.Module, student: nn.Module, rate: float | Tensor) -> None:
     """`theta_t <- theta_t + rate (theta_s - theta_t)` (eq. 1, rate = 1 - decay) for parameters and float buffers.
 
-    Integer buffers are copied. `rate` may be a scalar tensor, which needs no host sync; 0 keeps the averages.
+    Parameters that do not learn, and are the same in both, are left out. Integer buffers are copied.
+    `rate` may be a scalar tensor, which needs no host sync; 0 keeps the averages.
     """
-    pairs = zip((*teacher.parameters(), *teacher.buffers()), (*student.parameters(), *student.buffers()), strict=True)
+    learned = [pair for pair in zip(teacher.parameters(), student.parameters(), strict=True) if pair[1].requires_grad]
     averaged: list[tuple[Tensor, Tensor]] = []
     copied: list[tuple[Tensor, Tensor]] = []
-    for pair in pairs:
+    for pair in [*learned, *zip(teacher.buffers(), student.buffers(), strict=True)]:
         (averaged if pair[0].is_floating_point() else copied).append(pair)
     old = [t for t, _ in averaged]
     gaps = torch._foreach_sub([s for _, s in averaged], old)

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
@@ -120,6 +121,15 @@ class DPT(nn.Module):
     def head_parameters(self) -> list[str]:
         """Names of all parameters outside the encoder."""
         return [name for name, _ in self.named_parameters() if not name.startswith("encoder.")]
+
+    def depths(self) -> dict[str, int]:
+        """Depth of each parameter of the encoder by name: 0 for patches and tokens, then one more for each block."""
+        depths: dict[str, int] = group_parameters(self.encoder, self.encoder.group_matcher(coarse=False), reverse=True)
+        return {f"encoder.{name}": depth for name, depth in depths.items()}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of tokens and positions."""
+        return {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
 
     def _fitted(self, images: Tensor) -> Tensor:
         """Images of a multiple of the patch."""

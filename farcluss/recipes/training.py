@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from farcluss.plugins.options import Count, NonNegative, Positive, PositiveInt, Share
 from farcluss.recipes.sections import Section
 
+Moment = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Loss(Section):
     """Losses and their weights (eq. 11, 12)."""
@@ -81,11 +83,17 @@ class Train(Section):
     )
     head_lr: Positive = Field(default=10.0, description="learning rate of all other parameters, as a multiple of lr")
     momentum: Share = Field(default=0.9, description="momentum of sgd")
+    betas: tuple[Moment, Moment] = Field(default=(0.9, 0.999), description="decays of the two averages of adamw")
     nesterov: bool = Field(default=False, description="Nesterov's momentum of sgd")
     weight_decay: NonNegative = Field(
         default=1e-4, description="weight decay; also of norms and biases unless decay_norms = false"
     )
-    decay_norms: bool = Field(default=True, description="false: no weight decay on norm parameters and biases")
+    decay_norms: bool = Field(
+        default=True, description="false: no weight decay on norm parameters, biases, tokens and positions"
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="factor on the learning rate from each block of the encoder to the one before it"
+    )
     freeze_norms: bool = Field(
         default=False, description="batch norms of the student use their running statistics, and do not change them"
     )

@@ -28,7 +28,10 @@ def log_step(run: Run, display: Display, losses: dict[str, Tensor], statistics: 
     """Write losses and diagnostics of a step to metrics.jsonl, the trackers and the display."""
     values: dict[str, Any] = {name: float(all_sum(value)) for name, value in losses.items()}
     values["skipped_steps"] = run.skipped
-    values["lr"] = run.optimizer.param_groups[0]["lr"]
+    rates = {group["peak_lr"]: group["lr"] for group in run.optimizer.param_groups}
+    values["lr"] = rates.get(
+        run.recipe.train.scaled_lr, next(iter(rates.values()))
+    )  # of a frozen encoder there is none
     values["memory_gib"] = memory_gib(run.accelerator.device)
     values["images_per_second"] = run.images / max(time.perf_counter() - run.clock, 1e-9)
     run.images, run.clock = 0, time.perf_counter()

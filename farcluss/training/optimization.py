@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from farcluss.errors import RecipeError
 from farcluss.recipes.training import Loss, Train
 
 
@@ -37,22 +38,43 @@ def ramp_factor(step: int, loss: Loss) -> float:
 
 
 def parameter_groups(network: Any, train: Train) -> list[dict[str, Any]]:
-    """Parameters grouped by learning rate (encoder, head) and by weight decay (norms and biases may have none)."""
-    head = set(network.head_parameters())
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """Parameters grouped by learning rate and by weight decay, which norms, biases, tokens and positions may lack.
+
+    The head's rate is `head_lr` times the encoder's; each block's is `layer_decay` times that of the next one.
+
+    Raises:
+        RecipeError: the network does not tell how deep its parameters are, which `layer_decay` needs.
+    """
+    head, spared = set(network.head_parameters()), set(getattr(network, "no_weight_decay", set)())
+    factors = dict.fromkeys(head, train.head_lr) | layer_factors(network, train.layer_decay)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            decays = train.decay_norms or parameter.dim() > 1
-            groups.setdefault((name in head, decays), []).append(parameter)
+            decays = train.decay_norms or (parameter.dim() > 1 and name not in spared)
+            groups.setdefault((factors.get(name, 1.0), decays), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": train.scaled_lr * (train.head_lr if in_head else 1),
-            "peak_lr": train.scaled_lr * (train.head_lr if in_head else 1),
+            "lr": train.scaled_lr * factor,
+            "peak_lr": train.scaled_lr * factor,
             "weight_decay": train.weight_decay if decays else 0.0,
         }
-        for (in_head, decays), parameters in groups.items()
+        for (factor, decays), parameters in groups.items()
     ]
+
+
+def layer_factors(network: Any, decay: float) -> dict[str, float]:
+    """Factors on the learning rate of an encoder's parameters by name: 1 for the deepest ones. Raises RecipeError."""
+    if decay == 1:
+        return {}
+    if not hasattr(network, "depths"):
+        raise RecipeError(
+            f"train.layer_decay = {decay:g}: {type(network).__name__} does not tell how deep its parameters are.\n"
+            'Set train.layer_decay = 1.0, or take a network that does, such as network.name = "dpt".'
+        )
+    depths: dict[str, int] = network.depths()
+    deepest = max(depths.values())
+    return {name: decay ** (deepest - depth) for name, depth in depths.items()}
 
 
 def build_optimizer(network: Any, train: Train) -> torch.optim.Optimizer:
@@ -62,7 +84,7 @@ def build_optimizer(network: Any, train: Train) -> torch.optim.Optimizer:
     """
     groups = parameter_groups(network, train)
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(groups, fused=True)
+        return torch.optim.AdamW(groups, betas=train.betas, fused=True)
     optimizer = torch.optim.SGD(
         groups, lr=train.scaled_lr, momentum=train.momentum, nesterov=train.nesterov, fused=True
     )

@@ -57,6 +57,17 @@ def test_student_is_left_alone_and_no_graph_is_made():
     assert all(p.is_leaf and p.requires_grad for p in student.parameters())
 
 
+def test_what_does_not_learn_is_left_alone():
+    teacher, student = network(1), network(1)
+    student[0].weight.requires_grad_(False)
+    teacher[0].weight.data += 1  # which no update would leave there
+    before = arrays(teacher)
+    student[0].bias.data += 1
+    ema_update(teacher, student, 0.5)
+    np.testing.assert_array_equal(arrays(teacher)["0.weight"], before["0.weight"])
+    np.testing.assert_allclose(arrays(teacher)["0.bias"], before["0.bias"] + 0.5, rtol=1e-6)
+
+
 def test_many_updates_follow_the_closed_form():
     teacher, student = network(1), network(2)
     start, target, decay = arrays(teacher), arrays(student), 0.97

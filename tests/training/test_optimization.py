@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from timm.optim import param_groups_layer_decay
 from tiny_network import TinyNetwork
 
+from farcluss.errors import RecipeError
+from farcluss.networks.dpt import dpt
 from farcluss.recipes.training import Loss, Train
 from farcluss.training.optimization import build_optimizer, lr_factor, ramp_factor, set_learning_rate
 
@@ -79,3 +82,52 @@ def test_setting_the_rate_keeps_the_ratio():
     optimizer = build_optimizer(TinyNetwork(3, 5, 0, False), Train(steps=1, lr=0.1, head_lr=10.0))
     assert set_learning_rate(optimizer, 0.5) == pytest.approx(0.05)
     assert sorted(group["lr"] for group in optimizer.param_groups) == pytest.approx([0.05, 0.5])
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.65])
+@pytest.mark.parametrize("encoder", ["test_vit", "test_vit3"])
+def test_rates_and_decays_of_a_transformer_are_those_of_timm(encoder, decay):
+    """Tokens, positions, norms and biases do not decay; each block learns more slowly than the next one."""
+    network = dpt(3, 5, 0, False, encoder=encoder)
+    train = Train(
+        steps=1, optimizer="adamw", lr=0.1, head_lr=4.0, weight_decay=0.05, decay_norms=False, layer_decay=decay
+    )
+    found = {id(p): group for group in build_optimizer(network, train).param_groups for p in group["params"]}
+    names = {id(parameter): name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert found.keys() == names.keys()
+    wanted = param_groups_layer_decay(network.encoder, 0.05, network.encoder.no_weight_decay(), layer_decay=decay)
+    seen = set()
+    for group in wanted:
+        for parameter in group["params"]:
+            if parameter.requires_grad:
+                mine = found[id(parameter)]
+                assert mine["lr"] == pytest.approx(0.1 * group["lr_scale"]) == mine["peak_lr"]
+                assert mine["weight_decay"] == group["weight_decay"]
+                seen.add(id(parameter))
+    heads = {key for key, name in names.items() if not name.startswith("encoder.")}
+    assert seen | heads == names.keys() and not seen & heads
+    assert all(found[key]["lr"] == pytest.approx(0.4) for key in heads)
+    if decay < 1:
+        assert len({group["lr_scale"] for group in wanted}) == len(network.encoder.blocks) + 1
+
+
+def test_betas_reach_the_optimizer():
+    train = Train(steps=1, optimizer="adamw", betas=(0.8, 0.95))
+    assert build_optimizer(TinyNetwork(3, 5, 0, False), train).defaults["betas"] == (0.8, 0.95)
+    with pytest.raises(ValueError, match="less than 1"):
+        Train(steps=1, betas=(0.9, 1.0))
+
+
+def test_a_network_that_does_not_tell_its_depths_is_refused():
+    with pytest.raises(
+        RecipeError, match=r"train.layer_decay = 0.7: TinyNetwork does not tell .*\nSet train.layer_decay"
+    ):
+        build_optimizer(TinyNetwork(3, 5, 0, False), Train(steps=1, layer_decay=0.7))
+
+
+@pytest.mark.parametrize("frozen", [True, 3])
+def test_what_is_frozen_is_not_in_the_optimizer(frozen):
+    network = dpt(3, 5, 0, False, encoder="test_vit", frozen=frozen)
+    held = {id(p) for group in build_optimizer(network, Train(steps=1)).param_groups for p in group["params"]}
+    assert held == {id(p) for p in network.parameters() if p.requires_grad}
+    assert not held & {id(p) for p in network.encoder.blocks[:3].parameters()}
