@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from farcluss.networks.base import batch_norms
-
 
 def ema_decay(step: int, decay: float, ramp: bool = True) -> float:
     """Decay of the teacher at a step from 0 on (eq. 1): `min(decay, 1 - 1 / (step + 1))`, or `decay` without `ramp`."""
@@ -40,7 +38,7 @@ def join_buffers(network: nn.Module) -> list[Tensor]:
     Returns:
         The joined tensors, flat, and all other buffers.
     """
-    norms = batch_norms(network)
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     owners = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
     joined = []
     for dtype in sorted({buffer.dtype for _, _, buffer in owners}, key=str):

@@ -33,6 +33,7 @@ from farcluss.learning.batches import (
 )
 from farcluss.learning.contracts import Stages, expect
 from farcluss.learning.dice import dice
+from farcluss.learning.encoding import Encoding
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
 from farcluss.networks.base import Perturbation, Prediction, evaluating, points_of
 from farcluss.networks.normalize import Normalize
@@ -73,6 +74,7 @@ class Learner:
         self.student, self.teacher, self.stages = student, teacher, stages
         self.normalize, self.loss, self.classes, self.autocast = normalize, loss, classes, autocast
         self._compiled = {function: compiled(function) for function in (student, teacher, divergences, dice)}
+        self._encoding = Encoding(teacher, compiled)
 
     @torch.no_grad()
     def pseudo_label(self, batch: Batch, micro_batches: int = 1) -> tuple[Views | None, Statistics]:
@@ -86,6 +88,7 @@ class Learner:
             The strong views (None without unlabeled images), and statistics, to be summed over processes and passed to
             `totals`.
         """
+        self._encoding.forget()
         statistics = {"labeled": (batch.masks != IGNORE).sum()}
         if self.loss.supervised == "dice-cross-entropy":
             statistics["images"] = statistics["labeled"].new_full((), len(batch.images))
@@ -144,7 +147,7 @@ class Learner:
     def _labels(self, network: nn.Module, weak: Tensor, valid: Tensor, part: str) -> tuple[PseudoLabels, Tensor]:
         """A network's labels of some weak views, timed as `part`, and its probabilities before they are aligned."""
         call, stage = self.stages.call, self.stages.pseudo_label
-        probs = wide_softmax(self._forward(network, weak, part).logits)
+        probs = wide_softmax(self._forward(network, [weak], part).logits)
         aligned = call("pseudo_label", stage.align, probs, returns=Tensor)
         self.stages.expect("pseudo_label", "probabilities", aligned.shape, probs.shape)
         fuzzy = call("pseudo_label", stage, aligned, returns=FuzzyLabels)
@@ -358,16 +361,18 @@ class Learner:
 
     def _forward_student(self, batch: Batch, views: Views | None, part: str) -> Prediction:
         """The student's prediction for labeled images and strong views, in one forward, timed as `part`."""
-        images = torch.cat([batch.images, *(view.images for view in views or ())])
-        return self._forward(self.student, images, part, perturbation_of(self.stages.perturb, batch, views))
+        groups = [batch.images, *(view.images for view in views or ())]
+        return self._forward(self.student, groups, part, perturbation_of(self.stages.perturb, batch, views))
 
     def _forward(
-        self, network: nn.Module, images: Tensor, part: str, perturbation: Perturbation | None = None
+        self, network: nn.Module, groups: Sequence[Tensor], part: str, perturbation: Perturbation | None = None
     ) -> Prediction:
         """A network's prediction for images, timed as `part`. Raises PluginError when it violates its contract."""
-        changes = () if perturbation is None else (perturbation,)  # networks without points take images alone
+        images = torch.cat(list(groups))
         with span(part), self.autocast():
-            prediction = self._compiled.get(network, network)(self.normalize(images), *changes)
+            further = {"perturbation": perturbation, "maps": self._encoding.maps(groups, self.normalize)}
+            given = {name: value for name, value in further.items() if value is not None}  # few networks take them
+            prediction = self._compiled.get(network, network)(self.normalize(images), **given)
         if not isinstance(prediction, Prediction):
             raise PluginError(f"The network returns a {type(prediction).__name__}, not a Prediction.")
         expect("network", "logits", prediction.logits.shape, (len(images), self.classes, *images.shape[2:]))

@@ -58,6 +58,11 @@ class NetworkModule(Protocol):
     A network may offer points at which features can be perturbed: by an attribute `points`, and by an argument of its
     forward that it hands to `perturbed` there. One without is called with images alone.
 
+    A network whose whole encoder is frozen may say so by an attribute `frozen = True`, a method `encode` from images to
+    the encoder's maps, and an argument `maps` of its forward, which then takes them in place of the encoder's work. So
+    images that student and teacher both see are encoded once. `depths` (of the encoder's parameters by name) is what
+    `train.layer_decay` asks for, `no_weight_decay` (names) what `train.decay_norms = false` does.
+
     Attributes:
         points: channels of the maps at each point, by its name.
     """

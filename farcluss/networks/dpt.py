@@ -1,4 +1,4 @@
-"""DPT head over any timm vision transformer, as UniMatch V2 has it over DINOv2 (Yang et al. 2024).
+"""DPT head over any timm vision transformer, as Yang et al. (arXiv 2410.10777, 2024) have it over DINOv2.
 
 Notation used for shapes: B images, Cin image channels, C classes, D embedding size, H, W image size, p patch size,
 h = ceil(H / p), w = ceil(W / p), E channels of the encoder.
@@ -21,7 +21,7 @@ from farcluss.plugins.options import Count, Literal, PositiveInt
 TAPS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
 """Blocks whose outputs DINOv2's authors use for dense tasks, by the number of blocks."""
 SIZES = {384: (64, (48, 96, 192, 384)), 768: (128, (96, 192, 384, 768)), 1024: (256, (256, 512, 1024, 1024))}
-"""Features and widths of UniMatch V2, by the channels of the encoder."""
+"""Features and widths of Yang et al., by the channels of the encoder."""
 
 
 def dpt(
@@ -54,7 +54,7 @@ def dpt(
             depths the last of each quarter.
         features: channels of the head's maps; by default 64, 128 or 256 for encoders of 384, 768 or 1024 channels, of
             other encoders an eighth of theirs.
-        widths: channels that the four outputs are projected to; by default those of UniMatch V2, of other encoders an
+        widths: channels that the four outputs are projected to; by default those of Yang et al. (2024), of other encoders an
             eighth, a quarter, a half and all of theirs.
         fit: extend: pad images to a multiple of the patch; resize: scale them to the nearest one, as the field scores.
         frozen: true: the encoder does not learn; a number: neither patches and tokens nor so many blocks do.
@@ -76,6 +76,7 @@ def dpt(
     network = DPT(vit, head, embed, read, fit, report.summary())
     freeze_unused(network, in_channels)
     freeze(vit, frozen)
+    network.frozen = frozen is True
     if checkpointing:
         vit.set_grad_checkpointing()
     return network
@@ -86,6 +87,7 @@ class DPT(nn.Module):
 
     Attributes:
         pretrained_report: one line on the source of the encoder's weights.
+        frozen: whether the whole encoder is: then `encode` need not be called twice for the same images.
         points: `encoder`, the four outputs of the encoder; `fused`, the map that classifier and embedding head read.
     """
 
@@ -95,11 +97,14 @@ class DPT(nn.Module):
         super().__init__()
         self.encoder, self.head, self.embed = encoder, head, embed
         self.taps, self.fit, self.pretrained_report = list(taps), fit, report
+        self.frozen = False
         self.patch = int(encoder.patch_embed.patch_size[0])
         self.points = {"encoder": (int(encoder.embed_dim),) * len(taps), "fused": (head.features,)}
 
-    def forward(self, images: Tensor, perturbation: Perturbation | None = None) -> Prediction:
-        """Logits and embeddings of images of any size.
+    def forward(
+        self, images: Tensor, perturbation: Perturbation | None = None, maps: tuple[Tensor, ...] | None = None
+    ) -> Prediction:
+        """Logits and embeddings of images of any size; `maps` are what `encode` has made of them.
 
         Shape:
             images `(B, Cin, H, W)` -> logits `(B, C, H, W)`, embeddings `(B, D, 4 h, 4 w)`: cells of a quarter of a
@@ -107,7 +112,7 @@ class DPT(nn.Module):
         """
         height, width = images.shape[-2:]
         fitted = self._fitted(images)
-        maps = perturbed(tuple(self._taps(fitted)), "encoder", perturbation)
+        maps = perturbed(maps or self._taps(fitted), "encoder", perturbation)
         (fused,) = perturbed((self.head.fuse(maps),), "fused", perturbation)
         logits = resize(self.head.classify(upsample(fused)), fitted.shape[-2:])
         logits = resize(logits, (height, width)) if self.fit == "resize" else logits[..., :height, :width]
@@ -117,6 +122,10 @@ class DPT(nn.Module):
                          zip((height, width), fused.shape[-2:], fitted.shape[-2:], strict=True))  # fmt: skip
         inside = fused if self.fit == "resize" else fused[..., :rows, :columns]
         return Prediction(logits, self.embed(inside))
+
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The four outputs of the encoder for images `(B, Cin, H, W)`, as `forward` takes them."""
+        return self._taps(self._fitted(images))
 
     def head_parameters(self) -> list[str]:
         """Names of all parameters outside the encoder."""
@@ -139,12 +148,9 @@ class DPT(nn.Module):
         height, width = (-(-size // self.patch) * self.patch for size in images.shape[-2:])
         return extend(images, height, width)
 
-    def _taps(self, images: Tensor) -> list[Tensor]:
+    def _taps(self, images: Tensor) -> tuple[Tensor, ...]:
         """Four maps `(B, E, h, w)`, each behind the encoder's last norm, without its tokens."""
-        maps: list[Tensor] = self.encoder.forward_intermediates(
-            images, indices=self.taps, norm=True, intermediates_only=True
-        )
-        return maps
+        return tuple(self.encoder.forward_intermediates(images, self.taps, norm=True, intermediates_only=True))
 
 
 class Head(nn.Module):

@@ -11,10 +11,11 @@ from torch import nn
 
 import farcluss
 from farcluss.data.base import IGNORE
-from farcluss.learning.batches import Batch
+from farcluss.learning.batches import Batch, split
 from farcluss.learning.build import build_stages
 from farcluss.learning.learner import Learner
 from farcluss.networks.base import Perturbation, Prediction
+from farcluss.networks.dpt import dpt
 from farcluss.networks.normalize import Normalize
 from farcluss.recipes.model import Stages
 from farcluss.recipes.reading import load_recipe, recipe_folder
@@ -301,3 +302,33 @@ def test_no_room_knows_a_method(room):
     for path in (Path(farcluss.__file__).parent / room).glob("*.py"):
         text = path.read_text(encoding="utf-8").lower().replace("_", "").replace("-", "")
         assert not [name for name in names if name.replace("_", "") in text], path
+
+
+@pytest.mark.parametrize(("method", "images"), [("unimatch", 8), ("cw_bass", 4), ("imas", 8), ("fixmatch", 6)])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_frozen_encoder_sees_equal_images_once(method, images, micro_batches):
+    """Of two labeled and two unlabeled images; the losses are those of networks that encode again."""
+    recipe = load_recipe("quickstart", [method])
+    torch.manual_seed(0)
+    batch = Batch(torch.rand(2, 3, 32, 32), torch.randint(0, 6, (2, 32, 32)).byte(), torch.rand(2, 3, 32, 32),
+                  torch.ones(2, 32, 32, dtype=torch.bool))  # fmt: skip
+    found = []
+    for keeps in (True, False):
+        torch.manual_seed(1)
+        student, teacher = (dpt(3, 6, 0, False, encoder="test_vit", features=8, frozen=True) for _ in range(2))
+        teacher.load_state_dict(student.state_dict())
+        seen = []
+        for network in (student, teacher.eval()):
+            network.frozen = keeps
+            network.encoder.patch_embed.register_forward_hook(lambda module, given, _, s=seen: s.append(len(given[0])))
+        learner = Learner(student, teacher, build_stages(recipe), Normalize([0.5] * 3, [0.25] * 3), recipe.loss, 6)
+        losses = []
+        for _ in range(2):  # steps: what the first one has seen does not matter
+            views, statistics = learner.pseudo_label(batch, micro_batches)
+            totals = learner.totals(statistics, views)
+            losses.append(
+                sum(learner.losses(*part, totals, 1.0)["total"] for part in split(batch, views, micro_batches))
+            )
+        found.append((sum(seen), torch.stack(losses)))
+    assert found[0][0] == 2 * images < found[1][0] or (method == "fixmatch" and found[0][0] == found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1])

@@ -118,7 +118,7 @@ def test_the_head_is_the_published_one(grid):
     network = small(dim=0).double().eval()
     maps = tuple(torch.randn(2, 64, *grid, dtype=torch.float64) for _ in range(4))
     size = tuple(PATCH * side for side in grid)
-    network._taps = lambda images: list(maps)
+    network._taps = lambda images: maps
     found = network(torch.zeros(2, 3, *size, dtype=torch.float64)).logits
     torch.testing.assert_close(found, published(network.head, maps, size), rtol=1e-10, atol=1e-12)
     assert found.std() > 1e-3
