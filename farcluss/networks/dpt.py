@@ -54,7 +54,7 @@ def dpt(
             depths the last of each quarter.
         features: channels of the head's maps; by default 64, 128 or 256 for encoders of 384, 768 or 1024 channels, of
             other encoders an eighth of theirs.
-        widths: channels that the four outputs are projected to; by default those of Yang et al. (2024), of other encoders an
+        widths: channels that the four outputs are projected to; by default of Yang et al. (2024), of other encoders an
             eighth, a quarter, a half and all of theirs.
         fit: extend: pad images to a multiple of the patch; resize: scale them to the nearest one, as the field scores.
         frozen: true: the encoder does not learn; a number: neither patches and tokens nor so many blocks do.
