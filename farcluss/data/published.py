@@ -62,6 +62,8 @@ class PublishedList:
         if self.unlabeled:
             total = self.labeled.size + self.unlabeled.size
             return f'data.labeled="1/{round(total / self.labeled.size)}"'
+        if "-1_" in self.name:  # of whose rest no list is known
+            return f'data.labeled="{self.name.rpartition("-")[2].replace("_", "/")}"'
         return 'data.val="val"' if self.name.endswith("-val") else 'data.labeled="all"'
 
 

@@ -19,7 +19,7 @@ from farcluss.data.published import ListFile, PublishedList
 from farcluss.errors import DataError
 
 CLASSIC = (92, 183, 366, 732, 1464)
-VOC, CITYSCAPES = 10582, 2975
+VOC, CITYSCAPES, ADE20K, COCO = 10582, 2975, 20210, 118287
 LABELED = ["2007_000733", "2010_004493", "2010_000466"]
 UNLABELED = [f"2008_{n:06}" for n in range(9)]
 
@@ -89,7 +89,8 @@ def test_checksum_sees_repeats_and_changes():
 
 def test_table_has_the_lists_of_the_field():
     shares = {"voc-blended-cps": "1_16 1_8 1_4", "voc-blended-u2pl": "1_16 1_8 1_4 1_2",
-              "cityscapes-cps": "1_30 1_16 1_8 1_4 1_2", "cityscapes-u2pl": "1_16 1_8 1_4 1_2"}  # fmt: skip
+              "cityscapes-cps": "1_30 1_16 1_8 1_4 1_2", "cityscapes-u2pl": "1_16 1_8 1_4 1_2",
+              "ade20k": "1_64 1_32 1_16 1_8 1_4", "coco": "1_512 1_256 1_128 1_64 1_32"}  # fmt: skip
     names = {f"{family}-{share}" for family, list_ in shares.items() for share in list_.split()}
     names |= {f"voc-classic-{n}" for n in CLASSIC} | {"voc-train-aug", "voc-val", "cityscapes-val"}
     assert set(published.PUBLISHED) == names
@@ -105,7 +106,7 @@ def test_table_files_are_distinct_and_well_formed():
 
 @pytest.mark.parametrize("known", [k for k in published.PUBLISHED.values() if k.unlabeled], ids=lambda k: k.name)
 def test_labeled_and_unlabeled_make_the_training_set(known):
-    total = VOC if known.name.startswith("voc-") else CITYSCAPES
+    total = {"voc": VOC, "cityscapes": CITYSCAPES, "ade20k": ADE20K}[known.name.partition("-")[0]]
     assert known.labeled.size + known.unlabeled.size == total
     numerator, separator, denominator = known.name.rpartition("-")[2].partition("_")
     if separator:
@@ -117,7 +118,12 @@ def test_labeled_and_unlabeled_make_the_training_set(known):
 
 def test_sizes_of_the_lists_that_stand_alone():
     sizes = {known.name: known.labeled.size for known in published.PUBLISHED.values() if not known.unlabeled}
-    assert sizes == {"voc-train-aug": VOC, "voc-val": 1449, "cityscapes-val": 500}
+    coco = {name: size for name, size in sizes.items() if name.startswith("coco-")}
+    assert sizes == coco | {"voc-train-aug": VOC, "voc-val": 1449, "cityscapes-val": 500}
+    for name, size in coco.items():
+        share = name.rpartition("_")[2]
+        assert size == pytest.approx(COCO / int(share), rel=0.01)
+        assert published.find(name).substitute == f'data.labeled="1/{share}"'
 
 
 @pytest.mark.parametrize(("n", "share"), [(92, "1/115"), (183, "1/58"), (366, "1/29"), (732, "1/14"), (1464, "1/7")])
