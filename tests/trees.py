@@ -94,3 +94,13 @@ def make_folder(root, classes=3):
         if number < 5:
             write_mask(root / "masks" / f"{stem}.png", range(classes), VOC_IGNORE)
     return root
+
+
+def make_ade20k(root):
+    """`images` and `annotations`: eight training and two validation images; 0 is no class."""
+    for split, stem, count in (("training", "ADE_train", 8), ("validation", "ADE_val", 2)):
+        for number in range(count):
+            name = f"{stem}_{number + 1:08}"
+            write_image(root / "images" / split / f"{name}.jpg")
+            write_mask(root / "annotations" / split / f"{name}.png", range(151))
+    return root

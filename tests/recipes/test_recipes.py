@@ -23,18 +23,28 @@ FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.t
 RECIPES = [name.removesuffix(".toml") for name in FILES if "/" not in name]
 BASES = [name for name in FILES if name.startswith("base/")]
 OVERLAYS = [Path(name).stem for name in FILES if name.startswith("methods/")]
-PAPER = [name for name in RECIPES if name.startswith(("voc_", "cityscapes_"))]
+MODERN = [name for name in RECIPES if "_dinov2" in name]
+LISTED = [name for name in RECIPES if name.startswith(("voc_", "cityscapes_", "ade20k_"))]
+PAPER = [name for name in LISTED if name not in MODERN]
 OURS = [name for name in RECIPES if name != "quickstart"]
-PICTURES = [name for name in OURS if not name.startswith(("medical_", "rs_"))]  # which plugins' tests build
-ONE_OF_EACH = ["voc_r50_92", "voc_blended321_r50_1_8", "cityscapes_r50_1_8", "camvid_1_8", "camvid_full", "quickstart"]
-MAKERS = {"voc": trees.make_voc, "cityscapes": trees.make_cityscapes, "camvid": trees.make_camvid}
-CLASSES = {"voc": 21, "cityscapes": 19, "camvid": 11}
+PICTURES = [
+    name for name in OURS if not name.startswith(("medical_", "rs_")) and name not in MODERN
+]  # which plugins' tests build
+ONE_OF_EACH = ["voc_r50_92", "voc_blended321_r50_1_8", "cityscapes_r50_1_8", "camvid_1_8", "camvid_full", "quickstart",
+               "ade20k_dinov2s_1_8"]  # fmt: skip
+MAKERS = {
+    "voc": trees.make_voc,
+    "cityscapes": trees.make_cityscapes,
+    "camvid": trees.make_camvid,
+    "ade20k": trees.make_ade20k,
+}
+CLASSES = {"voc": 21, "cityscapes": 19, "camvid": 11, "ade20k": 150}
 WITH = {"base/voc.toml", "base/voc_blended.toml", "base/cityscapes.toml"}  # which say what they change with a method
 HEADS = {"r50": "resnet50s", "r101": "resnet101s"}
 
 
 def family(name):
-    return re.match(r"[a-z]+(_blended)?", name)[0]
+    return re.match(r"[a-z0-9]+(_blended)?", name)[0]
 
 
 def text(name):
@@ -97,10 +107,11 @@ def on_disk(name, roots):
 
 def test_no_recipe_is_forgotten_or_added_unseen():
     kinds = Counter(family(name) for name in RECIPES)
-    assert kinds == {"voc": 10, "voc_blended": 12, "cityscapes": 8, "camvid": 3, "medical": 9, "rs": 7,
+    assert kinds == {"voc": 20, "voc_blended": 12, "cityscapes": 16, "ade20k": 10, "camvid": 3, "medical": 9, "rs": 7,
                      "quickstart": 1}  # fmt: skip
     assert [Path(name).stem for name in BASES] == [
-        "camvid", "cityscapes", "scenes", "slices", "voc", "voc_blended", "volumes",
+        "ade20k_dinov2", "camvid", "cityscapes", "cityscapes_dinov2", "scenes", "slices", "voc", "voc_blended",
+        "voc_dinov2", "volumes",
     ]  # fmt: skip
     assert OVERLAYS == [
         "augseg", "classmix", "cutmix_seg", "cw_bass", "daw", "farcluss", "farcluss_plus", "fixmatch", "freematch",
@@ -171,9 +182,9 @@ def test_the_other_commands_of_the_header_are_valid(name):
     for words in others:
         recipe = load_recipe(words[2], values(words, "--with"), values(words, "--set"))
         assert recipe.name.split("-")[0] == name
-        assert recipe.data.labeled in published.PUBLISHED or name not in PAPER
+        assert recipe.data.labeled in published.PUBLISHED or name not in LISTED
     fetched = [words[3] for words in commands(name) if words[:3] == ["farcluss", "lists", "get"]]
-    assert fetched == [shipped(name).data.labeled] * (name in PAPER)
+    assert fetched == [shipped(name).data.labeled] * (name in LISTED)
 
 
 @pytest.mark.parametrize("file", [*BASES, *(f"{name}.toml" for name in OURS)])
@@ -182,14 +193,19 @@ def test_every_knob_has_a_comment(file):
     assert not [line for line in knobs if "  # " not in line and not line.startswith("extends")]
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", LISTED)
 def test_the_list_is_published_and_has_the_size_that_the_file_says(name):
     recipe = shipped(name)
     known = published.PUBLISHED[recipe.data.labeled]
     assert f"{known.labeled.size:,} labeled, {known.unlabeled.size:,} unlabeled" in text(name)
-    kind, share = re.fullmatch(r"(.+?)_?(?:321|513)?_r\d+_(\w+)", name).groups()
-    prefix = {"voc": "voc-classic", "voc_blended": "voc-blended-cps", "cityscapes": "cityscapes-cps"}[kind]
-    assert known.name == f"{prefix}-{share}"
+    kind, share = re.fullmatch(r"(.+?)_?(?:321|513)?_(?:r\d+|dinov2[sb])_(\w+)", name).groups()
+    prefix = {
+        "voc": "voc-classic",
+        "voc_blended": "voc-blended-cps",
+        "cityscapes": "cityscapes-cps",
+        "ade20k": "ade20k",
+    }
+    assert known.name == f"{prefix[kind]}-{share}"
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -250,6 +266,37 @@ def test_a_recipe_resolves_builds_and_predicts(name, roots):
         logits, embeddings = model(torch.zeros(1, 3, 33, 33))
     assert logits.shape == (1, CLASSES[kind], 33, 33)
     assert (embeddings is None) if not parts.dim else embeddings.shape == (1, 128, 9, 9)
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_recipes_over_dinov2_are_those_of_its_authors_logs(name):
+    """Network, optimizer, schedule, crops and scoring of UniMatch V2; its view is that of UniMatch."""
+    recipe, kind = shipped(name), name.split("_")[0]
+    network, train, data, scoring = recipe.network, recipe.train, recipe.data, recipe.eval
+    encoder = {"s": "vit_small_patch14_dinov2", "b": "vit_base_patch14_dinov2"}[re.search(r"dinov2(.)", name)[1]]
+    assert (network.name, network.options, network.pretrained) == ("dpt", {"encoder": encoder, "fit": "resize"}, True)
+    assert (train.optimizer, train.betas, train.lr, train.head_lr, train.weight_decay, train.decay_norms) == (
+        "adamw", (0.9, 0.999), 5e-6, 40.0, 0.01, True)  # fmt: skip
+    assert (train.layer_decay, train.schedule, train.power, train.lr_warmup_steps, train.clip, train.ema) == (
+        1.0, "poly", 0.9, 0, 0.0, 0.996)  # fmt: skip
+    batch, epochs, crop = {"voc": (16, 60, 518), "cityscapes": (8, 180, 798), "ade20k": (8, 60, 518)}[kind]
+    assert (train.batch, train.epochs, data.crop, data.crop % 14) == (batch, epochs, crop, 0)
+    assert recipe.stages.augment == shipped("voc_r50_92").stages.augment
+    if kind == "cityscapes":
+        assert (scoring.mode, scoring.window, int(798 * scoring.stride)) == ("sliding", 798, 532)
+        assert (recipe.loss.supervised, recipe.loss.ohem_min_kept) == ("ohem", 100_000)
+    else:
+        assert (scoring.mode, recipe.loss.supervised) == ("whole", "cross-entropy")
+    assert load_recipe(name, ["unimatch_v2"]).stages.perturb.name == "complementary-dropout"
+
+
+@pytest.mark.parametrize("name", ["voc_dinov2s_366", "cityscapes_dinov2s_1_8", "ade20k_dinov2s_1_8"])
+def test_a_recipe_over_dinov2_resolves_builds_and_predicts(name, roots):
+    parts, classes = build_parts(on_disk(name, roots)), CLASSES[name.split("_")[0]]
+    assert len(parts.dataset.classes) == len(set(parts.dataset.palette)) == classes and parts.dim == 128
+    with torch.no_grad():
+        logits, embeddings = network_of(parts.recipe, classes, 128)(torch.zeros(1, 3, 33, 33))
+    assert logits.shape == (1, classes, 33, 33) and embeddings.shape == (1, 128, 8, 8)
 
 
 @pytest.mark.parametrize(("name", "millions"), [("voc_r50_92", "40.476"), ("voc_r101_92", "59.468")])
