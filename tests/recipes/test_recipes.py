@@ -294,8 +294,9 @@ def test_recipes_over_dinov2_are_those_of_its_authors_logs(name):
 def test_a_recipe_over_dinov2_resolves_builds_and_predicts(name, roots):
     parts, classes = build_parts(on_disk(name, roots)), CLASSES[name.split("_")[0]]
     assert len(parts.dataset.classes) == len(set(parts.dataset.palette)) == classes and parts.dim == 128
+    network = network_of(parts.recipe, classes, 128)
     with torch.no_grad():
-        logits, embeddings = network_of(parts.recipe, classes, 128)(torch.zeros(1, 3, 33, 33))
+        logits, embeddings = network(torch.zeros(1, 3, 33, 33))
     assert logits.shape == (1, classes, 33, 33) and embeddings.shape == (1, 128, 8, 8)
 
 
