@@ -3,7 +3,7 @@
 python benchmarks/encoders.py costs --encoder vit_small_patch14_dinov2 --crop 224
 python benchmarks/encoders.py learns --seeds 0 1 2
 
-`costs` takes steps of 1 + 1 images with FixMatch and with UniMatch, each in a process of its own: the median CPU time of
+`costs` takes steps of 1 + 1 images with FixMatch and UniMatch, each in a process of its own: the median CPU time of
 a step, the images that its encoder sees, and by how much the peak of resident memory grows behind the build. `learns`
 trains `test_vit` from scratch on the drawn scenes of `quickstart`.
 """

@@ -88,6 +88,8 @@ class DPT(nn.Module):
     Attributes:
         pretrained_report: one line on the source of the encoder's weights.
         frozen: whether the whole encoder is: then `encode` need not be called twice for the same images.
+        read: gives the four outputs of an encoder for images, see `read_blocks`; other networks made of this one may
+            read them in another way.
         points: `encoder`, the four outputs of the encoder; `fused`, the map that classifier and embedding head read.
     """
 
@@ -97,7 +99,7 @@ class DPT(nn.Module):
         super().__init__()
         self.encoder, self.head, self.embed = encoder, head, embed
         self.taps, self.fit, self.pretrained_report = list(taps), fit, report
-        self.frozen = False
+        self.frozen, self.read = False, read_blocks
         self.patch = int(encoder.patch_embed.patch_size[0])
         self.points = {"encoder": (int(encoder.embed_dim),) * len(taps), "fused": (head.features,)}
 
@@ -112,7 +114,7 @@ class DPT(nn.Module):
         """
         height, width = images.shape[-2:]
         fitted = self._fitted(images)
-        maps = perturbed(maps or self._taps(fitted), "encoder", perturbation)
+        maps = perturbed(maps or self.read(self.encoder, fitted, self.taps), "encoder", perturbation)
         (fused,) = perturbed((self.head.fuse(maps),), "fused", perturbation)
         logits = resize(self.head.classify(upsample(fused)), fitted.shape[-2:])
         logits = resize(logits, (height, width)) if self.fit == "resize" else logits[..., :height, :width]
@@ -125,7 +127,7 @@ class DPT(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """The four outputs of the encoder for images `(B, Cin, H, W)`, as `forward` takes them."""
-        return self._taps(self._fitted(images))
+        return self.read(self.encoder, self._fitted(images), self.taps)
 
     def head_parameters(self) -> list[str]:
         """Names of all parameters outside the encoder."""
@@ -148,9 +150,10 @@ class DPT(nn.Module):
         height, width = (-(-size // self.patch) * self.patch for size in images.shape[-2:])
         return extend(images, height, width)
 
-    def _taps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Four maps `(B, E, h, w)`, each behind the encoder's last norm, without its tokens."""
-        return tuple(self.encoder.forward_intermediates(images, self.taps, norm=True, intermediates_only=True))
+
+def read_blocks(encoder: Any, images: Tensor, taps: list[int]) -> tuple[Tensor, ...]:
+    """Maps `(B, E, h, w)` of some blocks of a transformer, each behind its last norm, without its tokens."""
+    return tuple(encoder.forward_intermediates(images, taps, norm=True, intermediates_only=True))
 
 
 class Head(nn.Module):

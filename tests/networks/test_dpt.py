@@ -74,7 +74,7 @@ def test_taps_are_blocks_behind_the_last_norm_without_tokens():
     for block in network.encoder.blocks:
         block.register_forward_hook(lambda module, inputs, output: seen.append(output))
     images = torch.randn(2, 3, 32, 48).double()
-    taps = network._taps(images)
+    taps = network.read(network.encoder, images, network.taps)
     tokens = network.encoder.num_prefix_tokens
     assert tokens > 0
     for tap, block in zip(taps, (0, 2, 3, 5), strict=True):
@@ -118,7 +118,7 @@ def test_the_head_is_the_published_one(grid):
     network = small(dim=0).double().eval()
     maps = tuple(torch.randn(2, 64, *grid, dtype=torch.float64) for _ in range(4))
     size = tuple(PATCH * side for side in grid)
-    network._taps = lambda images: maps
+    network.read = lambda encoder, images, taps: maps
     found = network(torch.zeros(2, 3, *size, dtype=torch.float64)).logits
     torch.testing.assert_close(found, published(network.head, maps, size), rtol=1e-10, atol=1e-12)
     assert found.std() > 1e-3

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from farcluss.errors import PluginError
 from farcluss.networks.deeplabv3plus import DeepLabV3Plus, deeplabv3plus
+from farcluss.networks.dpt import DPT, dpt, read_blocks
 from farcluss.plugins.sharing import with_options_of
 
 
@@ -32,15 +33,47 @@ def siamese(in_channels: int, classes: int, dim: int, pretrained: bool | str, **
             stride.
         WeightsError: the pretrained weights are missing or do not fit.
     """
-    if in_channels % 2:
-        raise PluginError(
-            f"network siamese compares two images, whose channels are an even number together, not {in_channels}.\n"
-            "Set data.channels to twice the channels of one date, or take another network for single images."
-        )
-    single = deeplabv3plus(in_channels // 2, classes, dim, pretrained, **options)
+    single = deeplabv3plus(channels_of_one("siamese", in_channels), classes, dim, pretrained, **options)
     both, report = Difference(single.encoder), single.pretrained_report
     heads = single.classifier, single.embed
     return DeepLabV3Plus(both, single.decoder, *heads, single.centers, single.extended, report)
+
+
+@with_options_of(dpt)
+def siamese_dpt(in_channels: int, classes: int, dim: int, pretrained: bool | str, **options: Any) -> DPT:
+    """DPT over a vision transformer for pairs of images, for change detection, as `siamese` is DeepLabV3+ for them.
+
+    The head reads the absolute differences of the encoder's four maps of both dates.
+
+    Args:
+        in_channels: channels of both images together, the earlier one first.
+        classes: number of classes.
+        dim: embedding size; 0 builds no embedding head.
+        pretrained: True downloads timm's weights, a path reads a file, False starts from scratch.
+
+    Raises:
+        PluginError: the number of channels is odd; or see network/dpt.
+        WeightsError: the pretrained weights are missing or do not fit.
+    """
+    network = dpt(channels_of_one("siamese-dpt", in_channels), classes, dim, pretrained, **options)
+    network.read = read_differences
+    return network
+
+
+def read_differences(encoder: Any, images: Tensor, taps: list[int]) -> tuple[Tensor, ...]:
+    """Absolute differences of an encoder's maps of pairs `(B, 2n, H, W)`; both dates go forward as one batch."""
+    maps = [each.chunk(2) for each in read_blocks(encoder, torch.cat(images.chunk(2, dim=1)), taps)]
+    return tuple((later - earlier).abs() for earlier, later in maps)
+
+
+def channels_of_one(network: str, in_channels: int) -> int:
+    """Channels of one date. Raises PluginError for an odd number of both."""
+    if in_channels % 2:
+        raise PluginError(
+            f"network {network} compares two images, whose channels are an even number together, not {in_channels}.\n"
+            "Set data.channels to twice the channels of one date, or take another network for single images."
+        )
+    return in_channels // 2
 
 
 class Difference(nn.Module):

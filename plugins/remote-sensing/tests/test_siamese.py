@@ -14,8 +14,9 @@ from farcluss.errors import PluginError, WeightsError
 from farcluss.inference.card import Card, Inference
 from farcluss.inference.weights import save_weights
 from farcluss.networks.deeplabv3plus import deeplabv3plus
+from farcluss.networks.dpt import dpt
 from farcluss.plugins.signatures import describe_object, describe_source
-from farcluss_remote_sensing.siamese import siamese
+from farcluss_remote_sensing.siamese import siamese, siamese_dpt
 
 
 def small(channels=6, classes=5, dim=8, pretrained=False, build=siamese, **options):
@@ -235,3 +236,36 @@ def test_options_reach_the_decoder():
 def test_unsuitable_encoders_are_refused(encoder, said):
     with pytest.raises(PluginError, match=said):
         small(encoder=encoder)
+
+
+def small_dpt(channels=6, build=siamese_dpt, **options):
+    torch.manual_seed(0)
+    return build(channels, 5, 8, False, **{"encoder": "test_vit", "features": 8, **options}).eval()
+
+
+@pytest.mark.parametrize("fit", ["extend", "resize"])
+@pytest.mark.parametrize("size", [(1, 1), (17, 40), (48, 32)])
+def test_a_transformer_compares_two_forwards(size, fit):
+    """The head reads the differences of the maps that the plain network makes of each date; both orders are equal."""
+    network, plain = small_dpt(fit=fit), small_dpt(3, dpt, fit=fit)
+    earlier, later = dates(*size)
+    with torch.no_grad():
+        maps = tuple((a - b).abs() for a, b in zip(plain.encode(earlier), plain.encode(later), strict=True))
+        wanted = plain(earlier, maps=maps)
+        for found in (network(pair(earlier, later)), network(pair(later, earlier))):
+            torch.testing.assert_close(found.logits, wanted.logits)
+            torch.testing.assert_close(found.embeddings, wanted.embeddings)
+    assert wanted.logits.shape == (2, 5, *size)
+
+
+def test_a_frozen_transformer_encodes_pairs_once():
+    network = small_dpt(frozen=True)
+    images = pair(*dates(32, 48))
+    with torch.no_grad():
+        torch.testing.assert_close(network(images, maps=network.encode(images)).logits, network(images).logits)
+    assert network.frozen and not any(parameter.requires_grad for parameter in network.encoder.parameters())
+
+
+def test_a_transformer_refuses_an_odd_number_of_channels():
+    with pytest.raises(PluginError, match=r"^network siamese-dpt compares two images, .* not 5\.\nSet data.channels"):
+        small_dpt(5)
