@@ -36,7 +36,7 @@ def one_cost(method: str, encoder: str, crop: int, settings: list[str]) -> dict[
     """Figures of one variant, in this process."""
     from farcluss.training import engine, steps
 
-    times, seen = list[float](), list[int]()
+    times, seen, images = list[float](), list[int](), list[int]()
     prepare, step = engine.prepare, steps.one_step
     peaks = list[int]()
 
@@ -48,9 +48,10 @@ def one_cost(method: str, encoder: str, crop: int, settings: list[str]) -> dict[
         return run
 
     def timed(*arguments):
-        begin = time.process_time()
+        begin, before = time.process_time(), len(seen)
         result = step(*arguments)
         times.append(time.process_time() - begin)
+        images.append(sum(seen[before:]))
         return result
 
     fixed = [f"network.encoder={encoder}", f"data.crop={crop}", f"data.layout.size={crop}", f"train.steps={STEPS}"]
@@ -60,7 +61,7 @@ def one_cost(method: str, encoder: str, crop: int, settings: list[str]) -> dict[
         with patch.object(engine, "one_step", timed):
             train(load_recipe("quickstart", [method], [*fixed, *settings]), Path(folder) / "run")
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peaks[0]
-    return {"cpu_s": round(median(times[2:]), 2), "images": sum(seen) / STEPS, "peak_mib": round(grown / 1024)}
+    return {"cpu_s": round(median(times[2:]), 2), "images": median(images), "peak_mib": round(grown / 1024)}
 
 
 def costs(encoder: str, crop: int) -> dict[str, dict[str, float]]:

@@ -27,8 +27,8 @@ FAMILIES = {
     "ConvNeXt V2": ("tu-convnextv2_atto", {}), "MambaOut": ("tu-mambaout_femto", {}),
     "EdgeNeXt": ("tu-edgenext_xx_small", {}), "FastViT": ("tu-fastvit_t8", {}), "PVT v2": ("tu-pvt_v2_b0", {}),
     "EfficientViT-B": ("tu-efficientvit_b0", {}), "EfficientViT-M": ("tu-efficientvit_m0", {}),
-    "SAM 2 Hiera": ("tu-sam2_hiera_tiny", {}), "Swin, strict_img_size = false": ("tu-swin_tiny_patch4_window7_224", ANY),
-    "Swin V2, strict_img_size = false": ("tu-swinv2_cr_tiny_224", ANY), "Hiera": ("tu-hiera_tiny_224", {}),
+    "SAM 2 Hiera": ("tu-sam2_hiera_tiny", {}), "Swin": ("tu-swin_tiny_patch4_window7_224", ANY),
+    "Swin V2": ("tu-swinv2_tiny_window8_256", ANY), "Hiera": ("tu-hiera_tiny_224", {}),
     "MaxViT": ("tu-test_maxvit", {}), "CoAtNet": ("tu-test_coatnet", {}), "ViT, DINOv2, DINOv3": ("tu-test_vit", {}),
 }  # fmt: skip
 

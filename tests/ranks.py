@@ -30,7 +30,8 @@ RECIPE = tiny_recipe(
 
 
 DOUBLE = ["network.name=tiny64", "data.val=none"]
-"""Settings of a run in float64, in which rounding hides nothing."""
+TRANSFORMER = ["network.name=vit64", "data.val=none"]
+"""Settings of runs in float64, in which rounding hides nothing."""
 
 
 def run_all(folder: Path, runs: dict[str, list[str]]):
@@ -39,6 +40,7 @@ def run_all(folder: Path, runs: dict[str, list[str]]):
     from tiny_network import TinyNetwork
 
     from farcluss import load_recipe, train
+    from farcluss.networks.dpt import dpt
     from farcluss.plugins import registry
     from farcluss.training import engine, steps
 
@@ -47,8 +49,12 @@ def run_all(folder: Path, runs: dict[str, list[str]]):
             super().__init__(*arguments, **options)
             self.double()
 
+    def vit(in_channels, classes, dim, pretrained):
+        return dpt(in_channels, classes, dim, pretrained, encoder="test_vit", features=8).double()
+
     made = []
     plugins = {("network", "tiny"): TinyNetwork, ("network", "tiny64"): Double, ("weight", "adaptive"): Adaptive}
+    plugins["network", "vit64"] = vit
     for place, plugin in plugins.items():
         registry.register(*place, plugin)
     try:
@@ -57,7 +63,7 @@ def run_all(folder: Path, runs: dict[str, list[str]]):
                 unit = steps.to_unit
                 double = patch.object(steps, "to_unit", lambda images, unit=unit: unit(images).double())
                 recipe = load_recipe(folder / "recipe.toml", (), settings)
-                if recipe.network.name == "tiny64":
+                if recipe.network.name in ("tiny64", "vit64"):
                     with double:
                         train(recipe, folder / name)
                 else:

@@ -1,5 +1,6 @@
 """DPT over vision transformers: sizes, taps, head, freezing, checkpointing, files and refusals."""
 
+import memory
 import numpy as np
 import pytest
 import timm
@@ -152,6 +153,17 @@ def test_checkpointing_changes_no_gradient():
         found.append([parameter.grad for parameter in network.encoder.parameters()])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_checkpointing_lowers_the_peak_of_memory():
+    """Of what a step allocates, which is the same on every machine; and a frozen encoder stores next to nothing."""
+    images, peaks = torch.randn(1, 3, 160, 160), {}
+    for name, options in {"plain": {}, "checkpointed": {"checkpointing": True}, "frozen": {"frozen": True}}.items():
+        network = small(encoder="test_vit3", dim=0, **options)
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)  # which every variant needs
+        peaks[name], _ = memory.peak(lambda network=network: network(images).logits.square().mean().backward())
+    assert peaks["checkpointed"] < 0.7 * peaks["plain"] and peaks["frozen"] < 0.7 * peaks["plain"]
 
 
 @pytest.mark.parametrize("channels", [1, 4, 13])

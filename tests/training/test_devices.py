@@ -19,11 +19,14 @@ DICE = ["loss.supervised=dice-cross-entropy", "loss.unsupervised_dice=1.0"]
 OHEM = ["loss.supervised=ohem", "loss.ohem_threshold=0.1", "loss.ohem_min_kept=75"]
 AGREE = 'stages={ augment = { name = "by-agreement", threshold = 0.3 }, mix = "adaptive-cutmix" }'
 LEARNED = ["stages.pseudo_label=aligned", "stages.weight=crossing-threshold", "loss.divisor=all"]
+DROPS = ["stages.augment={ name = 'photometric', views = 2 }", "stages.perturb=complementary-dropout"]
+LAYERS = ["train.lr=0.01", "train.head_lr=1.0", "train.layer_decay=0.8", "train.decay_norms=false"]
 RUNS = {
     "defaults": [],
     "methods": [AGREE, *LEARNED, "loss.view_shares=[1.0, 1.0]", "train.lr=0.05", *ranks.DOUBLE],
     "everything": [MOVES, PULL, DROP, *OHEM, STATE, "loss.contrastive=1.0", "train.lr=0.05", *ranks.DOUBLE],
     "dice": [MOVES, PULL, *DICE, "train.lr=0.05", *ranks.DOUBLE],
+    "transformer": [*DROPS, *ranks.TRANSFORMER, *LAYERS],
     "adamw": ["train.optimizer=adamw", "train.clip=0.1", "loss.warmup_steps=1", *ranks.DOUBLE],
 }
 # Further runs by number of processes, their batch in several parts: name -> (the run that they repeat, settings).
