@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -16,10 +16,12 @@ from farcluss.inference.weights import build_network
 from farcluss.learning.contracts import Stages
 from farcluss.networks.base import points_of
 from farcluss.networks.normalize import Normalize
-from farcluss.networks.pretrained import Facts, facts_of
 from farcluss.plugins import registry
 from farcluss.recipes.model import Data, Defaults, Network, Recipe
 from farcluss.stages.base import STAGES
+
+if TYPE_CHECKING:
+    from farcluss.networks.pretrained import Facts
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,12 @@ def known_of(recipe: Recipe, dataset: Dataset) -> Defaults:
     return replace(known, mean=facts.mean, std=facts.std, statistics="weights")
 
 
-def pretrained_facts(network: Network) -> Facts | None:
+def pretrained_facts(network: Network) -> "Facts | None":
     """What is known of the weights that a network begins with, if its option `encoder` names one of timm's."""
     if network.pretrained is False:
         return None
+    from farcluss.networks.pretrained import facts_of  # imported here, as it imports timm
+
     options, _ = registry.get("network", network.name).describe().check(network.name, network.options)
     return facts_of(str(options["encoder"])) if options.get("encoder") else None
 

@@ -47,11 +47,11 @@ def parameter_groups(network: Any, train: Train) -> list[dict[str, Any]]:
     """
     head, spared = set(network.head_parameters()), set(getattr(network, "no_weight_decay", set)())
     factors = dict.fromkeys(head, train.head_lr) | layer_factors(network, train.layer_decay)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             decays = train.decay_norms or (parameter.dim() > 1 and name not in spared)
-            groups.setdefault((factors.get(name, 1.0), decays), []).append(parameter)
+            groups.setdefault((name in head, factors.get(name, 1.0), decays), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -59,7 +59,7 @@ def parameter_groups(network: Any, train: Train) -> list[dict[str, Any]]:
             "peak_lr": train.scaled_lr * factor,
             "weight_decay": train.weight_decay if decays else 0.0,
         }
-        for (factor, decays), parameters in groups.items()
+        for (_, factor, decays), parameters in groups.items()
     ]
 
 

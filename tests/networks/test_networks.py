@@ -270,7 +270,7 @@ def test_smp_options_reach_the_architecture():
     ("options", "said"),
     [
         ({"architecture": "unet"}, "did you mean 'Unet'"),
-        ({"architecture": "DPT"}, "Known: Unet,"),
+        ({"architecture": "DPT"}, "Set network.name = .dpt."),
         ({"encoder": "mit_b0"}, "non-commercial"),
         ({"encoder": "tu-hf-hub:someone/else"}, "is a URL"),
         ({"encoder": "resnet1"}, "did you mean 'resnet1"),
