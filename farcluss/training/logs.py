@@ -29,9 +29,8 @@ def log_step(run: Run, display: Display, losses: dict[str, Tensor], statistics: 
     values: dict[str, Any] = {name: float(all_sum(value)) for name, value in losses.items()}
     values["skipped_steps"] = run.skipped
     rates = {group["peak_lr"]: group["lr"] for group in run.optimizer.param_groups}
-    values["lr"] = rates.get(
-        run.recipe.train.scaled_lr, next(iter(rates.values()))
-    )  # of a frozen encoder there is none
+    # The encoder's; of a frozen one there is none.
+    values["lr"] = rates.get(run.recipe.train.scaled_lr, next(iter(rates.values())))
     values["memory_gib"] = memory_gib(run.accelerator.device)
     values["images_per_second"] = run.images / max(time.perf_counter() - run.clock, 1e-9)
     run.images, run.clock = 0, time.perf_counter()

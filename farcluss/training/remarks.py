@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from farcluss.data.accounting import Account
-from farcluss.data.base import account_of
+from farcluss.data.base import account_of, defaults_of
 from farcluss.data.splits import Splits
 from farcluss.learning.build import Parts, pretrained_facts
 
@@ -28,7 +28,8 @@ def remarks(parts: Parts) -> list[str]:
 def statistics(parts: Parts) -> list[str]:
     """A warning if images are normalized by other numbers than those of the pretrained weights."""
     facts, data = pretrained_facts(parts.recipe.network), parts.recipe.data
-    if facts is None or data.channel_count != 3 or [data.channel_mean, data.channel_std] == [facts.mean, facts.std]:
+    pictures = data.channel_count == 3 and defaults_of(parts.dataset).value_range == (0.0, 1.0)
+    if facts is None or not pictures or [data.channel_mean, data.channel_std] == [facts.mean, facts.std]:
         return []
     given = f"data.mean = {data.channel_mean}, data.std = {data.channel_std}"
     return [f"{given}: the pretrained weights were {facts.summary()}."]

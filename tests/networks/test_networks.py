@@ -272,6 +272,16 @@ def test_smp_options_reach_the_architecture():
         ({"architecture": "unet"}, "did you mean 'Unet'"),
         ({"architecture": "DPT"}, "Set network.name = .dpt."),
         ({"encoder": "mit_b0"}, "non-commercial"),
+        (
+            {"encoder": "tu-swin_tiny_patch4_window7_224"},
+            "Set network.strict_img_size = false",
+        ),
+        (
+            {"encoder": "tu-test_maxvit"},
+            "divisible by window (?s:.*)Take another encoder, such as tu-convnext_tiny",
+        ),
+        ({"architecture": "UPerNet", "encoder": "tu-test_maxvit", "img_size": 64}, "Take another encoder"),
+        ({"encoder": "tu-test_vit"}, "downsampling pattern.\nTake another encoder, .* the network dpt"),
         ({"encoder": "tu-hf-hub:someone/else"}, "is a URL"),
         ({"encoder": "resnet1"}, "did you mean 'resnet1"),
         ({"encoder": "tu-resnet1"}, "timm has no encoder"),
