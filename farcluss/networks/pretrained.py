@@ -272,6 +272,8 @@ def _download(name: str) -> dict[str, Tensor]:
         if config.hf_hub_id:
             file = config.hf_hub_filename or "model.safetensors"
             where = f"the Hugging Face repository {config.hf_hub_id}"
+        if config.license == "dinov3-license":
+            where += " (gated: accept the dinov3-license there first)"
         raise download_error(name, file, where, error) from error
     return state
 

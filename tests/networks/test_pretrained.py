@@ -286,6 +286,16 @@ def test_without_a_network_the_file_to_fetch_is_named(monkeypatch):
     assert 'network.pretrained = "/path/to/model.safetensors"' in third
 
 
+def test_a_gate_is_named_where_it_is_met(monkeypatch):
+    monkeypatch.setattr(pretrained, "create_connection", Mock(side_effect=OSError("no route to host")))
+    monkeypatch.setattr(pretrained, "getproxies", dict)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", Mock(side_effect=LocalEntryNotFoundError("not cached")))
+    with pytest.raises(WeightsError) as caught:
+        load_pretrained(encoder(), "convnext_tiny.dinov3_lvd1689m", True)
+    _, second, _ = str(caught.value).splitlines()
+    assert "timm/convnext_tiny.dinov3_lvd1689m (gated: accept the dinov3-license there first) on another" in second
+
+
 def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
     def cached(*args, **kwargs):
         assert constants.HF_HUB_OFFLINE  # or its client would try again and again
