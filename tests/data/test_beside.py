@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from farcluss.data.accounting import Reason
-from farcluss.data.ade20k import ADE20K_CLASSES, COCO_CLASSES, ade20k, coco
+from farcluss.data.ade20k import ADE20K_CLASSES, ade20k
+from farcluss.data.coco import COCO_CLASSES, coco
 from farcluss.errors import DataError
 from farcluss.recipes.model import Data
 
