@@ -113,7 +113,8 @@ def _overlay(merged: dict[str, Any], origins: Origins, file: Path, recipes: Sequ
 
 def _check_methods(files: list[Path]) -> None:
     """Refuse two shipped methods at once: what the second does not set would stay as the first has it."""
-    methods = [file.stem for file in files if file.parent == recipe_folder() / "methods"]
+    folder = (recipe_folder() / "methods").resolve()
+    methods = [file.stem for file in files if file.resolve().parent == folder]
     if len(methods) > 1:
         raise RecipeError(f"--with {' --with '.join(methods)}: these are methods of their own. Give one of them.")
 

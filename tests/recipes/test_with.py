@@ -5,6 +5,7 @@ from tiny_recipe import tiny_recipe
 
 from farcluss import load_recipe
 from farcluss.errors import RecipeError
+from farcluss.recipes.reading import recipe_folder
 
 OVERLAY = "[train]\nlr = 2.0\n"
 
@@ -90,8 +91,11 @@ def test_a_name_that_is_nearly_a_method_is_refused(load, tmp_path):
     assert load("", "[with.slow]\ntrain.lr = 1.0\n[with.my_own_settings]\ntrain.lr = 1.0").train.lr == 2.0
 
 
-def test_two_methods_at_once_are_refused():
+@pytest.mark.parametrize("second", ["cw_bass", "methods/cw_bass.toml"])
+def test_two_methods_at_once_are_refused(monkeypatch, second):
+    """By name or by a relative path."""
+    monkeypatch.chdir(recipe_folder())
     with pytest.raises(
         RecipeError, match=r"^--with unimatch --with cw_bass: these are methods of their own\. Give one"
     ):
-        load_recipe("quickstart", ["unimatch", "cw_bass"])
+        load_recipe("quickstart", ["unimatch", second])
