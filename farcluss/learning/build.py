@@ -159,8 +159,8 @@ def known_of(recipe: Recipe, dataset: Dataset) -> Defaults:
     """
     known = defaults_of(dataset)
     facts = pretrained_facts(recipe.network)
-    channels = recipe.data.channels or known.channels or 3
-    if facts is None or (known.mean, known.std) != (None, None) or (channels, known.value_range) != (3, (0.0, 1.0)):
+    pictures = recipe.data.with_defaults(known).channel_count == 3 and known.value_range == (0.0, 1.0)
+    if facts is None or not pictures or (known.mean, known.std) != (None, None):
         return known
     return replace(known, mean=facts.mean, std=facts.std, statistics="weights")
 

@@ -35,7 +35,7 @@ _COUNTER = "num_batches_tracked"  # of batch norms; old files lack it, and it is
 
 
 class Facts(NamedTuple):
-    """What timm says of an encoder's pretrained weights.
+    """What timm says of an encoder's pretrained weights; of a file it is a guess by the encoder's name.
 
     Attributes:
         mean: of the channels that they were trained with, of images in [0, 1].
@@ -51,7 +51,7 @@ class Facts(NamedTuple):
         """A part of a line for the log."""
         numbers = ", ".join(f"{name} {' '.join(f'{each:.3g}' for each in values)}" for name, values in
                             (("mean", self.mean), ("std", self.std)))  # fmt: skip
-        return f"trained with {numbers}; license {self.license or 'unknown'}"
+        return f"timm's weights: {numbers}, license {self.license or 'unknown'}"
 
 
 def facts_of(encoder: str) -> Facts | None:

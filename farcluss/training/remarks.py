@@ -32,7 +32,7 @@ def statistics(parts: Parts) -> list[str]:
     if facts is None or not pictures or [data.channel_mean, data.channel_std] == [facts.mean, facts.std]:
         return []
     given = f"data.mean = {data.channel_mean}, data.std = {data.channel_std}"
-    return [f"{given}: the pretrained weights were {facts.summary()}."]
+    return [f"{given}, unlike {facts.summary()}."]
 
 
 def risks(parts: Parts) -> list[str]:

@@ -81,10 +81,10 @@ def test_a_run_says_what_it_read_and_a_check_where_from(recipe, tmp_path):
     assert found.code == 0 and "data.mean      0.5, 0.5, 0.5 (weights)" in found.out, found
     assert "Warning: data.mean" not in found.err
     told = cli("run", recipe, "-o", tmp_path / "run").out
-    assert "trained with mean 0.5 0.5 0.5, std 0.5 0.5 0.5; license apache-2.0" in told
+    assert "; timm's weights: mean 0.5 0.5 0.5, std 0.5 0.5 0.5, license apache-2.0" in told
 
 
 def test_other_numbers_than_those_of_the_weights_are_warned_of(recipe, tmp_path):
     found = cli("check", recipe, "--set", "data.mean=0.25", "--set", "data.std=0.5")
     numbers = "data.mean = [0.25, 0.25, 0.25], data.std = [0.5, 0.5, 0.5]"
-    assert f"Warning: {numbers}: the pretrained weights were trained with mean 0.5 0.5 0.5" in found.err
+    assert f"Warning: {numbers}, unlike timm's weights: mean 0.5 0.5 0.5, std" in found.err
