@@ -22,7 +22,7 @@ class Encoding:
         self._known: dict[tuple[Any, ...], tuple[Tensor, Maps]] = {}
 
     def forget(self) -> None:
-        """Begin a step."""
+        """Begin a step, or end one: the maps would take memory until the next."""
         self._known.clear()
 
     @torch.no_grad()
@@ -37,4 +37,9 @@ class Encoding:
                 # The images are kept, too: else others could come to lie in their place.
                 self._known[key] = images, self._encode(normalize(images))
             found.append(self._known[key][1])
-        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+        return tuple(joined(parts) for parts in zip(*found, strict=True))
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors behind one another; a single one as it is, without a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

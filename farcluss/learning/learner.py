@@ -33,7 +33,7 @@ from farcluss.learning.batches import (
 )
 from farcluss.learning.contracts import Stages, expect
 from farcluss.learning.dice import dice
-from farcluss.learning.encoding import Encoding
+from farcluss.learning.encoding import Encoding, joined
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
 from farcluss.networks.base import Perturbation, Prediction, evaluating, points_of
 from farcluss.networks.normalize import Normalize
@@ -193,7 +193,8 @@ class Learner:
 
     @torch.no_grad()
     def absorb_labeled(self, losses: dict[str, Tensor]) -> None:
-        """Take the statistics of labeled images out of the losses of all micro-batches, and give stages their sums."""
+        """End a step: take the statistics of labeled images out of the losses of all micro-batches; stages get sums."""
+        self._encoding.forget()
         found = {kind: losses.pop(f"{LABELED}{kind}") for kind in ADAPTIVE if f"{LABELED}{kind}" in losses}
         if found:
             for kind, summed in sum_table(found).items():
@@ -368,7 +369,7 @@ class Learner:
         self, network: nn.Module, groups: Sequence[Tensor], part: str, perturbation: Perturbation | None = None
     ) -> Prediction:
         """A network's prediction for images, timed as `part`. Raises PluginError when it violates its contract."""
-        images = torch.cat(list(groups))
+        images = joined(groups)
         with span(part), self.autocast():
             further = {"perturbation": perturbation, "maps": self._encoding.maps(groups, self.normalize)}
             given = {name: value for name, value in further.items() if value is not None}  # few networks take them

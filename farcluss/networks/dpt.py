@@ -67,13 +67,13 @@ def dpt(
     """
     vit = build_vit(encoder, in_channels)
     depth, width = len(vit.blocks), int(vit.embed_dim)
-    read = taps or TAPS.get(depth) or tuple((quarter + 1) * depth // 4 - 1 for quarter in range(4))
-    _check_blocks(encoder, depth, read, frozen)
+    blocks = taps or TAPS.get(depth) or tuple((quarter + 1) * depth // 4 - 1 for quarter in range(4))
+    _check_blocks(encoder, depth, blocks, frozen)
     report = load_pretrained(vit, encoder, pretrained)
     usual = SIZES.get(width, (max(1, width // 8), tuple(max(1, width * share // 8) for share in (1, 2, 4, 8))))
     head = Head(width, widths or usual[1], features or usual[0], classes)
     embed = embedding_head(features or usual[0], dim) if dim else None
-    network = DPT(vit, head, embed, read, fit, report.summary())
+    network = DPT(vit, head, embed, blocks, fit, report.summary())
     freeze_unused(network, in_channels)
     freeze(vit, frozen)
     network.frozen = frozen is True

@@ -9,7 +9,8 @@ import torch
 from commandline import cli
 from PIL import Image
 
-from farcluss import load
+from farcluss import load, load_recipe, train
+from farcluss.networks.dpt import dpt
 from farcluss.runs import checkpoints
 
 RECIPE = """
@@ -78,3 +79,21 @@ def test_a_recipe_from_training_to_prediction(name, tmp_path):
     image = rng.random((1, 3, 48, 48)).astype(np.float32)
     (found,) = session.run(None, {session.get_inputs()[0].name: image})
     assert found.shape == (1, 6, 48, 48) and np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("frozen", ["true", "3"])
+def test_what_is_frozen_is_the_same_to_the_bit_after_training(frozen, tmp_path):
+    """In student and teacher; all else has moved."""
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(network=f"{NETWORKS['dpt']}\nfrozen = {frozen}"))
+    settings = ["train.checkpoint_every=1", "train.keep_checkpoints=9", "data.val=none"]
+    run = train(load_recipe(tmp_path / "recipe.toml", (), settings), tmp_path / "run")
+    first, last = (checkpoints.read(run / "checkpoints" / f"step-{n:08d}.pt").state for n in (1, 4))
+    network = dpt(3, 6, 128, False, encoder="test_vit", frozen=json.loads(frozen))
+    learns = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    kept = dict(network.named_parameters()).keys() - learns
+    assert len(kept) > 30 and learns
+    for who in ("student", "teacher"):
+        assert all(torch.equal(first[who][name], last[who][name]) for name in kept)
+        assert all(not torch.equal(first[who][name], last[who][name]) for name in learns)
+    assert all(torch.equal(last["student"][name], last["teacher"][name]) for name in kept)
+    assert sum(len(group["params"]) for group in last["optimizer"]["param_groups"]) == len(learns)
