@@ -5,6 +5,7 @@ The metadata have one entry, as safetensors has no order of entries: `farcluss`,
 """
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from farcluss.data.files import finite_floats, from_picture, read_image, to_eigh
 from farcluss.errors import DataError, PluginError, WeightsError, not_a_file, some
 from farcluss.inference.card import Card, Inference
 from farcluss.inference.probs import BROKEN, Forward, not_finite, predict_classes, predict_probs
+from farcluss.networks.bands import Bands
 from farcluss.networks.fitting import misfit
 from farcluss.networks.normalize import Normalize
 from farcluss.plugins import registry
@@ -223,13 +225,27 @@ def _metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         raise WeightsError(f"{path} is not a readable safetensors file: {reason}.") from None
 
 
-def build_network(name: str, options: dict[str, Any], channels: int, classes: int, dim: int, pretrained: Any) -> Any:
+def build_network(
+    name: str,
+    options: dict[str, Any],
+    channels: int,
+    classes: int,
+    dim: int,
+    pretrained: bool | str,
+    bands: Bands | None = None,
+) -> Any:
     """Build a network plugin, channels last if it is two-dimensional, which makes convolutions faster.
+
+    A plugin is told of `bands` only where there are some, so that it need not take them.
 
     Raises:
         PluginError, WeightsError: with what to fix.
     """
-    network = registry.build("network", name, options, channels, classes, dim, pretrained, kind=nn.Module)
+    context = (channels, classes, dim, pretrained, *([bands] if bands else []))
+    if bands and "bands" not in inspect.signature(registry.get("network", name).load()).parameters:
+        raise PluginError(f"network {name} does not read pretrained weights by the names of their bands.\n"
+                          "Remove network.pretrained_bands, or take another network.")  # fmt: skip
+    network = registry.build("network", name, options, *context, kind=nn.Module)
     flat = all(parameter.dim() < 5 for parameter in network.parameters())
     return network.to(memory_format=torch.channels_last) if flat else network
 

@@ -197,6 +197,7 @@ def settings(recipe: Recipe, dataset: Dataset) -> dict[str, tuple[Any, str]]:
         "data.classes": list(dataset.classes),
         "data.palette": ["#{:02x}{:02x}{:02x}".format(*color) for color in dataset.palette],
         "data.channels": filled.data.channel_count,
+        **({"data.channel_names": filled.data.channel_names} if filled.data.channel_names else {}),
         "data.mean": filled.data.channel_mean,
         "data.std": filled.data.channel_std,
         "data.flip_axes": filled.data.flip_axes,

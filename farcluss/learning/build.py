@@ -14,6 +14,7 @@ from farcluss.errors import DataError, PluginError, RecipeError, counted
 from farcluss.inference.card import Card, card_of
 from farcluss.inference.weights import build_network
 from farcluss.learning.contracts import Stages
+from farcluss.networks.bands import Bands, bands_of
 from farcluss.networks.base import points_of
 from farcluss.networks.normalize import Normalize
 from farcluss.plugins import registry
@@ -44,7 +45,7 @@ class Parts:
         """Student and teacher with equal weights; the teacher gets no gradients and stays in evaluation mode."""
         network = self.recipe.network
         arguments = (network.name, network.options, self.recipe.data.channel_count, len(self.dataset.classes), self.dim)
-        student = build_network(*arguments, network.pretrained)
+        student = build_network(*arguments, network.pretrained, pretrained_bands(self.recipe))
         check_point(self.stages, network.name, student)
         teacher = build_network(*arguments, False)
         teacher.load_state_dict(student.state_dict())
@@ -136,6 +137,7 @@ def build_parts(recipe: Recipe) -> Parts:
     known = known_of(recipe, dataset)
     recipe = recipe.with_defaults(known)
     check_images(recipe, known, stages)
+    pretrained_bands(recipe)
     check_draw(dataset, recipe.data)
     splits = resolve(dataset, recipe.data)
     if recipe.semi_supervised and not splits.unlabeled:
@@ -166,13 +168,33 @@ def known_of(recipe: Recipe, dataset: Dataset) -> Defaults:
 
 
 def pretrained_facts(network: Network) -> "Facts | None":
-    """What is known of the weights that a network begins with, if its option `encoder` names one of timm's."""
-    if network.pretrained is False:
+    """What is known of the weights that a network begins with, if its option `encoder` names one of timm's.
+
+    Nothing of weights for other bands than red, green and blue.
+    """
+    if network.pretrained is False or network.pretrained_bands is not None:
         return None
     from farcluss.networks.pretrained import facts_of  # imported here, as it imports timm
 
     options, _ = registry.get("network", network.name).describe().check(network.name, network.options)
     return facts_of(str(options["encoder"])) if options.get("encoder") else None
+
+
+def pretrained_bands(recipe: Recipe) -> Bands | None:
+    """Which bands of the pretrained weights the channels of the images are, where the recipe names them.
+
+    Raises:
+        RecipeError: the channels have no names, or such that the weights lack.
+    """
+    names, channels = recipe.network.pretrained_bands, recipe.data.channel_names
+    if names is None or recipe.network.pretrained is False:
+        return None
+    if channels is None:
+        raise RecipeError(
+            "network.pretrained_bands names the bands of the weights, but those of the images have no names.\n"
+            "Name them by data.channel_names, in their order."
+        )
+    return bands_of(names, channels)
 
 
 def check_point(stages: Stages, name: str, network: nn.Module) -> None:

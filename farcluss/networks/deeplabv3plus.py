@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from farcluss.errors import PluginError, short, some, suggestion
+from farcluss.networks.bands import Bands
 from farcluss.networks.base import Perturbation, Prediction, perturbed
 from farcluss.networks.pretrained import load_pretrained
 from farcluss.plugins.options import Literal, PositiveInt, Share
@@ -23,6 +24,7 @@ def deeplabv3plus(
     classes: int,
     dim: int,
     pretrained: bool | str,
+    bands: Bands | None = None,
     *,
     encoder: str = "resnet50",
     output_stride: Literal[8, 16, 32] = 16,
@@ -43,6 +45,7 @@ def deeplabv3plus(
         classes: number of classes.
         dim: embedding size; 0 builds no embedding head.
         pretrained: True downloads timm's weights, a path reads a file, False starts from scratch.
+        bands: which bands of the weights the channels of the images are.
         encoder: timm name of a convolutional encoder; resnet50s and resnet101s have a deep stem.
         output_stride: stride of the coarsest feature map; 32 for encoders without dilation.
         aspp_dilations: dilation rates of the ASPP; double them for output_stride 8.
@@ -59,7 +62,7 @@ def deeplabv3plus(
         WeightsError: the pretrained weights are missing or do not fit.
     """
     backbone = build_encoder(encoder, in_channels, output_stride)
-    report = load_pretrained(backbone, encoder, pretrained)
+    report = load_pretrained(backbone, encoder, pretrained, bands)
     info: Any = backbone.feature_info
     low, high = info.channels()
     aspp = ASPP(high, aspp_channels, aspp_dilations, dropout)

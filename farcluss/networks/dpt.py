@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
 from farcluss.errors import PluginError, short
+from farcluss.networks.bands import Bands
 from farcluss.networks.base import Perturbation, Prediction, perturbed
 from farcluss.networks.deeplabv3plus import check_timm, embedding_head, extend, freeze_unused, resize
 from farcluss.networks.pretrained import load_pretrained
@@ -29,6 +30,7 @@ def dpt(
     classes: int,
     dim: int,
     pretrained: bool | str,
+    bands: Bands | None = None,
     *,
     encoder: str = "vit_small_patch14_dinov2",
     taps: tuple[Count, Count, Count, Count] | None = None,
@@ -49,6 +51,7 @@ def dpt(
         dim: embedding size; 0 builds no embedding head.
         pretrained: True downloads timm's weights, a path reads a file, also an official one of DINOv2 or DINOv3; False
             starts from scratch.
+        bands: which bands of the weights the channels of the images are.
         encoder: timm name of a vision transformer, such as vit_base_patch14_dinov2 or vit_small_patch16_dinov3.
         taps: four blocks, counted from 0, whose outputs are read; by default those of the authors of DINOv2, of other
             depths the last of each quarter.
@@ -69,7 +72,7 @@ def dpt(
     depth, width = len(vit.blocks), int(vit.embed_dim)
     blocks = taps or TAPS.get(depth) or tuple((quarter + 1) * depth // 4 - 1 for quarter in range(4))
     _check_blocks(encoder, depth, blocks, frozen)
-    report = load_pretrained(vit, encoder, pretrained)
+    report = load_pretrained(vit, encoder, pretrained, bands)
     usual = SIZES.get(width, (max(1, width // 8), tuple(max(1, width * share // 8) for share in (1, 2, 4, 8))))
     head = Head(width, widths or usual[1], features or usual[0], classes)
     embed = embedding_head(features or usual[0], dim) if dim else None

@@ -7,7 +7,7 @@ segmentation checkpoints, as long as they contain every tensor of the encoder.
 import pickle
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from farcluss.errors import WeightsError, short, some
+from farcluss.errors import WeightsError, counted, short, some
+from farcluss.networks.bands import Bands, adapt_channels, refused_channels
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_NESTS = ("state_dict_ema", "state_dict", "model")  # EMA weights first: timm evaluates these
+_NESTS = ("state_dict_ema", "state_dict", "model", "teacher", "network_weights", "net")  # EMA weights first
 _PREFIXES = ("module.", "backbone.", "encoder.", "model.")
 _SCALAR: list[Any] = [(np.float64(0).__reduce__()[0], f"numpy.{name}.multiarray.scalar") for name in ("_core", "core")]
 """The function that NumPy's numbers are pickled with, by its names in NumPy 2 and 1."""
@@ -75,7 +76,8 @@ class MatchReport:
         missing: names of the encoder that were not found.
         unexpected: names of the source that the encoder lacks, such as a classifier's.
         mismatched: names found with another shape or type, and both; or with values that are not finite.
-        adapted: how the first convolution was adapted to the image channels; empty if it was not.
+        adapted: how first convolutions were adapted to the image channels; empty if they were not.
+        facts: what timm says of the weights; None if it says nothing, or they are for bands that it does not know.
     """
 
     encoder: str
@@ -86,24 +88,34 @@ class MatchReport:
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
     adapted: str = ""
+    facts: Facts | None = None
 
     def summary(self) -> str:
         """One line for the log."""
         if not self.source:
             return f"encoder {self.encoder}: from scratch"
         text = f"encoder {self.encoder}: {self.matched} of {self.total} tensors from {self.source}"
-        facts = facts_of(self.encoder)
         parts = [text, self.adapted, f"ignored {some(self.unexpected)}" if self.unexpected else ""]
-        return "; ".join(filter(None, [*parts, facts.summary() if facts else ""]))
+        return "; ".join(filter(None, [*parts, self.facts.summary() if self.facts else ""]))
 
 
-def load_pretrained(encoder: nn.Module, name: str, pretrained: bool | str) -> MatchReport:
+def load_pretrained(
+    encoder: nn.Module,
+    name: str,
+    pretrained: bool | str,
+    bands: Bands | None = None,
+    rename: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+    inputs: Collection[str] = (),
+) -> MatchReport:
     """Load pretrained weights into an encoder.
 
     Args:
         encoder: a timm `features_only` network, or any module with matching names.
         name: the encoder's timm name, for downloads and messages.
         pretrained: True downloads timm's weights, a path reads a local file, False does nothing.
+        bands: which of the weights' bands the channels of the images are, see `adapt_channels`.
+        rename: turns the state dict of a file into one with the encoder's names, where they have others.
+        inputs: the encoder's names of the weights that images meet; by default the first convolution's.
 
     Raises:
         WeightsError: no such weights, an unreadable or unsafe file, or one that lacks a tensor of the encoder, which
@@ -114,8 +126,8 @@ def load_pretrained(encoder: nn.Module, name: str, pretrained: bool | str) -> Ma
     if pretrained is True:
         source, state = f"timm {name}", _download(name)
     else:
-        source, state = pretrained, _converted(encoder, read_weights(Path(pretrained)))
-    report, found = match(encoder, name, source, state)
+        source, state = pretrained, _converted(encoder, rename(read_weights(Path(pretrained))))
+    report, found = match(encoder, name, source, state, bands, inputs)
     complete = report.matched == report.total
     deeper = _deeper(report, encoder) if complete and pretrained is not True else ()
     if not complete or deeper:
@@ -169,27 +181,34 @@ def load_checkpoint(path: Path) -> Any:
 
 
 def match(
-    encoder: nn.Module, name: str, source: str, state: dict[str, Tensor]
+    encoder: nn.Module,
+    name: str,
+    source: str,
+    state: dict[str, Tensor],
+    bands: Bands | None = None,
+    inputs: Collection[str] = (),
 ) -> tuple[MatchReport, dict[str, Tensor]]:
     """Compare weights with an encoder.
 
     Returns:
         the report, and the matching tensors by the encoder's own names.
+
+    Raises:
+        WeightsError: they are for images of other channels, and it is not known which are which.
     """
     wanted = _tensors(encoder)
     state = {k: v for k, v in _rename(state, wanted).items() if not k.endswith(_COUNTER)}
     # features_only networks flatten some names: `stages.0.x` becomes `stages_0.x`
     by_plain = {_plain(key): key for key in state}
-    first = next((key for key, tensor in wanted.items() if tensor.ndim == 4), "")
+    inputs = inputs or [key for key, tensor in wanted.items() if tensor.ndim > 3][:1]
     found, missing, mismatched, adapted = {}, [], [], ""
     for key, tensor in wanted.items():
         given = state.pop(by_plain.get(_plain(key), ""), None)
         if given is None:
             missing.append(key)
             continue
-        if key == first and given.ndim == 4 and given.shape[1] != tensor.shape[1]:
-            adapted = f"first convolution adapted from {given.shape[1]} to {tensor.shape[1]} channels"
-            given = adapt_channels(given, tensor.shape[1])
+        if key in inputs and given.ndim == tensor.ndim and (bands or given.shape[1] != tensor.shape[1]):
+            given, adapted = _fitted(given, tensor.shape[1], bands, source)
         if given.shape != tensor.shape:
             mismatched.append(f"{key} {tuple(given.shape)} instead of {tuple(tensor.shape)}")
         elif tensor.is_floating_point() and not given.is_floating_point():  # quantized: its scale is not in the file
@@ -199,22 +218,18 @@ def match(
         else:
             found[key] = given
     names = tuple(missing), tuple(state), tuple(mismatched)
-    return MatchReport(name, source, len(found), len(wanted), *names, adapted), found
+    facts = None if bands else facts_of(name)
+    return MatchReport(name, source, len(found), len(wanted), *names, adapted, facts), found
 
 
-def adapt_channels(weight: Tensor, channels: int) -> Tensor:
-    """Adapt a first convolution to another number of image channels, keeping the scale of its response.
-
-    The channels are repeated cyclically and rescaled by given / wanted; for one channel they are summed, which is the
-    response to a gray image.
-
-    Shape:
-        weight `(O, I, k, k)` -> `(O, channels, k, k)`.
-    """
-    given = weight.shape[1]
-    if channels == 1:
-        return weight.sum(dim=1, keepdim=True)
-    return weight[:, torch.arange(channels) % given] * (given / channels)
+def _fitted(given: Tensor, channels: int, bands: Bands | None, source: str) -> tuple[Tensor, str]:
+    """A first convolution for images of other channels, and what was done. Raises WeightsError."""
+    if refused := refused_channels(given.shape[1], channels, bands):
+        raise WeightsError(f"{source}: {refused}")
+    done = f"adapted from {given.shape[1]} to {channels} channels"
+    if bands:
+        done = f"reads {' '.join(bands.names[row] for row in bands.rows)} of {counted(len(bands.names), 'band')}"
+    return adapt_channels(given, channels, bands), f"first convolution {done}"
 
 
 def download_error(name: str, file: str, where: str, error: Exception) -> WeightsError:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from farcluss.errors import PluginError, short, suggestion
+from farcluss.networks.bands import Bands
 from farcluss.networks.base import Perturbation, Prediction, perturbed
 from farcluss.networks.deeplabv3plus import PooledNorm, check_timm, embedding_head, extend, freeze_unused, resize
 from farcluss.networks.pretrained import MatchReport, download_error, load_pretrained, quick_hub
@@ -20,6 +21,7 @@ def smp(
     classes: int,
     dim: int,
     pretrained: bool | str,
+    bands: Bands | None = None,
     *,
     architecture: str = "DeepLabV3Plus",
     encoder: str = "resnet50",
@@ -32,6 +34,7 @@ def smp(
         classes: number of classes.
         dim: embedding size; 0 builds no embedding head.
         pretrained: True downloads weights, a path reads a file, False starts from scratch.
+        bands: which bands of the weights the channels of the images are.
         architecture: Unet, UnetPlusPlus, MAnet, Linknet, FPN, PSPNet, DeepLabV3, DeepLabV3Plus, PAN, UPerNet or
             Segformer.
         encoder: name of an encoder of that library; tu-NAME for the timm encoder NAME.
@@ -49,6 +52,9 @@ def smp(
     native = library.encoders.encoders.get(encoder)
     weights = _native_weights(native) if pretrained is True and native else None
     settings = native["pretrained_settings"][weights] if native and weights else {}
+    if weights and bands:
+        raise PluginError(f"network.pretrained_bands: the weights of {encoder} are read by smp, without names of bands."
+                          f"\nSet network.pretrained to a file, or network.encoder to one of timm's.")  # fmt: skip
     arguments = {"encoder_name": encoder, "in_channels": in_channels, "classes": classes, **options}
     try:
         model = builder(**arguments, encoder_weights=None)
@@ -64,7 +70,7 @@ def smp(
             raise download_error(encoder, "model.safetensors", where, error) from error
         report = f"encoder {encoder}: weights {weights!r} from {settings['repo_id']}"
     else:
-        report = _load(model.encoder, encoder, pretrained).summary()
+        report = _load(model.encoder, encoder, pretrained, bands).summary()
     network = SmpNetwork(model, dim, report)
     try:
         freeze_unused(network, in_channels)
@@ -195,10 +201,10 @@ def _native_weights(native: dict[str, Any]) -> str | None:
     return "imagenet" if "imagenet" in names else next(iter(names), None)
 
 
-def _load(encoder: Any, name: str, pretrained: bool | str) -> MatchReport:
+def _load(encoder: Any, name: str, pretrained: bool | str, bands: Bands | None) -> MatchReport:
     """Load the encoder's weights; a timm encoder is in the attribute `model` and has its timm name in `name`."""
     timm_name = getattr(encoder, "name", None)
-    return load_pretrained(encoder.model if timm_name else encoder, timm_name or name, pretrained)
+    return load_pretrained(encoder.model if timm_name else encoder, timm_name or name, pretrained, bands)
 
 
 def _fix_pooling(model: nn.Module) -> None:

@@ -27,6 +27,7 @@ class Defaults:
 
     Attributes:
         channels: number of image channels.
+        channel_names: names of the channels, in order, such as bands.
         mean: mean of all channels or of each, subtracted before the network.
         std: standard deviation, likewise.
         flip_axes: spatial axes along which a flipped image is as plausible as the original.
@@ -38,6 +39,7 @@ class Defaults:
     """
 
     channels: int | None = None
+    channel_names: list[str] | None = None
     mean: float | list[float] | None = None
     std: float | list[float] | None = None
     flip_axes: list[int] | None = None
@@ -50,7 +52,10 @@ class Defaults:
 
 GENERAL = Defaults(channels=3, flip_axes=[-1], turns=[], writer="png")
 """Values where neither recipe nor data set give one; mean and std depend on the channels."""
-FROM_DATA_SET = ("data.channels", "data.mean", "data.std", "data.flip_axes", "data.turns", "eval.writer")
+FROM_DATA_SET = (
+    *("data.channels", "data.channel_names", "data.mean", "data.std", "data.flip_axes", "data.turns"),
+    "eval.writer",
+)
 """Keys of a recipe that a data set may fill in."""
 
 
@@ -92,6 +97,11 @@ class Data(Section):
     )
     channels: Annotated[PositiveInt, Field(le=2**16)] | None = Field(
         default=None, description="number of image channels; default: the data set's, else 3"
+    )
+    channel_names: list[str] | None = Field(
+        default=None,
+        description="names of the channels, in order, such as bands; for network.pretrained_bands; default: the data "
+        "set's",
     )
     mean: float | list[float] | None = Field(
         default=None,
@@ -145,8 +155,8 @@ class Data(Section):
         return self.model_copy(update=_missing("data", self, known))
 
     def wrong_length(self, channels: int) -> str:
-        """An error text if mean or std have another number of values than there are channels; else empty."""
-        for key in ("mean", "std"):
+        """An error text if a list of values per channel has another number of them; else empty."""
+        for key in ("mean", "std", "channel_names"):
             values = getattr(self, key)
             if isinstance(values, list) and len(values) != channels:
                 return f"{key} has {len(values)} values for {channels} channels"
@@ -179,6 +189,11 @@ class Network(Part):
     name: str = "deeplabv3plus"
     pretrained: bool | str = Field(
         default=False, description="true: download; a path: local .safetensors or .pth file; false: from scratch"
+    )
+    pretrained_bands: Annotated[list[str], Field(min_length=1)] | None = Field(
+        default=None,
+        description="names of the bands of the pretrained weights, in their order; those of data.channel_names are "
+        "picked from them",
     )
 
 

@@ -50,6 +50,7 @@ class Index:
         classes: names and label values that the data set itself gives; empty where it gives none.
         options: resolved options of the layout that predictions depend on; stored in weights files.
         passed: entries of its folders that are not used.
+        channels: names of the channels, such as MR sequences; empty where the data set gives none.
     """
 
     splits: Mapping[str, Sequence[Case]]
@@ -57,6 +58,7 @@ class Index:
     classes: Mapping[str, int | list[int]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     passed: Sequence[Passed] = ()
+    channels: Sequence[str] = ()
 
 
 def stem(path: str | Path) -> str:

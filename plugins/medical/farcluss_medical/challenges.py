@@ -76,7 +76,7 @@ def brats(
     classes = {"background": 0, "necrosis": 1, "edema": 2, "enhancing": form.enhancing}
     found, known = search(root, VOLUMES), {Path(case.images[0]).parent for case in cases}
     unfit = [Passed(path, Reason.UNFIT) for path in found.files if path.parent not in known]
-    return Index({"train": cases}, problems, classes, {"modalities": chosen}, [*found.passed, *unfit])
+    return Index({"train": cases}, problems, classes, {"modalities": chosen}, [*found.passed, *unfit], chosen)
 
 
 @with_volume_options

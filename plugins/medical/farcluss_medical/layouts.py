@@ -61,7 +61,9 @@ def decathlon(data: Data, *, file: str = "dataset.json") -> Index:
             cases = [case for case in map(_with_test_label, cases) if case.label]
         if cases:
             splits.setdefault(split, []).extend(cases)
-    return Index(_short_names(splits), problems, _numbered_names(facts.get("labels"), root / file))
+    classes = _numbered_names(facts.get("labels"), root / file)
+    named = facts.get("modality")
+    return Index(_short_names(splits), problems, classes, channels=[*named.values()] if isinstance(named, dict) else ())
 
 
 def _entry(root: Path, entry: Any) -> Case | None:

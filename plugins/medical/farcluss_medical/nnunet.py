@@ -58,7 +58,9 @@ def nnunet(data: Data, *, fold: Count | None = None, unlabeled: str = "imagesUn"
     if scored := [case for case in test.values() if case.label]:
         splits["test"] = scored
     classes = _classes(facts.get("labels"), file, data)
-    return Index(splits, problems + more, classes, passed=[*passed, *(others if scored else [])])
+    return Index(
+        splits, problems + more, classes, passed=[*passed, *(others if scored else [])], channels=form.channels
+    )
 
 
 @dataclass(frozen=True)

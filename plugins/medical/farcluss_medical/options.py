@@ -54,7 +54,8 @@ def volumes(
     """
     index, headers, channels = verify(index, data)
     # Cases are normalized already; flips along all axes are common for volumes.
-    defaults = Defaults(channels, 0.0, 1.0, list(range(dimensions)), [], "nifti", value_range=None)
+    names = list(map(str, index.channels)) if len(index.channels) == channels else None
+    defaults = Defaults(channels, names, 0.0, 1.0, list(range(dimensions)), [], "nifti", value_range=None)
     data = data.with_defaults(defaults)
     masks = build_mask_map(data, {name: _values(value) for name, value in index.classes.items()})
     if masks.colors:

@@ -337,6 +337,6 @@ def test_images_of_other_dimensions_are_refused():
 def test_options_are_read_without_importing_monai():
     description = describe_source("farcluss_medical.networks", "monai")
     assert description is not None and not description.open
-    assert set(description.options) == {"architecture", "spatial_dims", "embed_stride", "arguments"}
+    assert set(description.options) == {"architecture", "spatial_dims", "part", "embed_stride", "arguments"}
     assert all(option.help for option in description.options.values())
     assert description.check("monai", {"architecture": "Basic"})[1]

@@ -1,6 +1,6 @@
 """The options that all layouts of scenes share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from farcluss.errors import RecipeError
 from farcluss.plugins.options import Positive, PositiveInt, Share
 from farcluss_remote_sensing.checks import inspect, scalable, usable
 from farcluss_remote_sensing.dataset import SceneDataset
+from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.labels import LabelReader
 from farcluss_remote_sensing.scaling import Mode, build_scaling
 from farcluss_remote_sensing.scenes import Index
@@ -64,7 +65,7 @@ def scene_dataset(
         raise RecipeError(f"data.layout.outside = {outside!r} is no class; classes are {', '.join(masks.names)}.")
     known = _read_stats(stats, data) if isinstance(stats, str) else stats
     index, stacks, channels = usable(index, data, tuple(bands), warp, nodata)
-    defaults = _defaults(channels, scaling, masks.values)
+    defaults = _defaults(channels, _names(stacks.values(), index, channels), scaling, masks.values)
     data = data.with_defaults(defaults)
     built = build_scaling(scaling, factor, known, channels, data.channel_mean)
     index, stacks = scalable(index, stacks, built)
@@ -82,11 +83,20 @@ with_scene_options = built_by(scene_dataset)
 """Turns a function `layout(data, *, options) -> Index` into a data set plugin with `scene_dataset`'s options too."""
 
 
-def _defaults(channels: int, scaling: Mode, values: list[int | str]) -> Defaults:
+def _defaults(channels: int, names: list[str] | None, scaling: Mode, values: list[int | str]) -> Defaults:
     """Defaults for scenes: nadir views have no up and down; zscore bands need no mean and std."""
     mean, std = (0.0, 1.0) if scaling == "zscore" else (None, None)
     bounds = (0.0, 1.0) if scaling in ("imagenet", "percentile") else None
-    return Defaults(channels, mean, std, [0, 1], [(0, 1)], "geotiff", value_range=bounds, mask_values=values)
+    return Defaults(channels, names, mean, std, [0, 1], [(0, 1)], "geotiff", bounds, mask_values=values)
+
+
+def _names(stacks: Iterable[Stack], index: Index, channels: int) -> list[str] | None:
+    """The names of the bands that all scenes have in common, else the endings of their files; None for unnamed ones."""
+    described = {stack.names for stack in stacks}
+    if len(described) == 1 and all(names := min(described)):
+        return list(names)
+    ends = [end.strip("_-.") for end in index.options.get("band_files", ())]
+    return ends if len(ends) == channels and all(ends) else None
 
 
 def _with_ignored(data: Data, index: Index) -> Data:

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from farcluss.errors import PluginError
+from farcluss.networks.bands import Bands
 from farcluss.networks.deeplabv3plus import DeepLabV3Plus, deeplabv3plus
 from farcluss.networks.dpt import DPT, dpt, read_blocks
 from farcluss.plugins.sharing import with_options_of
 
 
 @with_options_of(deeplabv3plus)
-def siamese(in_channels: int, classes: int, dim: int, pretrained: bool | str, **options: Any) -> DeepLabV3Plus:
+def siamese(
+    in_channels: int, classes: int, dim: int, pretrained: bool | str, bands: Bands | None = None, **options: Any
+) -> DeepLabV3Plus:
     """DeepLabV3+ for pairs of images, for change detection: its decoder reads the differences of the two dates' maps.
 
     The first half of the channels is the earlier image, the second half the later one. Both go through one encoder,
@@ -27,20 +30,24 @@ def siamese(in_channels: int, classes: int, dim: int, pretrained: bool | str, **
         classes: number of classes.
         dim: embedding size; 0 builds no embedding head.
         pretrained: True downloads timm's weights, a path reads a file, False starts from scratch.
+        bands: which bands of the weights the channels of the images are.
 
     Raises:
         PluginError: the number of channels is odd; or the encoder is unknown, gives no pyramid, or refuses the output
             stride.
         WeightsError: the pretrained weights are missing or do not fit.
     """
-    single = deeplabv3plus(channels_of_one("siamese", in_channels), classes, dim, pretrained, **options)
+    channels, bands = of_one("siamese", in_channels, bands)
+    single = deeplabv3plus(channels, classes, dim, pretrained, bands, **options)
     both, report = Difference(single.encoder), single.pretrained_report
     heads = single.classifier, single.embed
     return DeepLabV3Plus(both, single.decoder, *heads, single.centers, single.extended, report)
 
 
 @with_options_of(dpt)
-def siamese_dpt(in_channels: int, classes: int, dim: int, pretrained: bool | str, **options: Any) -> DPT:
+def siamese_dpt(
+    in_channels: int, classes: int, dim: int, pretrained: bool | str, bands: Bands | None = None, **options: Any
+) -> DPT:
     """DPT over a vision transformer for pairs of images, for change detection, as `siamese` is DeepLabV3+ for them.
 
     The head reads the absolute differences of the encoder's four maps of both dates.
@@ -50,12 +57,14 @@ def siamese_dpt(in_channels: int, classes: int, dim: int, pretrained: bool | str
         classes: number of classes.
         dim: embedding size; 0 builds no embedding head.
         pretrained: True downloads timm's weights, a path reads a file, False starts from scratch.
+        bands: which bands of the weights the channels of the images are.
 
     Raises:
         PluginError: the number of channels is odd; or see network/dpt.
         WeightsError: the pretrained weights are missing or do not fit.
     """
-    network = dpt(channels_of_one("siamese-dpt", in_channels), classes, dim, pretrained, **options)
+    channels, bands = of_one("siamese-dpt", in_channels, bands)
+    network = dpt(channels, classes, dim, pretrained, bands, **options)
     network.read = read_differences
     return network
 
@@ -66,14 +75,23 @@ def read_differences(encoder: Any, images: Tensor, taps: list[int]) -> tuple[Ten
     return tuple((later - earlier).abs() for earlier, later in maps)
 
 
-def channels_of_one(network: str, in_channels: int) -> int:
-    """Channels of one date. Raises PluginError for an odd number of both."""
+def of_one(network: str, in_channels: int, bands: Bands | None) -> tuple[int, Bands | None]:
+    """Channels and bands of one date.
+
+    Raises:
+        PluginError: the number of channels of both is odd, or their bands differ.
+    """
     if in_channels % 2:
         raise PluginError(
             f"network {network} compares two images, whose channels are an even number together, not {in_channels}.\n"
             "Set data.channels to twice the channels of one date, or take another network for single images."
         )
-    return in_channels // 2
+    if bands is not None and bands.halved() is None:
+        raise PluginError(
+            f"network {network} compares two images of the same bands; by data.channel_names they differ.\n"
+            "Name the channels of the earlier image, then those of the later one in the same order."
+        )
+    return in_channels // 2, bands and bands.halved()
 
 
 class Difference(nn.Module):

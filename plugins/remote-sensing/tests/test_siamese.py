@@ -13,6 +13,7 @@ import farcluss
 from farcluss.errors import PluginError, WeightsError
 from farcluss.inference.card import Card, Inference
 from farcluss.inference.weights import save_weights
+from farcluss.networks.bands import bands_of
 from farcluss.networks.deeplabv3plus import deeplabv3plus
 from farcluss.networks.dpt import dpt
 from farcluss.plugins.signatures import describe_object, describe_source
@@ -269,3 +270,17 @@ def test_a_frozen_transformer_encodes_pairs_once():
 def test_a_transformer_refuses_an_odd_number_of_channels():
     with pytest.raises(PluginError, match=r"^network siamese-dpt compares two images, .* not 5\.\nSet data.channels"):
         small_dpt(5)
+
+
+@pytest.mark.parametrize(("build", "encoder"), [(siamese, "test_resnet"), (siamese_dpt, "test_vit")])
+def test_both_dates_read_the_bands_that_they_name(tmp_path, build, encoder):
+    torch.manual_seed(7)
+    state = timm.create_model(encoder, in_chans=5, num_classes=0).state_dict()
+    torch.save(state, tmp_path / "w.pth")
+    bands = bands_of(["B2", "B3", "B4", "B8", "B11"], ["B8", "B3", "B8", "B3"])
+    network = build(4, 2, 0, str(tmp_path / "w.pth"), bands, encoder=encoder)
+    given = next(tensor for tensor in state.values() if tensor.ndim == 4)
+    found = next(tensor for tensor in network.state_dict().values() if tensor.ndim == 4)
+    torch.testing.assert_close(found, given[:, [3, 1]] * 5 / 2)
+    with pytest.raises(PluginError, match="images of the same bands"):
+        build(4, 2, 0, str(tmp_path / "w.pth"), bands_of(["a", "b"], ["a", "b", "b", "a"]), encoder=encoder)
