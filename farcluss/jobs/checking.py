@@ -20,7 +20,7 @@ from farcluss.learning.build import Parts, build_dataset, build_parts, known_of
 from farcluss.recipes.model import Recipe
 from farcluss.training.engine import load_batches, refuse_configuration
 from farcluss.training.logs import memory_gib
-from farcluss.training.remarks import remarks
+from farcluss.training.remarks import patches, remarks
 from farcluss.training.state import Run
 from farcluss.training.steps import one_step, to_device
 
@@ -101,6 +101,8 @@ def dry_run(parts: Parts, steps: int = 3, say: Callable[[str], object] = lambda 
     """
     with trial(parts, max(steps, 1), workers=0, download=True) as run:
         size = {"parameters_millions": sum(p.numel() for p in run.networks["student"].parameters()) / 1e6}
+        for warning in patches(run.networks["student"], parts.crop):
+            say(f"Warning: {warning}")
         if not steps:
             return size
         images = parts.recipe.train.batch * (2 if parts.recipe.semi_supervised else 1)

@@ -61,7 +61,8 @@ class NetworkModule(Protocol):
     A network whose whole encoder is frozen may say so by an attribute `frozen = True`, a method `encode` from images to
     the encoder's maps, and an argument `maps` of its forward, which then takes them in place of the encoder's work. So
     images that student and teacher both see are encoded once. `depths` (of the encoder's parameters by name) is what
-    `train.layer_decay` asks for, `no_weight_decay` (names) what `train.decay_norms = false` does.
+    `train.layer_decay` asks for, `no_weight_decay` (names) what `train.decay_norms = false` does; `patch` is what crops
+    should be a multiple of.
 
     Attributes:
         points: channels of the maps at each point, by its name.

@@ -93,6 +93,7 @@ class DPT(nn.Module):
         frozen: whether the whole encoder is: then `encode` need not be called twice for the same images.
         read: gives the four outputs of an encoder for images, see `read_blocks`; other networks made of this one may
             read them in another way.
+        patch: pixels per side of a patch.
         points: `encoder`, the four outputs of the encoder; `fused`, the map that classifier and embedding head read.
     """
 

@@ -14,7 +14,7 @@ from farcluss.learning.learner import ADAPTIVE
 from farcluss.networks.base import batch_norms
 from farcluss.tensors.distributed import all_sum
 from farcluss.training.display import Display
-from farcluss.training.remarks import remarks, risks
+from farcluss.training.remarks import patches, remarks, risks
 from farcluss.training.state import Run
 from farcluss.training.watch import Outcome
 
@@ -157,7 +157,7 @@ def log_start(run: Run, display: Display, notes: Sequence[str]) -> None:
         f"{run.recipe.network.name} {millions:.3f} M parameters on {run.accelerator.device} x "
         f"{run.accelerator.num_processes}, {run.steps} steps, run directory {run.folder.path}"
     )
-    for remark in [*remarks(run.parts), *risks(run.parts)]:
+    for remark in [*remarks(run.parts), *risks(run.parts), *patches(network, run.parts.crop)]:
         display.log(f"Warning: {remark}")
     if report := getattr(network, "pretrained_report", ""):
         display.log(report)

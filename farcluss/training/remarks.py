@@ -1,6 +1,8 @@
 """What is odd about a run without being an error, known before it starts: shown by `check` and by `run`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from torch import nn
 
 from farcluss.data.accounting import Account
 from farcluss.data.base import account_of, defaults_of
@@ -33,6 +35,16 @@ def statistics(parts: Parts) -> list[str]:
         return []
     given = f"data.mean = {data.channel_mean}, data.std = {data.channel_std}"
     return [f"{given}, unlike {facts.summary()}."]
+
+
+def patches(network: nn.Module, crop: Sequence[int]) -> list[str]:
+    """A warning if crops are no whole patches of a vision transformer."""
+    patch: int | None = getattr(network, "patch", None)
+    if patch is None or not any(side % patch for side in crop):
+        return []
+    below, above = ([max(1, side // patch + up) * patch for side in crop] for up in (0, 1))
+    sides = " or ".join(dict.fromkeys(str(each[0] if len({*crop}) == 1 else each) for each in (below, above)))
+    return [f"data.crop is no multiple of the encoder's patch of {patch} pixels: crops are fitted. Take {sides}."]
 
 
 def risks(parts: Parts) -> list[str]:
