@@ -155,6 +155,7 @@ HARMLESS = {
         "eval.writer.overlay=true",
     ],
     "workers": ["data.workers=1", "train.max_skipped=1", "data.on_error=skip", "eval.network=student"],
+    "names of bands": ["data.channel_names=['r', 'g', 'b']", "network.pretrained_bands=['g', 'r', 'b']"],
     "the rest": ["train.trackers=['tensorboard']", "data.root=elsewhere", "data.allow_overlap=true", "data.val=none"],
     "the same rate": ["train.lr=0.0125", "train.scale_lr=1"],
 }
