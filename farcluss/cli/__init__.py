@@ -20,6 +20,7 @@ from farcluss.errors import FarclussError, PluginError, SampleError, Stopped, is
 BUILT_IN = {
     "bench": "Time the data loading and training step of a recipe, and suggest changes.",
     "check": "Validate a recipe against the files on disk and dry-run a step.",
+    "compare": "Compare methods over seeds, with the uncertainty of each difference.",
     "eval": "Evaluate a weights file on a data set.",
     "export": "Export a trained model as one weights file, and as ONNX.",
     "lists": "Show and download the published labeled/unlabeled lists.",

@@ -1,5 +1,6 @@
 """`farcluss eval`."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from farcluss.cli.commands import (
     print_table,
     raise_if_debugging,
     split_option,
+    write_result,
 )
 from farcluss.errors import counted
 
@@ -30,6 +32,14 @@ from farcluss.errors import counted
 @click.option(
     "--workers", type=click.IntRange(min=0), default=2, show_default=True, help="Processes that decode images."
 )
+@click.option(
+    "--per-image",
+    "table",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    metavar="FILE.csv",
+    help="Also write the scores and pixel counts of each image.",
+)
 @device_option
 @json_option
 def command(
@@ -38,6 +48,7 @@ def command(
     split: str | None,
     settings: tuple[str, ...],
     workers: int,
+    table: Path | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -58,7 +69,9 @@ def command(
         keys["data"] = {"pack": None} | keys.get("data", {}) | {"root": root}  # read these files, not the pack
     if split is not None:
         keys.setdefault("data", {})["val"] = split
-    evaluation = score_file(weights, keys, device=pick_device(device), workers=workers)
+    evaluation = score_file(weights, keys, device=pick_device(device), workers=workers, per_image=table is not None)
+    if table is not None and evaluation.per_image is not None:
+        write_result(table, evaluation.per_image.to_csv())
     for _, error in evaluation.failed:
         raise_if_debugging(error)
     facts = evaluation.to_json()

@@ -27,6 +27,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 OnError = Callable[[Item, BaseException], None]
 """Called with an image that cannot be scored and why; from any thread."""
+OnImage = Callable[[int, Item, NDArray[np.int64]], None]
+"""Called with the index of a model, an image, and its confusion matrix `(C, C)`; from any thread."""
 NO_PIXELS = torch.zeros((), dtype=torch.int64)
 """What an image adds that cannot be scored; on the CPU, as a tensor without axes may be added on any device."""
 THREADS = 16
@@ -241,6 +243,7 @@ def evaluate_all(
     world: int = 1,
     cancelled: Callable[[], bool] = lambda: False,
     on_error: OnError | None = None,
+    on_image: OnImage | None = None,
 ) -> list[Scores]:
     """Evaluate several models on `items` in one pass, each image counted once for any number of processes.
 
@@ -256,6 +259,7 @@ def evaluate_all(
         world: number of processes; all must call this.
         cancelled: called before each image and each forward; True cancels the evaluation.
         on_error: called for each image that cannot be read or predicted, which is then left out; None to raise.
+        on_image: called for each image of this process that is scored.
 
     Returns:
         The scores of each model.
@@ -274,7 +278,7 @@ def evaluate_all(
                     stack.enter_context(model.evaluating())
                 groups = group_by_size(_check_samples(samples, cancelled, on_error), device)
                 small = CPU_PIXELS if device.type == "cpu" else 0
-                count = partial(_count_each, models, cancelled=cancelled, on_error=on_error)
+                count = partial(_count_each, models, cancelled=cancelled, on_error=on_error, on_image=on_image)
                 for found in map_threaded(count, groups, lambda group: _pixels(group) <= small):
                     counts += found
         except Cancelled:
@@ -292,11 +296,15 @@ def _scores(counts: NDArray[np.int64], classes: tuple[str, ...]) -> Scores:
 
 
 def _count_each(
-    models: Sequence["Model"], group: list[Read], cancelled: Callable[[], bool], on_error: OnError | None
+    models: Sequence["Model"],
+    group: list[Read],
+    cancelled: Callable[[], bool],
+    on_error: OnError | None,
+    on_image: OnImage | None,
 ) -> Tensor:
     """`_count`; of a group that fails, the images one by one, so that only those that fail themselves are left out."""
     try:
-        return _count(models, [image for _, image in group], cancelled)
+        return _count(models, group, cancelled, on_image)
     except Cancelled:
         raise
     except FAILURES as error:
@@ -305,20 +313,29 @@ def _count_each(
         if len(group) == 1:
             on_error(group[0][0], error)
             return NO_PIXELS
-    return sum((_count_each(models, [each], cancelled, on_error) for each in group), NO_PIXELS)
+    return sum((_count_each(models, [each], cancelled, on_error, on_image) for each in group), NO_PIXELS)
 
 
-def _count(models: Sequence["Model"], group: list[LabeledImage], cancelled: Callable[[], bool]) -> Tensor:
+def _count(
+    models: Sequence["Model"], group: list[Read], cancelled: Callable[[], bool], on_image: OnImage | None
+) -> Tensor:
     """Confusion matrix and broken pixels `(M, C * C + 1)` of each model on images of one size. Raises Cancelled."""
     device, classes = models[0].device, len(models[0].classes)
-    parts = zip(*group, strict=True)
+    parts = zip(*(image for _, image in group), strict=True)
     images, masks = (torch.stack([each.to(device, non_blocking=True) for each in part]) for part in parts)
-    tables = []
+    tables, seen = [], []
     for model in models:
         _raise_if(cancelled)
         predicted = model.classify(images)
-        matrix = confusion_matrix(predicted, masks, classes)
+        if on_image is None:
+            matrix = confusion_matrix(predicted, masks, classes)
+        else:
+            seen.append([confusion_matrix(*each, classes) for each in zip(predicted, masks, strict=True)])
+            matrix = torch.stack(seen[-1]).sum(0)
         tables.append(torch.cat([matrix.flatten(), (predicted == BROKEN).sum().view(1)]))
+    for index, matrices in enumerate(seen):  # only now, as a group that fails is counted again
+        for (item, _), each in zip(group, matrices, strict=True):
+            on_image(index, item, each.cpu().numpy())  # type: ignore[misc] # there are none without it
     return torch.stack(tables)
 
 

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from farcluss.data.base import Item
 from farcluss.data.labels import no_labels
 from farcluss.data.splits import resolve_val
 from farcluss.errors import DataError, RecipeError, failure
 from farcluss.inference.card import inference_of
 from farcluss.inference.evaluation import Scores, evaluate
+from farcluss.inference.per_image import PerImage
 from farcluss.inference.weights import load
 from farcluss.learning.build import build_dataset, crop_sides
 from farcluss.recipes.model import Recipe
@@ -31,11 +36,13 @@ class Evaluation:
         scores: over all images that do not fail.
         images: number of images that were to be scored.
         failed: images that could not be read or predicted, and why; in any order.
+        per_image: counts of each image that is scored, if they were asked for.
     """
 
     scores: Scores
     images: int
     failed: Sequence[tuple[str, BaseException]]
+    per_image: PerImage | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the scores, how many images they are of, and the images that failed."""
@@ -43,7 +50,9 @@ class Evaluation:
         return {**self.scores.to_json(), "images": self.images - len(failed), "failed": failed}
 
 
-def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", workers: int = 0) -> Evaluation:
+def score_file(
+    weights: str, changes: dict[str, Any], *, device: Any = "cpu", workers: int = 0, per_image: bool = False
+) -> Evaluation:
     """Evaluate a weights file; an image that fails does not end the work on the others.
 
     Args:
@@ -51,6 +60,7 @@ def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", wo
         changes: keys of the file's recipe to override, of those in `USED`.
         device: where to run.
         workers: processes that decode images.
+        per_image: whether to keep the counts of each image.
 
     Raises:
         FarclussError: the file, the data set or an overridden key is invalid, or no pixel can be scored.
@@ -76,12 +86,18 @@ def score_file(weights: str, changes: dict[str, Any], *, device: Any = "cpu", wo
         crop_sides(recipe.eval.window, axes, "eval.window")
     model = model.with_inference(inference_of(recipe.eval, crop))
     failed: list[tuple[str, BaseException]] = []
+    counted: list[tuple[Item, NDArray[np.int64]]] = []
     scores = evaluate(
-        model, dataset, items, workers=workers, on_error=lambda item, error: failed.append((item.image, error))
+        model,
+        dataset,
+        items,
+        workers=workers,
+        on_error=lambda item, error: failed.append((item.image, error)),
+        on_image=(lambda _, item, matrix: counted.append((item, matrix))) if per_image else None,
     )
     if not failed and not scores.confusion.any():
         raise DataError(no_labels("There is nothing to score", len(items)))
-    return Evaluation(scores, len(items), failed)
+    return Evaluation(scores, len(items), failed, PerImage.of(model.classes, counted) if per_image else None)
 
 
 def refuse_idle(recipe: Recipe, changes: dict[str, Any]) -> None:
