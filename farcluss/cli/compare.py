@@ -26,12 +26,12 @@ class ListOptions(click.Command):
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Repeat the option before each of its values."""
         spread, option = list[str](), ""
-        for arg in args:
-            if arg in self.lists:
-                option = arg
-                continue
-            option = "" if arg.startswith("-") else option
-            spread += [option, arg] if option else [arg]
+        for arg, following in zip(args, [*args[1:], "-"], strict=True):
+            if arg in self.lists and following.startswith("-"):
+                raise click.UsageError(f"Option '{arg}' requires an argument.", context)
+            option = arg if arg in self.lists else "" if arg.startswith("-") else option
+            if arg not in self.lists:
+                spread += [option, arg] if option else [arg]
         return super().parse_args(context, spread)
 
 

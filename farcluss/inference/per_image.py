@@ -13,6 +13,7 @@ from farcluss.data.base import Item
 from farcluss.errors import DataError, not_a_file
 
 COUNTS = ("right", "true", "predicted")
+FIRST = ["image", "group", "pixels", "accuracy", "miou"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class PerImage:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         per_class = [f"{name} {what}" for name in self.classes for what in ("iou", *COUNTS)]
-        writer.writerow(["image", "group", "pixels", "accuracy", "miou", *per_class])
+        writer.writerow([*FIRST, *per_class])
         ious = iou(self.counts)
         for row, (image, group) in enumerate(zip(self.images, self.groups, strict=True)):
             counts = self.counts[row]
@@ -73,7 +74,9 @@ def read_per_image(path: Path) -> PerImage:
     try:
         with path.open(newline="") as file:
             head, *rows = csv.reader(file)
-        names = [column.removesuffix(" right") for column in head[5:] if column.endswith(" right")]
+        if head[: len(FIRST)] != FIRST:
+            raise ValueError("other columns")
+        names = [column.removesuffix(" right") for column in head[len(FIRST) :] if column.endswith(" right")]
         places = [[head.index(f"{name} {what}") for name in names] for what in COUNTS]
         counts = [[[int(row[place]) for place in each] for each in places] for row in rows]
     except (OSError, ValueError, IndexError) as error:
