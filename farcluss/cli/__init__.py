@@ -28,6 +28,7 @@ BUILT_IN = {
     "plugins": "List, show and create plugins.",
     "predict": "Predict images with a weights file.",
     "recipes": "List, show and copy the shipped recipes.",
+    "report": "Report on runs in one page of HTML.",
     "run": "Train a recipe.",
 }
 

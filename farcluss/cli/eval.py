@@ -40,6 +40,12 @@ from farcluss.errors import counted
     metavar="FILE.csv",
     help="Also write the scores and pixel counts of each image.",
 )
+@click.option(
+    "--calibration",
+    is_flag=True,
+    default=False,
+    help="Also tell how far the probabilities can be trusted, and whether uncertainty finds the errors.",
+)
 @device_option
 @json_option
 def command(
@@ -49,6 +55,7 @@ def command(
     settings: tuple[str, ...],
     workers: int,
     table: Path | None,
+    calibration: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -69,7 +76,14 @@ def command(
         keys["data"] = {"pack": None} | keys.get("data", {}) | {"root": root}  # read these files, not the pack
     if split is not None:
         keys.setdefault("data", {})["val"] = split
-    evaluation = score_file(weights, keys, device=pick_device(device), workers=workers, per_image=table is not None)
+    evaluation = score_file(
+        weights,
+        keys,
+        device=pick_device(device),
+        workers=workers,
+        per_image=table is not None,
+        calibration=calibration,
+    )
     if table is not None and evaluation.per_image is not None:
         write_result(table, evaluation.per_image.to_csv())
     for _, error in evaluation.failed:
@@ -92,3 +106,11 @@ def _print(scores: dict[str, Any]) -> None:
         total = scores["images"] + len(scores["failed"])
         click.echo(f"{scores['images']} of {counted(total, 'image')} scored; the others failed, see below")
     click.echo(f"mIoU {percent(scores['miou'])} %   pixel accuracy {percent(scores['pixel_accuracy'])} %")
+    if trust := scores.get("calibration"):
+        click.echo(
+            f"confidence {percent(trust['mean_confidence'])} % on average, {percent(trust['accuracy'])} % are right; "
+            f"expected calibration error {percent(trust['ece'])} %\n"
+            f"uncertainty finds errors with AUROC {percent(trust['auroc_of_errors'], 'none')} %; wrong are "
+            f"{percent(1 - trust['accuracy'])} % of all pixels, {percent(trust['error_of_surest_90'])} % of the surest "
+            f"90 %, {percent(trust['error_of_surest_80'])} % of the surest 80 %"
+        )

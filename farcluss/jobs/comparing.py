@@ -164,18 +164,24 @@ def refuse_others(jobs: Sequence[Job]) -> None:
 
 
 def _facts(job: Job) -> dict[str, Any]:
-    """What makes a run the same: every key of its recipe that is set."""
-    flat: dict[str, Any] = {}
+    """What makes a run the same: every key of its recipe that is set, but those that change no result."""
+    harmless = ("name", "data.root", "data.workers", "train.trackers")
+    return {key: value for key, value in flat(job.recipe).items() if key not in harmless}
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """The keys of a recipe that are set, by path, with plain values."""
+    found: dict[str, Any] = {}
 
     def walk(table: dict[str, Any], above: str) -> None:
         for key, value in table.items():
             if isinstance(value, dict):
                 walk(value, f"{above}{key}.")
-            elif value is not None and f"{above}{key}" not in ("name", "data.root", "data.workers", "train.trackers"):
-                flat[f"{above}{key}"] = value
+            elif value is not None:
+                found[f"{above}{key}"] = value
 
-    walk(json.loads(job.recipe.model_dump_json()), "")
-    return flat
+    walk(json.loads(recipe.model_dump_json()), "")
+    return found
 
 
 @dataclass

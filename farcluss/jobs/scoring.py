@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.data.base import Item
+from farcluss.data.base import Dataset, Item
 from farcluss.data.labels import no_labels
 from farcluss.data.splits import resolve_val
 from farcluss.errors import DataError, RecipeError, failure
+from farcluss.inference.calibration import Calibration, calibrate
 from farcluss.inference.card import inference_of
 from farcluss.inference.evaluation import Scores, evaluate
 from farcluss.inference.per_image import PerImage
-from farcluss.inference.weights import load
+from farcluss.inference.weights import Model, load
 from farcluss.learning.build import build_dataset, crop_sides
 from farcluss.recipes.model import Recipe
 from farcluss.recipes.reading import validate
@@ -37,21 +38,30 @@ class Evaluation:
         images: number of images that were to be scored.
         failed: images that could not be read or predicted, and why; in any order.
         per_image: counts of each image that is scored, if they were asked for.
+        calibration: of the probabilities, if it was asked for.
     """
 
     scores: Scores
     images: int
     failed: Sequence[tuple[str, BaseException]]
     per_image: PerImage | None = None
+    calibration: Calibration | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the scores, how many images they are of, and the images that failed."""
         failed = [{"image": image, "error": failure(image, error)} for image, error in self.failed]
-        return {**self.scores.to_json(), "images": self.images - len(failed), "failed": failed}
+        facts = {**self.scores.to_json(), "images": self.images - len(failed), "failed": failed}
+        return facts | ({"calibration": self.calibration.to_json()} if self.calibration else {})
 
 
 def score_file(
-    weights: str, changes: dict[str, Any], *, device: Any = "cpu", workers: int = 0, per_image: bool = False
+    weights: str,
+    changes: dict[str, Any],
+    *,
+    device: Any = "cpu",
+    workers: int = 0,
+    per_image: bool = False,
+    calibration: bool = False,
 ) -> Evaluation:
     """Evaluate a weights file; an image that fails does not end the work on the others.
 
@@ -61,10 +71,33 @@ def score_file(
         device: where to run.
         workers: processes that decode images.
         per_image: whether to keep the counts of each image.
+        calibration: whether to look at the probabilities, too, which takes longer.
 
     Raises:
         FarclussError: the file, the data set or an overridden key is invalid, or no pixel can be scored.
     """
+    model, dataset, items = to_score(weights, changes, device)
+    failed: list[tuple[str, BaseException]] = []
+
+    def on_error(item: Item, error: BaseException) -> None:
+        failed.append((item.image, error))
+
+    counted: list[tuple[Item, NDArray[np.int64]]] = []
+    trust = None
+    if calibration:
+        scores, trust = calibrate(model, dataset, items, workers=workers, on_error=on_error,
+                                  on_image=lambda item, matrix: counted.append((item, matrix)))  # fmt: skip
+    else:
+        look = (lambda _, item, matrix: counted.append((item, matrix))) if per_image else None
+        scores = evaluate(model, dataset, items, workers=workers, on_error=on_error, on_image=look)
+    if not failed and not scores.confusion.any():
+        raise DataError(no_labels("There is nothing to score", len(items)))
+    table = PerImage.of(model.classes, counted) if per_image else None
+    return Evaluation(scores, len(items), failed, table, trust)
+
+
+def to_score(weights: str, changes: dict[str, Any], device: Any) -> tuple[Model, Dataset, list[Item]]:
+    """A model with the inference options of its recipe, its data set, and the images to score; see `score_file`."""
     model = load(weights, device)
     # Only what is used is validated: stages and writers of plugins that are not installed do not matter.
     own = model.card.recipe
@@ -84,20 +117,7 @@ def score_file(
     crop = crop_sides(recipe.data.crop, axes)
     if recipe.eval.window is not None:
         crop_sides(recipe.eval.window, axes, "eval.window")
-    model = model.with_inference(inference_of(recipe.eval, crop))
-    failed: list[tuple[str, BaseException]] = []
-    counted: list[tuple[Item, NDArray[np.int64]]] = []
-    scores = evaluate(
-        model,
-        dataset,
-        items,
-        workers=workers,
-        on_error=lambda item, error: failed.append((item.image, error)),
-        on_image=(lambda _, item, matrix: counted.append((item, matrix))) if per_image else None,
-    )
-    if not failed and not scores.confusion.any():
-        raise DataError(no_labels("There is nothing to score", len(items)))
-    return Evaluation(scores, len(items), failed, PerImage.of(model.classes, counted) if per_image else None)
+    return model.with_inference(inference_of(recipe.eval, crop)), dataset, items
 
 
 def refuse_idle(recipe: Recipe, changes: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""Reports: charts by matplotlib and pages of HTML that need nothing else."""
