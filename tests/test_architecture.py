@@ -34,6 +34,7 @@ ONLY = {
     "segmentation_models_pytorch": {"farcluss.networks.smp"},
     "click": {"farcluss.cli"},
     "rich": {"farcluss.cli", "farcluss.training.display"},
+    "matplotlib": {"farcluss.reports.charts"},
     "h5py": {"farcluss.data.pack", "farcluss.jobs.packing"},
 }
 

@@ -1,5 +1,6 @@
 """`farcluss compare`."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,10 @@ def _conclude(planned: Any, failed: dict[str, str], folder: Path, split: str | N
         facts["images"] = f"{counted(len(rows[0].runs[0].images.images), 'image')} of {facts['split']}"
         table = to_markdown(rows, facts)
         write_results(folder, {"table.md": table, "results.json": figures})
+        if find_spec("matplotlib"):
+            from farcluss.jobs.reporting import report
+
+            write_results(folder, {"report.html": report([folder], split=None, pictures=0, device="cpu", workers=0)})
         emit(figures, as_json, lambda _: click.echo(table))
     for name, text in failed.items():
         click.echo(f"{name} failed: {text}", err=True)

@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,21 @@ from farcluss.recipes.texts import read_text
 
 @dataclass(frozen=True)
 class Splits:
-    """The three sets of a run, and the names of their lists (the published name of a list that equals one)."""
+    """The three sets of a run, and the names of their lists (the published name of a list that equals one).
+
+    Attributes:
+        labeled: images whose masks are learned.
+        unlabeled: images without, or with masks that are not looked at.
+        val: images to score on.
+        names: of the lists of these three.
+        probe: labeled images that are among the unlabeled ones instead, to watch the pseudo-labels by.
+    """
 
     labeled: list[Item]
     unlabeled: list[Item]
     val: list[Item]
     names: dict[str, str]
+    probe: list[Item] = field(default_factory=list)
 
 
 _SHARE = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?(/\d+)?", re.ASCII | re.IGNORECASE)
@@ -204,7 +213,24 @@ def resolve(dataset: Dataset, data: Data) -> Splits:
     for key, items in (("labeled", labeled), ("unlabeled", unlabeled), ("val", val)):
         if items and (known := published.recognize(published.identifier(item.image) for item in items)):
             names[key] = known
-    return Splits(labeled, unlabeled, val, names)
+    return hold_back(Splits(labeled, unlabeled, val, names), data)
+
+
+def hold_back(splits: Splits, data: Data) -> Splits:
+    """The sets with `data.probe` units of the labeled images among the unlabeled ones. Raises DataError: too many."""
+    if not data.probe:
+        return splits
+    units = hash_order(splits.labeled, data.draw_seed, "probe")
+    if data.probe >= len(units):
+        raise DataError(
+            f"data.probe = {data.probe} would leave no labeled image of {counted(len(units), 'image or group')}.\n"
+            "Lower it, or label more images."
+        )
+    probe = [item for unit in units[: data.probe] for item in unit]
+    held = {item.image for item in probe}
+    unlabeled = splits.unlabeled if data.unlabeled == "none" else [*splits.unlabeled, *probe]
+    return replace(splits, labeled=[item for item in splits.labeled if item.image not in held],
+                   unlabeled=unlabeled, probe=probe)  # fmt: skip
 
 
 def resolve_val(dataset: Dataset, data: Data) -> list[Item]:

@@ -14,6 +14,7 @@ from farcluss.data.base import IGNORE, Dataset, Item
 from farcluss.errors import FAILURES, FarclussError
 from farcluss.inference.evaluation import LabeledImage, OnError, Scores, confusion_matrix, read_images, to_labeled_image
 from farcluss.inference.probs import not_finite
+from farcluss.tensors.distributed import all_sum
 
 if TYPE_CHECKING:
     from farcluss.inference.weights import Model
@@ -114,16 +115,20 @@ def calibrate(
     items: Sequence[Item],
     *,
     workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
     on_error: OnError | None = None,
     on_image: Look = lambda item, matrix: None,
 ) -> tuple[Scores, Calibration]:
-    """Scores and calibration of a model, image by image.
+    """Scores and calibration of a model, image by image, each counted once for any number of processes.
 
     Args:
         model: predicts at the images' own size.
         dataset: the data set.
         items: items with masks.
         workers: loader processes.
+        rank: rank of this process, which looks at every `world`-th item.
+        world: number of processes; all must call this.
         on_error: called for each image that cannot be read or predicted, which is then left out; None to raise.
         on_image: see `Look`.
 
@@ -133,7 +138,7 @@ def calibrate(
     classes = len(model.classes)
     confusion = np.zeros((classes, classes), np.int64)
     confidence, uncertainty = np.zeros((BINS, 3)), np.zeros((FINE, 2))
-    with closing(read_images(dataset, items, workers, to_labeled_image)) as samples, model.evaluating():
+    with closing(read_images(dataset, items[rank::world], workers, to_labeled_image)) as samples, model.evaluating():
         for item, found in samples:
             try:
                 matrix, *counts = _count(model, found)
@@ -146,6 +151,10 @@ def calibrate(
             confidence += counts[0]
             uncertainty += counts[1]
             on_image(item, matrix)
+    place = model.device if world > 1 else "cpu"
+    confusion, confidence, uncertainty = (
+        all_sum(torch.from_numpy(each).to(place)).cpu().numpy() for each in (confusion, confidence, uncertainty)
+    )
     return Scores(confusion, tuple(model.classes)), Calibration(confidence, uncertainty)
 
 
@@ -156,6 +165,8 @@ def _count(model: "Model", found: LabeledImage | FarclussError) -> tuple[Any, ..
     probs = model.batch_probs(found.image[None])[0]
     if not bool(probs.isfinite().all()):
         raise not_finite("the image")
+    if probs.device.type == "mps":  # which has no float64
+        probs = probs.cpu()
     mask = found.mask.to(probs.device)
     matrix = confusion_matrix(probs.argmax(0), mask, len(probs))
     return tuple(each.cpu().numpy() for each in (matrix, *count_pixels(probs, mask)))

@@ -23,7 +23,6 @@ from farcluss.jobs.scoring import to_score
 from farcluss.jobs.sections import (
     Run,
     class_section,
-    classes_over_time,
     curves_section,
     differences,
     environment,
@@ -69,7 +68,7 @@ def _read(folder: Path, group: str) -> Run:
     about, log = folder / "environment.json", folder / "log.txt"
     facts = json.loads(about.read_text()) if about.exists() else {}
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    warned = [line.partition("Warning: ")[2] for line in lines if "Warning: " in line]
+    warned = [found[1] for found in (re.search(r"\bWarning(?: at)?:? (.*)", line) for line in lines) if found]
     return Run(folder, group, load_recipe(folder / "recipe.toml"), metrics(folder), facts, list(dict.fromkeys(warned)))
 
 
@@ -119,7 +118,7 @@ def _of_one(run: Run, split: str | None, pictures: int, device: Any, workers: in
     sections = [
         page.Section("Curves", curves_section([run])),
         *(look.sections if look else []),
-        page.Section("Pseudo-labels", pseudo_label_section([run]) + classes_over_time(run)),
+        page.Section("Pseudo-labels", pseudo_label_section([run])),
         *(look.pictures if look else []),
         page.Section("Recipe", settings(run)),
         page.Section("Environment", environment(run)),

@@ -21,6 +21,8 @@ PLAIN = {
     "high_entropy": "unsure pixels",
 }
 """What is told of the pseudo-labels, as a share of the pixels."""
+PROBE = {"accuracy": "right", "mean_confidence": "sure"}
+"""And of the labeled images that are held back."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +116,15 @@ def _few(steps: Sequence[int], most: int = 12) -> list[int]:
 
 
 def pseudo_label_section(runs: Sequence[Run]) -> str:
-    """How right and how sure the pseudo-labels are over the steps, and how much of them counts."""
+    """How right and how sure the pseudo-labels are over the steps, how much of them counts, and which classes."""
     parts = []
-    for key, name in PLAIN.items():
-        if groups := _lines(runs, "train", {key: name}):
-            parts.append(_lines_chart(groups, name, True))
-    return page.grid(parts)
+    for kind, keys, label in [("probe", PROBE, "held-back images"), *(("train", {k: n}, n) for k, n in PLAIN.items())]:
+        if groups := _lines(runs, kind, keys):
+            parts.append(_lines_chart(groups, label, True))
+    return page.grid([*parts, *(_classes_over_time(runs[0]) if len(runs) == 1 else [])])
 
 
-def classes_over_time(run: Run) -> str:
+def _classes_over_time(run: Run) -> list[str]:
     """Shares of the classes among the pseudo-labels, and the weights that the method gives them."""
     from farcluss.reports.charts import over_time
 
@@ -138,7 +140,7 @@ def classes_over_time(run: Run) -> str:
                            label)  # fmt: skip
         parts.append(page.chart(over_time(steps, rows, names, label, log=True), f"{label}, at the end: {last}.",
                                 f"{label} over the steps.", table))  # fmt: skip
-    return page.grid(parts)
+    return parts
 
 
 def class_section(scores: Scores, where: str) -> str:

@@ -77,7 +77,12 @@ class Data(Section):
     val: Text = Field(
         default="val", description='list file, share of the images with a mask, split "val" or "test", or "none"'
     )
-    draw_seed: int = Field(default=0, description="seed of the shares drawn for `labeled` and `val`")
+    draw_seed: int = Field(default=0, description="seed of the shares drawn for `labeled`, `val` and `probe`")
+    probe: Count = Field(
+        default=0,
+        description="labeled images, or groups of them, that are held back from the supervised loss and stay in as "
+        "unlabeled ones, to tell how right and how sure the teacher's labels are; 0 for none",
+    )
     allow_overlap: bool = Field(default=False, description="allow an image in more than one of the three sets")
     classes: list[str] | dict[str, int | Color | list[int | Color]] | None = Field(
         default=None,

@@ -137,7 +137,7 @@ class RunFolder:
             "versions": {name: _version(name) for name in packages},
         }
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2).encode())
-        for name in ("labeled", "unlabeled", "val"):
+        for name in ("labeled", "unlabeled", "val", "probe"):
             lines = [_list_line(item) for item in getattr(splits, name)]
             write_atomically(self.path / "lists" / f"{name}.txt", "".join(f"{line}\n" for line in lines).encode())
 
@@ -203,7 +203,9 @@ def _is_before(line: bytes, step: int, scored: bool) -> bool:
     """Whether a line of metrics.jsonl is complete and of something that a run resumed at `step` will not repeat."""
     try:
         entry = json.loads(line)
-        return bool(entry["step"] < step or (entry["step"] == step and (scored or entry["kind"] != "eval")))
+        return bool(
+            entry["step"] < step or (entry["step"] == step and (scored or entry["kind"] not in ("eval", "probe")))
+        )
     except (ValueError, KeyError, TypeError):
         return False
 

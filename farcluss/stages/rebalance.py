@@ -70,14 +70,17 @@ class MedianFrequency(PixelWeight):
 
     def class_weights(self, summed: Tensor) -> Tensor:
         """Class weights `(C,)` float32 from the summed statistics."""
-        counts, mass = summed
-        weights = torch.where(counts > 0, median_of_present(counts) / (counts + self.eps), 1)
+        mass, weights = summed[1], self._unbounded(summed[0])
         if self.max_weight is not None:
             weights = weights.clamp(max=self.max_weight)
         if self.normalize == "mean":
             total = (weights * mass).sum()
             weights = torch.where(total > 0, weights * (mass.sum() / total), weights)
         return weights.float()
+
+    def _unbounded(self, counts: Tensor) -> Tensor:
+        """Eq. 7 as it stands."""
+        return torch.where(counts > 0, median_of_present(counts) / (counts + self.eps), 1)
 
     def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
         """`omega(i)` of eq. 8: the class weight of each pixel."""
@@ -87,5 +90,8 @@ class MedianFrequency(PixelWeight):
         return class_weights[labels.classes[:, 0]]
 
     def figures(self, summed: Tensor) -> dict[str, Tensor]:
-        """The class weights."""
-        return {"class_weights": self.class_weights(summed)}
+        """The class weights, and how many classes `max_weight` holds back."""
+        weights = {"class_weights": self.class_weights(summed)}
+        if self.max_weight is None:
+            return weights
+        return weights | {"bounded_classes": (self._unbounded(summed[0]) > self.max_weight).sum()}

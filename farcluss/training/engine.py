@@ -38,6 +38,7 @@ from farcluss.runs.folder import RunFolder
 from farcluss.runs.lock import Lock
 from farcluss.runs.resuming import Start, find_start, fingerprint
 from farcluss.tensors.distributed import on_main, world_size
+from farcluss.training.advice import Advisor
 from farcluss.training.checkpointing import restore, save_checkpoint
 from farcluss.training.display import Display
 from farcluss.training.interruption import Interruption
@@ -269,6 +270,7 @@ def prepare(recipe: Recipe, parts: Parts, accelerator: Accelerator, folder: RunF
         steps=parts.steps(),
         fingerprint=fingerprint(recipe, parts.splits, parts.steps(), accelerator.mixed_precision),
         watch=Watch(),
+        advisor=Advisor(recipe, parts.dataset.classes) if accelerator.is_main_process else None,
     )
 
 

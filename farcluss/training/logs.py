@@ -42,6 +42,14 @@ def log_step(run: Run, display: Display, losses: dict[str, Tensor], statistics: 
     if run.recipe.train.trackers:
         run.accelerator.log(scalars, step=run.step)
     display.log_step(run.step, values)
+    if run.advisor:
+        warn(display, run.step, run.advisor.logged(run.step, values))
+
+
+def warn(display: Display, step: int, texts: Sequence[str]) -> None:
+    """Log warnings about how a run goes."""
+    for text in texts:
+        display.log(f"Warning at step {step}: {text}")
 
 
 def note_outcomes(run: Run, display: Display, wait: bool) -> None:
@@ -68,7 +76,12 @@ def note_outcomes(run: Run, display: Display, wait: bool) -> None:
 
 
 def note_classes(run: Run, display: Display, host: HostBatch) -> None:
-    """Name the classes of which the first labeled crops have no pixel, after `LOOKED_AT` steps; masks on the host."""
+    """Name the classes of which the first labeled crops have no pixel, after `LOOKED_AT` steps; masks on the host.
+
+    And say where unlabeled images look unlike the labeled ones.
+    """
+    if run.advisor:
+        warn(display, run.step, run.advisor.look(host))
     if run.unseen is None:
         run.unseen = set(range(len(run.parts.dataset.classes)))
     if not run.unseen or run.looked_at >= LOOKED_AT:

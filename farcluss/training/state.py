@@ -12,6 +12,7 @@ from farcluss.learning.learner import Learner
 from farcluss.recipes.model import Recipe
 from farcluss.runs.background import Background
 from farcluss.runs.folder import RunFolder
+from farcluss.training.advice import Advisor
 from farcluss.training.interruption import Interruption
 from farcluss.training.watch import Watch
 
@@ -48,6 +49,8 @@ class Run:
     """Classes without a pixel in the labeled crops of this process so far; None before the first."""
     looked_at: int = 0
     """Steps whose labeled crops were searched for them."""
+    advisor: Advisor | None = None
+    """Warns of what the figures say, on the main process."""
     replaced: dict[str, int] = field(default_factory=dict)
     """How often each unreadable sample was replaced, summed over processes on the main one at each checkpoint."""
     newly_replaced: Counter[str] = field(default_factory=Counter)

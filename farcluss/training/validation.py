@@ -5,16 +5,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from farcluss.errors import Cancelled
+from farcluss.errors import Cancelled, counted
+from farcluss.inference.calibration import calibrate
 from farcluss.inference.evaluation import Scores, evaluate_all
 from farcluss.inference.weights import Model, save_weights
 from farcluss.learning.batches import Batch
 from farcluss.runs import checkpoints
 from farcluss.tensors.distributed import on_main
 from farcluss.training.display import Display
+from farcluss.training.logs import warn
 from farcluss.training.panels import draw_panel, save_panel
 from farcluss.training.state import Run
 
@@ -47,9 +50,39 @@ def score(run: Run, display: Display) -> None:
         marks = {name: " (best)" if better and name == kind else "" for name in scores}
         text = ", ".join(f"{name} mIoU {100 * value.miou:.2f}{marks[name]}" for name, value in scores.items())
         display.log_scores(f"step {run.step}: {text}")
+    if run.advisor:
+        warn(display, run.step, run.advisor.scored(summary))
+    probe(run, display)
     run.scored = True
     on_main(lambda: _write_scores(run, scores, summary, better))
     run.clock += time.perf_counter() - start  # the logged speed is that of training alone
+
+
+def probe(run: Run, display: Display) -> None:
+    """Tell how right and how sure the teacher is on the labeled images that are held back, see `data.probe`."""
+    items, accelerator = run.parts.splits.probe, run.accelerator
+    if not items:
+        return
+    scores, trust = calibrate(
+        Model(run.networks["teacher"], run.parts.card()),
+        run.parts.dataset,
+        items,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        on_error=lambda *_: None,  # an image that cannot be read has no say
+    )
+    if not scores.confusion.any():
+        return
+    recall = {name: None if np.isnan(value) else float(value) for name, value in
+              zip(scores.classes, scores.accuracy, strict=True)}  # fmt: skip
+    known = {name: value for name, value in recall.items() if value is not None}
+    worst = min(known, key=known.__getitem__)
+    display.log(
+        f"step {run.step}: teacher on {counted(len(items), 'held-back image')}: {100 * trust.accuracy:.1f} % right, "
+        f"{100 * trust.mean_confidence:.1f} % sure; lowest recall {worst} {100 * known[worst]:.1f} %"
+    )
+    facts = {"accuracy": trust.accuracy, "mean_confidence": trust.mean_confidence, "ece": trust.ece, "recall": recall}
+    on_main(lambda: run.folder.record("probe", run.step, facts))
 
 
 def nonfinite_tensors(network: nn.Module) -> list[str]:

@@ -81,6 +81,7 @@ def assert_same(one: Path, two: Path) -> None:
 TEACHING = {
     "data.layout.size=20": "data.layout.size: 16 -> 20",
     "data.labeled=6/12": "images of data.labeled: 4 (",
+    "data.probe=1": "images of data.labeled: 4 (",
     "data.draw_seed=1": "images of data.unlabeled: 8 (",
     "data.classes=['a', 'b', 'c', 'd', 'e', 'f']": "data.classes: nothing -> ['a', 'b', 'c', 'd', 'e', 'f']",
     "data.ignore_index=254": "data.ignore_index: nothing -> 254",
