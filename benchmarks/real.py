@@ -3,9 +3,9 @@
 python benchmarks/real.py --data DATA --sets camvid_1_16 --seeds 0 1 2 --jobs 2
 python benchmarks/real.py --table      # the table of docs/results.md, from all rows
 
-DATA holds `camvid`, `dubai`, `lgg`, `hippocampus` and `weights/tf_efficientnet_lite0.safetensors`. What is measured is in
-`results/real.jsonl`, a row as soon as a run is scored; runs on several machines fill one table. Settings were fixed before
-the first run; the reported images chose nothing.
+DATA holds `camvid`, `dubai`, `lgg`, `hippocampus` and `weights/tf_efficientnet_lite0.safetensors`. What is measured is
+in `results/real.jsonl`, a row as soon as a run is scored; runs on several machines fill one table. Settings were fixed
+before the first run; the reported images chose nothing.
 """
 
 import argparse

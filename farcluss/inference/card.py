@@ -1,7 +1,7 @@
 """The card of a weights file: all that is needed to use its tensors, with bounds like those of a recipe."""
 
 import platform
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -13,21 +13,28 @@ from farcluss.inference.probs import Blend
 from farcluss.plugins.options import Color, Count, Positive, PositiveInt
 from farcluss.recipes.model import Defaults, Eval, Recipe, Scales, Sides, Stride
 
+Precision = Literal["float32", "bf16"]
 Level = Annotated[int, Field(ge=0, le=255)]
 Few = Field(le=2**16)
 """Bound of channels and of embeddings: more are a mistake."""
 
 
 class Inference(BaseModel):
-    """Options of `farcluss.inference.probs.predict_probs`."""
+    """Options of `farcluss.inference.probs.predict_probs`, and the precision of the network."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     window: Sides | None = None
     stride: Stride = 2 / 3
     blend: Blend = "mean"
+    precision: Precision = "float32"
     flip: bool = False
     scales: Scales = (1.0,)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of `predict_probs`, by name."""
+        return {name: value for name, value in self if name != "precision"}
 
 
 def inference_of(settings: Eval, crop: tuple[int, ...]) -> Inference:
@@ -45,6 +52,7 @@ def inference_of(settings: Eval, crop: tuple[int, ...]) -> Inference:
         window=window if sliding else None,
         stride=settings.stride,
         blend=settings.blend,
+        precision=settings.precision,
         flip=settings.flip,
         scales=settings.scales,
     )

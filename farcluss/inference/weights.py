@@ -141,7 +141,7 @@ class Model:
             raise WeightsError(f"The image has {images.shape[1]} channels, the network takes {self.card.channels}.")
         with self.evaluating():
             normalized = self.normalize.to(self.device)(to_unit(images.to(self.device)))
-            return predict(forward, normalized, **dict(self.card.inference))
+            return predict(forward, normalized, **self.card.inference.settings)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -156,8 +156,10 @@ class Model:
                 self.network.train()
 
     def _logits(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images).logits
-        return logits
+        half = self.card.inference.precision == "bf16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            logits: Tensor = self.network(images).logits
+        return logits.float() if half else logits
 
 
 def to_unit(images: Tensor) -> Tensor:

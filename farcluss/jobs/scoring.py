@@ -23,7 +23,7 @@ from farcluss.recipes.reading import validate
 USED = {
     "data": {"layout", "root", "pack", "val", "draw_seed", "classes", "ignore_index", "reduce_zero_label", "channels",
              "crop", "on_error"},
-    "eval": {"mode", "window", "stride", "blend", "flip", "scales"},
+    "eval": {"mode", "window", "stride", "blend", "precision", "flip", "scales"},
 }  # fmt: skip
 """Keys that scores depend on. The others are for training, or those of the weights count."""
 OF_WINDOWS = ("window", "stride", "blend")

@@ -229,6 +229,10 @@ class Eval(Section):
         default="mean",
         description="how overlapping windows are averaged; gaussian: with more weight near the center of a window",
     )
+    precision: Literal["float32", "bf16"] = Field(
+        default="float32",
+        description="of the network when it predicts; bf16 is faster on GPUs and newer CPUs and changes a few pixels",
+    )
     flip: bool = Field(default=False, description="average with the prediction of the flipped image")
     scales: Scales = Field(default=(1.0,), description="average the predictions at these image scales")
     network: Literal["teacher", "student"] = Field(

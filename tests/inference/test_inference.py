@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 from farcluss.inference.probs import even_parts, predict_classes, predict_probs, resize, running_mean, sliding, starts
+from farcluss.inference.weights import load
 
 # (image, window) per axis: windows of all sizes, but few of them where there are three axes.
 SIZES = st.one_of(
@@ -296,3 +297,17 @@ def test_a_single_view_is_decided_without_probabilities(memory_format):
     logits = (noise(2, 5, 6, 7) * 200).to(memory_format=memory_format)  # whose probabilities saturate
     logits[:, 3] = logits.amax(1) + 1e-4
     assert (predict_classes(lambda _: logits, noise(2, 1, 6, 7)) == 3).all()
+
+
+def test_bf16_changes_logits_by_its_rounding_alone(trained_run):
+    """The network computes in bf16, as autocast does, and nothing behind it; float32 is the default."""
+    model = load(trained_run / "weights" / "last.safetensors")
+    images = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    half = model.with_inference(model.card.inference.model_copy(update={"precision": "bf16"}))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted = model.network(model.normalize(images.float() / 255)).logits.float().softmax(1)
+    found, plain = half.batch_probs(images), model.batch_probs(images)
+    assert found.dtype == torch.float32 and model.card.inference.precision == "float32"
+    torch.testing.assert_close(found, wanted)
+    assert 0 < (found - plain).abs().max() < 0.05
+    assert (half.classify(images) == plain.argmax(1)).float().mean() > 0.95

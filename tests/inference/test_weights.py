@@ -96,7 +96,8 @@ def test_the_metadata_of_a_run_says_everything(trained_run):
     assert card["classes"] == ["ground", "disk", "bar", "tile", "ring", "star"]
     assert card["palette"][1] == [230, 159, 0] and len(card["palette"]) == 6
     assert (card["mean"], card["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    assert card["inference"] == {"window": None, "stride": 2 / 3, "blend": "mean", "flip": False, "scales": [1.0]}
+    windows = {"window": None, "stride": 2 / 3, "blend": "mean"}
+    assert card["inference"] == windows | {"precision": "float32", "flip": False, "scales": [1.0]}
     assert card["versions"]["farcluss"] == farcluss.__version__
     assert card["versions"]["torch"] == torch.__version__
     assert card["recipe"]["data"]["labeled"] == "4/12"

@@ -153,6 +153,7 @@ HARMLESS = {
         "eval.scales=[0.5,1.0]",
         "eval.stride=0.5",
         "eval.blend=gaussian",
+        "eval.precision=bf16",
         "eval.writer.overlay=true",
     ],
     "workers": ["data.workers=1", "train.max_skipped=1", "data.on_error=skip", "eval.network=student"],

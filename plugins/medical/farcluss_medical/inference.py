@@ -33,7 +33,7 @@ def predict_volume(model: Model, image: NDArray[np.float32], slice_axis: int | N
     if slice_axis is not None:
         return _by_slices(mirrored(model.batch_probs, axes if mirror else 0), image, slice_axis)
     settings = model.card.inference
-    whole = model.with_inference(Inference())
+    whole = model.with_inference(Inference(precision=settings.precision))
     forward = mirrored(whole.batch_probs, axes if mirror else 0)
     views = torch.from_numpy(np.ascontiguousarray(image))[None]
     if settings.window is None:

@@ -271,7 +271,13 @@ class TestMaps:
         assert predict(tmp_path, scan, "--set", "largest_component=true", "--set", "mirror=true").code == 0
         record = json.loads((tmp_path / "out" / "scan.json").read_text())
         assert record["largest_component"] is True and record["inference"]["mirror"] is True
-        assert set(record["inference"]) == {"window", "stride", "blend", "mirror"}  # what a volume goes through
+        assert set(record["inference"]) == {
+            "window",
+            "stride",
+            "blend",
+            "precision",
+            "mirror",
+        }  # what a volume goes through
         assert record["labels"] == {"background": 0, "edema": 2, "core": 1, "enhancing": 4}
         assert "Research use only" in record["notice"] and record["files"] == [str(scan)]
 

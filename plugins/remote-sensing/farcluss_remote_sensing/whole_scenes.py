@@ -106,7 +106,7 @@ def _pieces(model: Model, task: Task, first: int, last: int) -> Iterator[tuple[i
 def predict_tiles(model: Model, task: Task, windows: Sequence[Window]) -> Iterator[tuple[Window, NDArray[np.float32]]]:
     """Probabilities `(C, h, w)` of windows of one size, several at once; those without a valid pixel are left out."""
     settings = model.card.inference
-    whole = model.with_inference(Inference(flip=settings.flip, scales=settings.scales))
+    whole = model.with_inference(Inference(precision=settings.precision, flip=settings.flip, scales=settings.scales))
     for part in even_parts(len(windows), images_per_forward((task.rows.side, task.columns.side), model.device)):
         found = [(window, *task.stack.read(window)) for window in windows[part]]
         images = [(window, task.scaling(values, valid)) for window, values, valid in found if valid.any()]
