@@ -35,7 +35,7 @@ MAY_IMPORT: Graph = {
     "testing": {"data", "stages", "recipes", "plugins", "errors"},
     "data": {"recipes", "plugins", "errors"},
     "stages": {"tensors", "plugins", "errors"},
-    "networks": {"plugins", "errors"},
+    "networks": {"tensors", "plugins", "errors"},
     "recipes": {"plugins", "errors"},
     "tensors": {"errors"},
     "plugins": {"errors"},

@@ -20,7 +20,7 @@ NARROWER = {
     "farcluss.runs.background": set(),
     "farcluss.runs.atomic": set(),
     "farcluss.training.startup": set(),
-    "farcluss.networks.base": set(),
+    "farcluss.networks.base": {"tensors"},
     "farcluss.plugins.options": set(),
 }
 # Who may import what everybody else may not.

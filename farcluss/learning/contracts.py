@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from farcluss.errors import FAILURES, FarclussError, PluginError, short
+from farcluss.errors import FAILURES, FarclussError, PluginError, RecipeError, short
+from farcluss.recipes.training import Loss
 from farcluss.stages.base import Augment, Contrast, Mix, Perturb, PixelWeight, PseudoLabel, View
 from farcluss.tensors.timing import span
 
@@ -69,6 +70,24 @@ class Stages:
                 self.expect(kind, f"{name} of labels", tensor.shape, getattr(like.labels, name).shape)
             if view.share is not None:
                 self.expect(kind, "shares of images", view.share.shape, like.images.shape[:1])
+
+
+MANY = 64
+"""Classes from which on logits at the size of the image are most of a step's memory."""
+
+
+def in_bands(loss: Loss, classes: int, network: nn.Module) -> bool:
+    """Whether the student's logits are upsampled within the loss; Dice losses need the probabilities of whole images.
+
+    Raises:
+        RecipeError: it is asked for, but cannot be.
+    """
+    dice = loss.supervised == "dice-cross-entropy" or loss.unsupervised * loss.unsupervised_dice > 0
+    able = getattr(network, "coarse_logits", False)
+    if loss.upsampling == "bands" and (dice or not able):
+        why = "Dice losses need whole images" if dice else "the network gives logits of the image's size alone"
+        raise RecipeError(f'loss.upsampling = "bands" is not possible: {why}.\nSet it to "auto".')
+    return able and not dice and (loss.upsampling == "bands" or (loss.upsampling == "auto" and classes >= MANY))
 
 
 def expect(plugin: str, what: str, shape: Sequence[int], expected: Sequence[int]) -> None:

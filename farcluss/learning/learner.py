@@ -31,11 +31,11 @@ from farcluss.learning.batches import (
     perturbation_of,
     sum_of,
 )
-from farcluss.learning.contracts import Stages, expect
+from farcluss.learning.contracts import Stages, expect, in_bands
 from farcluss.learning.dice import dice
 from farcluss.learning.encoding import Encoding, joined
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
-from farcluss.networks.base import Perturbation, Prediction, evaluating, points_of
+from farcluss.networks.base import CoarsePrediction, Perturbation, Prediction, evaluating, points_of
 from farcluss.networks.normalize import Normalize
 from farcluss.recipes.training import Loss
 from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Scene, View
@@ -43,6 +43,7 @@ from farcluss.stages.weight import normalized_entropy
 from farcluss.tensors.distributed import all_sum, sum_table, world_size
 from farcluss.tensors.precision import wide, wide_softmax
 from farcluss.tensors.timing import span
+from farcluss.tensors.upsampling import upsampled
 
 Statistics = dict[str, Tensor]
 WEIGHTS = ("weight", "rebalance")
@@ -75,6 +76,7 @@ class Learner:
         self.normalize, self.loss, self.classes, self.autocast = normalize, loss, classes, autocast
         self._compiled = {function: compiled(function) for function in (student, teacher, divergences, dice)}
         self._encoding = Encoding(teacher, compiled)
+        self._coarse = in_bands(loss, classes, teacher)
 
     @torch.no_grad()
     def pseudo_label(self, batch: Batch, micro_batches: int = 1) -> tuple[Views | None, Statistics]:
@@ -178,15 +180,17 @@ class Learner:
         return views
 
     @torch.no_grad()
-    def _of_labeled(self, logits: Tensor, batch: Batch) -> Statistics:
+    def _of_labeled(self, prediction: CoarsePrediction, batch: Batch) -> Statistics:
         """Statistics of the student's logits of labeled images, by the kind of stage that wants some.
 
         Image by image: all logits in float32 would add to the peak of the step's memory.
         """
         found: dict[str, list[Tensor]] = {}
-        for masks, image in zip(torch.split(batch.masks, 1), torch.split(logits.detach(), 1), strict=False):
+        images = torch.split(prediction.logits.detach(), 1)
+        for masks, image in zip(torch.split(batch.masks, 1), images, strict=False):
+            pixels = upsampled(wide(image), prediction.upsampling)
             for kind in ADAPTIVE:
-                counts = getattr(self.stages, kind).labeled_statistics(wide(image), masks, masks != IGNORE)
+                counts = getattr(self.stages, kind).labeled_statistics(pixels, masks, masks != IGNORE)
                 if counts is not None:
                     found.setdefault(f"{LABELED}{kind}", []).append(counts)
         return {name: sum_of(counts) for name, counts in found.items()}
@@ -232,7 +236,7 @@ class Learner:
         """A forward of a micro-batch without gradient, for `whole_batch`."""
         prediction = self._forward_student(batch, views, "first_pass")
         ohem, labeled = self.loss.supervised == "ohem", prediction.logits[: len(batch.images)]
-        pixel_losses = pixel_cross_entropy(labeled, batch.masks) if ohem else None
+        pixel_losses = pixel_cross_entropy(labeled, batch.masks, prediction.upsampling) if ohem else None
         if views is None or prediction.embeddings is None:
             return FirstPass(pixel_losses, batch.masks, None, None)
         anchors = self._anchors(batch, views, totals, tuple(prediction.embeddings.shape[2:]))
@@ -280,14 +284,14 @@ class Learner:
         """
         prediction = self._forward_student(batch, views, "student")
         with span("losses"):
-            losses = self._divergences(prediction.logits, batch, views, totals, whole)
+            losses = self._divergences(prediction, batch, views, totals, whole)
             losses |= self._dice(prediction.logits, batch, views, totals, losses["supervised"])
         # The embedding head takes part in every step, with weight 0 in supervised ones: DDP waits for every parameter.
         unused = 0 if prediction.embeddings is None else prediction.embeddings.sum() * 0
         losses["total"] = losses["supervised"] + unused
         if views is None:
             return losses
-        losses |= self._of_labeled(prediction.logits, batch)
+        losses |= self._of_labeled(prediction, batch)
         weighted = self.loss.unsupervised * losses["unsupervised"]
         if "unsupervised_dice" in losses:
             weighted = weighted + self.loss.unsupervised * self.loss.unsupervised_dice * losses["unsupervised_dice"]
@@ -300,17 +304,20 @@ class Learner:
         return losses
 
     def _divergences(
-        self, logits: Tensor, batch: Batch, views: Views | None, totals: Totals, whole: WholeBatch | None
+        self, prediction: CoarsePrediction, batch: Batch, views: Views | None, totals: Totals, whole: WholeBatch | None
     ) -> dict[str, Tensor]:
         """The supervised loss and, in steps that have one, the unsupervised loss."""
-        masks, count = self._supervised_masks(logits[: len(batch.images)], batch.masks, totals, whole)
+        masks, count = self._supervised_masks(prediction, batch.masks, totals, whole)
         targets = [true_target(masks)]
         for view in views or ():
             weight = self._pixel_weight(view.labels, totals)
             if view.share is not None:
                 weight = weight * view.share.view(-1, *[1] * (weight.dim() - 1))
             targets.append(fuzzy_target(view.labels, weight))
-        sums = self._compiled[divergences](logits, targets, ("kl", *(self.loss.divergence,) * len(targets[1:])))
+        kinds, how = ("kl", *(self.loss.divergence,) * len(targets[1:])), prediction.upsampling
+        # Bands are not compiled: that would put all of them into one graph.
+        summed = divergences if how else self._compiled[divergences]
+        sums = summed(prediction.logits, targets, kinds, how)
         losses = {"supervised": sums[0] / count}
         if totals.pixels is not None:
             losses["unsupervised"] = self._unsupervised(sums[1:], totals.pixels)
@@ -360,37 +367,49 @@ class Learner:
         self.stages.expect("contrast", "a loss", contrast.loss.shape, ())
         return contrast
 
-    def _forward_student(self, batch: Batch, views: Views | None, part: str) -> Prediction:
+    def _forward_student(self, batch: Batch, views: Views | None, part: str) -> CoarsePrediction:
         """The student's prediction for labeled images and strong views, in one forward, timed as `part`."""
         groups = [batch.images, *(view.images for view in views or ())]
-        return self._forward(self.student, groups, part, perturbation_of(self.stages.perturb, batch, views))
+        perturbation = perturbation_of(self.stages.perturb, batch, views)
+        return self._forward(self.student, groups, part, perturbation, self._coarse)
 
     def _forward(
-        self, network: nn.Module, groups: Sequence[Tensor], part: str, perturbation: Perturbation | None = None
-    ) -> Prediction:
+        self,
+        network: nn.Module,
+        groups: Sequence[Tensor],
+        part: str,
+        perturbation: Perturbation | None = None,
+        coarse: bool = False,
+    ) -> CoarsePrediction:
         """A network's prediction for images, timed as `part`. Raises PluginError when it violates its contract."""
         images = joined(groups)
         with span(part), self.autocast():
-            further = {"perturbation": perturbation, "maps": self._encoding.maps(groups, self.normalize)}
+            maps = self._encoding.maps(groups, self.normalize)
+            further = {"perturbation": perturbation, "maps": maps, "coarse": coarse or None}
             given = {name: value for name, value in further.items() if value is not None}  # few networks take them
             prediction = self._compiled.get(network, network)(self.normalize(images), **given)
-        if not isinstance(prediction, Prediction):
+        if isinstance(prediction, Prediction):
+            prediction = CoarsePrediction(*prediction, None)
+        if not isinstance(prediction, CoarsePrediction):
             raise PluginError(f"The network returns a {type(prediction).__name__}, not a Prediction.")
-        expect("network", "logits", prediction.logits.shape, (len(images), self.classes, *images.shape[2:]))
+        how, found = prediction.upsampling, prediction.logits.shape
+        size = (*found[:2], *how.size) if how else found
+        expect("network", "logits", size, (len(images), self.classes, *images.shape[2:]))
         wanted = self.loss.contrastive > 0 and self.stages.contrast.dim > 0
         if wanted and prediction.embeddings is None:
             raise PluginError(f"The network returns no embeddings, which {self.stages.name('contrast')} needs.")
         return prediction
 
     def _supervised_masks(
-        self, logits: Tensor, masks: Tensor, totals: Totals, whole: WholeBatch | None
+        self, prediction: CoarsePrediction, masks: Tensor, totals: Totals, whole: WholeBatch | None
     ) -> tuple[Tensor, Tensor]:
         """The masks for the supervised loss, and the number of their pixels over all processes."""
         if self.loss.supervised != "ohem":
             return masks, totals.labeled
         if whole is not None and whole.masks is not None and whole.hard is not None:
             return whole.masks, whole.hard
-        kept = self._hard(pixel_cross_entropy(logits, masks), masks)
+        labeled = prediction.logits[: len(masks)]
+        kept = self._hard(pixel_cross_entropy(labeled, masks, prediction.upsampling), masks)
         return torch.where(kept, masks, IGNORE), all_sum(kept.sum()).clamp(min=1)
 
     def _hard(self, losses: Tensor, masks: Tensor) -> Tensor:

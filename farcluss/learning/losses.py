@@ -5,7 +5,7 @@ hard label this is the cross-entropy. Forward and backward work in chunks and sa
 gradient is the only other tensor of the logits' size.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -14,9 +14,10 @@ from torch.autograd.function import once_differentiable
 
 from farcluss.data.base import IGNORE
 from farcluss.stages.base import PseudoLabels
-from farcluss.tensors.chunks import boxes, by_chunks
+from farcluss.tensors.chunks import Box, boxes, by_chunks
 from farcluss.tensors.distributed import all_sum, count_dtype
 from farcluss.tensors.precision import safe_log, wide
+from farcluss.tensors.upsampling import Upsampling, band, bands
 
 OHEM_BINS = 2**16
 """Bins of pixel losses: bit patterns of positive float32 numbers in steps of 2^15, each 0.2 to 0.4 % wide."""
@@ -53,34 +54,46 @@ def fuzzy_target(labels: PseudoLabels, weight: Tensor) -> Target:
     return Target(labels.values.detach(), labels.classes, weight.unsqueeze(1), labels.valid.unsqueeze(1))
 
 
-def divergences(logits: Tensor, targets: Sequence[Target], kinds: Sequence[Divergence] | None = None) -> Tensor:
+def divergences(
+    logits: Tensor,
+    targets: Sequence[Target],
+    kinds: Sequence[Divergence] | None = None,
+    upsampling: Upsampling | None = None,
+) -> Tensor:
     """Weighted divergence from each target, summed over its pixels: `sum_i m_i w_i KL(q_i || s_i)` of eq. 4 and 8.
 
     Uses only the kept classes, `KL = sum_k q_k (log q_k - log s_k)`: no dense one-hot is built. One call for all
     targets writes their gradients into one tensor.
 
     Args:
-        logits: student's, `(B, C, *S)`.
+        logits: student's, `(B, C, *S)`; `(B, C, h, w)` with `upsampling`.
         targets: one per run of consecutive images, in order.
         kinds: divergence of each target; by default all `kl`. `cross-entropy` is `-sum_k q_k log s_k`, whose gradient
             is the same; `squared` is `sum_c (s_c - q_c)^2`, as in French et al. (2020).
+        upsampling: how logits become those of the pixels, which is done band by band, twice, and never stored.
 
     Returns:
         `(len(targets),)`, in float32 or wider.
     """
-    sums: Tensor = _Divergences.apply(
-        logits, tuple(kinds or ["kl"] * len(targets)), *(tensor for target in targets for tensor in target)
-    )
+    own, tensors = tuple(kinds or ["kl"] * len(targets)), [tensor for target in targets for tensor in target]
+    sums: Tensor
+    if upsampling is None:
+        sums = _Divergences.apply(logits, own, *tensors)
+    else:
+        sums = _CoarseDivergences.apply(logits, own, upsampling, *tensors)
     return sums
 
 
-def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+def pixel_cross_entropy(logits: Tensor, masks: Tensor, upsampling: Upsampling | None = None) -> Tensor:
     """Cross-entropy per pixel `(B, *S)`, in float32 or wider; 0 at ignored pixels. Without gradient.
 
     Args:
-        logits: `(B, C, *S)`.
+        logits: `(B, C, *S)`; `(B, C, h, w)` with `upsampling`.
         masks: `(B, *S)` integer, class index or `IGNORE`.
+        upsampling: as of `divergences`.
     """
+    if upsampling is not None:
+        return _coarse_cross_entropy(logits.detach(), true_target(masks), upsampling)
     (losses,) = by_chunks(lambda *chunk: (_divergence(*chunk),), logits.detach(), *true_target(masks))
     return losses[:, 0]
 
@@ -134,6 +147,54 @@ class _Divergences(torch.autograd.Function):
             for box in boxes(images):
                 result[box] = DIVERGENCES[kind][1](grad, images[box], *(tensor[box] for tensor in target))
         return gradient, None, *(None for _ in tensors)
+
+
+class _CoarseDivergences(torch.autograd.Function):
+    """`_Divergences` of logits that are upsampled band by band; their gradient is the sum over the bands."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, kinds: tuple[Divergence, ...], how: Upsampling, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, *tensors)
+        ctx.kinds, ctx.how = kinds, how
+        targets = _targets(tensors)
+        sums = torch.zeros(len(targets), device=logits.device, dtype=wide(logits[:0]).dtype)
+        for kind, total, images, target in zip(kinds, sums, _runs(logits, targets), targets, strict=True):
+            for box, part, make in _pieces(images, how):
+                total += DIVERGENCES[kind][0](make(part), *(tensor[box] for tensor in target)).sum()
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
+        logits, *tensors = ctx.saved_tensors
+        targets, gradient = _targets(tensors), torch.zeros_like(wide(logits))
+        runs = zip(ctx.kinds, grad_sums, _runs(logits, targets), _runs(gradient, targets), targets, strict=True)
+        for kind, grad, images, result, target in runs:
+            for (box, part, make), (_, place, _) in zip(
+                _pieces(images, ctx.how), _pieces(result, ctx.how), strict=True
+            ):
+                with torch.enable_grad():
+                    leaf = part.detach().requires_grad_()
+                    pixels = make(leaf)
+                slope = DIVERGENCES[kind][1](grad, pixels.detach(), *(tensor[box] for tensor in target))
+                place += torch.autograd.grad(pixels, leaf, slope)[0]
+        return gradient.to(logits.dtype), None, None, *(None for _ in tensors)
+
+
+def _pieces(logits: Tensor, how: Upsampling) -> Iterator[tuple[Box, Tensor, Callable[[Tensor], Tensor]]]:
+    """For each band its box of the pixels, its rows of the logits in float32 or wider, and what upsamples them."""
+    for image, rows in bands(logits, how):
+        (first, last), make = band(logits, how, rows)
+        part = wide(logits[image : image + 1, :, first:last])
+        yield (slice(image, image + 1), slice(None), slice(*rows)), part, make
+
+
+def _coarse_cross_entropy(logits: Tensor, target: Target, how: Upsampling) -> Tensor:
+    """`pixel_cross_entropy` of logits that are upsampled band by band."""
+    losses = torch.empty(target.valid.shape, device=logits.device, dtype=wide(logits[:0]).dtype)
+    for box, part, make in _pieces(logits, how):
+        losses[box] = _divergence(make(part), *(tensor[box] for tensor in target))
+    return losses[:, 0]
 
 
 def _targets(tensors: Sequence[Tensor]) -> list[Target]:

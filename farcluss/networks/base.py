@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from farcluss.tensors.upsampling import Upsampling
+
 
 class Prediction(NamedTuple):
     """The output of a network.
@@ -18,6 +20,20 @@ class Prediction(NamedTuple):
 
     logits: Tensor
     embeddings: Tensor | None
+
+
+class CoarsePrediction(NamedTuple):
+    """The output of a network that is asked for logits of its decoder's size.
+
+    Attributes:
+        logits: `(B, C, h, w)`; `(B, C, *S)` without `upsampling`.
+        embeddings: as of `Prediction`.
+        upsampling: how these logits become those of the pixels; None where they are.
+    """
+
+    logits: Tensor
+    embeddings: Tensor | None
+    upsampling: Upsampling | None
 
 
 class Perturbation(NamedTuple):
@@ -62,7 +78,8 @@ class NetworkModule(Protocol):
     the encoder's maps, and an argument `maps` of its forward, which then takes them in place of the encoder's work. So
     images that student and teacher both see are encoded once. `depths` (of the encoder's parameters by name) is what
     `train.layer_decay` asks for, `no_weight_decay` (names) what `train.decay_norms = false` does; `patch` is what crops
-    should be a multiple of.
+    should be a multiple of. A network with an attribute `coarse_logits = True` and an argument `coarse` of its forward
+    returns a `CoarsePrediction` where that is true.
 
     Attributes:
         points: channels of the maps at each point, by its name.

@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from farcluss.errors import PluginError, short, some, suggestion
 from farcluss.networks.bands import Bands
-from farcluss.networks.base import Perturbation, Prediction, perturbed
+from farcluss.networks.base import CoarsePrediction, Perturbation, Prediction, perturbed
 from farcluss.networks.pretrained import load_pretrained
 from farcluss.plugins.options import Literal, PositiveInt, Share
+from farcluss.tensors.upsampling import Upsampling, upsampled
 
 
 def deeplabv3plus(
@@ -113,8 +114,12 @@ class DeepLabV3Plus(nn.Module):
         self.fine_stride, self.coarse_stride = (int(stride) for stride in info.reduction())
         self.points = {"encoder": tuple(info.channels()), "fused": (decoder.fused_channels,)}
 
-    def forward(self, images: Tensor, perturbation: Perturbation | None = None) -> Prediction:
-        """Logits and embeddings of images of any size.
+    coarse_logits = True
+
+    def forward(
+        self, images: Tensor, perturbation: Perturbation | None = None, coarse: bool = False
+    ) -> Prediction | CoarsePrediction:
+        """Logits and embeddings of images of any size; with `coarse`, logits of the decoder's size.
 
         Shape:
             images `(B, Cin, H, W)` -> logits `(B, C, H, W)`, embeddings `(B, D, ceil(H/4), ceil(W/4))`: cell `i` is
@@ -124,11 +129,14 @@ class DeepLabV3Plus(nn.Module):
         padded = extend(images, self._padded(height), self._padded(width))
         maps = perturbed(tuple(self.encoder(padded)), "encoder", perturbation)
         features = self.decoder(*maps, self.centers, perturbation)
-        logits = resize(self.classifier(features), padded.shape[-2:], self.centers)[..., :height, :width]
-        if self.embed is None:
-            return Prediction(logits, None)
-        rows, columns = -(-height // self.fine_stride), -(-width // self.fine_stride)
-        return Prediction(logits, self.embed(features[..., :rows, :columns]))
+        logits, how = self.classifier(features), Upsampling(tuple(padded.shape[-2:]), (height, width), self.centers)
+        embeddings = None
+        if self.embed is not None:
+            rows, columns = -(-height // self.fine_stride), -(-width // self.fine_stride)
+            embeddings = self.embed(features[..., :rows, :columns])
+        if coarse:
+            return CoarsePrediction(logits, embeddings, how)
+        return Prediction(upsampled(logits, how), embeddings)
 
     def head_parameters(self) -> list[str]:
         """Names of all parameters outside the encoder."""

@@ -14,10 +14,11 @@ from torch.nn.functional import interpolate, relu
 
 from farcluss.errors import PluginError, short
 from farcluss.networks.bands import Bands
-from farcluss.networks.base import Perturbation, Prediction, perturbed
+from farcluss.networks.base import CoarsePrediction, Perturbation, Prediction, perturbed
 from farcluss.networks.deeplabv3plus import check_timm, embedding_head, extend, freeze_unused, resize
 from farcluss.networks.pretrained import load_pretrained
 from farcluss.plugins.options import Count, Literal, PositiveInt
+from farcluss.tensors.upsampling import Upsampling, upsampled
 
 TAPS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
 """Blocks whose outputs DINOv2's authors use for dense tasks, by the number of blocks."""
@@ -107,10 +108,18 @@ class DPT(nn.Module):
         self.patch = int(encoder.patch_embed.patch_size[0])
         self.points = {"encoder": (int(encoder.embed_dim),) * len(taps), "fused": (head.features,)}
 
+    coarse_logits = True
+
     def forward(
-        self, images: Tensor, perturbation: Perturbation | None = None, maps: tuple[Tensor, ...] | None = None
-    ) -> Prediction:
+        self,
+        images: Tensor,
+        perturbation: Perturbation | None = None,
+        maps: tuple[Tensor, ...] | None = None,
+        coarse: bool = False,
+    ) -> Prediction | CoarsePrediction:
         """Logits and embeddings of images of any size; `maps` are what `encode` has made of them.
+
+        With `coarse`, logits are of the decoder's size where the image is of whole patches, or extended to them.
 
         Shape:
             images `(B, Cin, H, W)` -> logits `(B, C, H, W)`, embeddings `(B, D, 4 h, 4 w)`: cells of a quarter of a
@@ -120,14 +129,21 @@ class DPT(nn.Module):
         fitted = self._fitted(images)
         maps = perturbed(maps or self.read(self.encoder, fitted, self.taps), "encoder", perturbation)
         (fused,) = perturbed((self.head.fuse(maps),), "fused", perturbation)
-        logits = resize(self.head.classify(upsample(fused)), fitted.shape[-2:])
-        logits = resize(logits, (height, width)) if self.fit == "resize" else logits[..., :height, :width]
-        if self.embed is None:
-            return Prediction(logits, None)
-        rows, columns = (-(-size * cells // full) for size, cells, full in
-                         zip((height, width), fused.shape[-2:], fitted.shape[-2:], strict=True))  # fmt: skip
-        inside = fused if self.fit == "resize" else fused[..., :rows, :columns]
-        return Prediction(logits, self.embed(inside))
+        logits, full = self.head.classify(upsample(fused)), tuple(fitted.shape[-2:])
+        twice = self.fit == "resize" and full != (height, width)
+        how: Upsampling | None = Upsampling(full, full if twice else (height, width), True)
+        if not coarse or twice:
+            logits, how = resize(upsampled(logits, how), (height, width)), None
+        embeddings = None if self.embed is None else self.embed(self._inside(fused, (height, width), full))
+        return CoarsePrediction(logits, embeddings, how) if coarse else Prediction(logits, embeddings)
+
+    def _inside(self, fused: Tensor, size: tuple[int, int], full: tuple[int, ...]) -> Tensor:
+        """The cells of the fused map that cover an image of `size` within its `full` extension."""
+        if self.fit == "resize":
+            return fused
+        rows, columns = (-(-extent * cells // whole) for extent, cells, whole in
+                         zip(size, fused.shape[-2:], full, strict=True))  # fmt: skip
+        return fused[..., :rows, :columns]
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """The four outputs of the encoder for images `(B, Cin, H, W)`, as `forward` takes them."""

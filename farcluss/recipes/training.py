@@ -50,6 +50,11 @@ class Loss(Section):
     ramp: Literal["linear", "sigmoid", "cosine"] = Field(
         default="linear", description="how they rise: t, exp(-5 (1 - t)^2) or (1 - cos(pi t)) / 2"
     )
+    upsampling: Literal["auto", "whole", "bands"] = Field(
+        default="auto",
+        description="of the student's logits to the size of the image: at once, or in bands within the loss, which "
+        "takes much less memory and longer; auto: in bands from 64 classes on, where network and losses can",
+    )
     divergence: Literal["kl", "squared", "cross-entropy"] = Field(
         default="kl", description="divergence of the student from a pseudo-label in the unsupervised loss"
     )

@@ -116,6 +116,7 @@ TEACHING = {
     "loss.warmup_steps=1": "loss.warmup_steps: 0 -> 1",
     "loss.ramp_steps=4": "loss.ramp_steps: 0 -> 4",
     "loss.ramp=cosine": "loss.ramp: linear -> cosine",
+    "loss.upsampling=bands": "loss.upsampling: auto -> bands",
     "loss.divergence=squared": "loss.divergence: kl -> squared",
     "train.steps=8": "train.steps: 6 -> 8",
     "train.batch=2": "train.batch: 4 -> 2",
