@@ -279,6 +279,7 @@ def call_problems(arguments):
         try:
             # A command keeps the help options of the first context that it meets.
             context = click.Context(command, info_name=name, **farcluss.context_settings)
+            rest = getattr(command, "spread", list)(rest)  # of options that take several values
             values, rest, _ = command.make_parser(context).parse_args(rest)
         except click.UsageError as error:
             return [f"{arguments}: {error.format_message()}"]

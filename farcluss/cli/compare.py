@@ -25,15 +25,19 @@ class ListOptions(click.Command):
     lists = ("--methods", "--seeds", "--labeled")
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """Repeat the option before each of its values."""
-        spread, option = list[str](), ""
+        """Parse the arguments with each such option before each of its values."""
+        return super().parse_args(context, self.spread(args, context))
+
+    def spread(self, args: list[str], context: click.Context | None = None) -> list[str]:
+        """Repeat the options before each of their values. Raises UsageError for one without a value."""
+        found, option = list[str](), ""
         for arg, following in zip(args, [*args[1:], "-"], strict=True):
             if arg in self.lists and following.startswith("-"):
                 raise click.UsageError(f"Option '{arg}' requires an argument.", context)
             option = arg if arg in self.lists else "" if arg.startswith("-") else option
             if arg not in self.lists:
-                spread += [option, arg] if option else [arg]
-        return super().parse_args(context, spread)
+                found += [option, arg] if option else [arg]
+        return found
 
 
 @click.command(

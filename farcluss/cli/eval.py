@@ -34,7 +34,6 @@ from farcluss.errors import counted
 )
 @click.option(
     "--per-image",
-    "table",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
     metavar="FILE.csv",
@@ -54,7 +53,7 @@ def command(
     split: str | None,
     settings: tuple[str, ...],
     workers: int,
-    table: Path | None,
+    per_image: Path | None,
     calibration: bool,
     device: str,
     as_json: bool,
@@ -81,11 +80,11 @@ def command(
         keys,
         device=pick_device(device),
         workers=workers,
-        per_image=table is not None,
+        per_image=per_image is not None,
         calibration=calibration,
     )
-    if table is not None and evaluation.per_image is not None:
-        write_result(table, evaluation.per_image.to_csv())
+    if per_image is not None and evaluation.per_image is not None:
+        write_result(per_image, evaluation.per_image.to_csv())
     for _, error in evaluation.failed:
         raise_if_debugging(error)
     facts = evaluation.to_json()

@@ -184,8 +184,8 @@ class TestBf16:
     def test_losses_are_computed_in_float32(self, runs):
         spied = runs["bf16"]
         assert len(spied.losses) == STEPS
-        for function, (logits, targets, kinds), result in spied.losses:
-            assert logits.dtype == torch.bfloat16  # else nothing is in half precision here
+        for function, (logits, targets, kinds, upsampling), result in spied.losses:
+            assert upsampling is None and logits.dtype == torch.bfloat16  # else nothing is in half precision here
             assert result.dtype == torch.float32 and len(result) == len(targets) == 2
             assert floats(tuple(targets)) <= {torch.float32}
             assert torch.equal(function(logits.detach().float(), targets, kinds), result)
