@@ -21,6 +21,8 @@ from farcluss.jobs.comparison import results_of
 
 HERE = Path(__file__).parent
 ROWS = HERE / "results" / "real.jsonl"
+KEY = ("set", "method", "seed", "of_run")
+"""What tells one row from another; `of_run` is the revision that trained."""
 
 
 class Set(NamedTuple):
@@ -72,15 +74,16 @@ def run(name: str, methods: list[str], seeds: list[int], given: argparse.Namespa
 
 def write(name: str, jobs: list[Job]) -> None:
     """A row for each run that is done and has none yet."""
-    known = {(row["set"], row["method"], row["seed"], row["folder"]) for row in rows()}
+    known = {tuple(row[key] for key in KEY) for row in rows()}
     for result in results_of(jobs):
-        job = result.job
-        key = {"set": name, "method": job.method.text, "seed": job.seed, "folder": str(job.folder)}
+        job, stamp = result.job, result.job.folder / "revision"
+        if not stamp.exists():
+            stamp.write_text(revision())
+        key = dict(zip(KEY, (name, job.method.text, job.seed, stamp.read_text()), strict=True))
         if tuple(key.values()) not in known:
-            stamp = job.folder / "revision"
-            facts = {"of_run": stamp.read_text() if stamp.exists() else revision(), "images": len(result.images.images)}
             scores = {"last_miou": result.miou, "best_miou": result.best, "hours": result.hours}
-            record("real", key | facts | scores | {"memory_gib": result.memory_gib})
+            facts = {"images": len(result.images.images), "memory_gib": result.memory_gib}
+            record("real", key | scores | facts)
 
 
 def rows() -> list[dict[str, Any]]:
