@@ -72,7 +72,7 @@ def _lines(runs: Sequence[Run], kind: str, keys: Mapping[str, str]) -> dict[str,
     for group, own in by_group(runs).items():
         for key, name in keys.items():
             curves = [curve for curve in (run.curve(kind, key) for run in own) if curve[0]]
-            if curves and len(curves) == len(own):
+            if curves:
                 found[f"{group}: {name}" if several and len(keys) > 1 else group if several else name] = curves
     return found
 

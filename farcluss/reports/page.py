@@ -22,7 +22,7 @@ header, main, footer { max-width: 76rem; margin: 0 auto; padding: 0.5rem 1rem; }
 h1 { font-size: 1.6rem; margin: 0.6rem 0 0; overflow-wrap: anywhere; } h2 { font-size: 1.25rem; margin: 2rem 0 0.5rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: 0.25rem 1rem; padding: 0; margin: 0.5rem 0; list-style: none; }
 a { color: var(--link); } :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem;
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); gap: 1rem;
   align-items: start; }
 figure { margin: 0; background: var(--panel); border-radius: 0.4rem; padding: 0.6rem; min-width: 0; }
 figure svg { width: 100%; height: auto; display: block; } figcaption { font-size: 0.9rem; }
