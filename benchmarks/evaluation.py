@@ -30,7 +30,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from farcluss import load_recipe
-from farcluss.data.base import IGNORE, Dataset, Item
+from farcluss.data.base import IGNORE, Dataset, Item, defaults_of
 from farcluss.inference.card import card_of
 from farcluss.inference.evaluation import evaluate
 from farcluss.inference.weights import Model, build_network
@@ -138,7 +138,7 @@ def ways_of(
     options = {**recipe.network.options, "encoder": encoder, **NETWORKS[encoder]}
     ours = build_network(recipe.network.name, options, 3, CLASSES, 0, False).eval()
     plain = copy.deepcopy(ours).to(memory_format=torch.contiguous_format)
-    card = card_of(recipe, dataset.classes, dataset.palette, 0, SIZE)
+    card = card_of(recipe, defaults_of(dataset), dataset.classes, dataset.palette, 0, SIZE)
     images = FieldImages(items, recipe)
     return {
         "field": lambda: field_way(plain, images, workers),

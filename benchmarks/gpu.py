@@ -129,7 +129,7 @@ def step(clock: Clock, cases: list[tuple[str, list[str]]], common: list[str]) ->
     return found
 
 
-def field_loop(encoder: str, crop: int, batch: int, steps: int = 6) -> dict[str, float]:
+def field_loop(encoder: str, crop: int, batch: int, steps: int = 6) -> dict[str, float | None]:
     """The field's FixMatch: weak view by the student in evaluation mode, then labeled and strong images, dense losses.
 
     As UniMatch's repository describes it, without the weak images in the second forward, which get no gradient there.
@@ -158,7 +158,7 @@ def field_loop(encoder: str, crop: int, batch: int, steps: int = 6) -> dict[str,
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
-    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
+    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     return {"images_per_second": 2 * batch / sorted(times)[len(times) // 2], "memory_gib": memory}
 
 

@@ -31,6 +31,7 @@ from farcluss.learning.build import build_dataset
 from farcluss.networks.normalize import Normalize
 from farcluss.recipes.model import Data
 from farcluss.stages.augment import Photometric
+from farcluss.stages.base import PseudoLabels, Scene, View
 
 SIZE, CROP, SCALE, CLASSES, BATCH = (1024, 2048), 801, (0.5, 2.0), 19, 5
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
@@ -148,13 +149,16 @@ def views_way() -> Callable[[int], object]:
     """What the device does to unlabeled crops that the common pipeline does in the loader, on the CPU, per batch."""
     photometric, normalize = Photometric(), Normalize(MEAN.tolist(), STD.tolist())
     crops = torch.randint(0, 256, (BATCH, 3, CROP, CROP), dtype=torch.uint8)
-    valid = torch.ones(BATCH, CROP, CROP, dtype=torch.bool)
+    valid, masks = torch.ones(BATCH, CROP, CROP, dtype=torch.bool), torch.zeros(BATCH, CROP, CROP, dtype=torch.uint8)
+    sure = torch.ones(BATCH, CROP, CROP)
+    labels = PseudoLabels(sure[:, None], masks[:, None].long(), sure, 1 - sure, valid)
 
     def way(number: int) -> object:
         if number % BATCH:
             return None
         images = crops / 255
-        strong = [photometric(images, valid).strong[0] for _ in range(2)]
+        scene = Scene(View(images, labels), images, masks, valid, 2)
+        strong = [photometric.strong(scene)[0].images for _ in range(2)]
         return [normalize(view) for view in (images, *strong)]
 
     return way
