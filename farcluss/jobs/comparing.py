@@ -31,7 +31,6 @@ from farcluss.runs.lock import Lock
 
 PAUSE = 0.2
 """Seconds between two looks at the processes."""
-CSV = "{split}.csv"
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Job:
     @property
     def table(self) -> Path:
         """The file with the counts of each image."""
-        return self.folder / CSV.format(split=slug(self.split or "val"))
+        return self.folder / f"{slug(self.split or 'val')}.csv"
 
     @property
     def done(self) -> bool:

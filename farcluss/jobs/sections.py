@@ -138,7 +138,7 @@ def _classes_over_time(run: Run) -> list[str]:
         last = ", ".join(f"{name} {row[-1]:.3g}" for name, row in zip(names, rows, strict=True))
         table = page.table(("class", "at the end"), [[n, f"{row[-1]:.4g}"] for n, row in zip(names, rows, strict=True)],
                            label)  # fmt: skip
-        parts.append(page.chart(over_time(steps, rows, names, label, log=True), f"{label}, at the end: {last}.",
+        parts.append(page.chart(over_time(steps, rows, names, label), f"{label}, at the end: {last}.",
                                 f"{label} over the steps.", table))  # fmt: skip
     return parts
 

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-INK, QUIET, PAPER = "#010203", "#040506", "#070809"
+INK, QUIET = "#010203", "#040506"
 SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006", "#0a0007")
-"""Stand-ins, for which the page has colors: text, grid, background, and series."""
-VARIABLES = {INK: "ink", QUIET: "quiet", PAPER: "paper"} | {color: f"s{n}" for n, color in enumerate(SERIES)}
+"""Stand-ins, for which the page has colors: text, grid, and series."""
+VARIABLES = {INK: "ink", QUIET: "quiet"} | {color: f"s{n}" for n, color in enumerate(SERIES)}
 DASHES = ("-", "--", ":", "-.")
 """So that series differ without color, too."""
 LABELED = 25
@@ -50,8 +50,8 @@ Curve = tuple[Sequence[float], Sequence[float]]
 """Places along x, and values."""
 
 
-def curves(groups: Mapping[str, Sequence[Curve]], label: str, x: str = "step", percent: bool = True) -> str:
-    """A line for each group: the mean of its curves, which are read at the same places, and their range."""
+def curves(groups: Mapping[str, Sequence[Curve]], label: str, percent: bool = True) -> str:
+    """A line over the steps for each group: the mean of its curves, read at the same places, and their range."""
 
     def draw(axes: Any) -> None:
         for number, (name, group) in enumerate(groups.items()):
@@ -61,7 +61,7 @@ def curves(groups: Mapping[str, Sequence[Curve]], label: str, x: str = "step", p
             axes.plot(places, values.mean(0), dash, color=color, label=name, marker="o" * (len(places) < 25), ms=3)
             if len(group) > 1:
                 axes.fill_between(places, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
-        axes.set_xlabel(x)
+        axes.set_xlabel("step")
         axes.set_ylabel(label)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
@@ -84,10 +84,7 @@ def shares(points: Mapping[str, Mapping[str, tuple[float, float]]]) -> str:
                     axes.annotate(name, place, (4, 3), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
         axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel("share of the pixels")
-        axes.set_ylabel("IoU")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        _in_percent(axes, "share of the pixels", "IoU")
         if len(points) > 1:
             axes.legend()
 
@@ -129,9 +126,7 @@ def reliability(bins: NDArray[np.float64]) -> str:
         axes.plot([0, 1], [0, 1], "--", color=INK, label="calibrated")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        axes.set_xlabel("confidence")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        _in_percent(axes, "confidence", "")
         axes.legend(loc="upper left")
 
     return _svg(draw)
@@ -145,22 +140,19 @@ def risk_coverage(groups: Mapping[str, NDArray[np.float64]]) -> str:
             axes.plot(points[:, 0], points[:, 1], DASHES[number % 4], color=SERIES[number % len(SERIES)], label=name)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, None)
-        axes.set_xlabel("surest pixels")
-        axes.set_ylabel("wrong among them")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        _in_percent(axes, "surest pixels", "wrong among them")
         if len(groups) > 1:
             axes.legend()
 
     return _svg(draw)
 
 
-def over_time(steps: Sequence[int], rows: NDArray[np.float64], names: Sequence[str], label: str, log: bool) -> str:
-    """Values per class over the steps, as colors: a row per class. `log` suits shares and weights of rare classes."""
+def over_time(steps: Sequence[int], rows: NDArray[np.float64], names: Sequence[str], label: str) -> str:
+    """Values per class over the steps, as colors on a log scale, for shares and weights: a row per class."""
 
     def draw(axes: Any) -> None:
         axes.grid(False)
-        values = np.log10(np.maximum(rows, 1e-4)) if log else rows
+        values = np.log10(np.maximum(rows, 1e-4))
         shown = axes.imshow(values, aspect="auto", cmap="cividis", interpolation="nearest",
                             extent=(0, len(steps), len(names), 0))  # fmt: skip
         ticks = np.unique(np.linspace(0, len(steps) - 1, min(6, len(steps))).round().astype(int))
@@ -169,11 +161,18 @@ def over_time(steps: Sequence[int], rows: NDArray[np.float64], names: Sequence[s
             axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=8)
         axes.set_xlabel("step")
         bar = axes.figure.colorbar(shown, ax=axes, label=label)
-        if log:
-            ends = range(int(np.floor(values.min())), int(np.ceil(values.max())) + 1)
-            bar.set_ticks(list(ends), labels=[f"{10.0**end:g}" for end in ends])
+        ends = range(int(np.floor(values.min())), int(np.ceil(values.max())) + 1)
+        bar.set_ticks(list(ends), labels=[f"{10.0**end:g}" for end in ends])
 
     return _svg(draw)
+
+
+def _in_percent(axes: Any, x: str, y: str) -> None:
+    """Name both axes, whose values are shares."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
 
 
 def _svg(draw: Any, size: tuple[float, float] = (6, 3.8)) -> str:
@@ -187,9 +186,8 @@ def _svg(draw: Any, size: tuple[float, float] = (6, 3.8)) -> str:
     svg = svg[svg.index("<svg") :]
     for color, name in VARIABLES.items():
         svg = svg.replace(color, f"var(--{name})")
-    svg = re.sub(
-        r'(<svg[^>]*?) height="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1), count=1
-    )
+    head, rest = svg.split(">", 1)
+    svg = re.sub(r' (?:width|height)="[^"]*"', "", head) + ">" + rest
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     prefix = f"c{next(_numbers)}-"
     for before in (' id="', "url(#", 'href="#'):

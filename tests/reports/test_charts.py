@@ -20,7 +20,7 @@ CHARTS = {
     "a large matrix": lambda: matrix(np.eye(60, dtype=int), [f"c{n}" for n in range(60)]),
     "reliability": lambda: reliability(np.array([[0, 0, 0], [10, 5.5, 4], [90, 80, 70.0]])),
     "risk": lambda: risk_coverage({"u": np.array([[0.2, 0.0], [1.0, 0.3]])}),
-    "over time": lambda: over_time([1, 2, 3], np.array([[0.0, 1, 2], [3, 4, 5], [6, 7, 8]]), NAMES, "weight", log=True),
+    "over time": lambda: over_time([1, 2, 3], np.array([[0.0, 1, 2], [3, 4, 5], [6, 7, 8]]), NAMES, "weight"),
 }
 SVG = "{http://www.w3.org/2000/svg}"
 
