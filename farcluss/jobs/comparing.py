@@ -109,11 +109,10 @@ def plan(
     """The runs of a comparison, seed by seed, so that every method has some results early.
 
     Raises:
-        RecipeError: a recipe is invalid, or two methods or seeds are the same.
+        RecipeError: a recipe is invalid, or two methods, seeds or shares are the same or would share a folder.
     """
     for what, given in (("method", methods), ("seed", seeds), ("--labeled", labeled)):
-        if twice := sorted({str(each) for each in given if list(given).count(each) > 1}):
-            raise RecipeError(f"{what} {twice[0]} is given twice.")
+        _refuse_twice(what, [str(each) for each in given])
     jobs = []
     shares: list[str | None] = [*labeled] or [None]
     for share in shares:
@@ -129,6 +128,17 @@ def plan(
                 place = folder / slug(method.text) / slug(share or "labeled") / f"seed-{seed}"
                 jobs.append(Job(method, share, seed, place, recipe, (source, *options), split))
     return jobs
+
+
+def _refuse_twice(what: str, given: Sequence[str]) -> None:
+    """Raise RecipeError where two of the same kind are one, or would share a folder."""
+    by_folder: dict[str, str] = {}
+    for text in given:
+        if (other := by_folder.get(slug(text))) == text:
+            raise RecipeError(f"{what} {text} is given twice.")
+        if other is not None:
+            raise RecipeError(f"{what} {other} and {text} would share the folder {slug(text)}.\nRename one of them.")
+        by_folder[slug(text)] = text
 
 
 def slug(text: str) -> str:

@@ -58,6 +58,12 @@ def test_nothing_is_compared_with_itself(tiny_recipe, tmp_path, methods, seeds, 
         plan(str(tiny_recipe), methods, seeds, labeled, tmp_path)
 
 
+@pytest.mark.parametrize("methods, labeled", [(["in/a.toml", "in-a.toml"], []), (["supervised"], ["1/4", "1-4"])])
+def test_no_two_runs_share_a_folder(tiny_recipe, tmp_path, methods, labeled):
+    with pytest.raises(RecipeError, match="would share the folder"):
+        plan(str(tiny_recipe), methods, [0], labeled, tmp_path)
+
+
 def test_folders_have_plain_names():
     assert slug("farcluss stages.mix=cutmix") == "farcluss-stages.mix=cutmix"
     assert slug("1/16") == "1-16" and slug("../x.toml") == "x.toml" and slug("  ") == "-"
