@@ -15,6 +15,7 @@ from farcluss.errors import FAILURES, FarclussError
 from farcluss.inference.evaluation import LabeledImage, OnError, Scores, confusion_matrix, read_images, to_labeled_image
 from farcluss.inference.probs import not_finite
 from farcluss.tensors.distributed import all_sum
+from farcluss.tensors.entropy import normalized_entropy
 
 if TYPE_CHECKING:
     from farcluss.inference.weights import Model
@@ -63,10 +64,11 @@ class Calibration:
 
     @property
     def risk_coverage(self) -> NDArray[np.float64]:
-        """`(n, 2)`: shares of the surest pixels, from few to all, and the share of errors among them."""
+        """`(n, 2)`: shares of the surest pixels, from none to all, and the share of errors among them."""
         pixels, wrong = np.cumsum(self.uncertainty.sum(1)), np.cumsum(self.uncertainty[:, 1])
         there = pixels > 0
-        return np.stack([pixels[there] / pixels[-1], wrong[there] / pixels[there]], 1)
+        shares, errors = pixels[there] / pixels[-1], wrong[there] / pixels[there]
+        return np.stack([np.append(0 * shares[:1], shares), np.append(errors[:1], errors)], 1)
 
     def risk(self, coverage: float) -> float:
         """Share of errors among so many of the surest pixels."""
@@ -81,12 +83,6 @@ class Calibration:
                 "auroc_of_errors": auroc, **risks}  # fmt: skip
 
 
-def uncertainty_of(probs: Tensor) -> Tensor:
-    """Entropy of `(C, *S)` divided by its maximum: `(*S)` in [0, 1]."""
-    entropy: Tensor = -torch.special.xlogy(probs, probs).sum(0) / np.log(max(len(probs), 2))
-    return entropy.clamp(0, 1)
-
-
 def count_pixels(probs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """What a `Calibration` holds, of one image, as float64 on its device.
 
@@ -99,7 +95,7 @@ def count_pixels(probs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     right = valid * (classes == mask.flatten())
     bins = (confidence * BINS).long().clamp(max=BINS - 1)
     sums = torch.stack([valid, valid * confidence, right], 1)
-    fine = (uncertainty_of(probs).flatten() * FINE).long().clamp(max=FINE - 1)
+    fine = (normalized_entropy(probs[None])[0].flatten() * FINE).long().clamp(max=FINE - 1)
     found = torch.stack([right, valid - right], 1)
     empty = sums.new_zeros
     return empty(BINS, 3).index_add_(0, bins, sums), empty(FINE, 2).index_add_(0, fine, found)

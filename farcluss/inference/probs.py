@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from farcluss.errors import WeightsError
+from farcluss.tensors.entropy import normalized_entropy
 from farcluss.tensors.precision import wide, wide_softmax
 
 BROKEN = -1
@@ -168,6 +169,12 @@ def predict_classes(network: Forward, images: Tensor, **settings: Any) -> Tensor
 def _finite_argmax(scores: Tensor) -> Tensor:
     values, indices = scores.max(1)  # not a number if any is
     return indices.where(values.isfinite(), BROKEN)
+
+
+def uncertainty(probs: NDArray[Any]) -> NDArray[np.float32]:
+    """Normalized entropy (eq. 5) of `(C, *S)` float32: `(*S)` in [0, 1]."""
+    found: NDArray[np.float32] = normalized_entropy(torch.from_numpy(probs)[None])[0].numpy()
+    return found
 
 
 def check_finite(probs: NDArray[Any], name: str) -> None:

@@ -12,7 +12,7 @@ from farcluss.data.files import SUFFIXES, read_image
 from farcluss.data.masks import rgb
 from farcluss.data.oddities import several_pages
 from farcluss.errors import DataError
-from farcluss.inference.probs import check_finite
+from farcluss.inference.probs import check_finite, uncertainty
 from farcluss.plugins.options import Share
 from farcluss.runs.atomic import atomic_file, save_array, unwritable
 
@@ -140,7 +140,7 @@ class PngWriter:
                     elif kind == "_probs.npy":
                         save_array(file, probs.astype(np.float16))
                     else:
-                        entropy = (255 * normalized_entropy(probs)).round()
+                        entropy = (255 * uncertainty(probs)).round()
                         Image.fromarray(entropy.astype(np.uint8)).save(file, "PNG")
             except OSError as error:
                 raise DataError(unwritable(path, error, "--output")) from None
@@ -169,12 +169,6 @@ def mask_format(card: "Card") -> tuple[NDArray[Any], NDArray[np.uint8], str]:
         note = f"Predictions hold class indices: no PNG holds the mask values {min(values)} to {max(values)}."
     values = list(range(len(given))) if note or not values else values
     return np.array(values, np.uint8 if max(values) < 256 else np.uint16), np.array(colors, np.uint8), note
-
-
-def normalized_entropy(probs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Entropy of `(C, *S)` over C in [0, 1], as in eq. 5."""
-    safe = np.where(probs > 0, probs, 1)
-    return np.asarray((-(probs * np.log(safe)).sum(0) / np.log(len(probs))).clip(0, 1))
 
 
 def blend(image: NDArray[Any], colors: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:

@@ -23,11 +23,12 @@ from typing import Any
 
 from farcluss.data.loader import cores
 from farcluss.errors import RecipeError, RunError, Stopped
-from farcluss.recipes.model import Recipe
+from farcluss.recipes.model import Recipe, flat
 from farcluss.recipes.reading import load_recipe
 from farcluss.runs.atomic import write_atomically
 from farcluss.runs.folder import RunFolder
 from farcluss.runs.lock import Lock
+from farcluss.runs.resuming import SPEED_OR_LOG
 
 PAUSE = 0.2
 """Seconds between two looks at the processes."""
@@ -83,6 +84,11 @@ class Job:
         return ", ".join(
             filter(None, [self.method.text, self.labeled and f"labeled {self.labeled}", f"seed {self.seed}"])
         )
+
+    @property
+    def place(self) -> str:
+        """The run directory inside the comparison's folder."""
+        return "/".join(self.folder.parts[-3:])
 
     @property
     def table(self) -> Path:
@@ -146,18 +152,6 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.=+-]+", "-", text).strip("-.") or "-"
 
 
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last one that is being written is left out."""
-    path = folder / "metrics.jsonl"
-    found = []
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
-
-
 def refuse_others(jobs: Sequence[Job]) -> None:
     """Raise RunError where a folder holds the run of another recipe."""
     for job in jobs:
@@ -174,23 +168,7 @@ def refuse_others(jobs: Sequence[Job]) -> None:
 
 def _facts(job: Job) -> dict[str, Any]:
     """What makes a run the same: every key of its recipe that is set, but those that change no result."""
-    harmless = ("name", "data.root", "data.workers", "train.trackers")
-    return {key: value for key, value in flat(job.recipe).items() if key not in harmless}
-
-
-def flat(recipe: Recipe) -> dict[str, Any]:
-    """The keys of a recipe that are set, by path, with plain values."""
-    found: dict[str, Any] = {}
-
-    def walk(table: dict[str, Any], above: str) -> None:
-        for key, value in table.items():
-            if isinstance(value, dict):
-                walk(value, f"{above}{key}.")
-            elif value is not None:
-                found[f"{above}{key}"] = value
-
-    walk(json.loads(recipe.model_dump_json()), "")
-    return found
+    return {key: value for key, value in flat(job.recipe).items() if key not in SPEED_OR_LOG}
 
 
 @dataclass

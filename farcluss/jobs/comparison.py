@@ -10,7 +10,8 @@ import numpy as np
 from farcluss.errors import counted
 from farcluss.inference.intervals import LEVEL, Difference, paired_difference
 from farcluss.inference.per_image import PerImage, iou, mean_iou, read_per_image
-from farcluss.jobs.comparing import Job, metrics
+from farcluss.jobs.comparing import Job
+from farcluss.runs.folder import RunFolder
 
 FEW = 5
 """Seeds below which an interval over seeds is a guess."""
@@ -48,7 +49,7 @@ def results_of(jobs: Sequence[Job]) -> list[Result]:
 
 
 def _result(job: Job) -> Result:
-    lines = metrics(job.folder)
+    lines = RunFolder(job.folder).lines()
     train = [line for line in lines if line["kind"] == "train"]
     network = job.recipe.eval.network
     scores = [line[f"{network}_miou"] for line in lines if line["kind"] == "eval" and line.get(f"{network}_miou")]
@@ -188,7 +189,7 @@ def to_json(rows: Sequence[Row], failed: dict[str, str], facts: dict[str, Any]) 
                 "runs": [
                     {
                         "seed": run.job.seed,
-                        "folder": str(run.job.folder),
+                        "folder": run.job.place,
                         "last_miou": run.miou,
                         "best_miou": run.best,
                         "hours": run.hours,

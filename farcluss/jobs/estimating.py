@@ -7,9 +7,10 @@ from typing import Any
 from farcluss.inference.evaluation import evaluate
 from farcluss.inference.weights import Model
 from farcluss.jobs.checking import dry_run
-from farcluss.jobs.comparing import Job, metrics
+from farcluss.jobs.comparing import Job
 from farcluss.jobs.trial import trial
 from farcluss.learning.build import Parts, build_parts
+from farcluss.runs.folder import RunFolder
 
 SCORED = 2
 """Images that are scored to time it."""
@@ -29,7 +30,7 @@ def estimate(jobs: Sequence[Job]) -> list[dict[str, Any]]:
             parts = build_parts(job.recipe)
             known[key] = parts.steps(), dry_run(parts)["seconds_per_step"], _scoring(parts)
         steps, step, scoring = known[key]
-        reached = steps if job.done else max((line["step"] for line in metrics(job.folder)), default=0)
+        reached = steps if job.done else max((line["step"] for line in RunFolder(job.folder).lines()), default=0)
         left = steps - reached
         hours = (left * step + scoring * -(-left // job.recipe.eval.every)) / 3600
         state = "done" if job.done else f"goes on after step {reached}" if reached else "to do"

@@ -16,9 +16,9 @@ from farcluss.data.base import IGNORE, Dataset, Item, read_sample
 from farcluss.errors import FarclussError, PluginError, RunError, counted
 from farcluss.inference.calibration import calibrate
 from farcluss.inference.per_image import PerImage
+from farcluss.inference.probs import uncertainty
 from farcluss.inference.weights import Model
-from farcluss.inference.writers import normalized_entropy, to_picture
-from farcluss.jobs.comparing import metrics
+from farcluss.inference.writers import to_picture
 from farcluss.jobs.scoring import to_score
 from farcluss.jobs.sections import (
     Run,
@@ -42,20 +42,28 @@ UNKNOWN = (160, 160, 160)
 
 
 def read_runs(places: Sequence[Path]) -> list[Run]:
-    """The runs in run directories, and in the folders of comparisons.
+    """The runs in run directories, and in the folders of comparisons: there, those of the last table if there is one.
 
     Raises:
         RunError: a place holds none.
     """
-    folders = []
+    folders: list[Path] = []
     for place in places:
+        compared = [place / run["folder"] for row in _results(place).get("rows", ()) for run in row["runs"]]
         below = [place] if RunFolder(place).exists() else sorted(path.parent for path in place.rglob("recipe.toml"))
         if not below:
             raise RunError(f"{place} holds no run: there is no recipe.toml. Give run directories, or a comparison's.")
-        folders += below
+        folders += compared or below
     groups = {folder: _group(folder) for folder in folders}
     deep = len({group.name for group in groups.values()}) < len(set(groups.values()))
     return [_read(folder, "/".join(group.parts[-2:]) if deep else group.name) for folder, group in groups.items()]
+
+
+def _results(place: Path) -> dict[str, Any]:
+    """The figures of a comparison; empty for another folder."""
+    path = place / "results.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
 
 
 def _group(folder: Path) -> Path:
@@ -69,7 +77,14 @@ def _read(folder: Path, group: str) -> Run:
     facts = json.loads(about.read_text()) if about.exists() else {}
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     warned = [found[1] for found in (re.search(r"\bWarning(?: at)?:? (.*)", line) for line in lines) if found]
-    return Run(folder, group, load_recipe(folder / "recipe.toml"), metrics(folder), facts, list(dict.fromkeys(warned)))
+    return Run(
+        folder,
+        group,
+        load_recipe(folder / "recipe.toml"),
+        RunFolder(folder).lines(),
+        facts,
+        list(dict.fromkeys(warned)),
+    )
 
 
 def report(places: Sequence[Path], *, split: str | None, pictures: int, device: Any, workers: int) -> str:
@@ -127,8 +142,7 @@ def _of_one(run: Run, split: str | None, pictures: int, device: Any, workers: in
 
 
 def _of_several(runs: Sequence[Run], places: Sequence[Path]) -> str:
-    files = [place / "results.json" for place in places]
-    results = [json.loads(path.read_text()) for path in files if path.exists()]
+    results = list(filter(None, map(_results, places)))
     told = [text.replace("`", "") for facts in results for text in facts["sentences"]]
     title = f"{counted(len({run.group for run in runs}), 'method')}, {counted(len(runs), 'run')}"
     sections = [
@@ -184,7 +198,7 @@ def _strip(model: Model, dataset: Dataset, item: Item, miou: float) -> str:
     assert sample.mask is not None
     probs = model.batch_probs(torch.from_numpy(np.ascontiguousarray(sample.image))[None])[0].cpu().numpy()
     colors = np.array([*model.card.palette, *[UNKNOWN] * (IGNORE + 1 - len(model.card.palette))], np.uint8)
-    unsure = (255 * normalized_entropy(probs)).round().astype(np.uint8)
+    unsure = (255 * uncertainty(probs)).round().astype(np.uint8)
     pictures = [
         ("input", to_picture(_plane(sample.image, 1))),
         ("truth", colors[_plane(sample.mask, 0)]),

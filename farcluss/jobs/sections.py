@@ -9,8 +9,7 @@ import numpy as np
 
 from farcluss.inference.calibration import Calibration
 from farcluss.inference.evaluation import Scores
-from farcluss.jobs.comparing import flat
-from farcluss.recipes.model import Recipe
+from farcluss.recipes.model import Recipe, flat
 from farcluss.recipes.training import Train
 from farcluss.reports import page
 

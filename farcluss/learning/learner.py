@@ -39,8 +39,8 @@ from farcluss.networks.base import CoarsePrediction, Perturbation, Prediction, e
 from farcluss.networks.normalize import Normalize
 from farcluss.recipes.training import Loss
 from farcluss.stages.base import Anchors, ContrastLoss, FuzzyLabels, PseudoLabels, Scene, View
-from farcluss.stages.weight import normalized_entropy
 from farcluss.tensors.distributed import all_sum, sum_table, world_size
+from farcluss.tensors.entropy import normalized_entropy
 from farcluss.tensors.precision import wide, wide_softmax
 from farcluss.tensors.timing import span
 from farcluss.tensors.upsampling import upsampled

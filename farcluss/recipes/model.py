@@ -300,3 +300,18 @@ def parts(recipe: Recipe) -> list[tuple[str, str, Part]]:
     data, network = ("data.layout", "dataset", recipe.data.layout), ("network", "network", recipe.network)
     writer = [("eval.writer", "writer", recipe.eval.writer)] if recipe.eval.writer else []
     return [data, network, *stages, *writer]
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """The values of a recipe that are set, by key path, as plain values."""
+    found: dict[str, Any] = {}
+
+    def walk(table: dict[str, Any], above: str) -> None:
+        for key, value in table.items():
+            if isinstance(value, dict):
+                walk(value, f"{above}{key}.")
+            elif value is not None:
+                found[f"{above}{key}"] = value
+
+    walk(recipe.model_dump(mode="json"), "")
+    return found

@@ -147,6 +147,17 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(without_nan(line)) + "\n")
 
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last one that is being written is left out."""
+        path = self.path / "metrics.jsonl"
+        found = []
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
+
     def discard_after(self, step: int, scored: bool) -> None:
         """Remove what a run resumed at `step` will repeat: later checkpoints, and lines of metrics.jsonl.
 

@@ -8,38 +8,41 @@ from typing import Any, NamedTuple
 from farcluss.data.base import Item
 from farcluss.data.splits import Splits
 from farcluss.errors import RunError
-from farcluss.recipes.model import Defaults, Recipe
+from farcluss.recipes.model import Defaults, Recipe, flat
 from farcluss.recipes.training import Train
 from farcluss.runs.checkpoints import Checkpoint, read, read_newest
 from farcluss.runs.folder import RunFolder
 from farcluss.runs.outputs import real
 
-# Sections and keys that affect logging, paths or speed, but not the training. Instead of the keys that choose images,
-# the images themselves are compared; instead of epochs, the number of steps.
-HARMLESS = (
+SPEED_OR_LOG = (
     "name",
     "data.root",
     "data.pack",
     "data.layout.cache",  # by convention the cache folder of a layout
+    "data.palette",
+    "data.workers",
+    "train.compile",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.trackers",
+)
+"""Keys that affect logging, paths or speed, but no result."""
+# Instead of the keys that choose images, the images themselves are compared; instead of epochs, the number of steps.
+HARMLESS = (
+    *SPEED_OR_LOG,
     "data.labeled",
     "data.unlabeled",
     "data.val",
     "data.draw_seed",
     "data.allow_overlap",
     "data.channel_names",
-    "data.palette",
-    "data.workers",
     "data.on_error",
     "network.pretrained",
     "network.pretrained_bands",
     "train.steps",
     "train.epochs",
     "train.scale_lr",
-    "train.compile",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.trackers",
     "train.max_skipped",
     "eval",
 )
@@ -115,8 +118,9 @@ def fingerprint(recipe: Recipe, splits: Splits, steps: int, precision: str) -> d
 
 def _training_keys(recipe: Recipe) -> dict[str, Any]:
     """The values of a recipe that affect training, by key path."""
-    table = _flat(recipe.model_dump(mode="json")).items()
-    return {k: v for k, v in table if not any(k == name or k.startswith(f"{name}.") for name in HARMLESS)}
+    return {
+        k: v for k, v in flat(recipe).items() if not any(k == name or k.startswith(f"{name}.") for name in HARMLESS)
+    }
 
 
 def _defaults() -> dict[str, Any]:
@@ -144,16 +148,6 @@ def refuse_changes(old: dict[str, Any], new: dict[str, Any], allow: bool) -> lis
             "Resume with the run's own recipe (RUN/recipe.toml), or accept these changes with --allow-changes."
         )
     return [f"changed since the checkpoint: {line}" for line in found]
-
-
-def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
-    rows: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            rows |= _flat(value, f"{path}{key}.")
-        else:
-            rows[f"{path}{key}"] = value
-    return rows
 
 
 def _digest(items: Sequence[Item]) -> str:

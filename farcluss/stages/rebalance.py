@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from farcluss.plugins.options import Positive
+from farcluss.plugins.options import Positive, Share
+from farcluss.stages.adaptive import MOST
 from farcluss.stages.base import PixelWeight, PseudoLabels
 from farcluss.tensors.distributed import count_dtype
 
@@ -48,7 +49,10 @@ class MedianFrequency(PixelWeight):
         max_weight: upper limit of class weights.
         normalize: `mean` scales the weights so that their mean over valid pixels is 1.
         apply: weight of a pixel is that of its most probable class, or the expectation under its fuzzy label.
+        momentum: of a moving average of the counts over steps, in place of those of the batch; 0 for none.
     """
+
+    average: Tensor
 
     def __init__(
         self,
@@ -58,9 +62,13 @@ class MedianFrequency(PixelWeight):
         max_weight: Positive | None = None,
         normalize: Literal["none", "mean"] = "none",
         apply: Literal["argmax", "expected"] = "argmax",
+        momentum: Share = 0.0,
     ) -> None:
         super().__init__()
         self.eps, self.count, self.max_weight, self.normalize, self.applied = eps, count, max_weight, normalize, apply
+        self.momentum = momentum
+        if momentum:
+            self.register_buffer("average", torch.zeros(MOST))
 
     def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
         """`(2, C)`: counts for eq. 7, and the total label mass that each class weight multiplies."""
@@ -68,9 +76,15 @@ class MedianFrequency(PixelWeight):
         counted = {kind: class_counts(labels, classes, kind) for kind in set(soft)}
         return torch.stack([counted[kind] for kind in soft])
 
+    def absorb(self, summed: Tensor) -> None:
+        """Move the average of counts. It begins at 0, which changes nothing: only ratios of counts matter."""
+        if self.momentum:
+            counts = self.average[: summed.shape[1]]
+            counts.copy_(self.momentum * counts + (1 - self.momentum) * summed[0])
+
     def class_weights(self, summed: Tensor) -> Tensor:
-        """Class weights `(C,)` float32 from the summed statistics."""
-        mass, weights = summed[1], self._unbounded(summed[0])
+        """Class weights `(C,)` float32 from the summed statistics, and from the average that holds them already."""
+        mass, weights = summed[1], self._unbounded(summed)
         if self.max_weight is not None:
             weights = weights.clamp(max=self.max_weight)
         if self.normalize == "mean":
@@ -78,8 +92,9 @@ class MedianFrequency(PixelWeight):
             weights = torch.where(total > 0, weights * (mass.sum() / total), weights)
         return weights.float()
 
-    def _unbounded(self, counts: Tensor) -> Tensor:
+    def _unbounded(self, summed: Tensor) -> Tensor:
         """Eq. 7 as it stands."""
+        counts = self.average[: summed.shape[1]] if self.momentum else summed[0]
         return torch.where(counts > 0, median_of_present(counts) / (counts + self.eps), 1)
 
     def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
@@ -94,4 +109,4 @@ class MedianFrequency(PixelWeight):
         weights = {"class_weights": self.class_weights(summed)}
         if self.max_weight is None:
             return weights
-        return weights | {"bounded_classes": (self._unbounded(summed[0]) > self.max_weight).sum()}
+        return weights | {"bounded_classes": (self._unbounded(summed) > self.max_weight).sum()}

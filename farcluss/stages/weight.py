@@ -1,6 +1,5 @@
 """Pixel weights of pseudo-labels."""
 
-import math
 from typing import Literal
 
 import torch
@@ -8,21 +7,6 @@ from torch import Tensor
 
 from farcluss.plugins.options import NonNegative, Positive, Share
 from farcluss.stages.base import PixelWeight, PseudoLabels
-from farcluss.tensors.chunks import by_chunks
-from farcluss.tensors.precision import safe_log
-
-
-def normalized_entropy(probs: Tensor) -> Tensor:
-    """`H = -sum_c p_c log p_c / log C` (eq. 5), in [0, 1], with `0 log 0 = 0`.
-
-    Args:
-        probs: `(B, C, *S)` over all C classes, C >= 2.
-
-    Returns:
-        `(B, *S)`.
-    """
-    (information,) = by_chunks(lambda chunk: ((chunk * safe_log(chunk)).sum(1, keepdim=True),), probs)
-    return (-information[:, 0] / math.log(probs.shape[1])).clamp(0, 1)
 
 
 class EntropyWeight(PixelWeight):

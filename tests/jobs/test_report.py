@@ -80,13 +80,19 @@ def test_a_comparison_says_what_its_numbers_say(own, tmp_path):
     folder = tmp_path / "cmp"
     shutil.copytree(own, folder / "a" / "labeled" / "seed-0")
     shutil.copytree(own, folder / "b" / "labeled" / "seed-0")
-    row = {"method": "a", "labeled": None, "mean_miou": 0.5, "std_miou": None, "difference": None,
-           "runs": [{"last_miou": 0.5}]}  # fmt: skip
+    shutil.copytree(own, folder / "of-an-earlier-one" / "labeled" / "seed-0")
+
+    def row(method, **values):
+        run = {"last_miou": 0.5, "folder": f"{method}/labeled/seed-0"}
+        return {"method": method, "labeled": None, "mean_miou": 0.5, "std_miou": None, "runs": [run], **values}
+
     gap = {"mean": 0.01, "low": -0.02, "high": 0.03}
-    facts = {"split": "val", "sentences": ["`b` and `a` are alike."], "rows": [row, row | {"difference": gap}]}
+    rows = [row("a", difference=None), row("b", difference=gap)]
+    facts = {"split": "val", "sentences": ["`b` and `a` are alike."], "rows": rows}
     (folder / "results.json").write_text(json.dumps(facts))
     text, read = written(tmp_path, folder)
     assert "b and a are alike." in read.words and "+1.00 (-2.00 to +3.00)" in text
+    assert "2 methods, 2 runs" in read.words and "of-an-earlier-one" not in text
 
 
 def test_refusals(tmp_path):

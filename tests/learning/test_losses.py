@@ -13,8 +13,9 @@ from farcluss.data.base import IGNORE
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
 from farcluss.stages.pseudo_label import Fuzzy
 from farcluss.stages.rebalance import MedianFrequency
-from farcluss.stages.weight import EntropyWeight, normalized_entropy
+from farcluss.stages.weight import EntropyWeight
 from farcluss.tensors import chunks
+from farcluss.tensors.entropy import normalized_entropy
 
 BIN = 2**-8
 """Relative width of the widest bin of losses."""

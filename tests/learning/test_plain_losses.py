@@ -10,8 +10,8 @@ from memory import peak
 from farcluss.data.base import IGNORE
 from farcluss.learning.losses import divergences, fuzzy_target, hard_pixels, pixel_cross_entropy, true_target
 from farcluss.stages.pseudo_label import top_classes
-from farcluss.stages.weight import normalized_entropy
 from farcluss.tensors import chunks
+from farcluss.tensors.entropy import normalized_entropy
 from farcluss.tensors.precision import wide_softmax
 
 SPACES = [(23,), (7, 11), (3, 5, 7)]

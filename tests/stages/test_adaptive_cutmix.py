@@ -11,8 +11,8 @@ import torch
 from farcluss.stages.base import Scene, View
 from farcluss.stages.mix import AdaptiveCutMix, confidences
 from farcluss.stages.mixing import partners, placed
-from farcluss.stages.weight import normalized_entropy
 from farcluss.tensors.draws import addressed
+from farcluss.tensors.entropy import normalized_entropy
 from farcluss.testing import MixTester
 
 SIZE = (12, 10)

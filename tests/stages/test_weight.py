@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farcluss.stages.weight import EntropyWeight, Threshold, Uniform, normalized_entropy
+from farcluss.stages.weight import EntropyWeight, Threshold, Uniform
+from farcluss.tensors.entropy import normalized_entropy
 
 NOTHING = torch.zeros(0)
 """The statistics of a stage that needs none."""

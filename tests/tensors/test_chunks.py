@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farcluss.stages.pseudo_label import top_classes
-from farcluss.stages.weight import normalized_entropy
 from farcluss.tensors import chunks
 from farcluss.tensors.chunks import boxes, by_chunks
+from farcluss.tensors.entropy import normalized_entropy
 
 SHAPES = st.lists(st.integers(0, 5), min_size=1, max_size=4)
 

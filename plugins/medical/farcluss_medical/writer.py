@@ -190,7 +190,7 @@ class NiftiWriter:
         return np.array(self.values, smallest)[classes]
 
     def _write_maps(self, template: Any, probs: "Tensor", orientation: Orientation, target: Path) -> None:
-        from farcluss.stages.weight import normalized_entropy
+        from farcluss.tensors.entropy import normalized_entropy
 
         if self.probs:
             turned = np.stack([orientation.undo(each.numpy()) for each in probs], axis=-1)

@@ -24,9 +24,8 @@ from farcluss.data.base import Window
 from farcluss.errors import DataError, FarclussError
 from farcluss.inference.card import Inference
 from farcluss.inference.ensemble import load_together, members
-from farcluss.inference.probs import check_finite, even_parts, images_per_forward
+from farcluss.inference.probs import check_finite, even_parts, images_per_forward, uncertainty
 from farcluss.inference.weights import Model, save_weights
-from farcluss.inference.writers import normalized_entropy
 from farcluss_remote_sensing.files import Stack
 from farcluss_remote_sensing.scaling import Scaling
 from farcluss_remote_sensing.stitching import Axis, stitched_rows
@@ -140,7 +139,7 @@ def make_maps(probs: NDArray[np.float32], valid: NDArray[np.bool_], names: Colle
     if "probs" in names:
         maps["probs"] = np.where(valid, probs, np.nan)
     if "entropy" in names:
-        maps["entropy"] = np.where(valid, normalized_entropy(probs), np.nan)[None]
+        maps["entropy"] = np.where(valid, uncertainty(probs), np.nan)[None]
     return maps
 
 
