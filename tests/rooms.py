@@ -32,6 +32,7 @@ MAY_IMPORT: Graph = {
     "inference": {"runs", "data", "networks", "recipes", "tensors", "plugins", "errors"},
     "runs": {"data", "recipes", "errors"},
     "reports": set(),
+    "annotations": {"data", "recipes", "errors"},
     "testing": {"data", "stages", "recipes", "plugins", "errors"},
     "data": {"recipes", "plugins", "errors"},
     "stages": {"tensors", "plugins", "errors"},

@@ -5,16 +5,35 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from farcluss.data.accounting import Account, Passed
 from farcluss.data.base import Item, MissingMask, Palette, Reduced, Sample, Window
-from farcluss.data.files import SUFFIXES, FileReader
+from farcluss.data.files import SUFFIXES
+from farcluss.data.masks import MaskMap
 from farcluss.data.oddities import oddities
 from farcluss.data.searching import Found, search_any, whole
 from farcluss.errors import DataError, short
 from farcluss.recipes.model import Defaults
 
 HINT = "Check data.root and the layout's image options."
+
+
+class Reader(Protocol):
+    """Reads items, as `farcluss.data.files.FileReader` does."""
+
+    @property
+    def masks(self) -> MaskMap:
+        """Which mask value is which class."""
+
+    def size(self, item: Item) -> tuple[int, ...]:
+        """`(H, W)` as displayed."""
+
+    def read(self, item: Item, window: Window | None = None) -> Sample:
+        """Image and mask of an item, or of a window of it."""
+
+    def read_reduced(self, item: Item, window: Window, factor: int) -> Reduced | None:
+        """A window with its image downsampled."""
 
 
 def nothing_passed(dataset: "FileDataset", used: Collection[str]) -> Iterable[Passed]:
@@ -42,7 +61,7 @@ class FileDataset:
     classes: tuple[str, ...]
     palette: Palette
     root: Path
-    reader: FileReader
+    reader: Reader
     splits: Mapping[str, Callable[["FileDataset"], list[Item]]]
     image_of: Callable[[str], Path | None]
     mask_of: Callable[[Path], Path | None]

@@ -1,0 +1,1 @@
+"""Exports of annotation tools: what people drew on images, by format, and as data sets that read it where it lies."""

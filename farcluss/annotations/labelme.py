@@ -1,0 +1,92 @@
+"""labelme: a JSON file beside each image."""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from farcluss.annotations.reading import base_name, exports, parse, peek, split_of
+from farcluss.annotations.shapes import Area, Bitmap, Drawing, Export, Polygon, Shape, ellipse
+
+KIND = "a labelme file"
+IGNORED, BACKGROUND = "__ignore__", "_background_"
+
+
+def is_labelme(path: Path) -> bool:
+    """Whether a JSON file looks like one."""
+    words = ['"shapes"'] if peek(path, ['"shapes"']) else ['"imageData"']  # which may be long and come first
+    return path.suffix.lower() == ".json" and peek(path, words) and not peek(path, ['"annotations"'])
+
+
+def read_labelme(root: Path, file: str | None) -> Export:
+    """The JSON files below the root. Raises DataError."""
+    drawings: dict[str, list[Drawing]] = {"train": [], "val": [], "test": []}
+    for path in exports(root, file, [".json"], is_labelme):
+        drawings[split_of(path, root)].append(parse(path, KIND, partial(_read, path)))
+    labels = {shape.label for found in drawings.values() for each in found for shape in each.shapes}
+    ignored = labels & {IGNORED}
+    return Export.of(sorted(labels - ignored), drawings, ignored=ignored)
+
+
+def _read(path: Path, table: dict[str, Any]) -> Drawing:
+    shapes = [Shape(_label(each["label"]), _area(each)) for each in table["shapes"]]
+    size = (int(table["imageHeight"]), int(table["imageWidth"])) if table.get("imageHeight") else None
+    return Drawing(str(path.parent / base_name(table["imagePath"])), tuple(shapes), size, str(path))
+
+
+def _label(name: str) -> str:
+    return "background" if name == BACKGROUND else str(name)
+
+
+def _area(shape: dict[str, Any]) -> Area:
+    kind, corners = shape.get("shape_type") or "polygon", [(float(x), float(y)) for x, y in shape["points"]]
+    if kind == "polygon":
+        return Polygon([corners])
+    if kind == "rectangle":
+        (left, top), (right, bottom) = corners[0], corners[-1]
+        return Polygon([[(left, top), (right, top), (right, bottom), (left, bottom)]])
+    if kind == "circle":
+        (x, y), edge = corners
+        radius = math.hypot(edge[0] - x, edge[1] - y)
+        return ellipse((x, y), (radius, radius))
+    if kind == "mask":
+        left, top = (round(min(each)) for each in zip(*corners, strict=True))
+        with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as picture:
+            return Bitmap(np.array(picture).astype(bool), left, top)
+    raise ValueError(f"a {kind} has no area; draw a polygon, rectangle, circle or mask")
+
+
+def to_labelme(image: Path, size: tuple[int, int], shapes: Sequence[tuple[str, Sequence[Polygon]]]) -> str:
+    """A labelme file with polygons by label; one with holes becomes a mask, as labelme's polygons have none."""
+    found = []
+    for label, areas in shapes:
+        for area in areas:
+            found.append(_masked(label, area, size) if area.holes else _outlined(label, area))
+    about = {"imagePath": image.name, "imageData": None, "imageHeight": size[0], "imageWidth": size[1]}
+    return json.dumps({"version": "5.5.0", "flags": {}, "shapes": found, **about}, indent=1)
+
+
+def _outlined(label: str, area: Polygon) -> dict[str, Any]:
+    return _shape(label, [list(point) for point in area.parts[0]], "polygon")
+
+
+def _masked(label: str, area: Polygon, size: tuple[int, int]) -> dict[str, Any]:
+    pixels = area.pixels(size)
+    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    (top, bottom), (left, right) = (int(rows[0]), int(rows[-1])), (int(columns[0]), int(columns[-1]))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[top : bottom + 1, left : right + 1]).save(buffer, "PNG")
+    shape = _shape(label, [[left, top], [right, bottom]], "mask")
+    return shape | {"mask": base64.b64encode(buffer.getvalue()).decode()}
+
+
+def _shape(label: str, corners: list[list[float]], kind: str) -> dict[str, Any]:
+    return {"label": label, "points": corners, "group_id": None, "description": "", "shape_type": kind, "flags": {},
+            "mask": None}  # fmt: skip
