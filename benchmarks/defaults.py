@@ -27,14 +27,15 @@ VARIANTS = {
     "bound 3": ("farcluss", "stages.rebalance.max_weight=3"),
     "bound 2": ("farcluss", "stages.rebalance.max_weight=2"),
     "bound 1": ("farcluss", "stages.rebalance.max_weight=1"),
-    "bound 10, averaged": ("farcluss", "stages.rebalance.momentum=0.99"),
-    "bound 2, averaged": ("farcluss", "stages.rebalance.momentum=0.99", "stages.rebalance.max_weight=2"),
     "bound 10, expected": ("farcluss", 'stages.rebalance.apply="expected"'),
     "bound 10, not normalized": ("farcluss", 'stages.rebalance.normalize="none"'),
     "none": ("farcluss", PLAIN),
     "none, no contrast": ("farcluss", PLAIN, "stages.contrast=none", "loss.contrastive=0"),
     "none, no weights": ("farcluss", PLAIN, "stages.weight=uniform"),
     "none, warm-up 200": ("farcluss", PLAIN, "loss.warmup_steps=200"),
+    "none, CutMix": ("farcluss_plus", PLAIN),
+    "bound 2, CutMix": ("farcluss_plus", "stages.rebalance.max_weight=2"),
+    "none, CutMix, no contrast": ("farcluss_plus", PLAIN, "stages.contrast=none", "loss.contrastive=0"),
     "none, lambda_u 1": ("farcluss", PLAIN, "loss.unsupervised=1"),
 }
 

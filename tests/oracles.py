@@ -70,9 +70,9 @@ def pixel_omega(q, omega, apply="argmax"):
     return omega[q.argmax(axis=1)] if apply == "argmax" else (q * omega).sum(axis=1)
 
 
-def class_weights(q, valid, eps=1e-6, count="hard", max_weight=None, normalize="none", apply="argmax", counts=None):
+def class_weights(q, valid, eps=1e-6, count="hard", max_weight=None, normalize="none", apply="argmax"):
     """Eq. 7 with the median over present classes, absent classes 1, then clip, then normalize."""
-    counts = class_counts(q, valid, count) if counts is None else counts
+    counts = class_counts(q, valid, count)
     present = counts > 0
     omega = np.ones(q.shape[1])
     if present.any():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from farcluss.annotations.reading import base_name, exports, parse, peek, split_of
+from farcluss.annotations.reading import base_name, exports, parse, peek, picture, split_of
 from farcluss.annotations.shapes import Area, Bitmap, Drawing, Export, Polygon, Shape, ellipse
 
 KIND = "a labelme file"
@@ -58,8 +58,7 @@ def _area(shape: dict[str, Any]) -> Area:
         return ellipse((x, y), (radius, radius))
     if kind == "mask":
         left, top = (round(min(each)) for each in zip(*corners, strict=True))
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as picture:
-            return Bitmap(np.array(picture).astype(bool), left, top)
+        return Bitmap(picture(base64.b64decode(shape["mask"])), left, top)
     raise ValueError(f"a {kind} has no area; draw a polygon, rectangle, circle or mask")
 
 

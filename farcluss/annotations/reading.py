@@ -1,10 +1,17 @@
 """What the formats share: parsing with errors that name the file, and finding exports and their images."""
 
+import io
 import json
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from farcluss.data.searching import search
 from farcluss.errors import DataError, short
@@ -46,6 +53,21 @@ def not_of_kind(path: Path, kind: str, error: Exception) -> DataError:
     """The error for a file that is not of the kind it should be of."""
     missing = f"it has no {error}" if isinstance(error, KeyError) else short(str(error) or type(error).__name__)
     return DataError(f"{path} is not {kind}: {missing}.\nExport it again, or take it out.")
+
+
+def picture(data: bytes) -> NDArray[np.bool_]:
+    """Where a PNG inside a file is opaque, or not black where it has no alpha: `(H, W)`.
+
+    Raises:
+        ValueError: it is no PNG, or damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as found:
+            if found.mode in ("RGBA", "LA") or "transparency" in found.info:
+                return np.array(found.convert("RGBA"))[..., 3] > 0
+            return np.array(found.convert("L")) > 0
+    except (OSError, SyntaxError, zlib.error, struct.error, ValueError):
+        raise ValueError("a mask is no PNG, or damaged") from None
 
 
 def exports(root: Path, name: str | None, endings: Iterable[str], fits: Callable[[Path], bool]) -> list[Path]:

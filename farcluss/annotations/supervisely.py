@@ -1,16 +1,12 @@
 """Supervisely: `meta.json`, and `ann/x.jpg.json` for each `img/x.jpg`."""
 
 import base64
-import io
 import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from farcluss.annotations.reading import exports, parse, split_of
+from farcluss.annotations.reading import exports, parse, picture, split_of
 from farcluss.annotations.shapes import Area, Bitmap, Drawing, Export, Polygon, Shape
 from farcluss.data.searching import search
 
@@ -43,11 +39,12 @@ def _area(each: dict[str, Any]) -> Area:
     kind = each["geometryType"]
     if kind == "bitmap":
         found = each["bitmap"]
-        with Image.open(io.BytesIO(zlib.decompress(base64.b64decode(found["data"]))), formats=["PNG"]) as picture:
-            pixels = np.array(picture.convert("RGBA"))[..., 3] > 0 if picture.mode in ("RGBA", "LA", "P") else (
-                np.array(picture.convert("L")) > 0)  # fmt: skip
+        try:
+            data = zlib.decompress(base64.b64decode(found["data"]))
+        except zlib.error:
+            raise ValueError("a bitmap is damaged") from None
         left, top = found["origin"]
-        return Bitmap(pixels, int(left), int(top))
+        return Bitmap(picture(data), int(left), int(top))
     exterior = [(float(x), float(y)) for x, y in each["points"]["exterior"]]
     interior = [[(float(x), float(y)) for x, y in ring] for ring in each["points"]["interior"]]
     if kind == "rectangle":

@@ -33,6 +33,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+AtLeastOne = Annotated[float, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
@@ -56,6 +57,7 @@ Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 __all__ = [
     "Annotated",
+    "AtLeastOne",
     "Color",
     "Count",
     "Degrees",

@@ -5,8 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from farcluss.plugins.options import Positive, Share
-from farcluss.stages.adaptive import MOST
+from farcluss.plugins.options import AtLeastOne, Positive
 from farcluss.stages.base import PixelWeight, PseudoLabels
 from farcluss.tensors.distributed import count_dtype
 
@@ -47,12 +46,11 @@ class MedianFrequency(PixelWeight):
         eps: avoids division by zero.
         count: count pixels by their most probable class, or by their fuzzy values.
         max_weight: upper limit of class weights.
+        max_ratio: upper limit of class weights, as a multiple of the smallest one: how much more a pixel of a rare
+            class may count than one of the most frequent class.
         normalize: `mean` scales the weights so that their mean over valid pixels is 1.
         apply: weight of a pixel is that of its most probable class, or the expectation under its fuzzy label.
-        momentum: of a moving average of the counts over steps, in place of those of the batch; 0 for none.
     """
-
-    average: Tensor
 
     def __init__(
         self,
@@ -60,15 +58,13 @@ class MedianFrequency(PixelWeight):
         eps: Positive = 1e-6,
         count: Literal["hard", "soft"] = "hard",
         max_weight: Positive | None = None,
+        max_ratio: AtLeastOne | None = None,
         normalize: Literal["none", "mean"] = "none",
         apply: Literal["argmax", "expected"] = "argmax",
-        momentum: Share = 0.0,
     ) -> None:
         super().__init__()
         self.eps, self.count, self.max_weight, self.normalize, self.applied = eps, count, max_weight, normalize, apply
-        self.momentum = momentum
-        if momentum:
-            self.register_buffer("average", torch.zeros(MOST))
+        self.max_ratio = max_ratio
 
     def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
         """`(2, C)`: counts for eq. 7, and the total label mass that each class weight multiplies."""
@@ -76,25 +72,21 @@ class MedianFrequency(PixelWeight):
         counted = {kind: class_counts(labels, classes, kind) for kind in set(soft)}
         return torch.stack([counted[kind] for kind in soft])
 
-    def absorb(self, summed: Tensor) -> None:
-        """Move the average of counts. It begins at 0, which changes nothing: only ratios of counts matter."""
-        if self.momentum:
-            counts = self.average[: summed.shape[1]]
-            counts.copy_(self.momentum * counts + (1 - self.momentum) * summed[0])
-
     def class_weights(self, summed: Tensor) -> Tensor:
-        """Class weights `(C,)` float32 from the summed statistics, and from the average that holds them already."""
-        mass, weights = summed[1], self._unbounded(summed)
+        """Class weights `(C,)` float32 from the summed statistics."""
+        (counts, mass), weights = summed, self._unbounded(summed[0])
         if self.max_weight is not None:
             weights = weights.clamp(max=self.max_weight)
+        if self.max_ratio is not None:
+            smallest = torch.where(counts > 0, weights, torch.inf).amin()
+            weights = torch.minimum(weights, self.max_ratio * smallest)
         if self.normalize == "mean":
             total = (weights * mass).sum()
             weights = torch.where(total > 0, weights * (mass.sum() / total), weights)
         return weights.float()
 
-    def _unbounded(self, summed: Tensor) -> Tensor:
+    def _unbounded(self, counts: Tensor) -> Tensor:
         """Eq. 7 as it stands."""
-        counts = self.average[: summed.shape[1]] if self.momentum else summed[0]
         return torch.where(counts > 0, median_of_present(counts) / (counts + self.eps), 1)
 
     def pixels(self, labels: PseudoLabels, summed: Tensor) -> Tensor:
@@ -105,8 +97,8 @@ class MedianFrequency(PixelWeight):
         return class_weights[labels.classes[:, 0]]
 
     def figures(self, summed: Tensor) -> dict[str, Tensor]:
-        """The class weights, and how many classes `max_weight` holds back."""
+        """The class weights, and how many classes `max_weight` alone holds back."""
         weights = {"class_weights": self.class_weights(summed)}
-        if self.max_weight is None:
+        if self.max_weight is None or self.max_ratio is not None:
             return weights
-        return weights | {"bounded_classes": (self._unbounded(summed) > self.max_weight).sum()}
+        return weights | {"bounded_classes": (self._unbounded(summed[0]) > self.max_weight).sum()}

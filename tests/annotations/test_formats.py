@@ -417,7 +417,7 @@ def test_an_annotation_of_an_image_of_another_size_is_refused(tmp_path):
     compressed(tmp_path)
     Image.new("RGB", (48, 64)).save(tmp_path / "x.png")
     dataset = built(tmp_path, "coco-json")
-    with pytest.raises(FarclussError, match="64 x 48 pixels, but .* has 48 x 64"):
+    with pytest.raises(FarclussError, match=r"64 x 48 pixels, but .* has 48 x 64"):
         dataset.read(dataset.items("train")[0])
 
 
@@ -462,7 +462,7 @@ def test_masks_of_cvat(tmp_path):
     np.testing.assert_array_equal(dataset.read(first).mask, classes)
     assert second.mask is None
     (tmp_path / "labelmap.txt").write_text("car-250,50,83")
-    with pytest.raises(FarclussError, match="labelmap.txt, line 1"):
+    with pytest.raises(FarclussError, match=r"labelmap\.txt, line 1"):
         built(tmp_path, "cvat-masks")
 
 

@@ -131,29 +131,19 @@ def test_no_valid_pixel_gives_finite_weights(options):
     assert omega(MedianFrequency(**options), labels, 5).isfinite().all()
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_averaged_counts_equal_oracle(options):
-    stage, momentum, average = MedianFrequency(momentum=0.9, **options), 0.9, np.zeros(5)
-    for seed, classes in enumerate([None, [1, 4], [0], None]):
-        labels = oracles.random_labels((4, 6), c=5, seed=seed, classes=classes)
-        q, valid = oracles.dense_labels(labels, 5), oracles.rows(labels.valid, False)
-        average = momentum * average + (1 - momentum) * oracles.class_counts(q, valid, options["count"])
-        summed = stage.statistics(labels, 5)
-        stage.absorb(summed)
-        present, expected = average > 0, oracles.class_weights(q, valid, counts=average, **options)
-        np.testing.assert_allclose(stage.class_weights(summed).numpy()[present], expected[present], rtol=1e-4)
-
-
-def test_averaged_counts_weigh_a_class_the_same_however_few_its_pixels_in_a_batch_are():
-    stage = MedianFrequency(momentum=0.99)
-    usual, few = hard_labels([0] * 90 + [1] * 10), hard_labels([0] * 99 + [1])
-    for _ in range(20):
-        stage.absorb(stage.statistics(usual, 2))
-    before = stage.class_weights(stage.statistics(usual, 2))
-    stage.absorb(stage.statistics(few, 2))
-    torch.testing.assert_close(stage.class_weights(stage.statistics(few, 2)), before, rtol=0.05, atol=0)
-    alone = omega(MedianFrequency(), few, 2)
-    assert alone[1] > 5 * before[1]
+@pytest.mark.parametrize("ratio", [1.0, 2.0, 1e9])
+@pytest.mark.parametrize("classes", [None, [0, 2, 3], [4]])
+def test_ratio_bounds_what_a_pixel_counts(ratio, classes):
+    labels = oracles.random_labels((6, 8), seed=5, classes=classes)
+    q, valid = oracles.dense_labels(labels, 5), oracles.rows(labels.valid, False)
+    present, free = oracles.class_counts(q, valid) > 0, oracles.class_weights(q, valid)
+    bounded = np.minimum(free, ratio * free[present].min())[present]
+    found = omega(MedianFrequency(max_ratio=ratio), labels, 5).numpy()[present]
+    np.testing.assert_allclose(found, bounded, rtol=1e-5)
+    assert found.max() <= ratio * found.min() * (1 + 1e-5)
+    normalized = omega(MedianFrequency(max_ratio=ratio, normalize="mean"), labels, 5).numpy()[present]
+    share = oracles.class_counts(q, valid)[present] / valid.sum()
+    np.testing.assert_allclose(normalized, bounded / (bounded * share).sum(), rtol=1e-5)
 
 
 def test_soft_counts_survive_many_pixels():
