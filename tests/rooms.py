@@ -16,6 +16,7 @@ Graph = dict[str, set[str]]
 MAY_IMPORT: Graph = {
     "cli": {"jobs", "training", "learning", "inference", "runs", "data", "recipes", "plugins", "errors"},
     "jobs": {
+        "annotations",
         "training",
         "learning",
         "inference",
