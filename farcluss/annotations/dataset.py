@@ -16,7 +16,7 @@ from farcluss.annotations.reading import base_name
 from farcluss.annotations.shapes import BACKGROUND, Drawing, Export
 from farcluss.data.base import Item, Palette, Reduced, Sample, Window
 from farcluss.data.files import SUFFIXES, image_size, read_draft, read_image
-from farcluss.data.filesets import FileDataset
+from farcluss.data.filesets import FileDataset, check_group
 from farcluss.data.layouts import root_of
 from farcluss.data.masks import MaskMap, build_mask_map, choose_palette, rgb
 from farcluss.data.searching import search_any
@@ -73,6 +73,7 @@ def annotated(
     images: str = ".",
     empty: Empty | None = None,
     ignore: Sequence[str] = (),
+    group: str = "",
 ) -> FileDataset:
     """The data set of an export. Images without a drawing that lie beside drawn ones are unlabeled.
 
@@ -82,11 +83,13 @@ def annotated(
         images: folder of the images, relative to `data.root`.
         empty: what an image without any area is: all background, or unlabeled.
         ignore: labels of areas that count in no loss and no score.
+        group: pattern whose part in brackets tells the group of an image, see the layout `folder`.
 
     Raises:
         DataError: an image is missing, or it is not said what an image without any area is.
         RecipeError: labels and `data.classes` do not fit.
     """
+    check_group(group)
     root, values = root_of(data), export.values(ignore)
     data = _by_name(data, values)
     left_out = export.ignored | {*ignore}
@@ -106,6 +109,7 @@ def annotated(
         partial(_image_of, root / images),
         partial(_source, drawings, empty),
         defaults=Defaults(mask_values=mask_map.values),
+        group=group,
     )
 
 

@@ -23,6 +23,7 @@ BUILT_IN = {
     "compare": "Compare methods over seeds, with the uncertainty of each difference.",
     "eval": "Evaluate a weights file on a data set.",
     "export": "Export a trained model as one weights file, and as ONNX.",
+    "init": "Look at a folder or an annotation export and write a recipe for it.",
     "import": "Write the masks of an annotation export as PNG files.",
     "lists": "Show and download the published labeled/unlabeled lists.",
     "pack": "Pack the images and masks of a recipe into one file.",

@@ -1,6 +1,7 @@
 """Data sets whose items are files below one folder: the base of every layout on disk."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from farcluss.data.files import SUFFIXES
 from farcluss.data.masks import MaskMap
 from farcluss.data.oddities import oddities
 from farcluss.data.searching import Found, search_any, whole
-from farcluss.errors import DataError, short
+from farcluss.errors import DataError, RecipeError, short
 from farcluss.recipes.model import Defaults
 
 HINT = "Check data.root and the layout's image options."
@@ -56,6 +57,7 @@ class FileDataset:
             options that choose among several masks of an image, which published lists cannot know.
         defaults: values of recipe keys that are unset.
         passed: entries of the layout's folders that are not used where these files are.
+        group: pattern whose first part in brackets is the group of an id; empty for none.
     """
 
     classes: tuple[str, ...]
@@ -68,6 +70,7 @@ class FileDataset:
     lists_decide: bool = False
     defaults: Defaults = field(default_factory=Defaults)
     passed: Callable[["FileDataset", Collection[str]], Iterable[Passed]] = nothing_passed
+    group: str = ""
 
     def items(self, split: str) -> list[Item]:
         """Items of a split. Raises DataError when it has none."""
@@ -96,7 +99,9 @@ class FileDataset:
         known = (listed,) if listed and self.lists_decide else (self.mask_of(image), listed)
         mask = next((path for path in known if path and path.is_file()), None)
         inside = image.relative_to(self.root) if image.is_relative_to(self.root) else image
-        item = Item(inside.with_suffix("").as_posix(), str(image), str(mask) if mask else None)
+        name = inside.with_suffix("").as_posix()
+        found = re.match(self.group, name) if self.group else None
+        item = Item(name, str(image), str(mask) if mask else None, found[1] if found else "")
         if listed and not mask:
             raise MissingMask(f"the mask {listed} does not exist. Fix the list, or leave the mask out of it.", [item])
         return item
@@ -158,6 +163,16 @@ def pairs(text: str) -> Iterator[tuple[str, str]]:
     for place, character in enumerate(text):
         if character == separator:
             yield text[:place].rstrip(), text[place:].lstrip()
+
+
+def check_group(pattern: str) -> None:
+    """Raise RecipeError for a pattern of groups that is no regular expression with a part in brackets."""
+    try:
+        fits = not pattern or re.compile(pattern).groups > 0
+    except re.error as error:
+        raise RecipeError(f"data.layout.group = {short(pattern)!r} is no regular expression: {error}.") from None
+    if not fits:
+        raise RecipeError(f'data.layout.group = {short(pattern)!r} has no part in brackets, as in "(.*)_[0-9]+".')
 
 
 def find_images(root: Path, pattern: str) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from farcluss.data.accounting import Passed, Reason, unowned
 from farcluss.data.base import Item
 from farcluss.data.files import SUFFIXES, FileReader, array_channels
-from farcluss.data.filesets import FileDataset, find_images, look_for
+from farcluss.data.filesets import FileDataset, check_group, find_images, look_for
 from farcluss.data.layouts import root_of
 from farcluss.data.masks import build_mask_map, choose_palette
 from farcluss.data.pairing import MaskFinder, Mirror, fixed_part
@@ -122,6 +122,7 @@ def folder(
     test_images: str | None = None,
     test_masks: str | None = None,
     image_suffix: str = "",
+    group: str = "",
 ) -> FileDataset:
     """Your own folders: images, and masks for some of them.
 
@@ -137,8 +138,11 @@ def folder(
         test_images: test images, for `farcluss eval --split test`.
         test_masks: their masks; default: looked up as for training.
         image_suffix: ending of image names that mask names do not have, such as `_img`.
+        group: pattern (a regular expression) whose part in brackets tells the group of an image by its path below
+            `data.root`, without the ending: `"(.*)_[0-9]+"` for frames of videos. No share divides a group.
     """
     root = root_of(data)
+    check_group(group)
     mask_map = build_mask_map(data, {})
     _refuse_unclear(root, images, masks)
     sources = {"train": (images, masks), "val": (val_images, val_masks), "test": (test_images, test_masks)}
@@ -164,6 +168,7 @@ def folder(
         lists_decide=True,
         defaults=defaults,
         passed=partial(passed_over, patterns, finders),
+        group=group,
     )
 
 

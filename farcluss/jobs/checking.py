@@ -49,6 +49,11 @@ class Findings:
     sizes: dict[str, Counter[tuple[int, ...]]] = field(default_factory=lambda: {name: Counter() for name in SETS})
     pixels: dict[str, Any] = field(default_factory=dict)
 
+    def unusable(self, text: str, recipe: Recipe) -> None:
+        """Note a file that cannot be used: a problem, unless the recipe says that such files are left out."""
+        skipped = recipe.data.on_error == "skip"
+        (self.warnings if skipped else self.problems).append(f"left out: {text}" if skipped else text)
+
     def to_json(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """Plain values."""
         names = [*classes, "ignored"]
@@ -72,7 +77,7 @@ def inspect(parts: Parts, workers: int, findings: Findings) -> Iterator[int]:
                 done += 1
                 yield done
                 if isinstance(sample, FarclussError):
-                    findings.problems.append(f"{name} {item.id}: {sample}")
+                    findings.unusable(f"{name} {item.id}: {sample}", parts.recipe)
                     continue
                 findings.sizes[name][tuple(sample.image.shape[1:])] += 1
                 counts.add(sample)
@@ -166,7 +171,9 @@ def check(recipe: Recipe) -> tuple[Parts, Findings, Iterator[int]]:
     parts = replace(parts, recipe=recipe.with_defaults(known_of(recipe, parts.dataset)))
     items = [*parts.splits.labeled, *parts.splits.val, *parts.splits.unlabeled]
     odd: list[str] = getattr(parts.dataset, "oddities", lambda _: [])(items)
-    findings = Findings(findings_of(parts.dataset), [*remarks(parts), *odd])
+    findings = Findings([], [*remarks(parts), *odd])
+    for text in findings_of(parts.dataset):
+        findings.unusable(text, recipe)
     return parts, findings, inspect(parts, recipe.data.workers, findings)
 
 

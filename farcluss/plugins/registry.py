@@ -18,7 +18,7 @@ from farcluss.plugins.signatures import Description, describe_object, describe_s
 
 GROUPS = (
     *("augment", "mix", "perturb", "pseudo_label", "weight", "rebalance", "contrast"),
-    *("network", "dataset", "writer", "command"),
+    *("network", "dataset", "writer", "command", "init"),
 )
 _registered: dict[tuple[str, str], tuple[Any, str]] = {}
 

@@ -1,0 +1,181 @@
+"""Which files of a folder are images and which are their masks, by names alone; told as options of a layout."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from farcluss.annotations.reading import SPLITS
+
+LOSSY = {".jpg", ".jpeg"}
+WORDS = ("mask", "masks", "label", "labels", "gt", "seg", "annotation", "lab", "L", "m")
+ENDS = ("", *(f"{mark}{word}" for word in WORDS for mark in "_-."))
+"""What names of masks may have behind those of their images."""
+NAMES = re.compile(r"mask|label|annot|segm|ground|truth|^gt|^lab$|^target", re.IGNORECASE)
+"""In names of folders and files of masks."""
+MOST_FOLDERS = 400
+"""Folders that are compared with each other."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where the mask of an image is.
+
+    Attributes:
+        images: part of the path of an image's folder that differs; "." where none does.
+        masks: in place of it in the path of the mask.
+        end: what the mask's name has behind the image's.
+    """
+
+    images: str
+    masks: str
+    end: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images and masks of a folder, by paths relative to it.
+
+    Attributes:
+        rule: by which they belong together; None where no image has a mask.
+        masks: mask by image.
+        images: all images, those with masks among them.
+    """
+
+    rule: Rule | None
+    masks: Mapping[str, str]
+    images: Sequence[str]
+
+    def split(self, image: str) -> str:
+        """The split that the folders of an image tell."""
+        parts = PurePosixPath(image).parent.parts
+        return next((SPLITS[part.lower()] for part in reversed(parts) if part.lower() in SPLITS), "train")
+
+
+def find_pairs(files: Sequence[str]) -> Pairs:
+    """Pair files by the rule that fits most of them; others are images, unless they are named as masks are."""
+    folders: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in files:
+        path = PurePosixPath(name)
+        folders[path.parent.as_posix()][path.stem].append(name)
+    found: dict[Rule, dict[str, str]] = defaultdict(dict)
+    places = sorted(folders)[:MOST_FOLDERS]
+    for here in places:
+        for there in places:
+            _match(folders[here], folders[there], here, there, found)
+    if not found:
+        return Pairs(None, {}, list(files))
+    best = max(found, key=lambda rule: (len(found[rule]), _likely(rule, found[rule]), -len(rule.end), rule.masks))
+    masks = found[best]
+    taken = set(masks.values())
+    places_of_masks = {PurePosixPath(mask).parent for mask in taken} - {PurePosixPath(image).parent for image in masks}
+    kinds = {PurePosixPath(image).parent.name for image in masks}
+    rest = [name for name in files if name not in taken and PurePosixPath(name).parent not in places_of_masks
+            and not _of_masks(name, best, kinds)]  # fmt: skip
+    return Pairs(best, masks, rest)
+
+
+def _of_masks(name: str, rule: Rule, kinds: set[str]) -> bool:
+    """Whether a file that has no partner is named as masks are: another kind of mask, or one whose image is lost."""
+    path = PurePosixPath(name)
+    if rule.end and path.stem.endswith(rule.end):
+        return True
+    return path.parent.name not in kinds and any(NAMES.search(part) for part in path.parent.parts)
+
+
+def _match(
+    images: Mapping[str, list[str]],
+    masks: Mapping[str, list[str]],
+    here: str,
+    there: str,
+    found: dict[Rule, dict[str, str]],
+) -> None:
+    """Add what pairs the files of two folders, which may be the same."""
+    one, other = _differing(here, there)
+    for end in ENDS:
+        rule = Rule(one, other, end)
+        for stem, names in images.items():
+            for mask in masks.get(stem + end, ()):
+                image = next((name for name in names if name != mask), None)
+                if image and PurePosixPath(mask).suffix.lower() not in LOSSY:
+                    if here == there and not end and PurePosixPath(image).suffix.lower() not in LOSSY:
+                        continue  # of two lossless pictures with one name nobody knows which is the mask
+                    found[rule][image] = mask
+
+
+def _differing(here: str, there: str) -> tuple[str, str]:
+    """The parts of two paths between what they begin and end with alike; "." for equal ones."""
+    one, other = list(PurePosixPath(here).parts), list(PurePosixPath(there).parts)
+    while one and other and one[0] == other[0]:
+        one.pop(0), other.pop(0)
+    while one and other and one[-1] == other[-1]:
+        one.pop(), other.pop()
+    return "/".join(one) or ".", "/".join(other) or "."
+
+
+def _likely(rule: Rule, pairs: Mapping[str, str]) -> int:
+    """How much the names speak for which is the mask: the wrong way round, a rule fits just as well."""
+    lossy = Counter(PurePosixPath(image).suffix.lower() in LOSSY for image in pairs)
+    named = bool(NAMES.search(rule.masks)) + bool(rule.end) - bool(NAMES.search(rule.images))
+    colored = -bool(re.search("color|rgb|vis", rule.masks, re.IGNORECASE))
+    return 2 * (lossy[True] > lossy[False]) + 2 * named + colored
+
+
+def options(pairs: Pairs) -> dict[str, str] | None:
+    """The options of the layout `folder` that find the pairs; None where only lists can tell them."""
+    if pairs.rule is None:
+        return None
+    by_split: dict[str, list[str]] = defaultdict(list)
+    for image in pairs.images:
+        by_split[pairs.split(image)].append(image)
+    found: dict[str, str] = {}
+    for split, images in sorted(by_split.items(), key=lambda pair: ("train", "val", "test").index(pair[0])):
+        places = _places(pairs.rule, images)
+        if places is None:
+            return None
+        prefix = "" if split == "train" else f"{split}_"
+        found |= {f"{prefix}images": places[0], f"{prefix}masks": places[1]}
+    return found if "images" in found else None
+
+
+def _places(rule: Rule, images: Sequence[str]) -> tuple[str, str] | None:
+    """Options of images and masks for the images of a split."""
+    folders = sorted({PurePosixPath(image).parent.as_posix() for image in images})
+    endings = {PurePosixPath(image).suffix for image in images}
+    if rule.images == rule.masks == ".":  # side by side
+        if len(folders) > 1:
+            return None
+        glob = f"{folders[0]}/*{next(iter(endings))}" if len(endings) == 1 else folders[0]
+        ending = "" if rule.end else ".png"
+        return (glob if not rule.end else folders[0]), f"{{dir}}/{{stem}}{rule.end}{ending}"
+    if len(folders) == 1:
+        mask = _swapped(folders[0], rule)
+        return folders[0], mask if not rule.end else f"{mask}/{{stem}}{rule.end}"
+    heads = {_head(folder, rule) for folder in folders}
+    if len(heads) == 1 and not rule.end:
+        (head,) = heads
+        place = "" if head == "." else f"{head}/"
+        return f"{place}{rule.images}", f"{place}{rule.masks}"
+    if all(folder.endswith(f"/{rule.images}") for folder in folders) and "/" not in rule.images + rule.masks:
+        shared = [
+            each[0] if len(set(each)) == 1 else "*" for each in zip(*(f.split("/") for f in folders), strict=False)
+        ]
+        if len({folder.count("/") for folder in folders}) == 1:
+            return f"{'/'.join(shared)}/*", f"{{up}}/{rule.masks}/{{stem}}{rule.end}"
+    return None
+
+
+def _head(folder: str, rule: Rule) -> str:
+    parts, wanted = PurePosixPath(folder).parts, PurePosixPath(rule.images).parts
+    for start in range(len(parts) - len(wanted) + 1):
+        if parts[start : start + len(wanted)] == wanted:
+            return "/".join(parts[:start]) or "."
+    return folder
+
+
+def _swapped(folder: str, rule: Rule) -> str:
+    """The folder of masks of a folder of images."""
+    head = _head(folder, rule)
+    rest = PurePosixPath(folder).parts[len(PurePosixPath(head).parts) + len(PurePosixPath(rule.images).parts) :]
+    return PurePosixPath(head, rule.masks, *rest).as_posix()
