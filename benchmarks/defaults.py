@@ -20,24 +20,34 @@ from farcluss.inference.weights import load
 from farcluss.learning.build import build_dataset
 from farcluss_medical.metrics import score
 
-PLAIN = "stages.rebalance=uniform"
+
+def bounded(limit: float, **options: str) -> str:
+    """The setting of rebalancing with bounded class weights, normalized unless it says otherwise."""
+    words = {"normalize": "mean", **options}
+    text = ", ".join(f'{key} = "{value}"' for key, value in words.items())
+    return f'stages.rebalance={{ name = "median-frequency", max_weight = {limit}, {text} }}'
+
+
+ALONE = "stages.mix=none"
+BASE = ("farcluss", ALONE)
 VARIANTS = {
     "supervised": ("supervised",),
-    "bound 10": ("farcluss",),
-    "bound 3": ("farcluss", "stages.rebalance.max_weight=3"),
-    "bound 2": ("farcluss", "stages.rebalance.max_weight=2"),
-    "bound 1": ("farcluss", "stages.rebalance.max_weight=1"),
-    "bound 10, expected": ("farcluss", 'stages.rebalance.apply="expected"'),
-    "bound 10, not normalized": ("farcluss", 'stages.rebalance.normalize="none"'),
-    "none": ("farcluss", PLAIN),
-    "none, no contrast": ("farcluss", PLAIN, "stages.contrast=none", "loss.contrastive=0"),
-    "none, no weights": ("farcluss", PLAIN, "stages.weight=uniform"),
-    "none, warm-up 200": ("farcluss", PLAIN, "loss.warmup_steps=200"),
-    "none, CutMix": ("farcluss_plus", PLAIN),
-    "bound 2, CutMix": ("farcluss_plus", "stages.rebalance.max_weight=2"),
-    "none, CutMix, no contrast": ("farcluss_plus", PLAIN, "stages.contrast=none", "loss.contrastive=0"),
-    "none, lambda_u 1": ("farcluss", PLAIN, "loss.unsupervised=1"),
+    "bound 10": (*BASE, bounded(10)),
+    "bound 3": (*BASE, bounded(3)),
+    "bound 2": (*BASE, bounded(2)),
+    "bound 1": (*BASE, bounded(1)),
+    "bound 10, expected": (*BASE, bounded(10, apply="expected")),
+    "bound 10, not normalized": (*BASE, bounded(10, normalize="none")),
+    "none": BASE,
+    "none, no contrast": (*BASE, "stages.contrast=none", "loss.contrastive=0"),
+    "none, no weights": (*BASE, "stages.weight=uniform"),
+    "none, warm-up 200": (*BASE, "loss.warmup_steps=200"),
+    "none, lambda_u 1": (*BASE, "loss.unsupervised=1"),
+    "none, CutMix": ("farcluss",),
+    "bound 2, CutMix": ("farcluss", bounded(2)),
+    "none, CutMix, no contrast": ("farcluss", "stages.contrast=none", "loss.contrastive=0"),
 }
+"""By name: method and settings. "none" is without rebalancing, as the recipe has it; with CutMix where it says so."""
 
 
 def measure(name: str, seed: int, output: Path) -> dict:

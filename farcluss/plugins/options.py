@@ -33,7 +33,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-AtLeastOne = Annotated[float, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
@@ -57,7 +56,6 @@ Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 __all__ = [
     "Annotated",
-    "AtLeastOne",
     "Color",
     "Count",
     "Degrees",

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from farcluss.plugins.options import AtLeastOne, Positive
+from farcluss.plugins.options import Positive
 from farcluss.stages.base import PixelWeight, PseudoLabels
 from farcluss.tensors.distributed import count_dtype
 
@@ -46,8 +46,6 @@ class MedianFrequency(PixelWeight):
         eps: avoids division by zero.
         count: count pixels by their most probable class, or by their fuzzy values.
         max_weight: upper limit of class weights.
-        max_ratio: upper limit of class weights, as a multiple of the smallest one: how much more a pixel of a rare
-            class may count than one of the most frequent class.
         normalize: `mean` scales the weights so that their mean over valid pixels is 1.
         apply: weight of a pixel is that of its most probable class, or the expectation under its fuzzy label.
     """
@@ -58,13 +56,11 @@ class MedianFrequency(PixelWeight):
         eps: Positive = 1e-6,
         count: Literal["hard", "soft"] = "hard",
         max_weight: Positive | None = None,
-        max_ratio: AtLeastOne | None = None,
         normalize: Literal["none", "mean"] = "none",
         apply: Literal["argmax", "expected"] = "argmax",
     ) -> None:
         super().__init__()
         self.eps, self.count, self.max_weight, self.normalize, self.applied = eps, count, max_weight, normalize, apply
-        self.max_ratio = max_ratio
 
     def statistics(self, labels: PseudoLabels, classes: int) -> Tensor:
         """`(2, C)`: counts for eq. 7, and the total label mass that each class weight multiplies."""
@@ -74,12 +70,9 @@ class MedianFrequency(PixelWeight):
 
     def class_weights(self, summed: Tensor) -> Tensor:
         """Class weights `(C,)` float32 from the summed statistics."""
-        (counts, mass), weights = summed, self._unbounded(summed[0])
+        mass, weights = summed[1], self._unbounded(summed[0])
         if self.max_weight is not None:
             weights = weights.clamp(max=self.max_weight)
-        if self.max_ratio is not None:
-            smallest = torch.where(counts > 0, weights, torch.inf).amin()
-            weights = torch.minimum(weights, self.max_ratio * smallest)
         if self.normalize == "mean":
             total = (weights * mass).sum()
             weights = torch.where(total > 0, weights * (mass.sum() / total), weights)
@@ -97,8 +90,8 @@ class MedianFrequency(PixelWeight):
         return class_weights[labels.classes[:, 0]]
 
     def figures(self, summed: Tensor) -> dict[str, Tensor]:
-        """The class weights, and how many classes `max_weight` alone holds back."""
+        """The class weights, and how many classes `max_weight` holds back."""
         weights = {"class_weights": self.class_weights(summed)}
-        if self.max_weight is None or self.max_ratio is not None:
+        if self.max_weight is None:
             return weights
         return weights | {"bounded_classes": (self._unbounded(summed[0]) > self.max_weight).sum()}

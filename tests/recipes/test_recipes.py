@@ -26,6 +26,11 @@ OVERLAYS = [Path(name).stem for name in FILES if name.startswith("methods/")]
 MODERN = [name for name in RECIPES if "_dinov2" in name and not name.startswith("rs_")]
 LISTED = [name for name in RECIPES if name.startswith(("voc_", "cityscapes_", "ade20k_"))]
 PAPER = [name for name in LISTED if name not in MODERN]
+FEW_CLASSES = {
+    **{name: "cutmix" for name in RECIPES if name.startswith("medical_")},
+    **{name: "none" for name in RECIPES if name.startswith("rs_levir")},
+}
+"""Recipes whose background covers nearly all pixels, and the mix that they have."""
 OURS = [name for name in RECIPES if name != "quickstart"]
 PICTURES = [
     name for name in OURS if not name.startswith(("medical_", "rs_")) and name not in MODERN
@@ -213,9 +218,19 @@ def test_the_readme_names_every_recipe(name):
     assert (FOLDER / "README.md").read_text(encoding="utf-8").count(f"| `{name}` |") == 1
 
 
+@pytest.mark.parametrize("name", [*FEW_CLASSES])
+@pytest.mark.parametrize("overlays", [[], ["farcluss"], ["farcluss_plus"]], ids=str)
+def test_where_one_class_covers_nearly_all_nothing_is_rebalanced(name, overlays):
+    recipe = load_recipe(name, overlays)
+    assert recipe.stages.rebalance.name == "uniform" and recipe.stages.weight.name == "entropy"
+    mixes = {"none": FEW_CLASSES[name], "farcluss": FEW_CLASSES[name], "farcluss_plus": "cutmix"}
+    assert recipe.stages.mix.name == mixes[overlays[0] if overlays else "none"]
+
+
 @pytest.mark.parametrize("name", PAPER)
-def test_the_method_is_that_of_the_paper(name):
-    recipe = shipped(name)
+@pytest.mark.parametrize("overlays", [[], ["farcluss"]], ids=str)
+def test_the_method_is_that_of_the_paper(name, overlays):
+    recipe = load_recipe(name, overlays)
     stages = {kind: (part.name, part.options) for kind, part in recipe.stages}
     assert stages == {
         "augment": ("photometric", {"jitter": [0.5, 0.5, 0.5, 0.25], "jitter_p": 0.8, "grey_p": 0.2, "blur": [0.1, 2.0],
