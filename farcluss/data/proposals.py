@@ -19,6 +19,7 @@ class Proposal:
         labeled: images with a mask, those to hold out not among them.
         unlabeled: images without.
         size: typical extent of an image, by axis.
+        largest: share of the pixels of the most frequent class; 0 where it is not known.
         notes: sentences on what was decided, and why.
         base: shipped recipe to extend, such as `base/volumes.toml`; None for one of photos.
         lists: content of list files by name, which the section names.
@@ -29,6 +30,7 @@ class Proposal:
     labeled: int
     unlabeled: int
     size: Sequence[int]
+    largest: float = 0.0
     notes: Sequence[str] = ()
     base: str | None = None
     lists: Mapping[str, str] = field(default_factory=dict)

@@ -50,6 +50,13 @@ def recipe_text(source: Path, proposal: Proposal, plan: Plan, path: Path, settin
 
 
 def _sections(plan: Plan) -> dict[str, dict[str, tuple[Any, str]]]:
+    bounded = {"name": "median-frequency", "max_weight": 10.0, "normalize": "mean"}
+    rebalance: dict[str, tuple[Any, str]] = {"rebalance": (bounded, "eq. 7, bounded: rare classes count more")}
+    if not plan.rebalanced:
+        rebalance = {
+            "mix": ({"name": "cutmix", "p": 0.5}, "boxes of other images in half of the strong views"),
+            "rebalance": ("uniform", "one class covers nearly all: eq. 7 would make the others too large"),
+        }
     return {
         "data": {
             "crop": (plan.crop, "pixels per side of a training crop; large enough to name the classes in it"),
@@ -69,7 +76,7 @@ def _sections(plan: Plan) -> dict[str, dict[str, tuple[Any, str]]]:
             ),
             "pseudo_label": ({"name": "fuzzy", "top_k": 3}, "eq. 2, 3: keep the three most probable classes"),
             "weight": ({"name": "entropy"}, "eq. 5, 6: unsure pixels count less"),
-            "rebalance": (REBALANCE, "eq. 7, bounded: rare classes count more"),
+            **rebalance,
             "contrast": ({"name": "prototype", "confidence": 0.95}, "eq. 9, 10: confident pixels only"),
         },
         "loss": {
@@ -87,10 +94,6 @@ def _sections(plan: Plan) -> dict[str, dict[str, tuple[Any, str]]]:
         },
         "eval": {"every": (plan.every, "steps between two scores; weights/best.safetensors keeps the best")},
     }
-
-
-REBALANCE = {"name": "median-frequency", "max_ratio": 2.0, "normalize": "mean"}
-"""A rare class counts twice as much as the most frequent one, at most; see docs/method.md."""
 
 
 def _line(key: str, value: Any, words: str) -> str:

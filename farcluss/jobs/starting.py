@@ -9,9 +9,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 from farcluss.annotations.formats import FORMATS, formats_in
+from farcluss.data.base import IGNORE, Dataset, Item
 from farcluss.data.files import SUFFIXES, image_size
 from farcluss.data.proposals import Proposal
 from farcluss.data.searching import search
@@ -23,8 +25,10 @@ from farcluss.plugins import registry
 from farcluss.recipes.reading import recipe_folder
 from farcluss.runs.atomic import unwritable, write_atomically
 
-LOOKED_AT = 200
-"""Images whose size is read."""
+LOOKED_AT, FEW = 200, 40
+"""Images whose size is read; masks of exports that are drawn."""
+NEARLY_ALL = 0.9
+"""Share of the pixels of a class beside which rebalancing would make the others too large: docs/results.md."""
 
 
 Tracked = Callable[[Sequence[Path]], Iterable[Path]]
@@ -65,8 +69,8 @@ def _export(source: Path, layout: str, titles: Sequence[str]) -> Proposal:
         del data["classes"]  # their colors and values are in the export
     notes.append(f"classes: {some(list(dataset.classes), 8)}")
     size = _typical([Path(item.image) for item in items])
-    unlabeled = len(items) - len(masked)
-    return Proposal(f"an export of {FORMATS[layout].title}", data, len(masked), unlabeled, size, notes)
+    what, unlabeled = f"an export of {FORMATS[layout].title}", len(items) - len(masked)
+    return Proposal(what, data, len(masked), unlabeled, size, _largest(dataset, masked), notes)
 
 
 def _photos(source: Path, tracked: Tracked) -> Proposal:
@@ -97,7 +101,18 @@ def _photos(source: Path, tracked: Tracked) -> Proposal:
             f"names look like groups, such as of one video or plant; if they are: data.layout.group = '{pattern}'"
         )
     size = _typical([source / image for image in pairs.images])
-    return Proposal("images and masks", data, labeled, by_split["train", False], size, notes, lists=lists)
+    largest = max(codes.shares.values())
+    return Proposal("images and masks", data, labeled, by_split["train", False], size, largest, notes, lists=lists)
+
+
+def _largest(dataset: Dataset, items: Sequence[Item]) -> float:
+    """Share of the pixels of the most frequent class, in some images."""
+    counts = np.zeros(IGNORE + 1, np.int64)
+    for item in items[:: max(1, len(items) // FEW)]:
+        mask = dataset.read(item).mask
+        assert mask is not None
+        counts += np.bincount(mask.ravel(), minlength=IGNORE + 1)
+    return float(counts[:IGNORE].max() / max(counts[:IGNORE].sum(), 1))
 
 
 def _val(labeled: int, known: bool) -> str:
@@ -166,6 +181,7 @@ class Plan:
     warmup: int
     labeled: str
     workers: int
+    rebalanced: bool
 
 
 def plan(proposal: Proposal, machine: Machine) -> Plan:
@@ -192,6 +208,7 @@ def plan(proposal: Proposal, machine: Machine) -> Plan:
         steps // 5,
         "all" if proposal.unlabeled else "1/4",
         min(4, max(0, (os.cpu_count() or 1) - 1)),
+        proposal.largest < NEARLY_ALL,
     )
 
 
@@ -208,6 +225,11 @@ def told(proposal: Proposal, plan: Plan, machine: Machine) -> list[str]:
     if plan.labeled != "all":
         lines.append(
             f"all images have a mask: {plan.labeled} of the masks are used, the rest trains without (data.labeled)"
+        )
+    if not plan.rebalanced:
+        lines.append(
+            f"one class covers {100 * proposal.largest:.0f} % of the pixels: no rebalancing, which would make "
+            "the others too large; CutMix"
         )
     extent = " x ".join(map(str, reversed(proposal.size)))
     network = "" if proposal.base else f"{plan.encoder}, "

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from commandline import cli
-from exports import DRAWN, photo
+from exports import DRAWN, SIZE, photo
 from PIL import Image
 
 from farcluss.data.proposals import Proposal
@@ -198,6 +198,19 @@ def test_sizes_that_suit(size, machine):
         assert found.crop % 16 == 1 and (found.crop <= min(size) or found.crop == 33)
         assert found.crop <= (161 if not machine.gpu else 321 if machine.gib < 16 else 513)
     assert found.warmup * 2 < found.steps and 1 / (1 - found.ema) * 2 <= found.steps
+
+
+@pytest.mark.parametrize(("share", "name"), [(0.95, "uniform"), (0.6, "median-frequency")])
+def test_nothing_is_rebalanced_where_one_class_covers_nearly_all(share, name, tmp_path):
+    source = tmp_path / "photos"
+    for number in range(4):
+        photo(source / "images" / f"{number}.jpg")
+        drawn = np.zeros(SIZE, int)
+        drawn.flat[: round((1 - share) * drawn.size)] = 1
+        mask(source / "masks" / f"{number}.png", drawn)
+    recipe, told = begun(source, tmp_path)
+    assert recipe.stages.rebalance.name == name
+    assert ("no rebalancing" in told) == (recipe.stages.mix.name == "cutmix") == (name == "uniform")
 
 
 def test_more_labels_more_steps():

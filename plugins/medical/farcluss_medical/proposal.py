@@ -47,7 +47,7 @@ def propose(source: Path) -> Proposal | None:
         "intensities are taken as those of MR (data.layout.normalize = zscore); for CT see docs/medical.md",
     ]
     what, unlabeled = f"volumes, layout {layout['name']}", len(items) - len(labeled)
-    return Proposal(what, data, len(labeled), unlabeled, size, notes, "base/volumes.toml")
+    return Proposal(what, data, len(labeled), unlabeled, size, notes=notes, base="base/volumes.toml")
 
 
 def _build(source: Path, data: dict[str, Any]) -> tuple[Any, list[Item]]:

@@ -47,7 +47,7 @@ def propose(source: Path) -> Proposal | None:
     data = {"layout": layout, "classes": classes, "crop": crop, "val": "1/5" if len(labeled) > 1 else "none"}
     unlabeled = len(items) - len(labeled)
     what = "scenes with coordinates"
-    return Proposal(what, data, len(labeled), unlabeled, size, notes, "base/scenes.toml", lists)
+    return Proposal(what, data, len(labeled), unlabeled, size, notes=notes, base="base/scenes.toml", lists=lists)
 
 
 def _has_coordinates(path: Path) -> bool:
