@@ -38,9 +38,9 @@ def truth(scene):
     return found, sure
 
 
-def photo(path):
+def photo(path, size=SIZE):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)).save(path)
 
 
 def write_json(path, table):

@@ -43,6 +43,8 @@ def reference_of(domain):
     return f"{domain.replace('-', '_')}_reference.md"
 
 
+NO_PARTS = ("command", "init")
+"""Groups of plugins that recipes do not name."""
 GENERATED = ("recipe_reference.md", "cli_reference.md", "messages.md", *map(reference_of, DOMAINS))
 
 HIDDEN = """
@@ -141,7 +143,7 @@ class TestGenerated:
             assert set(inner) <= set(rows)
             assert [key for key in inner if not all(rows[key])] == []
 
-    @pytest.mark.parametrize("group", [group for group in registry.GROUPS if group != "command"])
+    @pytest.mark.parametrize("group", [group for group in registry.GROUPS if group not in NO_PARTS])
     def test_every_plugin_and_option_is_described(self, group):
         found = [plugin for plugin in registry.find(group) if plugin.distribution == "farcluss"]
         assert found
@@ -155,7 +157,7 @@ class TestGenerated:
     @pytest.mark.parametrize("domain", DOMAINS)
     def test_every_part_of_a_domain_plugin_is_described(self, domain):
         parts = [part for part in registry.find() if part.distribution == f"farcluss-{domain}"]
-        parts = [part for part in parts if part.group != "command"]
+        parts = [part for part in parts if part.group not in NO_PARTS]
         assert {part.group for part in parts} == DOMAINS[domain]
         for part in parts:
             text, description = under(page(reference_of(domain)), f"### {part.group}/{part.name}"), part.describe()

@@ -21,24 +21,25 @@ class CocoArea(NamedTuple):
 
     def pixels(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """Where it is. Raises ValueError for run lengths of another size."""
-        coder, found = _coder(), self.segmentation
+        tools, found = coder(), self.segmentation
         if isinstance(found, list):
             # Four numbers would be taken as a box; they are a line, which has no area.
             runs = [ring for ring in found if len(ring) > 4]
             if not runs:
                 return np.zeros(size, bool)
-            return np.asarray(coder.decode(coder.merge(coder.frPyObjects(runs, *size))), bool)
+            return np.asarray(tools.decode(tools.merge(tools.frPyObjects(runs, *size))), bool)
         if tuple(found["size"]) != size:
             raise ValueError(f"run lengths for {found['size']} in an image of {list(size)}")
         counts = found["counts"]
         if isinstance(counts, list):
             if sum(counts) != size[0] * size[1]:
                 raise ValueError(f"run lengths of {sum(counts)} pixels in an image of {size[0] * size[1]}")
-            found = coder.frPyObjects(found, *size)
-        return np.asarray(coder.decode(found), bool)
+            found = tools.frPyObjects(found, *size)
+        return np.asarray(tools.decode(found), bool)
 
 
-def _coder() -> Any:
+def coder() -> Any:
+    """Pycocotools' functions for masks. Raises PluginError where it is missing."""
     try:
         from pycocotools import mask
     except ImportError:

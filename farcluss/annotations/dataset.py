@@ -23,8 +23,6 @@ from farcluss.data.searching import search_any
 from farcluss.errors import DataError, RecipeError, counted, some, suggestion
 from farcluss.recipes.model import Data, Defaults
 
-Empty = Literal["background", "unlabeled"]
-
 
 @dataclass(frozen=True)
 class DrawingReader:
@@ -71,8 +69,8 @@ def annotated(
     export: Export,
     *,
     images: str = ".",
-    empty: Empty | None = None,
-    ignore: Sequence[str] = (),
+    empty: Literal["background", "unlabeled"] | None = None,
+    ignore: list[str] = [],  # noqa: B006
     group: str = "",
 ) -> FileDataset:
     """The data set of an export. Images without a drawing that lie beside drawn ones are unlabeled.
@@ -147,7 +145,7 @@ def _refuse_unknown(masks: MaskMap, values: Mapping[str, int], export: Export) -
                           f"Add it, or leave its areas out: data.layout.ignore = {json.dumps(lost)}")  # fmt: skip
 
 
-def _refuse_unclear(drawings: Mapping[str, Drawing], empty: Empty | None) -> None:
+def _refuse_unclear(drawings: Mapping[str, Drawing], empty: str | None) -> None:
     bare = [path for path, drawing in drawings.items() if not drawing.shapes]
     if bare and empty is None:
         raise DataError(f"{len(bare):,} of {counted(len(drawings), 'image')} have no area in the export, the first is "
@@ -200,7 +198,7 @@ def _image_of(folder: Path, identifier: str) -> Path | None:
     return next((path for end in ends if (path := folder / f"{identifier}{end}").is_file()), None)
 
 
-def _source(drawings: Mapping[str, Drawing], empty: Empty | None, image: Path) -> Path | None:
+def _source(drawings: Mapping[str, Drawing], empty: str | None, image: Path) -> Path | None:
     """The file that holds the areas of an image; None for an unlabeled one."""
     drawing = drawings.get(str(image))
     if drawing is None or (not drawing.shapes and empty != "background"):

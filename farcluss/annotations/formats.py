@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from farcluss.annotations import coco, coded, cvat, label_studio, labelme, supervisely, via, yolo
 from farcluss.annotations.dataset import annotated
-from farcluss.annotations.shapes import Export
-from farcluss.data.layouts import built_by, root_of
+from farcluss.data.filesets import FileDataset
+from farcluss.data.layouts import root_of
 from farcluss.data.searching import search
+from farcluss.plugins.sharing import with_options_of
 from farcluss.recipes.model import Data
 
 
-@built_by(annotated)
-def coco_json(data: Data, *, file: str | None = None) -> Export:
+@with_options_of(annotated)
+def coco_json(data: Data, *, file: str | None = None, **options: Any) -> FileDataset:
     """COCO JSON: polygons, run lengths and crowds. Needs `pip install 'farcluss[annotations]'`.
 
     Files in folders `train`, `valid` and `test`, or with these words in their names, are of these splits.
@@ -21,41 +23,41 @@ def coco_json(data: Data, *, file: str | None = None) -> Export:
     Args:
         file: the JSON file, relative to `data.root`; default: all below it.
     """
-    return coco.read_coco(root_of(data), file)
+    return annotated(data, coco.read_coco(root_of(data), file), **options)
 
 
-@built_by(annotated)
-def labelme_json(data: Data, *, file: str | None = None) -> Export:
+@with_options_of(annotated)
+def labelme_json(data: Data, *, file: str | None = None, **options: Any) -> FileDataset:
     """labelme: a JSON file beside each image, with polygons, rectangles, circles and masks.
 
     Args:
         file: one JSON file, relative to `data.root`; default: all below it.
     """
-    return labelme.read_labelme(root_of(data), file)
+    return annotated(data, labelme.read_labelme(root_of(data), file), **options)
 
 
-@built_by(annotated)
-def yolo_polygons(data: Data, *, file: str | None = None) -> Export:
+@with_options_of(annotated)
+def yolo_polygons(data: Data, *, file: str | None = None, **options: Any) -> FileDataset:
     """YOLO polygons: `data.yaml`, and a text file in `labels` for each image in `images`.
 
     Args:
         file: the YAML file, relative to `data.root`; default: the one below it.
     """
-    return yolo.read_yolo(root_of(data), file)
+    return annotated(data, yolo.read_yolo(root_of(data), file), **options)
 
 
-@built_by(annotated)
-def cvat_xml(data: Data, *, file: str | None = None) -> Export:
+@with_options_of(annotated)
+def cvat_xml(data: Data, *, file: str | None = None, **options: Any) -> FileDataset:
     """CVAT for images: an XML file with polygons, boxes, ellipses and masks, by their depth.
 
     Args:
         file: the XML file, relative to `data.root`; default: all below it.
     """
-    return cvat.read_cvat(root_of(data), file)
+    return annotated(data, cvat.read_cvat(root_of(data), file), **options)
 
 
-@built_by(annotated)
-def label_studio_json(data: Data, *, file: str | None = None) -> Export:
+@with_options_of(annotated)
+def label_studio_json(data: Data, *, file: str | None = None, **options: Any) -> FileDataset:
     """Label Studio: a JSON file of tasks, with brushes, polygons, rectangles and ellipses.
 
     Of several annotations of a task, the ground truth counts, else the last.
@@ -63,28 +65,28 @@ def label_studio_json(data: Data, *, file: str | None = None) -> Export:
     Args:
         file: the JSON file, relative to `data.root`; default: all below it.
     """
-    return label_studio.read_label_studio(root_of(data), file)
+    return annotated(data, label_studio.read_label_studio(root_of(data), file), **options)
 
 
-@built_by(annotated)
-def via_json(data: Data, *, file: str | None = None, attribute: str | None = None) -> Export:
+@with_options_of(annotated)
+def via_json(data: Data, *, file: str | None = None, attribute: str | None = None, **options: Any) -> FileDataset:
     """VGG Image Annotator 2: regions as JSON, or its project.
 
     Args:
         file: the JSON file, relative to `data.root`; default: all below it.
         attribute: of a region, that holds its label; default: the only one.
     """
-    return via.read_via(root_of(data), file, attribute)
+    return annotated(data, via.read_via(root_of(data), file, attribute), **options)
 
 
-@built_by(annotated)
-def supervisely_project(data: Data, *, file: str | None = None) -> Export:
+@with_options_of(annotated)
+def supervisely_project(data: Data, *, file: str | None = None, **options: Any) -> FileDataset:
     """Supervisely: `meta.json`, and folders `img` and `ann` for each data set; polygons and bitmaps.
 
     Args:
         file: the file `meta.json`, relative to `data.root`; default: the one below it.
     """
-    return supervisely.read_supervisely(root_of(data), file)
+    return annotated(data, supervisely.read_supervisely(root_of(data), file), **options)
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,17 @@ import base64
 import io
 import json
 import math
+import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from farcluss.annotations.reading import base_name, exports, parse, peek, picture, split_of
-from farcluss.annotations.shapes import Area, Bitmap, Drawing, Export, Polygon, Shape, ellipse
+from farcluss.annotations.shapes import Area, Bitmap, Drawing, Export, Point, Polygon, Shape, ellipse
 
 KIND = "a labelme file"
 IGNORED, BACKGROUND = "__ignore__", "_background_"
@@ -38,7 +39,9 @@ def read_labelme(root: Path, file: str | None) -> Export:
 def _read(path: Path, table: dict[str, Any]) -> Drawing:
     shapes = [Shape(_label(each["label"]), _area(each)) for each in table["shapes"]]
     size = (int(table["imageHeight"]), int(table["imageWidth"])) if table.get("imageHeight") else None
-    return Drawing(str(path.parent / base_name(table["imagePath"])), tuple(shapes), size, str(path))
+    given = path.parent / PureWindowsPath(table["imagePath"]).as_posix()
+    image = given if given.is_file() else path.parent / base_name(table["imagePath"])
+    return Drawing(os.path.normpath(image), tuple(shapes), size, str(path))
 
 
 def _label(name: str) -> str:
@@ -62,30 +65,30 @@ def _area(shape: dict[str, Any]) -> Area:
     raise ValueError(f"a {kind} has no area; draw a polygon, rectangle, circle or mask")
 
 
-def to_labelme(image: Path, size: tuple[int, int], shapes: Sequence[tuple[str, Sequence[Polygon]]]) -> str:
-    """A labelme file with polygons by label; one with holes becomes a mask, as labelme's polygons have none."""
+def to_labelme(image: str, size: tuple[int, int], shapes: Sequence[tuple[str, Polygon, float]]) -> str:
+    """A labelme file with areas by label, and how sure each is as its description.
+
+    An area with holes becomes a mask, as labelme's polygons have none; so does one without three corners.
+    """
     found = []
-    for label, areas in shapes:
-        for area in areas:
-            found.append(_masked(label, area, size) if area.holes else _outlined(label, area))
-    about = {"imagePath": image.name, "imageData": None, "imageHeight": size[0], "imageWidth": size[1]}
-    return json.dumps({"version": "5.5.0", "flags": {}, "shapes": found, **about}, indent=1)
+    for label, area, confidence in shapes:
+        ring = area.parts[0]
+        shape = _masked(area, size) if area.holes or len(ring) < 3 else _outlined(ring)
+        about: dict[str, Any] = {"label": label, "description": f"confidence {confidence:.2f}"}
+        found.append(about | {"group_id": None, "flags": {}} | shape)
+    whole = {"imagePath": image, "imageData": None, "imageHeight": size[0], "imageWidth": size[1]}
+    return json.dumps({"version": "5.5.0", "flags": {}, "shapes": found, **whole}, indent=1)
 
 
-def _outlined(label: str, area: Polygon) -> dict[str, Any]:
-    return _shape(label, [list(point) for point in area.parts[0]], "polygon")
+def _outlined(ring: Sequence[Point]) -> dict[str, Any]:
+    return {"shape_type": "polygon", "points": [list(point) for point in ring], "mask": None}
 
 
-def _masked(label: str, area: Polygon, size: tuple[int, int]) -> dict[str, Any]:
+def _masked(area: Polygon, size: tuple[int, int]) -> dict[str, Any]:
     pixels = area.pixels(size)
     rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
     (top, bottom), (left, right) = (int(rows[0]), int(rows[-1])), (int(columns[0]), int(columns[-1]))
     buffer = io.BytesIO()
     Image.fromarray(pixels[top : bottom + 1, left : right + 1]).save(buffer, "PNG")
-    shape = _shape(label, [[left, top], [right, bottom]], "mask")
-    return shape | {"mask": base64.b64encode(buffer.getvalue()).decode()}
-
-
-def _shape(label: str, corners: list[list[float]], kind: str) -> dict[str, Any]:
-    return {"label": label, "points": corners, "group_id": None, "description": "", "shape_type": kind, "flags": {},
-            "mask": None}  # fmt: skip
+    mask = base64.b64encode(buffer.getvalue()).decode()
+    return {"shape_type": "mask", "points": [[left, top], [right, bottom]], "mask": mask}

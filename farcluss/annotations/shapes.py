@@ -41,8 +41,10 @@ class Polygon(NamedTuple):
         draw = ImageDraw.Draw(canvas)
         for rings, value in ((self.parts, 1), (self.holes, 0)):
             for ring in rings:
-                if len(ring) > 2:
+                if len(ring) > 1:
                     draw.polygon(list(ring), fill=value, outline=1)
+                elif ring:
+                    draw.point(ring[0], fill=1)
         return np.array(canvas, bool)
 
 

@@ -95,15 +95,17 @@ def _drawing(image: Path, names: dict[int, str], listing: Path) -> Drawing:
 
 
 def _scaled(corners: Sequence[Point], width: int, height: int) -> list[Point]:
-    """From shares of the image's sides to pixels; the right and lower edges are in the last pixels."""
-    return [(min(x * width, width - 1), min(y * height, height - 1)) for x, y in corners]
+    """From shares of the image's sides to the pixels that they lie in, as the tool draws them."""
+    return [(float(min(int(x * width), width - 1)), float(min(int(y * height), height - 1))) for x, y in corners]
 
 
-def to_yolo(size: tuple[int, int], shapes: Sequence[tuple[int, Sequence[Polygon]]]) -> str:
-    """Lines of polygons by index of their class; holes are left out, as the format has none."""
+def to_yolo(size: tuple[int, int], shapes: Sequence[tuple[int, Polygon]]) -> str:
+    """Lines of polygons by class index; holes are left out, as the format has none.
+
+    Corners are the centers of pixels, whose integer part survives rounding.
+    """
     lines = []
-    for index, areas in shapes:
-        for area in areas:
-            flat = " ".join(f"{x / size[1]:.6f} {y / size[0]:.6f}" for x, y in area.parts[0])
-            lines.append(f"{index} {flat}\n")
+    for index, area in shapes:
+        ring = [*area.parts[0]] * (3 if len(area.parts[0]) < 3 else 1)  # a single pixel, too, is a polygon
+        lines.append(f"{index} {' '.join(f'{(x + 0.5) / size[1]:.6f} {(y + 0.5) / size[0]:.6f}' for x, y in ring)}\n")
     return "".join(lines)

@@ -30,7 +30,13 @@ from farcluss.errors import failure, shown
 @click.option("--probs", is_flag=True, default=False, help="Also write probabilities; png: float16 .npy (C, H, W).")
 @click.option("--entropy", is_flag=True, default=False, help="Also write normalized entropy; png: 0 black to 1 white.")
 @overwrite_option
-@click.option("--writer", default=None, help="Writer plugin; default: the one of the weights file's recipe.")
+@click.option(
+    "--writer",
+    "--to",
+    default=None,
+    help="Writer plugin, such as a draft for an annotation tool: coco-json, labelme, yolo, label-studio, cvat-xml; "
+    "default: the one of the weights file's recipe.",
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Set an option of the writer; repeatable."
 )
@@ -55,7 +61,15 @@ def command(
     plugins may take more, such as tables of scenes.
     """
     from farcluss.inference.ensemble import load_together, members
-    from farcluss.jobs.prediction import make_folder, oddities, plan, predict_files, refuse_existing, refuse_unlike
+    from farcluss.jobs.prediction import (
+        finish,
+        make_folder,
+        oddities,
+        plan,
+        predict_files,
+        refuse_existing,
+        refuse_unlike,
+    )
     from farcluss.plugins import registry
     from farcluss.recipes.reading import merge_settings
     from farcluss.recipes.sections import Part
@@ -71,7 +85,7 @@ def command(
     refuse_unlike(built, {path: registry.build("writer", kind, options, one.card) for path, one in cards})
     jobs, account = plan(inputs, output, built)
     if not overwrite:
-        refuse_existing(jobs, built)
+        refuse_existing(jobs, built, output)
     make_folder(output)
     for line in [*account.lines(), *oddities(jobs, built)]:
         click.echo(shown(f"Note: {line}"), err=True)
@@ -83,6 +97,7 @@ def command(
                 raise_if_debugging(outcome.error)
                 errors.append((outcome.image, failure(outcome.image, outcome.error)))
             notes += [outcome.note] if outcome.note else []
+    finish(built, output)
     others = f"; {len(account.passed)} entries not used, see above" if account.passed else ""
     click.echo(f"{len(jobs) - len(errors)} of {len(jobs)} images predicted, written to {output}/{others}")
     for note in notes:

@@ -46,7 +46,8 @@ class Writer(Protocol):
     An optional attribute `preparation`, a mapping, says what its card has it do to inputs before the network. Weights
     are averaged only where it is equal. An optional method `oddities(files) -> list[str]` gives notes about input
     files, known before the first prediction. An optional method `named(text) -> list[Case] | None` gives the
-    cases of an input that is no image, folder or glob, such as a table or an address; None for one that is.
+    cases of an input that is no image, folder or glob, such as a table or an address; None for one that is. Optional
+    methods `joint(folder) -> list[Path]` and `finish(folder)` name and write files for all predictions, at the end.
     """
 
     suffixes: Sequence[str]

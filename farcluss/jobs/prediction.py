@@ -145,9 +145,11 @@ def oddities(jobs: Sequence[Job], writer: Writer) -> list[str]:
     return look([path for job in jobs for path in job.paths])
 
 
-def refuse_existing(jobs: list[Job], writer: Writer) -> None:
-    """Raise DataError when a prediction would overwrite a file."""
-    taken = [path for job in jobs for path in writer.outputs(job.target) if path.exists()]
+def refuse_existing(jobs: list[Job], writer: Writer, output: Path) -> None:
+    """Raise DataError when a prediction, or a file for all of them, would overwrite a file."""
+    joint: Callable[[Path], list[Path]] = getattr(writer, "joint", lambda folder: [])
+    paths = [*(path for job in jobs for path in writer.outputs(job.target)), *joint(output)]
+    taken = [path for path in paths if path.exists()]
     if taken:
         raise DataError(
             f"{len(taken)} output files exist already, the first is {taken[0]}.\nUse --overwrite, or another --output."
@@ -193,6 +195,12 @@ def predict_files(model: Model, jobs: list[Job], writer: Writer) -> Iterator[Out
             yield Outcome(number + 1, error, image=str(job.image))
         else:
             yield Outcome(number + 1)
+
+
+def finish(writer: Writer, output: Path) -> None:
+    """Have a writer write what belongs to all predictions, if there is such. Raises DataError."""
+    last: Callable[[Path], None] = getattr(writer, "finish", lambda folder: None)
+    last(output)
 
 
 def _refuse_pipes(job: Job) -> None:

@@ -1,0 +1,120 @@
+"""Writers of drafts: predictions as files that annotation tools open, to be corrected there."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from farcluss.annotations.drafts import EACH, JOINT, Draft, regions
+from farcluss.data.files import SUFFIXES, read_image
+from farcluss.errors import DataError
+from farcluss.inference.probs import check_finite
+from farcluss.inference.writers import Step
+from farcluss.plugins.options import Count
+from farcluss.runs.atomic import unwritable, write_atomically
+
+if TYPE_CHECKING:
+    from farcluss.inference.card import Card
+    from farcluss.inference.weights import Model
+
+YAML = "data.yaml"
+
+
+class DraftWriter:
+    """Writes regions of predictions in the format of a tool; the background is what nothing covers."""
+
+    suffixes = tuple(SUFFIXES)
+
+    def __init__(self, format: str, card: "Card", smallest: int) -> None:
+        """Of a format of `farcluss.annotations.drafts`; parts of fewer than `smallest` pixels are left out."""
+        self.format, self.classes, self.smallest = format, card.classes, smallest
+        self.drafts: list[Draft] = []
+
+    def cases(self, files: Sequence[Path]) -> list[tuple[str, tuple[Path, ...]]]:
+        """Each file is a case."""
+        return [(path.stem, (path,)) for path in files]
+
+    def outputs(self, target: Path) -> list[Path]:
+        """The file of an image; none in formats that have one for all."""
+        return [target.with_name(target.name + EACH[self.format][0])] if self.format in EACH else []
+
+    def joint(self, folder: Path) -> list[Path]:
+        """The files for all images, in the output folder."""
+        names = [JOINT[self.format][0]] if self.format in JOINT else [YAML] if self.format == "yolo" else []
+        return [folder / name for name in names]
+
+    def predict(self, model: "Model", files: tuple[Path, ...], target: Path) -> Iterator[Step]:
+        """Predict one image, and write its draft or keep it for `finish`. Raises FarclussError that names the file."""
+        image = read_image(str(files[0]), model.card.channels)
+        probs = model.probs(image).cpu().numpy()
+        check_finite(probs, str(files[0]))
+        found = regions(probs.argmax(0), probs.max(0), self.classes, self.smallest)
+        # labelme opens the image that it finds from its own file; other tools know it by its name.
+        own = self.format == "labelme"
+        name = Path(os.path.relpath(files[0], target.parent)).as_posix() if own else files[0].name
+        draft = Draft(name, (probs.shape[1], probs.shape[2]), found)
+        if self.format in EACH:
+            _write(self.outputs(target)[0], EACH[self.format][1](draft))
+        else:
+            self.drafts.append(draft)
+        yield Step(1.0)
+
+    def finish(self, folder: Path) -> None:
+        """Write the files for all images. Raises DataError."""
+        for path in self.joint(folder):
+            names = "".join(f"  {index}: {name!r}\n" for index, name in enumerate(self.classes))
+            _write(path, f"path: .\ntrain: images\nnames:\n{names}" if path.name == YAML else
+                   JOINT[self.format][1](self.drafts, self.classes))  # fmt: skip
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise DataError(unwritable(path, error, "--output")) from None
+
+
+def coco_json(card: "Card", *, smallest: Count = 20) -> DraftWriter:
+    """COCO JSON, `annotations.json`: a run-length mask of each connected part, its confidence as `score`.
+
+    Args:
+        smallest: pixels below which a part is left out.
+    """
+    return DraftWriter("coco-json", card, smallest)
+
+
+def labelme(card: "Card", *, smallest: Count = 20) -> DraftWriter:
+    """labelme, a JSON file for each image: polygons, or masks where parts have holes; their confidence in words.
+
+    Args:
+        smallest: pixels below which a part is left out.
+    """
+    return DraftWriter("labelme", card, smallest)
+
+
+def yolo(card: "Card", *, smallest: Count = 20) -> DraftWriter:
+    """YOLO polygons, a text file for each image, and `data.yaml`; without holes and confidence, which it lacks.
+
+    Args:
+        smallest: pixels below which a part is left out.
+    """
+    return DraftWriter("yolo", card, smallest)
+
+
+def label_studio(card: "Card", *, smallest: Count = 20) -> DraftWriter:
+    """Label Studio, `tasks.json`: predictions as brushes, with their confidence as `score`.
+
+    Args:
+        smallest: pixels below which a part is left out.
+    """
+    return DraftWriter("label-studio", card, smallest)
+
+
+def cvat_xml(card: "Card", *, smallest: Count = 20) -> DraftWriter:
+    """CVAT for images, `annotations.xml`: a mask of each connected part; the format has no place for its confidence.
+
+    Args:
+        smallest: pixels below which a part is left out.
+    """
+    return DraftWriter("cvat-xml", card, smallest)
