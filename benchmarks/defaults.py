@@ -45,6 +45,8 @@ VARIANTS = {
     "none, lambda_u 1": (*BASE, "loss.unsupervised=1"),
     "none, CutMix": ("farcluss",),
     "bound 2, CutMix": ("farcluss", bounded(2)),
+    "none, CutMix, top 1": ("farcluss", "stages.pseudo_label.top_k=1"),
+    "none, CutMix, top 1, lambda_u 1": ("farcluss", "stages.pseudo_label.top_k=1", "loss.unsupervised=1"),
     "none, CutMix, no contrast": ("farcluss", "stages.contrast=none", "loss.contrastive=0"),
 }
 """By name: method and settings. "none" is without rebalancing, as the recipe has it; with CutMix where it says so."""
