@@ -385,3 +385,39 @@ class TestUnreadable:
             assert any(name in line and reason in line for line in errors)
         assert "Traceback" not in result.err
         assert written(tmp_path / "out") == ["a.png", "b.c.png", "in side/a.png"]
+
+
+class TestDrafts:
+    """`--to`: what annotation tools open; `tests/annotations/test_drafts.py` reads it back."""
+
+    FILES = {
+        "coco-json": ["annotations.json"],
+        "label-studio": ["tasks.json"],
+        "cvat-xml": ["annotations.xml"],
+        "labelme": ["a.json", "b.c.json", "in side/a.json"],
+        "yolo": ["a.txt", "b.c.txt", "data.yaml", "in side/a.txt"],
+    }
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_each_format_has_its_files_and_the_regions_of_each_image(self, name, predict, photos, weights, tmp_path):
+        found = predict(photos, "--to", name, "--set", "smallest=1")
+        assert found.code == 0 and "3 of 3 images predicted" in found.out
+        files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+        assert files == self.FILES[name]
+        text = (tmp_path / "out" / files[0]).read_text()
+        model = farcluss.load(weights)
+        seen = {model.classes[index] for index in np.unique(model.predict(photos / "a.jpg")).tolist()}
+        assert len(seen) > 1
+        if name != "yolo":
+            assert {label for label in "abcd" if f'"{label}"' in text} >= seen
+        else:
+            assert {line.split()[0] for line in text.splitlines()} == {str("abcd".index(label)) for label in seen}
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_files_that_exist_are_refused_before_anything_is_predicted(self, name, predict, photos, tmp_path):
+        path = tmp_path / "out" / self.FILES[name][-1]
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+        assert "exist already" in predict(photos, "--to", name).refusal
+        assert path.read_text() == "mine" and len([p for p in (tmp_path / "out").rglob("*.*") if p.is_file()]) == 1
+        assert predict(photos, "--to", name, "--overwrite").code == 0 and path.read_text() != "mine"
