@@ -95,7 +95,7 @@ def _plain(ring: NDArray[np.integer]) -> NDArray[np.integer]:
     ring = ring[:-1][changes]
     before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
     straight = (np.sign(before) == np.sign(after)).all(1) & (before[:, 0] * after[:, 1] == before[:, 1] * after[:, 0])
-    return ring[~straight]
+    return np.asarray(ring[~straight])
 
 
 def labelme(draft: Draft) -> str:

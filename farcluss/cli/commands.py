@@ -60,7 +60,7 @@ LINES = 4
 """Maximum number of lines of each."""
 STEPS = 1000
 """Steps of a progress bar per thing: a large image takes hours."""
-QUIET = 60.0
+QUIET = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 NARROWEST = 8
 """Columns of a terminal per column of a table, so that a number is not broken into its digits."""
@@ -248,7 +248,7 @@ def read_all(reading: Iterable[Any], label: str, total: int, *, quiet: bool = Fa
 
 @contextmanager
 def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[float], None]]:
-    """Show progress: a bar on a terminal, elsewhere the label, then a line per minute on stderr.
+    """Show progress: a bar on a terminal, elsewhere the label, then a line every half minute on stderr.
 
     Yields:
         A function that is called with how many of `total` are done; a share of one may be.

@@ -89,6 +89,12 @@ def command(
         raise_if_debugging(error)
     facts = evaluation.to_json()
     emit(facts, as_json, _print)
+    if evaluation.known:
+        click.echo(
+            f"Warning: the run has learned from {evaluation.known:,} of these {counted(evaluation.images, 'image')}, "
+            "so the scores are too good.",
+            err=True,
+        )
     echo_errors((each["image"], each["error"]) for each in facts["failed"])
     if evaluation.failed:
         raise click.exceptions.Exit(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from farcluss.inference.weights import Model, load
 from farcluss.learning.build import build_dataset, crop_sides
 from farcluss.recipes.model import Recipe
 from farcluss.recipes.reading import validate
+from farcluss.runs.folder import listed
 
 USED = {
     "data": {"layout", "root", "pack", "val", "draw_seed", "classes", "ignore_index", "reduce_zero_label", "channels",
@@ -39,6 +41,7 @@ class Evaluation:
         failed: images that could not be read or predicted, and why; in any order.
         per_image: counts of each image that is scored, if they were asked for.
         calibration: of the probabilities, if it was asked for.
+        known: number of images that the run of the weights was trained on.
     """
 
     scores: Scores
@@ -46,11 +49,13 @@ class Evaluation:
     failed: Sequence[tuple[str, BaseException]]
     per_image: PerImage | None = None
     calibration: Calibration | None = None
+    known: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the scores, how many images they are of, and the images that failed."""
         failed = [{"image": image, "error": failure(image, error)} for image, error in self.failed]
         facts = {**self.scores.to_json(), "images": self.images - len(failed), "failed": failed}
+        facts |= {"trained_on": self.known} if self.known else {}
         return facts | ({"calibration": self.calibration.to_json()} if self.calibration else {})
 
 
@@ -93,7 +98,14 @@ def score_file(
     if not failed and not scores.confusion.any():
         raise DataError(no_labels("There is nothing to score", len(items)))
     table = PerImage.of(model.classes, counted) if per_image else None
-    return Evaluation(scores, len(items), failed, table, trust)
+    return Evaluation(scores, len(items), failed, table, trust, trained_on(Path(weights), items))
+
+
+def trained_on(weights: Path, items: Sequence[Item]) -> int:
+    """How many of the images the run learned from, labeled or not, whose directory the weights file lies in."""
+    lists = [weights.resolve().parent.parent / "lists" / f"{name}.txt" for name in ("labeled", "unlabeled")]
+    known = {line.split("\t")[0] for path in lists if path.is_file() for line in path.read_text().splitlines()}
+    return sum(listed(item.image) in known for item in items)
 
 
 def to_score(weights: str, changes: dict[str, Any], device: Any) -> tuple[Model, Dataset, list[Item]]:

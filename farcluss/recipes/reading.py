@@ -20,6 +20,8 @@ from farcluss.recipes.training import Train
 
 Key = tuple[str, ...]
 CLASSES = ("data", "classes")
+EITHER: dict[Key, str] = {("train", "steps"): "epochs", ("train", "epochs"): "steps"}
+"""Keys that exclude each other: what is set later, in another place, takes the other's place."""
 Origins = dict[Key, str]
 
 
@@ -234,6 +236,9 @@ def _merge(into: dict[str, Any], table: dict[str, Any], origin: str, origins: Or
             _merge(into[key], value, origin, origins, here)
         else:
             into[key] = value
+            other = EITHER.get(here)
+            if other and value is not None and origins.get((*at, other)) not in (None, origin):
+                into.pop(other, None)
 
 
 def _unusable(value: Any) -> str:

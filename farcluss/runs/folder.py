@@ -224,7 +224,12 @@ def _is_before(line: bytes, step: int, scored: bool) -> bool:
 def _list_line(item: Item) -> str:
     """A line of a list file: image and mask, as absolute paths where they are files."""
     names = [item.image] if item.mask in (None, item.image) else [item.image, item.mask]
-    return "\t".join(os.path.abspath(name) if os.path.exists(name) else name for name in names)
+    return "\t".join(map(listed, names))
+
+
+def listed(name: str) -> str:
+    """A file as lists name it: by its absolute path; what is no file by itself."""
+    return os.path.abspath(name) if os.path.exists(name) else name
 
 
 def without_nan(value: Any) -> Any:

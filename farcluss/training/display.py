@@ -13,7 +13,7 @@ from rich.text import Text
 from farcluss.errors import shown
 from farcluss.runs.folder import RunFolder
 
-QUIET = 60.0
+QUIET = 30.0
 """Seconds after which a line shows that a run is alive, where there is no panel."""
 LOSSES = ("total", "supervised", "unsupervised", "unsupervised_dice", "contrastive")
 
@@ -59,7 +59,7 @@ class Display:
         self.log(text)
 
     def show_life(self, step: int) -> None:
-        """Log that the first step is done, and without a panel, one line per minute in which nothing else is logged.
+        """Log that the first step is done, and without a panel, a line every half minute in which no other is logged.
 
         It reads nothing from the device, so a step need not have ended there.
         """

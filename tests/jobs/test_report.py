@@ -95,6 +95,18 @@ def test_a_comparison_says_what_its_numbers_say(own, tmp_path):
     assert "2 methods, 2 runs" in read.words and "of-an-earlier-one" not in text
 
 
+def test_scores_of_training_images_are_said_to_be_too_good(own, tmp_path):
+    weights = own / "weights" / "last.safetensors"
+    assert cli("eval", weights, "--device", "cpu").err == ""
+    lines = (own / "lists" / "labeled.txt").read_text()
+    (tmp_path / "same.txt").write_text(lines)
+    number = len(lines.splitlines())
+    found = cli("eval", weights, "--device", "cpu", "--split", tmp_path / "same.txt")
+    assert found.code == 0 and f"has learned from {number} of these {number} images" in found.err
+    elsewhere = shutil.copy(weights, tmp_path / "alone.safetensors")
+    assert cli("eval", elsewhere, "--device", "cpu", "--split", tmp_path / "same.txt").err == ""
+
+
 def test_refusals(tmp_path):
     assert "holds no run" in cli("report", tmp_path, "-o", tmp_path / "r.html").refusal
     assert cli("report").code == 2

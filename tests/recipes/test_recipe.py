@@ -174,6 +174,21 @@ class TestTypesAndRanges:
         assert line.endswith(f"mine.toml: {said}")
 
 
+@pytest.mark.parametrize(
+    ("base", "own", "settings", "found"),
+    [
+        ("epochs = 5", "lr = 0.1", ["train.steps=7"], (7, None)),
+        ("steps = 5", "lr = 0.1", ["train.epochs=7"], (None, 7)),
+        ("epochs = 5", "steps = 6", [], (6, None)),
+        ("epochs = 5", "lr = 0.1", ["train.steps=7", "train.epochs=8"], (None, 8)),
+    ],
+)
+def test_of_steps_and_epochs_the_later_one_counts(write, base, own, settings, found):
+    write("base", f"[train]\n{base}\n")
+    train = load_recipe(write("mine", f"extends = 'base.toml'\n[train]\n{own}\n"), settings=settings).train
+    assert (train.steps, train.epochs) == found
+
+
 def test_one_report_names_every_error_and_who_set_it(write, refused):
     write("base", "[train]\nstpes = 5\nsteps = 3\n[stages]\nweight = { name = 'entropy', fom = 'linear' }\n")
     over = write("over", "[eval]\nmode = 'slide'\n")
