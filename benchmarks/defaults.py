@@ -28,8 +28,8 @@ def bounded(limit: float, **options: str) -> str:
     return f'stages.rebalance={{ name = "median-frequency", max_weight = {limit}, {text} }}'
 
 
-ALONE = "stages.mix=none"
-BASE = ("farcluss", ALONE)
+MIXED = ("farcluss", "loss.unsupervised=0.5")
+BASE = (*MIXED, "stages.mix=none")
 VARIANTS = {
     "supervised": ("supervised",),
     "bound 10": (*BASE, bounded(10)),
@@ -43,11 +43,11 @@ VARIANTS = {
     "none, no weights": (*BASE, "stages.weight=uniform"),
     "none, warm-up 200": (*BASE, "loss.warmup_steps=200"),
     "none, lambda_u 1": (*BASE, "loss.unsupervised=1"),
-    "none, CutMix": ("farcluss",),
-    "bound 2, CutMix": ("farcluss", bounded(2)),
-    "none, CutMix, top 1": ("farcluss", "stages.pseudo_label.top_k=1"),
+    "none, CutMix": MIXED,
+    "bound 2, CutMix": (*MIXED, bounded(2)),
+    "none, CutMix, top 1": (*MIXED, "stages.pseudo_label.top_k=1"),
     "none, CutMix, top 1, lambda_u 1": ("farcluss", "stages.pseudo_label.top_k=1", "loss.unsupervised=1"),
-    "none, CutMix, no contrast": ("farcluss", "stages.contrast=none", "loss.contrastive=0"),
+    "none, CutMix, no contrast": (*MIXED, "stages.contrast=none", "loss.contrastive=0"),
 }
 """By name: method and settings. "none" is without rebalancing, as the recipe has it; with CutMix where it says so."""
 

@@ -64,7 +64,7 @@ class TestEval:
         assert sum(row["pixels"] for row in few["classes"]) == 2 * 32 * 32
 
     def test_a_list_as_split(self, trained_run, tmp_path):
-        (tmp_path / "list.txt").write_text("train/0001\nval/0002\n")
+        (tmp_path / "list.txt").write_text("val/0001\nval/0002\n")
         given = scores(trained_run / LAST, "--split", tmp_path / "list.txt")
         assert sum(row["pixels"] for row in given["classes"]) == 2 * 32 * 32
 
