@@ -27,7 +27,7 @@ NARROWER = {
 ONLY = {
     "farcluss.cli": {"farcluss.__main__", "farcluss.cli"},
     "farcluss.training.engine": {"farcluss.cli", "farcluss.jobs"},
-    "accelerate": {"farcluss.training.engine"},
+    "accelerate": {"farcluss.training.engine", "farcluss.jobs.launching"},
     "kornia": {"farcluss.stages.augment"},
     "torchvision": {"farcluss.stages.operations"},
     "timm": {"farcluss.networks"},
