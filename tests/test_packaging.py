@@ -56,7 +56,9 @@ def test_every_bound_has_its_reason():
     lines = [line for line in block.splitlines() if line.strip().startswith('"')]
     assert len(lines) == len(PROJECT["dependencies"])
     assert all(re.search(r'",?\s+# \S+', line) for line in lines)
-    assert set(PROJECT["optional-dependencies"]) == {"test", "docs", "tensorboard", "wandb", "onnx", "smp", "report"}
+    assert set(PROJECT["optional-dependencies"]) == {
+        "test", "docs", "tensorboard", "wandb", "onnx", "smp", "report", "annotations"
+    }  # fmt: skip
 
 
 def test_no_build_of_a_library_is_pinned():

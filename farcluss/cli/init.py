@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from farcluss.cli.commands import output_option, tracked
-from farcluss.errors import RunError, shown
+from farcluss.errors import RecipeError, RunError, shown
 
 
 @click.command(epilog="Example: farcluss init photos/ && farcluss run photos.toml")
@@ -33,10 +33,14 @@ def command(source: Path, output: Path | None, settings: tuple[str, ...], yes: b
     if path.exists() and not (sys.stdin.isatty() and not yes and click.confirm(f"{path} exists. Replace it?")):
         raise RunError(f"{path} exists already. Choose another folder with --output, or remove it.")
     found = look(source, partial(tracked, label="Reading masks"))
-    machine = Machine.here()
-    chosen = plan(found, machine)
-    write(folder, name, found, recipe_text(source, found, chosen, path, merge_settings(settings)))
-    load_recipe(path)
+    machine, given = Machine.here(), merge_settings(settings)
+    chosen = plan(found, machine, given)
+    write(folder, name, found, recipe_text(source, found, chosen, path, given))
+    try:
+        load_recipe(path)
+    except RecipeError:
+        path.unlink()  # of settings that it cannot have
+        raise
     for line in told(found, chosen, machine):
         click.echo(shown(line))
     click.echo(f"wrote {path}; next: farcluss check {path}, then farcluss run {path}")

@@ -184,11 +184,13 @@ class Plan:
     rebalanced: bool
 
 
-def plan(proposal: Proposal, machine: Machine) -> Plan:
+def plan(proposal: Proposal, machine: Machine, settings: Mapping[str, Any]) -> Plan:
     """Sizes by rule of thumb: a crop shows most of a usual photo, a step fits the memory, a run ends within hours.
 
-    On a CPU, everything is small, and a run of few labels ends within minutes.
+    On a CPU, everything is small, and a run of few labels ends within minutes. What is set, by section and key, counts,
+    and the rest follows it.
     """
+    data, network, train = (settings.get(name, {}) for name in ("data", "network", "train"))
     most = (513 if machine.gib >= 16 else 321) if machine.gpu else 161
     crop: int | list[int] = max(33, min(most, (min(proposal.size) - 1) // 16 * 16 + 1))
     batch = (8 if machine.gpu else 4) if proposal.labeled >= 4 else 2
@@ -196,12 +198,12 @@ def plan(proposal: Proposal, machine: Machine) -> Plan:
         crop, batch = [side if machine.gpu else min(side, 64) for side in proposal.data["crop"]], 2
     encoder = "resnet50" if machine.gpu and machine.gib >= 8 else "resnet18"
     steps = min(max(40 * proposal.labeled, 2000), 20000) if machine.gpu else min(max(20 * proposal.labeled, 200), 1000)
-    steps = -(-steps // 100) * 100
+    steps = train.get("steps", -(-steps // 100) * 100)
     ema = 0.999 if steps >= 4000 else 0.99
     return Plan(
-        crop,
-        batch,
-        encoder,
+        data.get("crop", crop),
+        train.get("batch", batch),
+        network.get("encoder", encoder),
         steps,
         max(steps // 10, 50),
         ema,

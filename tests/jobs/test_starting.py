@@ -193,7 +193,7 @@ def proposal(labeled=20, size=(480, 640)):
 @pytest.mark.parametrize("size", [(20, 30), (64, 64), (480, 640), (3000, 4000), (35, 51, 35)])
 @pytest.mark.parametrize("machine", [Machine(16, False), Machine(6, True), Machine(80, True)], ids=str)
 def test_sizes_that_suit(size, machine):
-    found = plan(proposal(size=size), machine)
+    found = plan(proposal(size=size), machine, {})
     if len(size) == 2:
         assert found.crop % 16 == 1 and (found.crop <= min(size) or found.crop == 33)
         assert found.crop <= (161 if not machine.gpu else 321 if machine.gib < 16 else 513)
@@ -213,8 +213,22 @@ def test_nothing_is_rebalanced_where_one_class_covers_nearly_all(share, name, tm
     assert ("no rebalancing" in told) == (recipe.stages.mix.name == "cutmix") == (name == "uniform")
 
 
+def test_what_is_set_is_followed_by_the_rest(tmp_path):
+    given = {"train": {"steps": 1000, "batch": 3}, "network": {"encoder": "x"}, "data": {"crop": 65}}
+    found = plan(proposal(), Machine(16, False), given)
+    assert (found.steps, found.batch, found.encoder, found.crop, found.warmup) == (1000, 3, "x", 65, 200)
+
+
+def test_a_setting_that_no_recipe_has_leaves_none_behind(tmp_path):
+    source = tmp_path / "photos"
+    photo(source / "a.jpg")
+    mask(source / "a.png", values())
+    assert "train.stepps" in cli("init", source, "-o", tmp_path, "--set", "train.stepps=3").refusal
+    assert [*tmp_path.glob("*.toml")] == []
+
+
 def test_more_labels_more_steps():
-    steps = [plan(proposal(labeled=number), Machine(16, True)).steps for number in (1, 10, 100, 1000, 10000)]
+    steps = [plan(proposal(labeled=number), Machine(16, True), {}).steps for number in (1, 10, 100, 1000, 10000)]
     assert steps == sorted(steps) and steps[-1] == 20000
 
 
