@@ -66,7 +66,7 @@ def picture(data: bytes) -> NDArray[np.bool_]:
             if found.mode in ("RGBA", "LA") or "transparency" in found.info:
                 return np.array(found.convert("RGBA"))[..., 3] > 0
             return np.array(found.convert("L")) > 0
-    except (OSError, SyntaxError, zlib.error, struct.error, ValueError):
+    except (OSError, SyntaxError, zlib.error, struct.error, ValueError, Image.DecompressionBombError):
         raise ValueError("a mask is no PNG, or damaged") from None
 
 

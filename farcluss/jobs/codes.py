@@ -71,6 +71,9 @@ def read_codes(paths: Sequence[Path], tracked: Callable[[Sequence[Path]], Iterab
         notes.append("masks have different palettes, so that only their colors are told apart")
     if len(paths) > READ:
         notes.append(f"{READ:,} of {len(paths):,} masks were read; `farcluss check` reads all")
+    if len(counts) < 2:
+        raise DataError(f"{counted(len(chosen), 'mask')} such as {chosen[0]} hold one value alone: nothing to learn.\n"
+                        "Give masks in which more than one class is drawn.")  # fmt: skip
     total = sum(counts.values())
     return Codes(colors, {code: number / total for code, number in sorted(counts.items())}, len(chosen), tuple(notes))
 

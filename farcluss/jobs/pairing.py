@@ -1,18 +1,19 @@
 """Which files of a folder are images and which are their masks, by names alone; told as options of a layout."""
 
 import re
+from bisect import bisect
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import PurePosixPath
 
 from farcluss.annotations.reading import SPLITS
 
 LOSSY = {".jpg", ".jpeg"}
-WORDS = ("mask", "masks", "label", "labels", "gt", "seg", "annotation", "lab", "L", "m")
-ENDS = ("", *(f"{mark}{word}" for word in WORDS for mark in "_-."))
-"""What names of masks may have behind those of their images."""
-NAMES = re.compile(r"mask|label|annot|segm|ground|truth|^gt|^lab$|^target", re.IGNORECASE)
+SAMPLE, MARKS = 20, "_-."
+"""Names of a folder by which endings are found, and what endings begin with."""
+NAMES = re.compile(r"mask|label|^ann|segm|ground|truth|^gt|^lab$|^target", re.IGNORECASE)
 """In names of folders and files of masks."""
 MOST_FOLDERS = 400
 """Folders that are compared with each other."""
@@ -25,12 +26,18 @@ class Rule:
     Attributes:
         images: part of the path of an image's folder that differs; "." where none does.
         masks: in place of it in the path of the mask.
-        end: what the mask's name has behind the image's.
+        end: what the mask's name has behind what both begin with.
+        image_end: and what the image's name has.
     """
 
     images: str
     masks: str
     end: str
+    image_end: str = ""
+
+    def stem(self, name: str) -> str:
+        """What the names of an image and of its mask begin with, by the stem of the image."""
+        return name.removesuffix(self.image_end)
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,17 @@ class Pairs:
 
     def split(self, image: str) -> str:
         """The split that the folders of an image tell."""
-        parts = PurePosixPath(image).parent.parts
-        return next((SPLITS[part.lower()] for part in reversed(parts) if part.lower() in SPLITS), "train")
+        for part in reversed(PurePosixPath(image).parent.parts):
+            words = re.split(r"[\W_]+", part.lower())
+            if split := SPLITS.get(words[0]) or SPLITS.get(words[-1]):
+                return split
+        return "train"
 
 
-def find_pairs(files: Sequence[str]) -> Pairs:
-    """Pair files by the rule that fits most of them; others are images, unless they are named as masks are."""
+def find_pairs(files: Sequence[str], refused: Collection[Rule] = ()) -> Pairs:
+    """Pair files by the rule that fits most of them, but none that is refused; others are images, unless they are named
+    as masks are.
+    """
     folders: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in files:
         path = PurePosixPath(name)
@@ -64,24 +76,25 @@ def find_pairs(files: Sequence[str]) -> Pairs:
     for here in places:
         for there in places:
             _match(folders[here], folders[there], here, there, found)
-    if not found:
+    known = {rule: pairs for rule, pairs in found.items() if rule not in refused}
+    if not known:
         return Pairs(None, {}, list(files))
-    best = max(found, key=lambda rule: (len(found[rule]), _likely(rule, found[rule]), -len(rule.end), rule.masks))
-    masks = found[best]
+    best = max(known, key=lambda rule: (len(known[rule]), _likely(rule, known[rule]), -len(rule.end), rule.masks))
+    masks = known[best]
     taken = set(masks.values())
-    places_of_masks = {PurePosixPath(mask).parent for mask in taken} - {PurePosixPath(image).parent for image in masks}
-    kinds = {PurePosixPath(image).parent.name for image in masks}
-    rest = [name for name in files if name not in taken and PurePosixPath(name).parent not in places_of_masks
-            and not _of_masks(name, best, kinds)]  # fmt: skip
-    return Pairs(best, masks, rest)
+    of_masks = {PurePosixPath(mask).parent for mask in taken} - {PurePosixPath(image).parent for image in masks}
+    images = [name for name in files if name not in taken and PurePosixPath(name).parent not in of_masks
+              and not _of_masks(name, best)]  # fmt: skip
+    return Pairs(best, masks, images)
 
 
-def _of_masks(name: str, rule: Rule, kinds: set[str]) -> bool:
+def _of_masks(name: str, rule: Rule) -> bool:
     """Whether a file that has no partner is named as masks are: another kind of mask, or one whose image is lost."""
     path = PurePosixPath(name)
     if rule.end and path.stem.endswith(rule.end):
         return True
-    return path.parent.name not in kinds and any(NAMES.search(part) for part in path.parent.parts)
+    inside = rule.images != "." and _head(path.parent.as_posix(), rule) != path.parent.as_posix()
+    return not inside and any(NAMES.search(part) for part in path.parent.parts)
 
 
 def _match(
@@ -93,15 +106,30 @@ def _match(
 ) -> None:
     """Add what pairs the files of two folders, which may be the same."""
     one, other = _differing(here, there)
-    for end in ENDS:
-        rule = Rule(one, other, end)
+    for image_end, end in _endings(images, masks, here == there):
+        rule = Rule(one, other, end, image_end)
         for stem, names in images.items():
-            for mask in masks.get(stem + end, ()):
+            for mask in masks.get(rule.stem(stem) + end, ()) if stem.endswith(image_end) else ():
                 image = next((name for name in names if name != mask), None)
                 if image and PurePosixPath(mask).suffix.lower() not in LOSSY:
-                    if here == there and not end and PurePosixPath(image).suffix.lower() not in LOSSY:
+                    if here == there and end == image_end and PurePosixPath(image).suffix.lower() not in LOSSY:
                         continue  # of two lossless pictures with one name nobody knows which is the mask
                     found[rule][image] = mask
+
+
+def _endings(images: Mapping[str, object], masks: Mapping[str, object], same: bool) -> set[tuple[str, str]]:
+    """What names of images and of masks may have behind what they begin with: nothing, or what some of them have."""
+    found, ordered = {("", "")}, sorted(masks)
+    for stem in sorted(images)[:: max(1, len(images) // SAMPLE)]:
+        place = bisect(ordered, stem)
+        for other in ordered[max(0, place - 3) : place + 4]:
+            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(stem, other, strict=False)))
+            if shared and stem[shared:] and other[shared:] and stem[shared - 1] in MARKS:
+                shared -= 1  # of a_img and a_gt, the mark belongs to the endings
+            ends = stem[shared:], other[shared:]
+            if shared and all(not end or (end[0] in MARKS and not end[1:].isdigit()) for end in ends):
+                found.add(ends)
+    return {(one, other) for one, other in found if not same or other or not one}
 
 
 def _differing(here: str, there: str) -> tuple[str, str]:
@@ -143,17 +171,18 @@ def _places(rule: Rule, images: Sequence[str]) -> tuple[str, str] | None:
     """Options of images and masks for the images of a split."""
     folders = sorted({PurePosixPath(image).parent.as_posix() for image in images})
     endings = {PurePosixPath(image).suffix for image in images}
+    stem = f"{{stem:{rule.image_end}=}}" if rule.image_end else "{stem}"
     if rule.images == rule.masks == ".":  # side by side
-        if len(folders) > 1:
+        if len(folders) > 1 or rule.image_end:
             return None
         glob = f"{folders[0]}/*{next(iter(endings))}" if len(endings) == 1 else folders[0]
         ending = "" if rule.end else ".png"
         return (glob if not rule.end else folders[0]), f"{{dir}}/{{stem}}{rule.end}{ending}"
     if len(folders) == 1:
         mask = _swapped(folders[0], rule)
-        return folders[0], mask if not rule.end else f"{mask}/{{stem}}{rule.end}"
+        return folders[0], mask if rule.end == rule.image_end == "" else f"{mask}/{stem}{rule.end}"
     heads = {_head(folder, rule) for folder in folders}
-    if len(heads) == 1 and not rule.end:
+    if len(heads) == 1 and rule.end == rule.image_end == "":
         (head,) = heads
         place = "" if head == "." else f"{head}/"
         return f"{place}{rule.images}", f"{place}{rule.masks}"
@@ -162,7 +191,7 @@ def _places(rule: Rule, images: Sequence[str]) -> tuple[str, str] | None:
             each[0] if len(set(each)) == 1 else "*" for each in zip(*(f.split("/") for f in folders), strict=False)
         ]
         if len({folder.count("/") for folder in folders}) == 1:
-            return f"{'/'.join(shared)}/*", f"{{up}}/{rule.masks}/{{stem}}{rule.end}"
+            return f"{'/'.join(shared)}/*", f"{{up}}/{rule.masks}/{stem}{rule.end}"
     return None
 
 

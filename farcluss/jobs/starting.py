@@ -18,15 +18,17 @@ from farcluss.data.files import SUFFIXES, image_size
 from farcluss.data.proposals import Proposal
 from farcluss.data.searching import search
 from farcluss.errors import DataError, counted, some
-from farcluss.jobs.codes import classes_of, read_codes, share_text
+from farcluss.jobs.codes import Codes, classes_of, read_codes, share_text
 from farcluss.jobs.importing import open_export
-from farcluss.jobs.pairing import find_pairs, options
+from farcluss.jobs.pairing import Pairs, Rule, find_pairs, options
 from farcluss.plugins import registry
 from farcluss.recipes.reading import recipe_folder
 from farcluss.runs.atomic import unwritable, write_atomically
 
 LOOKED_AT, FEW = 200, 40
 """Images whose size is read; masks of exports that are drawn."""
+TRIED = 4
+"""Rules of names that are tried."""
 NEARLY_ALL = 0.9
 """Share of the pixels of a class beside which rebalancing would make the others too large: docs/results.md."""
 
@@ -78,11 +80,7 @@ def _photos(source: Path, tracked: Tracked) -> Proposal:
     if not files:
         raise DataError(f"There are no images in {source}, and no annotation export that is known.\n"
                         f"Images end in {', '.join(sorted(SUFFIXES))}; formats: {', '.join(FORMATS)}.")  # fmt: skip
-    pairs = find_pairs(files)
-    if pairs.rule is None:
-        raise DataError(f"None of the {counted(len(files), 'image')} in {source} has a mask of the same name.\n"
-                        "Draw some, and put them into a folder masks, named as their images.")  # fmt: skip
-    codes = read_codes([source / mask for mask in dict.fromkeys(pairs.masks.values())], tracked)
+    pairs, codes = _masks(source, files, tracked)
     classes, notes = classes_of(codes, source)
     found = options(pairs)
     by_split = Counter((pairs.split(image), image in pairs.masks) for image in pairs.images)
@@ -90,11 +88,13 @@ def _photos(source: Path, tracked: Tracked) -> Proposal:
     lists = {} if found else _lists(pairs.images, pairs.masks, pairs.split, source)
     layout |= {f"{split}_images": f"{split}.txt" for split in ("val", "test") if f"{split}.txt" in lists}
     labeled = by_split["train", True]
+    if not labeled:
+        raise DataError(f"No image in {source} that is not of val or test has a mask. Move some of them, or draw some.")
     data = {"layout": layout, **classes, "val": _val(labeled, by_split["val", True] > 0)}
     rule = pairs.rule
     where = "beside them" if rule.masks == rule.images else f"in {rule.masks}"
     notes = [f"{counted(len(pairs.masks), 'image')} of {len(pairs.images):,} have a mask {where}"
-             + (f", named with {rule.end!r}" if rule.end else ""), *notes, *codes.notes,
+             + (f", named with {rule.end}" if rule.end else ""), *notes, *codes.notes,
              f"share of the pixels: {share_text(codes, data)}"]  # fmt: skip
     if pattern := groups(Path(image).stem for image in pairs.masks):
         notes.append(
@@ -103,6 +103,20 @@ def _photos(source: Path, tracked: Tracked) -> Proposal:
     size = _typical([source / image for image in pairs.images])
     largest = max(codes.shares.values())
     return Proposal("images and masks", data, labeled, by_split["train", False], size, largest, notes, lists=lists)
+
+
+def _masks(source: Path, files: Sequence[str], tracked: Tracked) -> tuple[Pairs, Codes]:
+    """Which files are masks, and what they hold; names may fit the wrong way round, which the pixels tell."""
+    refused: dict[Rule, DataError] = {}
+    while (pairs := find_pairs(files, refused)).rule and len(refused) < TRIED:
+        try:
+            return pairs, read_codes([source / mask for mask in dict.fromkeys(pairs.masks.values())], tracked)
+        except DataError as error:
+            refused[pairs.rule] = error
+    if refused:
+        raise next(iter(refused.values()))
+    raise DataError(f"None of the {counted(len(files), 'image')} in {source} has a mask of the same name.\n"
+                    "Draw some, and put them into a folder masks, named as their images.")  # fmt: skip
 
 
 def _largest(dataset: Dataset, items: Sequence[Item]) -> float:

@@ -54,6 +54,9 @@ ARRANGEMENTS = {
     "suffix, own folder": ("img/{n}.jpg", "gt/{n}_gt.png"),
     "images at the top": ("{n}.jpg", "annotations/{n}.png"),
     "by tile": ("Tile {t}/images/{n}.jpg", "Tile {t}/masks/{n}.png"),
+    "both with endings": ("imgs/{n}_img.jpg", "gts/{n}_gt.png"),
+    "long endings": ("x/{n}.png", "y/{n}_instance_color_RGB.png"),
+    "names that say nothing": ("b/{n}.png", "a/{n}.png"),
     "several levels": ("images/10k/{n}.jpg", "labels/sem_seg/masks/{n}.png"),
 }
 
@@ -152,6 +155,11 @@ def test_exports_become_recipes(name, tmp_path):
     [
         (lambda source: None, "no images"),
         (lambda source: photo(source / "a.jpg"), "None of the 1 image .* has a mask"),
+        (lambda source: [photo(source / "a.jpg"), mask(source / "a.png", 0 * values())], "one value alone"),
+        (
+            lambda source: [photo(source / "test/i/a.jpg"), mask(source / "test/m/a.png", values())],
+            "not of val or test",
+        ),
         (lambda source: [photo(source / "images" / "a.png"), photo(source / "masks" / "a.png")], "no masks, or were"),
     ],
 )
