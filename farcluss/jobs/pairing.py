@@ -15,6 +15,8 @@ SAMPLE, MARKS = 20, "_-."
 """Names of a folder by which endings are found, and what endings begin with."""
 NAMES = re.compile(r"mask|label|^ann|segm|ground|truth|^gt|^lab$|^target", re.IGNORECASE)
 """In names of folders and files of masks."""
+UNLABELED = re.compile("unlab|unann|extra", re.IGNORECASE)
+"""In names of folders of images without masks, beside the one whose images have some."""
 MOST_FOLDERS = 400
 """Folders that are compared with each other."""
 
@@ -89,12 +91,14 @@ def find_pairs(files: Sequence[str], refused: Collection[Rule] = ()) -> Pairs:
 
 
 def _of_masks(name: str, rule: Rule) -> bool:
-    """Whether a file that has no partner is named as masks are: another kind of mask, or one whose image is lost."""
+    """Whether a file that has no partner is no image: named as masks are, or in a folder of who knows what."""
     path = PurePosixPath(name)
     if rule.end and path.stem.endswith(rule.end):
         return True
-    inside = rule.images != "." and _head(path.parent.as_posix(), rule) != path.parent.as_posix()
-    return not inside and any(NAMES.search(part) for part in path.parent.parts)
+    if rule.images == ".":
+        return any(NAMES.search(part) for part in path.parent.parts)
+    inside = _head(path.parent.as_posix(), rule) != path.parent.as_posix()
+    return not inside and not any(UNLABELED.search(part) for part in path.parent.parts)
 
 
 def _match(

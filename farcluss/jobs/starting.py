@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import Any
 
@@ -90,12 +90,17 @@ def _photos(source: Path, tracked: Tracked) -> Proposal:
     labeled = by_split["train", True]
     if not labeled:
         raise DataError(f"No image in {source} that is not of val or test has a mask. Move some of them, or draw some.")
+    if labeled + by_split["train", False] < 2:
+        raise DataError(f"{source} has a single image to train on. Add images, with or without masks.")
     data = {"layout": layout, **classes, "val": _val(labeled, by_split["val", True] > 0)}
-    rule = pairs.rule
+    places = {PurePosixPath(name).parent for name in (*pairs.images, *pairs.masks.values())}
+    rule = pairs.rule or Rule(".", ".", "")
     where = "beside them" if rule.masks == rule.images else f"in {rule.masks}"
     notes = [f"{counted(len(pairs.masks), 'image')} of {len(pairs.images):,} have a mask {where}"
              + (f", named with {rule.end}" if rule.end else ""), *notes, *codes.notes,
              f"share of the pixels: {share_text(codes, data)}"]  # fmt: skip
+    left = sum(PurePosixPath(name).parent not in places for name in files)
+    notes += [f"{counted(left, 'image')} in other folders are not used; see data.layout.images"] if left else []
     if pattern := groups(Path(image).stem for image in pairs.masks):
         notes.append(
             f"names look like groups, such as of one video or plant; if they are: data.layout.group = '{pattern}'"

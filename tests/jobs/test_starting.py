@@ -160,6 +160,7 @@ def test_exports_become_recipes(name, tmp_path):
             lambda source: [photo(source / "test/i/a.jpg"), mask(source / "test/m/a.png", values())],
             "not of val or test",
         ),
+        (lambda source: [photo(source / "a.jpg"), mask(source / "a.png", values())], "a single image"),
         (lambda source: [photo(source / "images" / "a.png"), photo(source / "masks" / "a.png")], "no masks, or were"),
     ],
 )
@@ -174,6 +175,7 @@ def test_refusals(write, text, tmp_path):
 def test_a_recipe_is_not_replaced(tmp_path):
     source = tmp_path / "photos"
     photo(source / "a.jpg")
+    photo(source / "b.jpg")
     mask(source / "a.png", values())
     (tmp_path / "photos.toml").write_text("mine")
     assert "exists already" in cli("init", source, "-o", tmp_path, "--yes").refusal
@@ -230,6 +232,7 @@ def test_what_is_set_is_followed_by_the_rest(tmp_path):
 def test_a_setting_that_no_recipe_has_leaves_none_behind(tmp_path):
     source = tmp_path / "photos"
     photo(source / "a.jpg")
+    photo(source / "b.jpg")
     mask(source / "a.png", values())
     assert "train.stepps" in cli("init", source, "-o", tmp_path, "--set", "train.stepps=3").refusal
     assert [*tmp_path.glob("*.toml")] == []
@@ -261,6 +264,7 @@ def test_a_group_is_divided_by_no_share(tmp_path):
 def test_unusable_patterns_of_groups_are_refused(tmp_path):
     source = tmp_path / "photos"
     photo(source / "a.jpg")
+    photo(source / "b.jpg")
     mask(source / "a.png", values())
     for pattern, text in (("(", "no regular expression"), ("a.*", "no part in brackets")):
         cli("init", source, "-o", tmp_path, "--yes", *SMALL)
@@ -274,6 +278,19 @@ def test_a_rule_that_no_option_can_tell_becomes_lists():
     files += [f"{folder}/gt/{n}.png" for folder in ("a", "b/c") for n in range(2)]
     pairs = find_pairs(files)
     assert len(pairs.masks) == 4 and options(pairs) is None
+
+
+def test_unlabeled_images_in_a_folder_of_their_own(tmp_path):
+    source = tmp_path / "photos"
+    for number in range(3):
+        photo(source / "images" / f"{number}.jpg")
+        mask(source / "masks" / f"{number}.png", values(number))
+        photo(source / "unlabeled" / f"u{number}.jpg")
+    photo(source / "previews" / "p.jpg")
+    recipe, told = begun(source, tmp_path)
+    names = {item.image.rpartition("/")[2] for item in build_dataset(recipe.data).items("train")}
+    assert names == {*(f"{n}.jpg" for n in range(3)), *(f"u{n}.jpg" for n in range(3))}
+    assert "3 to learn from, 3 without" in told and "1 image in other folders" in told
 
 
 def test_masks_are_never_images():
