@@ -16,7 +16,7 @@ class Proposal:
     Attributes:
         what: what was found, for people.
         data: keys of the section `[data]`, `layout` among them, without `root`, `crop` and `labeled`.
-        labeled: images with a mask, those to hold out not among them.
+        labeled: images with a mask, those of the splits val and test not among them.
         unlabeled: images without.
         size: typical extent of an image, by axis.
         largest: share of the pixels of the most frequent class; 0 where it is not known.

@@ -26,7 +26,7 @@ WORDS = {
 
 def recipe_text(source: Path, proposal: Proposal, plan: Plan, path: Path, settings: Mapping[str, Any]) -> str:
     """The recipe as TOML, with some keys set to other values than those that suit."""
-    lines = [f"# {proposal.what}: {proposal.labeled:,} with a mask to learn from, {proposal.unlabeled:,} without.",
+    lines = [f"# {proposal.what}: {proposal.labeled:,} with a mask, {proposal.unlabeled:,} without.",
              f"#   farcluss check {path}", f"#   farcluss run {path}"]  # fmt: skip
     if proposal.base:
         lines += ["", f"extends = {json.dumps(proposal.base)}  # what recipes of such data share"]

@@ -237,7 +237,7 @@ def told(proposal: Proposal, plan: Plan, machine: Machine) -> list[str]:
     """What was decided, and why, in a few lines."""
     place = f"a GPU of {machine.gib:.0f} GiB" if machine.gpu else "no GPU"
     held = proposal.data.get("val")
-    lines = [f"found: {proposal.what}; {proposal.labeled:,} to learn from, {proposal.unlabeled:,} without a mask",
+    lines = [f"found: {proposal.what}; {proposal.labeled:,} with a mask, {proposal.unlabeled:,} without",
              *proposal.notes]  # fmt: skip
     if held == "1/5":
         lines.append("held out to score on: a fifth of those with a mask (data.val)")

@@ -147,7 +147,7 @@ def test_exports_become_recipes(name, tmp_path):
     DRAWN[name](source)
     recipe, told = begun(source, tmp_path)
     assert recipe.data.layout.name == name and recipe.data.classes == ["background", "apple", "leaf"]
-    assert "2 to learn from, 1 without a mask" in told and "unlabeled, not as empty" in told
+    assert "2 with a mask, 1 without" in told and "unlabeled, not as empty" in told
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_unlabeled_images_in_a_folder_of_their_own(tmp_path):
     recipe, told = begun(source, tmp_path)
     names = {item.image.rpartition("/")[2] for item in build_dataset(recipe.data).items("train")}
     assert names == {*(f"{n}.jpg" for n in range(3)), *(f"u{n}.jpg" for n in range(3))}
-    assert "3 to learn from, 3 without" in told and "1 image in other folders" in told
+    assert "3 with a mask, 3 without" in told and "1 image in other folders" in told
 
 
 def test_masks_are_never_images():

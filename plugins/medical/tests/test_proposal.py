@@ -37,7 +37,7 @@ def test_folders_of_images_and_labels(images, labels, tmp_path):
     write(tmp_path / "scans", images, labels)
     recipe, told = begun(tmp_path / "scans", tmp_path)
     assert recipe.data.layout.name == "scans" and recipe.data.classes == {"background": 0, "class 2": 2}
-    assert recipe.data.crop == [32, 32, 16] and "3 to learn from, 1 without a mask" in told
+    assert recipe.data.crop == [32, 32, 16] and "3 with a mask, 1 without" in told
     assert recipe.stages.rebalance.name == "uniform" and (tmp_path / "base" / "volumes.toml").is_file()
 
 

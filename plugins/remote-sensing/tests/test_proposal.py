@@ -36,7 +36,7 @@ def test_scenes_and_their_bands(bands, kind, scaling, tmp_path):
     recipe = load_recipe(tmp_path / "out" / "scenes.toml")
     assert recipe.data.layout.options["scaling"] == scaling and recipe.data.crop == 65
     assert recipe.data.classes == {"class 0": 0, "class 1": 1, "class 2": 2}
-    assert "3 to learn from, 1 without a mask" in found.out
+    assert "3 with a mask, 1 without" in found.out
     checked = cli("check", tmp_path / "out" / "scenes.toml", "--no-step")
     assert checked.code == 0, checked
     if scaling == "zscore":
