@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,7 +96,7 @@ def annotated(
     found = {split: _located(drawings, root, images) for split, drawings in export.drawings.items()}
     drawings = {path: drawing for each in found.values() for path, drawing in each.items()}
     _refuse_unclear(drawings, empty)
-    splits = {"train": [*found.get("train", {}), *_undrawn(root, images, found)]}
+    splits = {"train": [*found.get("train", {}), *_undrawn(root, images, found, export.no_images)]}
     splits |= {split: [*paths] for split, paths in found.items() if split != "train"}
     return FileDataset(
         mask_map.names,
@@ -111,9 +111,11 @@ def annotated(
     )
 
 
-def _undrawn(root: Path, images: str, found: Mapping[str, Mapping[str, Drawing]]) -> list[str]:
+def _undrawn(
+    root: Path, images: str, found: Mapping[str, Mapping[str, Drawing]], no_images: Collection[str]
+) -> list[str]:
     """Images in the folders of drawn training images, or anywhere where an option names the folder."""
-    drawn = {path for paths in found.values() for path in paths}
+    drawn = {path for paths in found.values() for path in paths} | {os.path.abspath(path) for path in no_images}
     folders = {Path(path).parent for path in found.get("train", {})}
     beside = map(os.path.abspath, search_any(root, images, SUFFIXES).files)
     return [path for path in beside if path not in drawn and (images != "." or Path(path).parent in folders)]

@@ -69,6 +69,16 @@ def label_studio_json(data: Data, *, file: str | None = None, **options: Any) ->
 
 
 @with_options_of(annotated)
+def label_studio_brushes(data: Data, *, file: str | None = None, **options: Any) -> FileDataset:
+    """Label Studio's brushes as PNG files, one for each, beside a JSON file of the tasks, which names the images.
+
+    Args:
+        file: the JSON file, relative to `data.root`; default: all below it.
+    """
+    return annotated(data, label_studio.read_brushes(root_of(data), file), **options)
+
+
+@with_options_of(annotated)
 def via_json(data: Data, *, file: str | None = None, attribute: str | None = None, **options: Any) -> FileDataset:
     """VGG Image Annotator 2: regions as JSON, or its project.
 
@@ -112,6 +122,7 @@ FORMATS = {
         Format("coco-json", "COCO JSON", coco.is_coco, (".json",)),
         Format("labelme", "labelme", labelme.is_labelme, (".json",)),
         Format("label-studio", "Label Studio", label_studio.is_label_studio, (".json",)),
+        Format("label-studio-png", "Label Studio brushes", label_studio.is_brush, (".png",)),
         Format("via", "VGG Image Annotator", via.is_via, (".json",)),
         Format("supervisely", "Supervisely", supervisely.is_supervisely, (".json",)),
         Format("cvat-xml", "CVAT for images", cvat.is_cvat, (".xml",)),

@@ -4,18 +4,21 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.annotations.reading import base_name, exports, parse, peek, split_of
+from farcluss.annotations.reading import base_name, exports, parse, peek, picture, split_of
 from farcluss.annotations.shapes import Area, Bitmap, Drawing, Export, Polygon, Shape, ellipse, rectangle
+from farcluss.errors import DataError
 
 KIND = "a JSON export of Label Studio"
 HASH = re.compile(r"^[0-9a-f]{8}-")
 """What it puts before the names of uploaded files."""
+BRUSH = re.compile(r"task-(?P<task>\d+)-annotation-\d+-by-.+-[^-]+-(?P<label>[^-]+)-\d+\.png")
+"""Names of brushes in PNG files: task, annotation, author, control, label and a number."""
 LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
 WORD, SIZES = 8, (3, 7, 11, 15)
 """Bits of a value, and of the lengths of runs, in what `encode` writes."""
@@ -42,6 +45,43 @@ def read_label_studio(root: Path, file: str | None) -> Export:
     return Export.of(sorted(labels), drawings)
 
 
+class Picture(NamedTuple):
+    """A PNG of one brush, opaque or not black where it is."""
+
+    path: str
+
+    def pixels(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """See `Area`. Raises ValueError for another size."""
+        found = picture(Path(self.path).read_bytes())
+        if found.shape != size:
+            raise ValueError(f"{self.path} has {found.shape[1]} x {found.shape[0]} pixels")
+        return found
+
+
+def is_brush(path: Path) -> bool:
+    """Whether a file is named as a brush in a PNG."""
+    return BRUSH.fullmatch(path.name) is not None
+
+
+def read_brushes(root: Path, file: str | None) -> Export:
+    """Brushes in PNG files, named by their task; a JSON file of the tasks tells the images. Raises DataError."""
+    tasks: dict[int, tuple[str, Path]] = {}
+    for path in exports(root, file, [".json"], lambda each: peek(each, ['"id"', '"data"'])):
+        names = parse(path, KIND, lambda table: {int(task["id"]): image_name(task["data"]) for task in table})
+        tasks |= {number: (name, path) for number, name in names.items()}
+    shapes: dict[int, list[Shape]] = {number: [] for number in tasks}
+    brushes = exports(root, None, [".png"], is_brush)
+    for path in brushes:
+        found = BRUSH.fullmatch(path.name)
+        assert found is not None
+        if (number := int(found["task"])) not in shapes:
+            raise DataError(f"{path} is of task {number}, which no JSON file in {root} has. Export the tasks, too.")
+        shapes[number].append(Shape(found["label"], Picture(str(path))))
+    drawings = [Drawing(name, tuple(shapes[number]), None, str(path)) for number, (name, path) in tasks.items()]
+    labels = {shape.label for each in drawings for shape in each.shapes}
+    return Export.of(sorted(labels), {"train": drawings}, no_images=map(str, brushes))
+
+
 def _read(path: Path, tasks: list[dict[str, Any]]) -> list[Drawing]:
     return [_task(task, path) for task in tasks]
 
@@ -61,11 +101,18 @@ def _task(task: dict[str, Any], path: Path) -> Drawing:
 
 
 def image_name(data: dict[str, Any]) -> str:
-    """The name of a task's image: the first value that looks like one, without the hash of an upload."""
+    """The name of a task's image: the first value that looks like one, without the hash of an upload.
+
+    Raises:
+        ValueError: there is none.
+    """
     texts = [
         value for key, value in sorted(data.items(), key=lambda pair: pair[0] != "image") if isinstance(value, str)
     ]
-    address = urlsplit(next(text for text in texts if "." in base_name(text) or "d=" in text))
+    named = next((text for text in texts if "." in base_name(text) or "d=" in text), None)
+    if named is None:
+        raise ValueError("a task names no image")
+    address = urlsplit(named)
     place = parse_qs(address.query).get("d", [address.path])[0]
     return HASH.sub("", unquote(base_name(place)))
 

@@ -117,12 +117,14 @@ class Export:
         drawings: by split: train, val, test.
         colors: `#rrggbb` of labels, as far as the export has them.
         ignored: labels of areas that are of no class, such as labelme's `__ignore__`.
+        no_images: paths of pictures that are part of the export.
     """
 
     labels: tuple[str, ...]
     drawings: Mapping[str, Sequence[Drawing]]
     colors: Mapping[str, str]
     ignored: frozenset[str] = frozenset()
+    no_images: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -131,10 +133,11 @@ class Export:
         drawings: Mapping[str, Sequence[Drawing]],
         colors: Mapping[str, str] | None = None,
         ignored: Iterable[str] = (),
+        no_images: Iterable[str] = (),
     ) -> "Export":
         """Without splits that have no drawing, each label once."""
         there = {split: found for split, found in drawings.items() if found}
-        return cls(tuple(dict.fromkeys(labels)), there, colors or {}, frozenset(ignored))
+        return cls(tuple(dict.fromkeys(labels)), there, colors or {}, frozenset(ignored), frozenset(no_images))
 
     def values(self, ignored: Iterable[str] = ()) -> dict[str, int]:
         """A mask value of each label: the background is 0, others count from 1; 255 for those to ignore."""

@@ -19,7 +19,8 @@ from farcluss.errors import shown
 def command(format: str, source: Path, output: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Write the masks of an annotation export in the folder SOURCE once, as PNG files with lists.
 
-    FORMAT is one of coco-json, labelme, yolo, cvat-xml, cvat-masks, label-studio, roboflow-masks, via and supervisely.
+    FORMAT is one of coco-json, labelme, yolo, cvat-xml, cvat-masks, label-studio, label-studio-png, roboflow-masks, via
+    and supervisely.
     A recipe can name it as its layout, too, and then masks are drawn whenever an image is read; this is for faster
     training, and for masks to look at and to correct. `farcluss plugins show dataset/FORMAT` lists its options.
     """

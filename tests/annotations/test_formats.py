@@ -163,6 +163,14 @@ def label_studio_brush(root):
     )
 
 
+def label_studio_pictures(root):
+    alpha = np.zeros((*SIZE, 4), np.uint8)
+    alpha[placed()] = 255
+    name = "task-12-annotation-3-by-some-one@lab.org-tag-leaf-0.png"
+    Image.fromarray(alpha).save(root / name)
+    write_json(root / "tasks.json", [{"id": 12, "data": {"image": "/data/upload/1/0a1b2c3d-x.png"}}])
+
+
 def supervisely_bitmap(root):
     color = np.zeros((17, 23, 4), np.uint8)
     color[BLOB] = 255
@@ -179,6 +187,7 @@ BITMAPS = {
     "labelme": ("labelme", labelme_mask),
     "cvat": ("cvat-xml", cvat_mask),
     "brush": ("label-studio", label_studio_brush),
+    "brush in a picture": ("label-studio-png", label_studio_pictures),
     "supervisely": ("supervisely", supervisely_bitmap),
 }
 
@@ -302,4 +311,12 @@ def test_masks_of_roboflow(tmp_path):
 
 
 def test_every_format_is_tested():
-    assert {*FORMATS} == {*DRAWN, "cvat-masks", "roboflow-masks"}
+    assert {*FORMATS} == {*DRAWN, *(name for name, _ in BITMAPS.values()), "cvat-masks", "roboflow-masks"}
+
+
+def test_a_brush_of_an_unknown_task_is_named(tmp_path):
+    photo(tmp_path / "x.png")
+    label_studio_pictures(tmp_path)
+    (tmp_path / "tasks.json").write_text('[{"id": 1, "data": {"image": "x.png"}}]')
+    with pytest.raises(FarclussError, match=r"is of task 12, which no JSON file"):
+        built(tmp_path, "label-studio-png")
