@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, GradientAccumulationPlugin
 
@@ -37,7 +38,7 @@ from farcluss.recipes.model import Recipe
 from farcluss.runs.folder import RunFolder
 from farcluss.runs.lock import Lock
 from farcluss.runs.resuming import Start, find_start, fingerprint
-from farcluss.tensors.distributed import on_main, world_size
+from farcluss.tensors.distributed import leave_group, on_main, world_size
 from farcluss.training.advice import Advisor
 from farcluss.training.checkpointing import restore, save_checkpoint
 from farcluss.training.display import Display
@@ -81,6 +82,18 @@ def train(
         Stopped: a signal has stopped the run, after a checkpoint.
     """
     folder = RunFolder(Path(output) if output else Path("runs") / recipe.name)
+    joined = dist.is_initialized()
+    try:
+        return _train_in(folder, recipe, resume, overwrite, allow_changes)
+    except BaseException:
+        if not joined:
+            leave_group()
+        raise
+
+
+def _train_in(
+    folder: RunFolder, recipe: Recipe, resume: str | Path | None, overwrite: bool, allow_changes: bool
+) -> Path:
     with gc_paused():
         accelerator = make_accelerator(recipe, folder.path)
         on_main(folder.refuse_special)
