@@ -62,13 +62,8 @@ def _export(source: Path, layout: str, titles: Sequence[str]) -> Proposal:
     notes = [f"several formats are there: {some(titles)}; {titles[0]} is taken"] if len(titles) > 1 else []
     if settings:
         notes.append("images without any area are taken as unlabeled, not as empty: see data.layout.empty")
-    data = {
-        "layout": {"name": layout, **settings},
-        "classes": list(dataset.classes),
-        "val": _val(len(masked), "val" in splits),
-    }
-    if layout in ("cvat-masks", "roboflow-masks"):
-        del data["classes"]  # their colors and values are in the export
+    data: dict[str, Any] = {"layout": {"name": layout, **settings}, "val": _val(len(masked), "val" in splits)}
+    data |= {"classes": list(dataset.classes)} if settings else {}  # else their values are in the export
     notes.append(f"classes: {some(list(dataset.classes), 8)}")
     size = _typical([Path(item.image) for item in items])
     what, unlabeled = f"an export of {FORMATS[layout].title}", len(items) - len(masked)
@@ -93,21 +88,24 @@ def _photos(source: Path, tracked: Tracked) -> Proposal:
     if labeled + by_split["train", False] < 2:
         raise DataError(f"{source} has a single image to train on. Add images, with or without masks.")
     data = {"layout": layout, **classes, "val": _val(labeled, by_split["val", True] > 0)}
-    places = {PurePosixPath(name).parent for name in (*pairs.images, *pairs.masks.values())}
-    rule = pairs.rule or Rule(".", ".", "")
-    where = "beside them" if rule.masks == rule.images else f"in {rule.masks}"
-    notes = [f"{counted(len(pairs.masks), 'image')} of {len(pairs.images):,} have a mask {where}"
-             + (f", named with {rule.end}" if rule.end else ""), *notes, *codes.notes,
-             f"share of the pixels: {share_text(codes, data)}"]  # fmt: skip
-    left = sum(PurePosixPath(name).parent not in places for name in files)
-    notes += [f"{counted(left, 'image')} in other folders are not used; see data.layout.images"] if left else []
-    if pattern := groups(Path(image).stem for image in pairs.masks):
-        notes.append(
-            f"names look like groups, such as of one video or plant; if they are: data.layout.group = '{pattern}'"
-        )
+    notes = [*_told_of(pairs, files), *notes, *codes.notes, f"share of the pixels: {share_text(codes, data)}"]
     size = _typical([source / image for image in pairs.images])
     largest = max(codes.shares.values())
     return Proposal("images and masks", data, labeled, by_split["train", False], size, largest, notes, lists=lists)
+
+
+def _told_of(pairs: Pairs, files: Sequence[str]) -> list[str]:
+    """How masks were found, what was left out, and whether names look like groups."""
+    rule = pairs.rule or Rule(".", ".", "")
+    where = "beside them" if rule.masks == rule.images else f"in {rule.masks}"
+    named = f", named with {rule.end}" if rule.end else ""
+    notes = [f"{len(pairs.masks):,} of {counted(len(pairs.images), 'image')} have a mask {where}{named}"]
+    places = {PurePosixPath(name).parent for name in (*pairs.images, *pairs.masks.values())}
+    if left := sum(PurePosixPath(name).parent not in places for name in files):
+        notes.append(f"{counted(left, 'image')} in other folders are not used; see data.layout.images")
+    if pattern := groups(PurePosixPath(image).stem for image in pairs.masks):
+        notes.append(f"names look like groups, as of one video or plant; if so: data.layout.group = '{pattern}'")
+    return notes
 
 
 def _masks(source: Path, files: Sequence[str], tracked: Tracked) -> tuple[Pairs, Codes]:
