@@ -56,6 +56,10 @@ def command(
             words = without(sys.argv[1:], ("--devices", "--machines", "--machine", "--address"))
             raise click.exceptions.Exit(launch(place, words))
     with gc_paused():
-        from farcluss.training.engine import train
+        from farcluss.training.engine import leave_group, train
 
-    train(loaded, output, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+    try:
+        train(loaded, output, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+    except BaseException:
+        leave_group()
+        raise

@@ -82,9 +82,3 @@ def gather_on_main(value: T) -> list[T]:
     main = dist.get_rank() == 0
     dist.gather_object(value, gathered if main else None)
     return gathered if main else []
-
-
-def leave_group() -> None:
-    """Leave a group of processes on CPUs after an error: its threads would abort this process while it ends."""
-    if dist.is_initialized() and dist.get_backend() == "gloo":
-        dist.destroy_process_group()

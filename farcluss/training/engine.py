@@ -38,7 +38,7 @@ from farcluss.recipes.model import Recipe
 from farcluss.runs.folder import RunFolder
 from farcluss.runs.lock import Lock
 from farcluss.runs.resuming import Start, find_start, fingerprint
-from farcluss.tensors.distributed import leave_group, on_main, world_size
+from farcluss.tensors.distributed import on_main, world_size
 from farcluss.training.advice import Advisor
 from farcluss.training.checkpointing import restore, save_checkpoint
 from farcluss.training.display import Display
@@ -82,18 +82,6 @@ def train(
         Stopped: a signal has stopped the run, after a checkpoint.
     """
     folder = RunFolder(Path(output) if output else Path("runs") / recipe.name)
-    joined = dist.is_initialized()
-    try:
-        return _train_in(folder, recipe, resume, overwrite, allow_changes)
-    except BaseException:
-        if not joined:
-            leave_group()
-        raise
-
-
-def _train_in(
-    folder: RunFolder, recipe: Recipe, resume: str | Path | None, overwrite: bool, allow_changes: bool
-) -> Path:
     with gc_paused():
         accelerator = make_accelerator(recipe, folder.path)
         on_main(folder.refuse_special)
@@ -124,6 +112,12 @@ def _train_in(
     if not run.trained:
         raise failed_training(run)
     return folder.path
+
+
+def leave_group() -> None:
+    """Leave a group of processes on CPUs before this one ends by an error: its threads would abort it."""
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
 
 
 def _open_folder(run: Run, lock: Lock, start: Start) -> list[str]:
