@@ -75,3 +75,6 @@ def main(folder: Path, mode: str, kills: int, seed: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads of gloo, even of a group that was left, at times abort an interpreter that ends

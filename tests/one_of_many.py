@@ -43,3 +43,6 @@ def main(world: int, recipe: str, output: str) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), *sys.argv[2:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads of gloo, even of a group that was left, at times abort an interpreter that ends
