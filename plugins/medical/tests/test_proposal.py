@@ -10,6 +10,12 @@ from commandline import cli
 from farcluss.recipes.reading import load_recipe
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """The cache of volumes is below the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 def volume(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
