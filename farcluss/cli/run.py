@@ -60,6 +60,5 @@ def command(
 
     try:
         train(loaded, output, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
-    except BaseException:
+    finally:
         leave_group()
-        raise

@@ -80,6 +80,9 @@ def _refuse(place: Place) -> None:
         raise RunError("With several machines, name the first one: --address HOST or HOST:PORT.")
     if not 0 <= place.machine < place.machines:
         raise RunError(f"--machine counts from 0: of {place.machines} machines, the last is {place.machines - 1}.")
+    host, colon, port = place.address.partition(":")
+    if colon and not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise RunError(f"--address {place.address} is not HOST or HOST:PORT, as in node0:29500.")
     if not torch.cuda.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"
     elif place.devices > (there := torch.cuda.device_count()):

@@ -44,6 +44,8 @@ def test_options_of_the_launcher_go_no_further():
     [
         (["--devices", "2", "--machines", "2"], "name the first one"),
         (["--devices", "2", "--machines", "2", "--address", "node0", "--machine", "2"], "counts from 0"),
+        (["--devices", "2", "--machines", "2", "--address", "node0:x"], "HOST:PORT"),
+        (["--devices", "2", "--machines", "2", "--address", ":29500"], "HOST:PORT"),
     ],
 )
 def test_refusals(options, text, tiny_recipe, tmp_path):
