@@ -24,7 +24,7 @@ def command(format: str, source: Path, output: Path | None, settings: tuple[str,
     A recipe can name it as its layout, too, and then masks are drawn whenever an image is read; this is for faster
     training, and for masks to look at and to correct. `farcluss plugins show dataset/FORMAT` lists its options.
     """
-    from farcluss.jobs.importing import import_masks, open_export, section_text
+    from farcluss.jobs.importing import import_masks, open_export
     from farcluss.recipes.reading import merge_settings
 
     target = output or source.with_name(f"{source.resolve().name}-masks")
@@ -35,5 +35,5 @@ def command(format: str, source: Path, output: Path | None, settings: tuple[str,
         {"data": written.data, "counts": {split: dict(zip(("images", "masks"), counts, strict=True))
                                           for split, counts in written.counts.items()}},
         as_json,
-        lambda _: click.echo(shown("\n".join([*written.lines(), "", section_text(written.data)]).rstrip())),
+        lambda _: click.echo(shown(written.text())),
     )  # fmt: skip

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from farcluss.annotations.drafts import EACH, JOINT, Draft, regions
 from farcluss.data.files import SUFFIXES, read_image
-from farcluss.errors import DataError
 from farcluss.inference.probs import check_finite
 from farcluss.inference.writers import Step
 from farcluss.plugins.options import Count
-from farcluss.runs.atomic import unwritable, write_atomically
+from farcluss.runs.outputs import write_output
 
 if TYPE_CHECKING:
     from farcluss.inference.card import Card
@@ -54,7 +53,7 @@ class DraftWriter:
         name = Path(os.path.relpath(files[0], target.parent)).as_posix() if own else files[0].name
         draft = Draft(name, (probs.shape[1], probs.shape[2]), found)
         if self.format in EACH:
-            _write(self.outputs(target)[0], EACH[self.format][1](draft))
+            write_output(self.outputs(target)[0], EACH[self.format][1](draft).encode())
         else:
             self.drafts.append(draft)
         yield Step(1.0)
@@ -62,17 +61,13 @@ class DraftWriter:
     def finish(self, folder: Path) -> None:
         """Write the files for all images. Raises DataError."""
         for path in self.joint(folder):
-            names = "".join(f"  {index}: {name!r}\n" for index, name in enumerate(self.classes))
-            _write(path, f"path: .\ntrain: images\nnames:\n{names}" if path.name == YAML else
-                   JOINT[self.format][1](self.drafts, self.classes))  # fmt: skip
+            write_output(path, self._joint_text().encode())
 
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise DataError(unwritable(path, error, "--output")) from None
+    def _joint_text(self) -> str:
+        if self.format in JOINT:
+            return JOINT[self.format][1](self.drafts, self.classes)
+        names = "".join(f"  {index}: {name!r}\n" for index, name in enumerate(self.classes))
+        return f"path: .\ntrain: images\nnames:\n{names}"
 
 
 def coco_json(card: "Card", *, smallest: Count = 20) -> DraftWriter:

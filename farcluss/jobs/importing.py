@@ -1,5 +1,6 @@
 """Write the masks of an annotation export once, as PNG files with lists, so that training need not draw them."""
 
+import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,8 +16,8 @@ from farcluss.errors import DataError, RunError, counted, suggestion
 from farcluss.learning.build import build_dataset
 from farcluss.recipes.model import Data
 from farcluss.recipes.sections import Part
-from farcluss.runs.atomic import atomic_file, unwritable, write_atomically
 from farcluss.runs.folder import to_toml
+from farcluss.runs.outputs import write_output
 
 
 class Written(NamedTuple):
@@ -30,12 +31,13 @@ class Written(NamedTuple):
     data: dict[str, Any]
     counts: dict[str, tuple[int, int]]
 
-    def lines(self) -> list[str]:
-        """For people."""
-        return [
+    def text(self) -> str:
+        """For people: the counts, and the section as TOML."""
+        lines = [
             f"{split}: {counted(images, 'image')}, {masks:,} with a mask"
             for split, (images, masks) in self.counts.items()
         ]
+        return "\n".join([*lines, "", to_toml({"data": self.data}).rstrip()])
 
 
 def open_export(layout: str, source: Path, options: dict[str, Any]) -> tuple[Dataset, dict[str, list[Item]]]:
@@ -76,7 +78,7 @@ def import_masks(
         for item in items:
             lines.append(_line(dataset, item, output))
             advance(next(done))
-        _write(output / f"{split}.txt", "".join(f"{line}\n" for line in lines).encode())
+        write_output(output / f"{split}.txt", "".join(f"{line}\n" for line in lines).encode())
     counts = {split: (len(items), sum(item.mask is not None for item in items)) for split, items in splits.items()}
     return Written(_section(dataset, output, splits), counts)
 
@@ -86,13 +88,6 @@ def _section(dataset: Dataset, output: Path, splits: Iterable[str]) -> dict[str,
     palette = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in dataset.palette]
     layout = {"name": "folder", **lists}
     return {"root": str(output.resolve()), "layout": layout, "classes": list(dataset.classes), "palette": palette}
-
-
-def section_text(data: dict[str, Any]) -> str:
-    """The section as TOML."""
-    inline = {key: value for key, value in data.items() if key != "layout"}
-    layout = ", ".join(f'{key} = "{value}"' for key, value in data["layout"].items())
-    return to_toml({"data": inline}).replace("[data]\n", f"[data]\nlayout = {{ {layout} }}\n", 1)
 
 
 def _line(dataset: Dataset, item: Item, output: Path) -> str:
@@ -107,18 +102,7 @@ def _line(dataset: Dataset, item: Item, output: Path) -> str:
     palette[: len(dataset.palette)] = dataset.palette
     palette[IGNORE] = 255
     picture.putpalette(palette.tobytes())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            picture.save(file, "PNG")
-    except OSError as error:
-        raise DataError(unwritable(path, error, "--output")) from None
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_output(path, buffer.getvalue())
     return f"{item.image}\t{path.relative_to(output)}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    except OSError as error:
-        raise DataError(unwritable(path, error, "--output")) from None

@@ -1,13 +1,12 @@
 """The text of a first recipe: a comment for each line that somebody may want to change."""
 
-import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from farcluss.data.proposals import Proposal
 from farcluss.jobs.starting import Plan
+from farcluss.runs.folder import toml_key, toml_value
 
 WIDTH = 34
 """Column of the comments."""
@@ -29,7 +28,7 @@ def recipe_text(source: Path, proposal: Proposal, plan: Plan, path: Path, settin
     lines = [f"# {proposal.what}: {proposal.labeled:,} with a mask, {proposal.unlabeled:,} without.",
              f"#   farcluss check {path}", f"#   farcluss run {path}"]  # fmt: skip
     if proposal.base:
-        lines += ["", f"extends = {json.dumps(proposal.base)}  # what recipes of such data share"]
+        lines += ["", f"extends = {toml_value(proposal.base)}  # what recipes of such data share"]
     data = {"root": str(source.resolve()), **proposal.data, "labeled": plan.labeled}
     lists = {name: str((path.parent / name).resolve()) for name in proposal.lists}
     data["layout"] = {key: lists.get(value, value) for key, value in data["layout"].items()}
@@ -97,24 +96,12 @@ def _sections(plan: Plan) -> dict[str, dict[str, tuple[Any, str]]]:
 
 
 def _line(key: str, value: Any, words: str) -> str:
-    if isinstance(value, list) and len(json.dumps(value)) > 80:
-        inner = "".join(f"  {literal(each)},\n" for each in value)
+    if isinstance(value, list) and len(toml_value(value)) > 80:
+        inner = "".join(f"  {toml_value(each)},\n" for each in value)
         return f"{key} = [  # {words}\n{inner}]" if words else f"{key} = [\n{inner}]"
-    if isinstance(value, Mapping) and key == "classes" and len(literal(value)) > 80:
-        return "\n".join(f"classes.{literal_key(name)} = {literal(code)}" for name, code in value.items())
-    text = f"{key:<12} = {literal(value)}"
+    if isinstance(value, Mapping) and key == "classes" and len(toml_value(value)) > 80:
+        return "\n".join(f"classes.{toml_key(name)} = {toml_value(code)}" for name, code in value.items())
+    text = f"{key:<12} = {toml_value(value)}"
     if words and len(text) > LONG:
         return f"# {words}\n{text}"
     return f"{text:<{WIDTH}}  # {words}" if words else text
-
-
-def literal(value: Any) -> str:
-    """A plain value as TOML."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{literal_key(key)} = {literal(each)}" for key, each in value.items()) + " }"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def literal_key(name: str) -> str:
-    """A key as TOML."""
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)

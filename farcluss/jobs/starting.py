@@ -23,7 +23,7 @@ from farcluss.jobs.importing import open_export
 from farcluss.jobs.pairing import Pairs, Rule, find_pairs, options
 from farcluss.plugins import registry
 from farcluss.recipes.reading import recipe_folder
-from farcluss.runs.atomic import unwritable, write_atomically
+from farcluss.runs.outputs import write_output
 
 LOOKED_AT, FEW = 200, 40
 """Images whose size is read; masks of exports that are drawn."""
@@ -265,9 +265,4 @@ def write(folder: Path, name: str, proposal: Proposal, text: str) -> None:
     if proposal.base:
         files[proposal.base] = (recipe_folder() / proposal.base).read_bytes()
     for place, content in files.items():
-        path = folder / place
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, content)
-        except OSError as error:
-            raise DataError(unwritable(path, error, "--output")) from None
+        write_output(folder / place, content)

@@ -252,22 +252,24 @@ def to_toml(table: dict[str, Any], name: str = "") -> str:
     """A table of plain values as TOML; keys whose value is None are left out, as TOML has none."""
     plain = {key: value for key, value in table.items() if not isinstance(value, dict) and value is not None}
     lines = [f"[{name}]"] if name and plain else []
-    lines += [f"{_key(key)} = {_literal(value)}" for key, value in plain.items()]
+    lines += [f"{toml_key(key)} = {toml_value(value)}" for key, value in plain.items()]
     text = "\n".join(lines) + "\n" if lines else ""
     for key, value in table.items():
         if isinstance(value, dict):
-            inner = to_toml(value, f"{name}.{_key(key)}" if name else _key(key))
+            inner = to_toml(value, f"{name}.{toml_key(key)}" if name else toml_key(key))
             text += ("\n" if text and inner else "") + inner
     return text
 
 
-def _key(key: str) -> str:
-    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else _literal(key)
+def toml_key(key: str) -> str:
+    """A key as TOML."""
+    return key if key.replace("-", "").replace("_", "").isalnum() and key.isascii() else toml_value(key)
 
 
-def _literal(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A plain value as TOML, in one line."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(k)} = {_literal(v)}" for k, v in value.items()) + " }"
+        return "{ " + ", ".join(f"{toml_key(k)} = {toml_value(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_literal(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON allows and TOML does not

@@ -1,8 +1,11 @@
-"""Outputs that must not replace what a command reads, by whatever name they are given."""
+"""Outputs of commands: written whole, and never in place of what is read, by whatever name it is given."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from farcluss.errors import DataError
+from farcluss.runs.atomic import unwritable, write_atomically
 
 
 def identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
@@ -24,3 +27,11 @@ def replaced(outputs: Iterable[Path], inputs: Iterable[str | os.PathLike[str]]) 
     existing = {found: path for path in outputs if (found := identity(path))}
     taken = (existing.get(found) for path in inputs if existing and (found := identity(path)))
     return next((path for path in taken if path), None)
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file of an output folder, with the folders above it. Raises DataError: it cannot be written."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise DataError(unwritable(path, error, "--output")) from None

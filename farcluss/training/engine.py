@@ -115,7 +115,7 @@ def train(
 
 
 def leave_group() -> None:
-    """Leave a group of processes on CPUs that an error has left standing: its threads would abort this one at its end."""
+    """Leave a group of processes on CPUs that an error has left: its threads would abort this one as it ends."""
     if dist.is_initialized() and dist.get_backend() == "gloo":
         dist.destroy_process_group()
 
