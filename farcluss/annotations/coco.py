@@ -12,6 +12,7 @@ from farcluss.annotations.shapes import Drawing, Export, Shape
 from farcluss.errors import DataError, PluginError
 
 KIND = "a COCO file of instances"
+TABLES = ('"images"', '"annotations"', '"categories"')
 
 
 class CocoArea(NamedTuple):
@@ -49,14 +50,8 @@ def coder() -> Any:
 
 def is_coco(path: Path) -> bool:
     """Whether a JSON file looks like one."""
-    return path.suffix.lower() == ".json" and peek(path, ['"images"']) and _has_tables(path)
-
-
-def _has_tables(path: Path) -> bool:
-    try:
-        return parse(path, KIND, lambda table: {"images", "annotations", "categories"} <= {*table})
-    except DataError:
-        return False
+    # Any table may come first, and be long; of a file that begins with none, such as labelme's, no more is read.
+    return path.suffix.lower() == ".json" and any(peek(path, [word]) for word in TABLES) and peek(path, TABLES, -1)
 
 
 def read_coco(root: Path, file: str | None) -> Export:
@@ -70,7 +65,7 @@ def read_coco(root: Path, file: str | None) -> Export:
                 raise DataError(f"{path} calls category {number} {name!r}, another file {labels[number]!r}.\n"
                                 "Read one of them alone: data.layout.file.")  # fmt: skip
         drawings[split_of(path, root)] += found
-    return Export.of((labels[number] for number in sorted(labels)), drawings)
+    return Export.of(drawings, (labels[number] for number in sorted(labels)))
 
 
 def _read(path: Path, table: dict[str, Any]) -> tuple[dict[int, str], list[Drawing]]:

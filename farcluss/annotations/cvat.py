@@ -31,7 +31,7 @@ def read_cvat(root: Path, file: str | None) -> Export:
         colors |= own
         for split, drawing in found:
             drawings[split].append(drawing)
-    return Export.of(labels, drawings, {name: color for name, color in colors.items() if color})
+    return Export.of(drawings, labels, {name: color for name, color in colors.items() if color})
 
 
 def _read(path: Path, top: Element) -> tuple[dict[str, str], list[tuple[str, Drawing]]]:

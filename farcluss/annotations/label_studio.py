@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from farcluss.annotations.reading import base_name, exports, parse, peek, picture, split_of
+from farcluss.annotations.reading import base_name, drawings_in, exports, parse, peek, picture
 from farcluss.annotations.shapes import Area, Bitmap, Drawing, Export, Polygon, Shape, ellipse, rectangle
 from farcluss.errors import DataError
 
@@ -37,12 +37,9 @@ def read_label_studio(root: Path, file: str | None) -> Export:
     Raises:
         DataError: a file is not such an export.
     """
-    drawings: dict[str, list[Drawing]] = {"train": [], "val": [], "test": []}
-    for path in exports(root, file, [".json"], is_label_studio):
-        found = parse(path, KIND, partial(_read, path))
-        drawings[split_of(path, root)] += found
-    labels = {shape.label for found in drawings.values() for each in found for shape in each.shapes}
-    return Export.of(sorted(labels), drawings)
+    return Export.of(
+        drawings_in(root, file, [".json"], is_label_studio, lambda path: parse(path, KIND, partial(_read, path)))
+    )
 
 
 class Picture(NamedTuple):
@@ -78,8 +75,7 @@ def read_brushes(root: Path, file: str | None) -> Export:
             raise DataError(f"{path} is of task {number}, which no JSON file in {root} has. Export the tasks, too.")
         shapes[number].append(Shape(found["label"], Picture(str(path))))
     drawings = [Drawing(name, tuple(shapes[number]), None, str(path)) for number, (name, path) in tasks.items()]
-    labels = {shape.label for each in drawings for shape in each.shapes}
-    return Export.of(sorted(labels), {"train": drawings}, no_images=map(str, brushes))
+    return Export.of({"train": drawings}, no_images=map(str, brushes))
 
 
 def _read(path: Path, tasks: list[dict[str, Any]]) -> list[Drawing]:

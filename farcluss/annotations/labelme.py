@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from farcluss.annotations.reading import base_name, exports, parse, peek, picture, split_of
+from farcluss.annotations.reading import base_name, drawings_in, parse, peek, picture
 from farcluss.annotations.shapes import Area, Bitmap, Drawing, Export, Point, Polygon, Shape, ellipse
 
 KIND = "a labelme file"
@@ -28,12 +28,8 @@ def is_labelme(path: Path) -> bool:
 
 def read_labelme(root: Path, file: str | None) -> Export:
     """The JSON files below the root. Raises DataError."""
-    drawings: dict[str, list[Drawing]] = {"train": [], "val": [], "test": []}
-    for path in exports(root, file, [".json"], is_labelme):
-        drawings[split_of(path, root)].append(parse(path, KIND, partial(_read, path)))
-    labels = {shape.label for found in drawings.values() for each in found for shape in each.shapes}
-    ignored = labels & {IGNORED}
-    return Export.of(sorted(labels - ignored), drawings, ignored=ignored)
+    drawings = drawings_in(root, file, [".json"], is_labelme, lambda path: [parse(path, KIND, partial(_read, path))])
+    return Export.of(drawings, ignored=[IGNORED])
 
 
 def _read(path: Path, table: dict[str, Any]) -> Drawing:

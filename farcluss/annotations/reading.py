@@ -18,6 +18,7 @@ from farcluss.errors import DataError, short
 from farcluss.recipes.texts import read_text
 
 T = TypeVar("T")
+D = TypeVar("D")
 SPLITS = {"train": "train", "training": "train", "valid": "val", "val": "val", "validation": "val", "test": "test"}
 """Split by the names of folders and files in which tools put it."""
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
@@ -85,6 +86,16 @@ def exports(root: Path, name: str | None, endings: Iterable[str], fits: Callable
     if not found:
         raise DataError(f"There is no such export in {root}: no {' or '.join(endings)} file of this format.\n"
                         "Check data.root, or name the file by data.layout.file.")  # fmt: skip
+    return found
+
+
+def drawings_in(
+    root: Path, file: str | None, endings: Iterable[str], fits: Callable[[Path], bool], read: Callable[[Path], list[D]]
+) -> dict[str, list[D]]:
+    """What `read` finds in the files of an export, by the split that their names and folders tell. Raises DataError."""
+    found: dict[str, list[D]] = {}
+    for path in exports(root, file, endings, fits):
+        found.setdefault(split_of(path, root), []).extend(read(path))
     return found
 
 

@@ -1,7 +1,7 @@
 """What annotators draw, whatever the tool: areas with a label on an image, and how they become a mask."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from farcluss.data.base import IGNORE
-from farcluss.errors import DataError, some
+from farcluss.errors import DataError
 
 BACKGROUND = "background"
 Point = tuple[float, float]
@@ -92,16 +92,12 @@ class Drawing:
         """The mask `(H, W)` for values by label; what nothing covers has the value of the background.
 
         Raises:
-            DataError: the image has another size than that which was drawn on, or a label has no value.
+            DataError: the image has another size than that which was drawn on.
         """
         if self.size and self.size != size:
             drawn, found = (f"{each[1]} x {each[0]}" for each in (self.size, size))
             raise DataError(f"{self.source} is of an image of {drawn} pixels, but {self.image} has {found}.\n"
                             "Export again, or put the image back that was annotated.")  # fmt: skip
-        if unknown := sorted({shape.label for shape in self.shapes} - values.keys()):
-            known = [name for name in values if name != BACKGROUND]
-            raise DataError(f"{self.source} has the label {some(unknown)}, which is no class: {some(known)}.\n"
-                            "Add it to data.classes, or to data.layout.ignore.")  # fmt: skip
         mask = np.full(size, values[BACKGROUND], np.uint8)
         for shape in self.shapes:
             mask[shape.area.pixels(size)] = values[shape.label]
@@ -129,15 +125,17 @@ class Export:
     @classmethod
     def of(
         cls,
-        labels: Iterable[str],
         drawings: Mapping[str, Sequence[Drawing]],
+        labels: Iterable[str] = (),
         colors: Mapping[str, str] | None = None,
-        ignored: Iterable[str] = (),
+        ignored: Collection[str] = (),
         no_images: Iterable[str] = (),
     ) -> "Export":
-        """Without splits that have no drawing, each label once."""
+        """Without splits that have no drawing, each label once: those that the export lists, then others in use."""
         there = {split: found for split, found in drawings.items() if found}
-        return cls(tuple(dict.fromkeys(labels)), there, colors or {}, frozenset(ignored), frozenset(no_images))
+        used = {shape.label for found in there.values() for each in found for shape in each.shapes}
+        kept = dict.fromkeys([*labels, *sorted(used - {*ignored})])
+        return cls(tuple(kept), there, colors or {}, frozenset(ignored) & used, frozenset(no_images))
 
     def values(self, ignored: Iterable[str] = ()) -> dict[str, int]:
         """A mask value of each label: the background is 0, others count from 1; 255 for those to ignore."""

@@ -27,7 +27,7 @@ def read_supervisely(root: Path, file: str | None) -> Export:
         for path in search(folder, [".json"]).files:
             image = folder.parent / "img" / path.relative_to(folder).with_suffix("")
             drawings[split_of(path, meta.parent)].append(parse(path, KIND, partial(_read, image, path)))
-    return Export.of(classes, drawings, {name: str(color).lower() for name, color in classes.items()})
+    return Export.of(drawings, classes, {name: str(color).lower() for name, color in classes.items()})
 
 
 def _read(image: Path, path: Path, table: dict[str, Any]) -> Drawing:

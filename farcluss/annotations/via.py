@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from farcluss.annotations.reading import exports, parse, peek, split_of
+from farcluss.annotations.reading import drawings_in, parse, peek
 from farcluss.annotations.shapes import Area, Drawing, Export, Polygon, Shape, ellipse, rectangle
 
 KIND = "a file of VIA with regions"
@@ -27,11 +27,9 @@ def read_via(root: Path, file: str | None, attribute: str | None = None) -> Expo
     Raises:
         DataError: a file is not of this kind, or regions have several attributes.
     """
-    drawings: dict[str, list[Drawing]] = {"train": [], "val": [], "test": []}
-    for path in exports(root, file, [".json"], is_via):
-        drawings[split_of(path, root)] += parse(path, KIND, partial(_read, path, attribute))
-    labels = {shape.label for found in drawings.values() for each in found for shape in each.shapes}
-    return Export.of(sorted(labels), drawings)
+    return Export.of(
+        drawings_in(root, file, [".json"], is_via, lambda path: parse(path, KIND, partial(_read, path, attribute)))
+    )
 
 
 def _read(path: Path, attribute: str | None, table: dict[str, Any]) -> list[Drawing]:

@@ -27,15 +27,14 @@ def is_yolo(path: Path) -> bool:
 def read_yolo(root: Path, file: str | None) -> Export:
     """The images of `data.yaml`, each with the polygons of its text file. Raises DataError."""
     path = exports(root, file, [".yaml", ".yml"], is_yolo)[0]
-    table = parse_yaml(path, KIND, dict)
-    names = parse_yaml(path, KIND, lambda found: _names(found["names"]))
+    table, names = parse_yaml(path, KIND, lambda found: (dict(found), _names(found["names"])))
     base = _base(path, table)
     drawings: dict[str, list[Drawing]] = {"train": [], "val": [], "test": []}
     for key, split in KEYS.items():
         if source := table.get(key):
             for place in source if isinstance(source, list) else [source]:
                 drawings[split] += [_drawing(image, names, path) for image in _images(base, path.parent, str(place))]
-    return Export.of(names.values(), drawings)
+    return Export.of(drawings, names.values())
 
 
 def _names(names: Any) -> dict[int, str]:

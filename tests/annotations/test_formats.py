@@ -3,11 +3,12 @@
 import base64
 import csv
 import io
+import json
 import zlib
 
 import numpy as np
 import pytest
-from exports import CLASSES, DRAWN, SCENES, SIZE, coco, labelme, photo, truth, write_json
+from exports import CLASSES, DRAWN, SCENES, SIZE, coco, cvat_xml, labelme, photo, truth, write_json
 from PIL import Image
 from pycocotools import mask as coder
 
@@ -268,6 +269,23 @@ def test_splits_of_coco_are_told_by_folders(tmp_path):
     dataset = built(tmp_path, "coco-json", empty="unlabeled")
     for split, folder in (("train", "train"), ("val", "valid"), ("test", "test")):
         assert {item.id for item in dataset.items(split)} == {f"{folder}/{name}" for name in ("a", "b", "bare")}
+
+
+def test_a_coco_file_is_known_whatever_table_comes_first(tmp_path):
+    coco(tmp_path)
+    path = next(tmp_path.rglob("*.json"))
+    table = json.loads(path.read_text())
+    table["annotations"][0]["note"] = "long" * 40_000
+    path.write_text(json.dumps({key: table[key] for key in ("annotations", "categories", "images")}))
+    assert [each.layout for each in formats_in(tmp_path)] == ["coco-json"]
+    assert len(built(tmp_path, "coco-json", empty="unlabeled").items("train")) == 3
+
+
+def test_a_label_that_the_list_lacks_is_a_class_all_the_same(tmp_path):
+    cvat_xml(tmp_path)
+    path = tmp_path / "annotations.xml"
+    path.write_text(path.read_text().replace('label="leaf"', 'label="twig"'))
+    assert built(tmp_path, "cvat-xml", empty="unlabeled").classes == ("background", "apple", "leaf", "twig")
 
 
 # Masks that are there already, with a file of their values or colors.
