@@ -108,12 +108,14 @@ class Format:
         title: for people.
         fits: whether a file is the sign of such an export.
         endings: of such files.
+        drawn: whether areas are drawn, so that `layout.empty` says what an image without any is; else it has masks.
     """
 
     layout: str
     title: str
     fits: Callable[[Path], bool]
     endings: tuple[str, ...]
+    drawn: bool = True
 
 
 FORMATS = {
@@ -126,9 +128,9 @@ FORMATS = {
         Format("via", "VGG Image Annotator", via.is_via, (".json",)),
         Format("supervisely", "Supervisely", supervisely.is_supervisely, (".json",)),
         Format("cvat-xml", "CVAT for images", cvat.is_cvat, (".xml",)),
-        Format("cvat-masks", "CVAT segmentation masks", coded.is_cvat_masks, (".txt",)),
+        Format("cvat-masks", "CVAT segmentation masks", coded.is_cvat_masks, (".txt",), drawn=False),
         Format("yolo", "YOLO polygons", yolo.is_yolo, (".yaml", ".yml")),
-        Format("roboflow-masks", "Roboflow masks", coded.is_roboflow, (".csv",)),
+        Format("roboflow-masks", "Roboflow masks", coded.is_roboflow, (".csv",), drawn=False),
     )
 }
 

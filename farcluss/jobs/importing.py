@@ -3,7 +3,6 @@
 import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,8 @@ from PIL import Image
 
 from farcluss.annotations.formats import FORMATS
 from farcluss.data.base import IGNORE, Dataset, Item
-from farcluss.errors import DataError, RunError, counted, suggestion
+from farcluss.data.filesets import FileDataset
+from farcluss.errors import RunError, counted, suggestion
 from farcluss.learning.build import build_dataset
 from farcluss.recipes.model import Data
 from farcluss.recipes.sections import Part
@@ -49,10 +49,8 @@ def open_export(layout: str, source: Path, options: dict[str, Any]) -> tuple[Dat
     if layout not in FORMATS:
         raise RunError(f"There is no format {layout!r}{suggestion(layout, FORMATS)}\nFormats: {', '.join(FORMATS)}.")
     dataset = build_dataset(Data(root=source, layout=Part.model_validate({"name": layout, **options})))
-    found = {"train": dataset.items("train")}
-    for split in ("val", "test"):
-        with suppress(DataError):  # an export without such a split
-            found[split] = dataset.items(split)
+    assert isinstance(dataset, FileDataset)
+    found = {split: dataset.items(split) for split in dataset.splits}
     return dataset, {split: items for split, items in found.items() if items}
 
 

@@ -1,5 +1,6 @@
 """Which files of a folder are images and which are their masks, by names alone; told as options of a layout."""
 
+import os
 import re
 from bisect import bisect
 from collections import Counter, defaultdict
@@ -63,6 +64,16 @@ class Pairs:
             if split := SPLITS.get(words[0]) or SPLITS.get(words[-1]):
                 return split
         return "train"
+
+    def by_split(self, root: str) -> dict[str, list[tuple[str, str | None]]]:
+        """Paths of images and masks below a root, by split; to score on are only those with a mask."""
+        found: dict[str, list[tuple[str, str | None]]] = {}
+        for image in self.images:
+            split, mask = self.split(image), self.masks.get(image)
+            if mask or split == "train":
+                pair = os.path.join(root, image), mask and os.path.join(root, mask)
+                found.setdefault(split, []).append(pair)
+        return found
 
 
 def find_pairs(files: Sequence[str], refused: Collection[Rule] = ()) -> Pairs:

@@ -21,7 +21,9 @@ from farcluss.errors import DataError, counted, some
 from farcluss.jobs.codes import Codes, classes_of, read_codes, share_text
 from farcluss.jobs.importing import open_export
 from farcluss.jobs.pairing import Pairs, Rule, find_pairs, options
+from farcluss.learning.build import build_dataset
 from farcluss.plugins import registry
+from farcluss.recipes.model import Data
 from farcluss.recipes.reading import recipe_folder
 from farcluss.runs.outputs import write_output
 
@@ -53,7 +55,7 @@ def look(source: Path, tracked: Tracked) -> Proposal:
 
 
 def _export(source: Path, layout: str, titles: Sequence[str]) -> Proposal:
-    settings: dict[str, Any] = {} if layout in ("cvat-masks", "roboflow-masks") else {"empty": "unlabeled"}
+    settings: dict[str, Any] = {"empty": "unlabeled"} if FORMATS[layout].drawn else {}
     dataset, splits = open_export(layout, source, settings)
     items = splits["train"]
     masked = [item for item in items if item.mask]
@@ -78,9 +80,10 @@ def _photos(source: Path, tracked: Tracked) -> Proposal:
     pairs, codes = _masks(source, files, tracked)
     classes, notes = classes_of(codes, source)
     found = options(pairs)
+    found = found if found and _finds(source, found, classes, pairs) else None
     by_split = Counter((pairs.split(image), image in pairs.masks) for image in pairs.images)
     layout: dict[str, Any] = {"name": "folder", **(found or {"images": "train.txt"})}
-    lists = {} if found else _lists(pairs.images, pairs.masks, pairs.split, source)
+    lists = {} if found else _lists(pairs, source)
     layout |= {f"{split}_images": f"{split}.txt" for split in ("val", "test") if f"{split}.txt" in lists}
     labeled = by_split["train", True]
     if not labeled:
@@ -138,15 +141,23 @@ def _val(labeled: int, known: bool) -> str:
     return "none" if labeled < 2 else "1/5"
 
 
-def _lists(
-    images: Sequence[str], masks: Mapping[str, str], split: Callable[[str], str], source: Path
-) -> dict[str, str]:
+def _finds(source: Path, found: Mapping[str, str], classes: Mapping[str, Any], pairs: Pairs) -> bool:
+    """Whether the layout `folder` with these options finds the pairs, no more and no less."""
+    section = Data.model_validate({"root": source, "layout": {"name": "folder", **found}, **classes})
+    wanted = {split: set(each) for split, each in pairs.by_split(os.path.abspath(source)).items()}
+    try:
+        dataset = build_dataset(section)
+        return all({(item.image, item.mask) for item in dataset.items(split)} == wanted[split] for split in wanted)
+    except DataError:
+        return False
+
+
+def _lists(pairs: Pairs, source: Path) -> dict[str, str]:
     """List files by name, with absolute paths, where no pattern says what belongs together."""
-    found: dict[str, list[str]] = {}
-    for image in images:
-        line = "\t".join(str((source / name).resolve()) for name in (image, masks.get(image)) if name)
-        found.setdefault(f"{split(image)}.txt", []).append(line)
-    return {name: "".join(f"{line}\n" for line in lines) for name, lines in found.items()}
+    return {
+        f"{split}.txt": "".join("\t".join(filter(None, pair)) + "\n" for pair in each)
+        for split, each in pairs.by_split(os.path.abspath(source)).items()
+    }
 
 
 def _typical(paths: Sequence[Path]) -> tuple[int, int]:

@@ -48,6 +48,7 @@ def values(seed=0, found=(0, 1, 2)):
 
 ARRANGEMENTS = {
     "beside, by suffix": ("{n}.jpg", "{n}_mask.png"),
+    "beside, as bitmaps": ("{n}.jpg", "{n}.bmp"),
     "beside, by ending": ("{n}.jpg", "{n}.png"),
     "mirrored": ("images/{n}.jpg", "masks/{n}.png"),
     "mirrored, deeper": ("images/day/{n}.png", "labels/day/{n}.png"),
@@ -291,6 +292,22 @@ def test_unlabeled_images_in_a_folder_of_their_own(tmp_path):
     names = {item.image.rpartition("/")[2] for item in build_dataset(recipe.data).items("train")}
     assert names == {*(f"{n}.jpg" for n in range(3)), *(f"u{n}.jpg" for n in range(3))}
     assert "3 with a mask, 3 without" in told and "1 image in other folders" in told
+
+
+def test_what_no_pattern_tells_is_written_as_lists(tmp_path):
+    """Masks as bitmaps beside their photos, and a validation image that nobody has labeled."""
+    source = tmp_path / "photos"
+    for number in range(4):
+        photo(source / "train" / "images" / f"{number}.jpg")
+        mask(source / "train" / "masks" / f"{number}.bmp", values(number))
+        photo(source / "val" / "images" / f"v{number}.jpg")
+        if number:
+            mask(source / "val" / "masks" / f"v{number}.bmp", values(number))
+    recipe, _ = begun(source, tmp_path)
+    dataset = build_dataset(recipe.data)
+    assert [item.id.rpartition("/")[2] for item in dataset.items("val")] == ["v1", "v2", "v3"]
+    assert all(item.mask for item in (*dataset.items("train"), *dataset.items("val")))
+    assert recipe.data.layout.options["val_images"] == str(tmp_path / "val.txt")
 
 
 def test_masks_are_never_images():
