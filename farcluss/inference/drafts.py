@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from farcluss.annotations.drafts import EACH, JOINT, Draft, regions
 from farcluss.data.files import SUFFIXES, read_image
 from farcluss.inference.probs import check_finite
 from farcluss.inference.writers import Step
 from farcluss.plugins.options import Count
+from farcluss.plugins.sharing import with_options_of
 from farcluss.runs.outputs import write_output
 
 if TYPE_CHECKING:
@@ -70,46 +71,42 @@ class DraftWriter:
         return f"path: .\ntrain: images\nnames:\n{names}"
 
 
-def coco_json(card: "Card", *, smallest: Count = 20) -> DraftWriter:
-    """COCO JSON, `annotations.json`: a run-length mask of each connected part, its confidence as `score`.
+def drafts(format: str, card: "Card", *, smallest: Count = 20) -> DraftWriter:
+    """The writer of a format of `farcluss.annotations.drafts`.
 
     Args:
-        smallest: pixels below which a part is left out.
+        format: its name.
+        card: of the weights.
+        smallest: pixels below which a connected part is left out.
     """
-    return DraftWriter("coco-json", card, smallest)
+    return DraftWriter(format, card, smallest)
 
 
-def labelme(card: "Card", *, smallest: Count = 20) -> DraftWriter:
-    """labelme, a JSON file for each image: polygons, or masks where parts have holes; their confidence in words.
-
-    Args:
-        smallest: pixels below which a part is left out.
-    """
-    return DraftWriter("labelme", card, smallest)
+@with_options_of(drafts)
+def coco_json(card: "Card", **options: Any) -> DraftWriter:
+    """COCO JSON, `annotations.json`: a run-length mask of each connected part, its confidence as `score`."""
+    return drafts("coco-json", card, **options)
 
 
-def yolo(card: "Card", *, smallest: Count = 20) -> DraftWriter:
-    """YOLO polygons, a text file for each image, and `data.yaml`; without holes and confidence, which it lacks.
-
-    Args:
-        smallest: pixels below which a part is left out.
-    """
-    return DraftWriter("yolo", card, smallest)
+@with_options_of(drafts)
+def labelme(card: "Card", **options: Any) -> DraftWriter:
+    """labelme, a JSON file for each image: polygons, or masks where parts have holes; their confidence in words."""
+    return drafts("labelme", card, **options)
 
 
-def label_studio(card: "Card", *, smallest: Count = 20) -> DraftWriter:
-    """Label Studio, `tasks.json`: predictions as brushes, with their confidence as `score`.
-
-    Args:
-        smallest: pixels below which a part is left out.
-    """
-    return DraftWriter("label-studio", card, smallest)
+@with_options_of(drafts)
+def yolo(card: "Card", **options: Any) -> DraftWriter:
+    """YOLO polygons, a text file for each image, and `data.yaml`; without holes and confidence, which it lacks."""
+    return drafts("yolo", card, **options)
 
 
-def cvat_xml(card: "Card", *, smallest: Count = 20) -> DraftWriter:
-    """CVAT for images, `annotations.xml`: a mask of each connected part; the format has no place for its confidence.
+@with_options_of(drafts)
+def label_studio(card: "Card", **options: Any) -> DraftWriter:
+    """Label Studio, `tasks.json`: predictions as brushes, with their confidence as `score`."""
+    return drafts("label-studio", card, **options)
 
-    Args:
-        smallest: pixels below which a part is left out.
-    """
-    return DraftWriter("cvat-xml", card, smallest)
+
+@with_options_of(drafts)
+def cvat_xml(card: "Card", **options: Any) -> DraftWriter:
+    """CVAT for images, `annotations.xml`: a mask of each connected part; the format has no place for its confidence."""
+    return drafts("cvat-xml", card, **options)

@@ -18,9 +18,9 @@ from farcluss.data.files import SUFFIXES, image_size
 from farcluss.data.proposals import Proposal
 from farcluss.data.searching import search
 from farcluss.errors import DataError, counted, some
+from farcluss.jobs.arrangement import Pairs, Rule, find_pairs, options
 from farcluss.jobs.codes import Codes, classes_of, read_codes, share_text
 from farcluss.jobs.importing import open_export
-from farcluss.jobs.pairing import Pairs, Rule, find_pairs, options
 from farcluss.learning.build import build_dataset
 from farcluss.plugins import registry
 from farcluss.recipes.model import Data

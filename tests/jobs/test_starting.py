@@ -12,7 +12,7 @@ from exports import DRAWN, SIZE, photo
 from PIL import Image
 
 from farcluss.data.proposals import Proposal
-from farcluss.jobs.pairing import find_pairs, options
+from farcluss.jobs.arrangement import find_pairs, options
 from farcluss.jobs.starting import Machine, groups, plan
 from farcluss.learning.build import build_dataset
 from farcluss.recipes.reading import load_recipe

@@ -1,5 +1,6 @@
 """What `farcluss init` says of a folder of georeferenced scenes."""
 
+from collections import deque
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -67,6 +68,5 @@ def _classes(folder: Path) -> dict[str, int]:
 def _statistics(dataset: SceneDataset, data: Data) -> str:
     parts = training_parts(dataset, data)
     bands = empty_bands(dataset, parts)
-    for _ in measure(dataset, parts, bands):
-        pass
+    deque(measure(dataset, parts, bands), maxlen=0)  # its steps are for showing progress
     return to_text(len({scene.id for scene, _ in parts}), bands)
